@@ -1,0 +1,38 @@
+// LaunchRecord: what postern-init needs to become the payload. Written by the frontend into a
+// memfd, read by postern-init alone, inside the container and without privilege: nobody on the
+// trusted side ever looks into it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace postern::init {
+
+enum class Action : std::uint8_t { kExec = 1, kRun, kShell, kTest, kStart };
+
+struct LaunchRecord {
+  Action action = Action::kExec;
+  std::vector<std::string> argv;         // exec: the command; others: arguments for the script
+  std::vector<std::string> environment;  // NAME=VALUE: imported from the host, filters applied
+  std::vector<std::string> forwarded;    // NAME=VALUE: --env, --env-file and the *ENV_ variables:
+                                         // applied over what the image's scripts set
+  std::vector<std::string> fixed;        // NAME=VALUE: the runtime's own (HOME, *_CONTAINER, PS1 …)
+  std::string prepend_path;              // PATH additions of the *ENV_PREPEND_PATH variables
+  std::string append_path;
+  std::string cwd;                       // initial directory
+  bool cwd_required = false;             // given by --cwd: failing to enter it is fatal
+  std::string home;                      // entered where cwd cannot be (then /)
+  std::string app;                       // --app
+  std::string shell;                     // --shell
+  std::uint32_t umask = 022;
+  bool no_eval = false;                  // --no-eval: values are literal
+  bool reaper = false;                   // new pid namespace: stay as pid 1, forward signals, reap
+  bool libs_bound = false;               // /.singularity.d/libs holds host libraries (--nv)
+  std::uint64_t ignored_signals = 0;     // bit n-1 = signal n was ignored when we were started
+  std::uint64_t blocked_signals = 0;
+  std::vector<std::uint8_t> seccomp;     // struct sock_filter[], empty = none
+  std::int32_t message_level = 1;        // message::Level
+};
+
+}  // namespace postern::init

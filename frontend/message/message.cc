@@ -1,0 +1,76 @@
+#include "frontend/message/message.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+namespace postern::message {
+namespace {
+
+Level g_threshold = Level::kInfo;
+bool g_colour = false;
+
+void append_escaped(std::string& line, std::string_view text) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7f) {
+      line += c;
+    } else if (c == '\t') {
+      line += ' ';
+    } else {
+      line += "\\x";
+      line += kHex[byte >> 4];
+      line += kHex[byte & 15];
+    }
+  }
+}
+
+// One write(2) a message, so that lines of many ranks do not mix.
+void print(Level level, std::string_view label, std::string_view colour, std::string_view text) {
+  if (static_cast<int>(level) > static_cast<int>(g_threshold)) {
+    return;
+  }
+  std::string line;
+  line.reserve(label.size() + text.size() + 24);
+  if (g_colour) {
+    line += colour;
+  }
+  line += label;
+  if (g_colour) {
+    line += "\x1b[0m";
+  }
+  line.append(label.size() < 9 ? 9 - label.size() : 1, ' ');
+  append_escaped(line, text);
+  line += '\n';
+  if (::write(STDERR_FILENO, line.data(), line.size()) < 0) {
+    return;  // standard error is gone: nobody is left to tell
+  }
+}
+
+}  // namespace
+
+void configure(Level threshold, bool colour) noexcept {
+  g_threshold = threshold;
+  g_colour = colour && ::isatty(STDERR_FILENO) == 1;
+}
+
+Level threshold() noexcept { return g_threshold; }
+
+void error(std::string_view text) { print(Level::kError, "ERROR:", "\x1b[31m", text); }
+void warning(std::string_view text) { print(Level::kWarning, "WARNING:", "\x1b[33m", text); }
+void info(std::string_view text) { print(Level::kInfo, "INFO:", "\x1b[34m", text); }
+void verbose(std::string_view text) { print(Level::kVerbose, "VERBOSE:", "", text); }
+void debug(std::string_view text) { print(Level::kDebug, "DEBUG:", "", text); }
+
+void fatal(const Problem& problem) {
+  std::string text = problem.what;
+  if (!problem.cure.empty()) {
+    text += "; ";
+    text += problem.cure;
+  }
+  print(Level::kFatal, "FATAL:", "\x1b[31m", text);
+}
+
+}  // namespace postern::message

@@ -1,0 +1,37 @@
+// What the program says to people: one line a message on standard error, "LEVEL:" padded to eight
+// columns and a space, as Apptainer prints them, so that scripts that grep keep working.
+#pragma once
+
+#include <string_view>
+
+#include "policy/problem.h"
+
+namespace postern::message {
+
+// Shown when the message's level is at most the threshold.
+enum class Level : int {
+  kFatal = -4,
+  kError = -3,
+  kWarning = -2,
+  kLog = -1,
+  kInfo = 1,
+  kVerbose = 4,
+  kDebug = 5,
+};
+
+// Set once at start, from -d -v -q -s or POSTERN_MESSAGELEVEL. Default kInfo. Colour is used where
+// `colour` is true and standard error is a terminal.
+void configure(Level threshold, bool colour) noexcept;
+Level threshold() noexcept;
+
+// Control characters in `text` are shown as \xNN: text may come from an image.
+void error(std::string_view text);
+void warning(std::string_view text);
+void info(std::string_view text);
+void verbose(std::string_view text);
+void debug(std::string_view text);
+
+// Prints "FATAL:   what" and, where there is one, the cure on the same line after "; ".
+void fatal(const Problem& problem);
+
+}  // namespace postern::message

@@ -1,0 +1,62 @@
+// LaunchPlan: everything that a start needs, decided but not yet opened or executed. Built by
+// frontend/run from the command line; executed by frontend/userns or frontend/suid.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "frontend/init/record.h"
+#include "protocol/base/unique_fd.h"
+#include "protocol/launch_request.h"
+
+namespace postern::run {
+
+// What a descriptor index of the request stands for. Where it is opened depends on the mode: a
+// mount can be cloned only in the mount namespace in which its descriptor was opened, so
+// user-namespace mode opens paths in the payload's process and suid mode in the frontend.
+struct Source {
+  enum class Kind : std::uint8_t {
+    kPath,     // open(path, O_PATH|O_CLOEXEC): binds, devices, directory roots
+    kImage,    // an image file, already open O_RDONLY: `fd`
+    kFuse,     // /dev/fuse, served by postern-squashfs from `server`
+    kContent,  // bytes, handed over in a sealed memfd: generated files, the launch record
+    kInit,     // the postern-init program
+    kKey,      // sealed memfd with a volume key: `fd`
+  };
+  Kind kind = Kind::kPath;
+  std::string path;      // kPath
+  UniqueFd fd;           // kImage, kKey
+  std::string content;   // kContent
+  std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
+};
+
+// One extent of an image, to be served by postern-squashfs.
+struct ImageServer {
+  std::string path;               // for messages and for finding a running server
+  UniqueFd image;                 // O_RDONLY
+  std::uint64_t offset = 0;       // bytes
+  std::uint64_t bytes = 0;
+  std::optional<VerityGeometry> verity;
+  std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`
+  UniqueFd key;                   // sealed memfd, 64 bytes
+};
+
+enum class Fakeroot : std::uint8_t {
+  kNone,
+  kRootMapped,   // single id: the caller appears as root
+  kSubordinate,  // ranges of /etc/subuid and /etc/subgid through newuidmap, newgidmap
+};
+
+struct LaunchPlan {
+  LaunchRequest request;            // descriptor indexes refer to `sources`
+  std::vector<Source> sources;      // [0] is the root
+  std::vector<ImageServer> servers;
+  init::LaunchRecord record;
+  Fakeroot fakeroot = Fakeroot::kNone;
+  bool share = true;                // join a running server of the same image (--no-share)
+  std::string image_name;           // for messages
+};
+
+}  // namespace postern::run
