@@ -1,0 +1,40 @@
+#!/bin/bash
+# Boots User Mode Linux on the host's file system and runs COMMAND in it as root: a real kernel with
+# device-mapper, for the tests that need dm-crypt, dm-verity and setuid at once. Prints what COMMAND
+# prints and ends with its exit status.
+#
+# Usage: boot.sh COMMAND [ARG ...]      /tmp inside is a fresh tmpfs; the rest is the host's.
+set -euo pipefail
+
+kernel=$(command -v linux.uml) || { echo "1..0 # SKIP the package user-mode-linux is not installed"; exit 77; }
+work=$(mktemp -d /var/tmp/postern-vm.XXXXXX)
+trap 'rm -rf "$work"' EXIT
+
+command=$(printf '%q ' "$@")
+cat >"$work/init" <<INIT
+#!/bin/bash
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs tmpfs /lib/modules
+ln -s "/usr/lib/uml/modules/\$(uname -r)" "/lib/modules/\$(uname -r)"
+for module in dm-crypt dm-verity squashfs overlay fuse loop; do modprobe "\$module" || echo "no module \$module"; done
+chmod 0666 /dev/fuse
+cd $(printf '%q' "$PWD")
+$command </dev/null
+echo "POSTERN-VM-STATUS \$?"
+sync
+poweroff -f
+INIT
+chmod 0755 "$work" "$work/init"
+
+timeout "${POSTERN_VM_TIMEOUT:-300}" "$kernel" mem="${POSTERN_VM_MEMORY:-2G}" rootfstype=hostfs rw \
+  init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null >"$work/console" 2>&1 || true
+tr -d '\r' <"$work/console" |
+  grep -vE '^(SELinux: |mmapper_init|Failed to initialize ubd|Powering off|reboot:|POSTERN-VM-STATUS)' || true
+status=$(tr -d '\r' <"$work/console" | sed -n 's/^POSTERN-VM-STATUS //p' | tail -1)
+exit "${status:-1}"
