@@ -66,4 +66,11 @@ enum class RefusalCode : std::uint16_t {
   kCryptForbidden,        // [allow] encrypted = false
 };
 
+// A "no": its code, and the index of the item of the request that it is about (of `mounts`, or of
+// `layers` where the code is about a layer), 0 where it is about the whole.
+struct Refusal {
+  RefusalCode code = RefusalCode::kNone;
+  std::uint32_t item = 0;
+};
+
 }  // namespace postern

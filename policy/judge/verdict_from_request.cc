@@ -1,0 +1,107 @@
+#include "policy/judge/verdict_from_request.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <string_view>
+
+#include "protocol/launch_form.h"
+
+namespace postern::judge {
+namespace {
+
+// The verdict's string arena, filled from the front; offset 0 is the empty string.
+class Arena {
+ public:
+  explicit Arena(Verdict& verdict) : arena_(verdict.arena) {}
+
+  std::optional<std::uint32_t> add(std::string_view text) {
+    if (text.empty()) {
+      return 0;
+    }
+    if (text.size() + 1 > arena_.size() - next_) {
+      return std::nullopt;
+    }
+    const auto offset = static_cast<std::uint32_t>(next_);
+    std::copy(text.begin(), text.end(), arena_.begin() + offset);
+    next_ += text.size() + 1;  // the arena is zero: the NUL is there already
+    return offset;
+  }
+
+ private:
+  std::array<char, kArenaBytes>& arena_;
+  std::size_t next_ = 1;
+};
+
+bool add_operation(const MountRequest& mount, Arena& arena, OperationEntry& entry) {
+  const std::optional<std::uint32_t> target = arena.add(mount.target);
+  const std::optional<std::uint32_t> text = arena.add(mount.text);
+  if (!target || !text) {
+    return false;
+  }
+  const bool is_tmpfs = mount.operation == Operation::kTmpfs;
+  entry = OperationEntry{
+      .operation = mount.operation,
+      .flags = mount.flags,
+      .descriptor = mount.descriptor.value_or(kNoDescriptor),
+      .reserved = 0,
+      .target = *target,
+      .text = *text,
+      .mode = is_tmpfs ? mount.mode : 0,
+      .size = is_tmpfs ? mount.size : 0,
+  };
+  return true;
+}
+
+void add_whole(const LaunchRequest& request, std::size_t descriptors, Verdict& verdict) {
+  verdict.root = request.root;
+  verdict.scratch = request.scratch;
+  verdict.namespaces = request.namespaces;
+  verdict.upper_descriptor = request.upper.value_or(kNoDescriptor);
+  verdict.net_descriptor = request.join_net.value_or(kNoDescriptor);
+  verdict.init_descriptor = request.init;
+  verdict.record_descriptor = request.record;
+  verdict.writable_root = request.writable_root ? 1 : 0;
+  verdict.scratch_bytes = request.scratch_bytes == 0 ? kDefaultSessionBytes : request.scratch_bytes;
+  verdict.capabilities = request.capabilities;
+  std::copy(request.hostname.begin(), request.hostname.end(), verdict.hostname.begin());
+  verdict.descriptor_count = static_cast<std::uint32_t>(descriptors);
+}
+
+}  // namespace
+
+void refuse(Refusal refusal, Verdict& verdict) noexcept {
+  std::memset(&verdict, 0, sizeof verdict);  // padding too: the struct crosses a process boundary
+  verdict.magic = kVerdictMagic;
+  verdict.decision = Decision::kRefuse;
+  verdict.refusal = static_cast<std::uint16_t>(refusal.code);
+  verdict.refusal_item = refusal.item;
+}
+
+Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,
+                                         std::size_t descriptors,
+                                         Verdict& verdict) noexcept {
+  if (const auto form = check_form(request, descriptors); !form) {
+    refuse(form.error(), verdict);
+    return form.error();
+  }
+  std::memset(&verdict, 0, sizeof verdict);
+  verdict.magic = kVerdictMagic;
+  verdict.decision = Decision::kAllow;
+  add_whole(request, descriptors, verdict);
+  for (const LayerRequest& layer : request.layers) {
+    verdict.layers[verdict.layer_count++] = LayerEntry{layer.kind, layer.descriptor};
+  }
+  Arena arena(verdict);
+  for (const MountRequest& mount : request.mounts) {
+    if (!add_operation(mount, arena, verdict.operations[verdict.operation_count])) {
+      const Refusal full{RefusalCode::kMalformedRequest, verdict.operation_count};
+      refuse(full, verdict);
+      return full;
+    }
+    ++verdict.operation_count;
+  }
+  return Ok{};
+}
+
+}  // namespace postern::judge

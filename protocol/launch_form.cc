@@ -1,0 +1,200 @@
+#include "protocol/launch_form.h"
+
+#include <bitset>
+
+#include <linux/capability.h>
+
+namespace postern {
+namespace {
+
+constexpr std::uint8_t kAllFlags = kReadOnly | kOptional | kDirectoryTarget | kNeedsTarget;
+constexpr std::uint32_t kModeBits = 01777;
+
+using Used = std::bitset<kMaxDescriptors>;
+
+// Marks a descriptor as used; false where it is out of range or somebody uses it already.
+bool take(Used& used, std::size_t descriptors, std::uint8_t index) {
+  if (index >= descriptors || used.test(index)) {
+    return false;
+  }
+  used.set(index);
+  return true;
+}
+
+bool take_optional(Used& used, std::size_t descriptors, const std::optional<std::uint8_t>& index) {
+  return !index || take(used, descriptors, *index);
+}
+
+bool has_nul(std::string_view text) {
+  return text.find('\0') != std::string_view::npos;
+}
+
+bool known(RootKind kind) {
+  switch (kind) {
+    case RootKind::kImage:
+    case RootKind::kFuse:
+    case RootKind::kDirectory:
+      return true;
+  }
+  return false;
+}
+
+bool known(Scratch scratch) {
+  switch (scratch) {
+    case Scratch::kNone:
+    case Scratch::kMountPoints:
+    case Scratch::kWritable:
+    case Scratch::kDirectory:
+      return true;
+  }
+  return false;
+}
+
+bool known(LayerKind kind) {
+  switch (kind) {
+    case LayerKind::kFuse:
+    case LayerKind::kDirectory:
+      return true;
+  }
+  return false;
+}
+
+bool known(Operation operation) {
+  return operation >= Operation::kBind && operation < Operation::kCount_;
+}
+
+// gethostname(2) callers and log readers meet this text: printable ASCII without a space.
+bool is_hostname(std::string_view name) {
+  if (name.size() > kMaxHostnameBytes) {
+    return false;
+  }
+  for (const char c : name) {
+    if (c <= ' ' || c > '~') {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool mount_fields_fit(const MountRequest& mount) {
+  if (!known(mount.operation) || (mount.flags & ~kAllFlags) != 0 || !is_target(mount.target)) {
+    return false;
+  }
+  const bool may_be_read_only =
+      mount.operation == Operation::kBind || mount.operation == Operation::kTmpfs;
+  if ((mount.flags & kReadOnly) != 0 && !may_be_read_only) {
+    return false;
+  }
+  if (mount.descriptor.has_value() != takes_descriptor(mount.operation)) {
+    return false;
+  }
+  const bool is_symlink = mount.operation == Operation::kSymlink;
+  if (is_symlink == mount.text.empty() || mount.text.size() >= kMaxTargetBytes ||
+      has_nul(mount.text)) {
+    return false;
+  }
+  return (mount.mode & ~kModeBits) == 0 && mount.size <= kMaxSessionBytes;
+}
+
+bool whole_fits(const LaunchRequest& request) {
+  if (!known(request.root) || !known(request.scratch) ||
+      (request.namespaces & ~kNamespaceAll_) != 0 || request.scratch_bytes > kMaxSessionBytes ||
+      (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 || !is_hostname(request.hostname) ||
+      request.layers.size() > kMaxLayers || request.mounts.size() > kMaxOperations) {
+    return false;
+  }
+  // Without a namespace of its own the name would be the host's.
+  if (!request.hostname.empty() && (request.namespaces & kNamespaceUts) == 0) {
+    return false;
+  }
+  if (request.join_net && (request.namespaces & kNamespaceNet) != 0) {
+    return false;
+  }
+  if (request.volume_key && request.root != RootKind::kImage) {
+    return false;
+  }
+  // An image and a FUSE server of ours are read-only by nature.
+  if (request.writable_root &&
+      (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone)) {
+    return false;
+  }
+  return request.upper.has_value() == (request.scratch == Scratch::kDirectory);
+}
+
+}  // namespace
+
+bool takes_descriptor(Operation operation) noexcept {
+  switch (operation) {
+    case Operation::kBind:
+    case Operation::kFile:
+    case Operation::kDevice:
+      return true;
+    case Operation::kTmpfs:
+    case Operation::kProc:
+    case Operation::kSysfs:
+    case Operation::kDevHost:
+    case Operation::kDevpts:
+    case Operation::kMqueue:
+    case Operation::kSymlink:
+    case Operation::kCount_:
+      return false;
+  }
+  return false;
+}
+
+bool is_target(std::string_view path) noexcept {
+  if (path.empty() || path.front() != '/' || path.size() >= kMaxTargetBytes || has_nul(path)) {
+    return false;
+  }
+  bool names_something = false;
+  while (!path.empty()) {
+    path.remove_prefix(1);
+    const std::string_view component = path.substr(0, path.find('/'));
+    if (component == "..") {
+      return false;
+    }
+    names_something = names_something || (!component.empty() && component != ".");
+    path.remove_prefix(component.size());
+  }
+  return names_something;
+}
+
+Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descriptors) noexcept {
+  if (descriptors > kMaxDescriptors) {
+    return Refusal{RefusalCode::kDescriptorCount};
+  }
+  if (!whole_fits(request)) {
+    return Refusal{RefusalCode::kMalformedRequest};
+  }
+  Used used;
+  if (!take(used, descriptors, 0) || !take_optional(used, descriptors, request.upper) ||
+      !take_optional(used, descriptors, request.volume_key) ||
+      !take_optional(used, descriptors, request.join_net) ||
+      !take(used, descriptors, request.init) || !take(used, descriptors, request.record)) {
+    return Refusal{RefusalCode::kDescriptorCount};
+  }
+  for (std::uint32_t item = 0; const LayerRequest& layer : request.layers) {
+    if (!known(layer.kind)) {
+      return Refusal{RefusalCode::kMalformedRequest, item};
+    }
+    if (!take(used, descriptors, layer.descriptor)) {
+      return Refusal{RefusalCode::kDescriptorCount, item};
+    }
+    ++item;
+  }
+  for (std::uint32_t item = 0; const MountRequest& mount : request.mounts) {
+    if (!mount_fields_fit(mount)) {
+      return Refusal{RefusalCode::kMalformedRequest, item};
+    }
+    if (!take_optional(used, descriptors, mount.descriptor)) {
+      return Refusal{RefusalCode::kDescriptorCount, item};
+    }
+    ++item;
+  }
+  if (used.count() != descriptors) {
+    return Refusal{RefusalCode::kDescriptorCount};
+  }
+  return Ok{};
+}
+
+}  // namespace postern
