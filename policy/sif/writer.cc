@@ -1,0 +1,624 @@
+#include "policy/sif/writer.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <ctime>
+#include <limits>
+
+#include "policy/sif/bytes.h"
+
+namespace postern::sif {
+namespace {
+
+constexpr std::int64_t kMaxOffset = std::numeric_limits<std::int64_t>::max();
+
+Outcome<> write_exactly(int fd, std::int64_t offset, std::span<const std::uint8_t> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), offset);
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n < 0) {
+      return system_problem("writing the image", errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += n;
+  }
+  return Ok{};
+}
+
+std::span<const std::uint8_t> as_bytes(std::string_view text) {
+  // SAFETY: characters, as bytes.
+  return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
+}
+
+Outcome<> sync(int fd) {
+  if (::fdatasync(fd) != 0) {
+    return system_problem("bringing the image to disk", errno);
+  }
+  return Ok{};
+}
+
+// All of `source` up to its end, to `offset` of `fd`. Returns the number of bytes.
+Outcome<std::uint64_t> copy_all(int source, int fd, std::int64_t offset) {
+  std::vector<std::uint8_t> buffer(1 << 20);
+  std::uint64_t copied = 0;
+  while (true) {
+    const ssize_t n = ::read(source, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n < 0) {
+      return system_problem("reading the object's data", errno);
+    }
+    if (n == 0) {
+      return copied;
+    }
+    if (offset > kMaxOffset - n) {
+      return Problem{.what = "the object is too large for a SIF image"};
+    }
+    POSTERN_TRY(write_exactly(fd, offset, std::span(buffer).first(static_cast<std::size_t>(n))));
+    offset += n;
+    copied += static_cast<std::uint64_t>(n);
+  }
+}
+
+// One writer at a time, and nobody who holds a read lock on a part of it (a mounted overlay
+// partition). Open-file-description locks: they work across threads and are not dropped when
+// another descriptor of the file is closed.
+Outcome<> lock(int fd) {
+  struct flock all {};
+  all.l_type = F_WRLCK;
+  all.l_whence = SEEK_SET;
+  if (::fcntl(fd, F_OFD_SETLK, &all) == 0) {
+    return Ok{};
+  }
+  if (errno == EAGAIN || errno == EACCES) {
+    return Problem{.what = "the image is in use by another process",
+                   .cure = "wait until it has ended, or work on a copy"};
+  }
+  // Parallel file systems mounted without lock support: there is nothing to take a lock from.
+  if (errno == ENOSYS || errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL) {
+    return Ok{};
+  }
+  return system_problem("locking the image", errno);
+}
+
+std::array<std::uint8_t, kUuidBytes> random_uuid() {
+  std::array<std::uint8_t, kUuidBytes> id{};
+  POSTERN_CHECK(::getrandom(id.data(), id.size(), 0) == ssize_t(id.size()));
+  id[6] = static_cast<std::uint8_t>((id[6] & 0x0f) | 0x40);  // RFC 4122: version 4
+  id[8] = static_cast<std::uint8_t>((id[8] & 0x3f) | 0x80);  // and variant 1
+  return id;
+}
+
+struct Encoder {
+  std::span<std::uint8_t> raw;
+  DataType type;
+
+  Outcome<> operator()(const std::monostate& /*none*/) const {
+    const bool needs = type == DataType::kPartition || type == DataType::kSignature ||
+                       type == DataType::kCryptoMessage || type == DataType::kSbom ||
+                       type == DataType::kOciRootIndex || type == DataType::kOciBlob;
+    return needs ? wrong() : Outcome<>{};
+  }
+  Outcome<> operator()(const PartitionInfo& info) const {
+    if (type != DataType::kPartition) {
+      return wrong();
+    }
+    store(raw, kExtraAt, static_cast<std::int32_t>(info.fs));
+    store(raw, kExtraAt + 4, static_cast<std::int32_t>(info.type));
+    const auto code = architecture_code(info.architecture);
+    std::copy(code.begin(), code.end(), raw.begin() + kExtraAt + 8);
+    return Ok{};
+  }
+  Outcome<> operator()(const SignatureInfo& info) const {
+    if (type != DataType::kSignature) {
+      return wrong();
+    }
+    store(raw, kExtraAt, static_cast<std::int32_t>(info.hash));
+    std::copy(info.fingerprint.begin(), info.fingerprint.end(), raw.begin() + kExtraAt + 4);
+    return Ok{};
+  }
+  Outcome<> operator()(const MessageInfo& info) const {
+    if (type != DataType::kCryptoMessage) {
+      return wrong();
+    }
+    store(raw, kExtraAt, static_cast<std::int32_t>(info.format));
+    store(raw, kExtraAt + 4, static_cast<std::int32_t>(info.type));
+    return Ok{};
+  }
+  Outcome<> operator()(const SbomInfo& info) const {
+    if (type != DataType::kSbom) {
+      return wrong();
+    }
+    store(raw, kExtraAt, static_cast<std::int32_t>(info.format));
+    return Ok{};
+  }
+  Outcome<> operator()(const OciInfo& info) const {
+    if (type != DataType::kOciRootIndex && type != DataType::kOciBlob) {
+      return wrong();
+    }
+    if (info.digest.size() >= kExtraBytes) {
+      return Problem{.what = "the digest is longer than 383 bytes"};
+    }
+    std::copy(info.digest.begin(), info.digest.end(), raw.begin() + kExtraAt);
+    return Ok{};
+  }
+
+  static Problem wrong() {
+    return Problem{.what = "the object's description does not fit its data type"};
+  }
+};
+
+// Everything of a new slot but offset, size and times.
+Outcome<> encode(const ObjectInput& input, std::uint32_t id, std::span<std::uint8_t> raw) {
+  if (input.name.size() > kNameBytes) {
+    return Problem{.what = "the object's name is longer than 128 bytes"};
+  }
+  if ((input.group & kGroupMask) != 0 || (input.link & kGroupMask) != 0) {
+    return Problem{.what = "group and link numbers end at 268435455"};
+  }
+  store(raw, kTypeAt, static_cast<std::int32_t>(input.type));
+  raw[kUsedAt] = 1;
+  store(raw, kIdAt, id);
+  store(raw, kGroupAt, input.group | kGroupMask);
+  store(raw, kLinkAt,
+        input.link_is_group && input.link != 0 ? input.link | kGroupMask : input.link);
+  std::copy(input.name.begin(), input.name.end(), raw.begin() + kNameAt);
+  return std::visit(Encoder{.raw = raw, .type = input.type}, input.extra);
+}
+
+struct SplitPath {
+  std::string directory;
+  std::string name;
+};
+
+SplitPath split(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) {
+    return {.directory = ".", .name = path};
+  }
+  return {.directory = path.substr(0, slash + 1), .name = path.substr(slash + 1)};
+}
+
+std::string random_suffix() {
+  std::uint64_t number = 0;
+  POSTERN_CHECK(::getrandom(&number, sizeof number, 0) == ssize_t(sizeof number));
+  return std::to_string(number);
+}
+
+// Objects must lie between the table's end and the file's, and not on one another: otherwise
+// "after the last object" is not a free place.
+Outcome<> check_layout(const Image& image) {
+  const Header& h = image.header();
+  const std::int64_t table_end = h.table_offset + h.total * std::int64_t(kDescriptorBytes);
+  const auto refuse = [](const std::string& why) {
+    return Problem{.what = "the image cannot be changed: " + why,
+                   .cure = "make a new image from it with `postern build`"};
+  };
+  if (h.data_offset < table_end) {
+    return refuse("its data area overlaps its descriptor table");
+  }
+  // Old writers align the data area to the page, up to 64 KiB beyond an empty file's end.
+  if (static_cast<std::uint64_t>(h.data_offset) > image.file_bytes() + 65536) {
+    return refuse("its data area lies beyond the end of the file");
+  }
+  std::vector<std::pair<Extent, std::uint32_t>> extents;
+  for (const Descriptor& d : image.descriptors()) {
+    POSTERN_TRY_ASSIGN(const Extent extent, image.extent_of(d));
+    if (extent.bytes != 0 && extent.offset < static_cast<std::uint64_t>(table_end)) {
+      return refuse("object " + std::to_string(d.id) + " overlaps the descriptor table");
+    }
+    if (extent.bytes != 0) {
+      extents.emplace_back(extent, d.id);
+    }
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const auto& a, const auto& b) { return a.first.offset < b.first.offset; });
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    const auto& [before, id] = extents[i - 1];
+    if (before.offset + before.bytes > extents[i].first.offset) {
+      return refuse("objects " + std::to_string(id) + " and " +
+                    std::to_string(extents[i].second) + " overlap");
+    }
+  }
+  return Ok{};
+}
+
+}  // namespace
+
+Writer::~Writer() {
+  if (!temporary_.empty() && directory_.valid()) {
+    ::unlinkat(directory_.get(), temporary_.c_str(), 0);
+  }
+}
+
+Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& options) {
+  if (options.launch.size() > kMaxLaunchText) {
+    return Problem{.what = "the launch script is longer than 31 bytes"};
+  }
+  if (options.capacity < 1 || options.capacity > kMaxCapacity) {
+    return Problem{.what = "the number of descriptors must be 1 to " +
+                           std::to_string(kMaxCapacity)};
+  }
+  const SplitPath where = split(path);
+  if (where.name.empty()) {
+    return Problem{.what = path + " is not a file name"};
+  }
+  Writer w;
+  w.fresh_ = true;
+  w.target_ = where.name;
+  w.deterministic_ = options.deterministic;
+  w.directory_ = UniqueFd(::open(where.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!w.directory_.valid()) {
+    return system_problem("opening the directory " + where.directory, errno);
+  }
+  struct stat status {};
+  if (::fstatat(w.directory_.get(), w.target_.c_str(), &status, 0) == 0 &&
+      !S_ISREG(status.st_mode)) {
+    return Problem{.what = path + " exists and is not a regular file"};
+  }
+  w.fd_ = UniqueFd(::openat(w.directory_.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, options.mode));
+  // COMPAT: file systems without O_TMPFILE (NFS, Lustre, FUSE): open(2), ERRORS.
+  if (!w.fd_.valid() && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+    w.temporary_ = "." + w.target_.substr(0, 200) + "." + random_suffix();
+    w.fd_ = UniqueFd(::openat(w.directory_.get(), w.temporary_.c_str(),
+                              O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, options.mode));
+    if (!w.fd_.valid()) {
+      w.temporary_.clear();
+    }
+  }
+  if (!w.fd_.valid()) {
+    return system_problem("creating " + path, errno);
+  }
+  w.table_.resize(static_cast<std::size_t>(options.capacity));
+  const std::span<std::uint8_t> h = w.header_;
+  std::copy(options.launch.begin(), options.launch.end(), h.begin() + kLaunchAt);
+  std::copy(kMagic.begin(), kMagic.end(), h.begin() + kMagicAt);
+  std::copy(kVersion.begin(), kVersion.end(), h.begin() + kVersionAt);
+  const auto code = architecture_code(Architecture::kUnknown);
+  std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
+  if (!options.deterministic) {
+    const auto id = random_uuid();
+    std::copy(id.begin(), id.end(), h.begin() + kUuidAt);
+  }
+  const std::int64_t table_bytes = options.capacity * std::int64_t(kDescriptorBytes);
+  store(h, kCreatedAt, w.now());
+  store(h, kModifiedAt, w.now());
+  store(h, kFreeAt, options.capacity);
+  store(h, kTotalAt, options.capacity);
+  store(h, kTableOffsetAt, kDefaultTableOffset);
+  store(h, kTableBytesAt, table_bytes);
+  store(h, kDataOffsetAt, kDefaultTableOffset + table_bytes);
+  store(h, kDataBytesAt, std::int64_t{0});
+  if (::ftruncate(w.fd_.get(), kDefaultTableOffset + table_bytes) != 0) {
+    return system_problem("writing " + path, errno);
+  }
+  return w;
+}
+
+Outcome<Writer> Writer::open(const std::string& path) {
+  Writer w;
+  w.fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!w.fd_.valid()) {
+    return system_problem("opening " + path, errno);
+  }
+  // ORDER: lock before reading, so that nobody changes what was read.
+  POSTERN_TRY(lock(w.fd_.get()));
+  POSTERN_TRY_ASSIGN(const Image image, read(w.fd_.get()));
+  POSTERN_TRY(check_layout(image));
+  std::copy(image.raw_header().begin(), image.raw_header().end(), w.header_.begin());
+  w.table_.resize(static_cast<std::size_t>(image.header().total));
+  for (const Descriptor& d : image.descriptors()) {
+    w.table_[d.slot] = d.raw;
+  }
+  const auto& id = image.header().id;
+  w.deterministic_ = image.header().created == kNoTime &&
+                     std::all_of(id.begin(), id.end(), [](std::uint8_t b) { return b == 0; });
+  return w;
+}
+
+std::int64_t Writer::now() const { return deterministic_ ? kNoTime : std::int64_t{::time(nullptr)}; }
+
+bool Writer::used(std::size_t slot) const noexcept { return table_[slot][kUsedAt] != 0; }
+
+std::vector<Descriptor> Writer::descriptors() const {
+  std::vector<Descriptor> all;
+  for (std::size_t slot = 0; slot < table_.size(); ++slot) {
+    if (used(slot)) {
+      all.push_back(decode_descriptor(table_[slot], slot));
+    }
+  }
+  return all;
+}
+
+Outcome<std::size_t> Writer::slot_of(std::uint32_t id) const {
+  std::optional<std::size_t> found;
+  for (std::size_t slot = 0; slot < table_.size(); ++slot) {
+    if (used(slot) && load<std::uint32_t>(table_[slot], kIdAt) == id) {
+      if (found) {
+        return Problem{.what = "several objects have the id " + std::to_string(id)};
+      }
+      found = slot;
+    }
+  }
+  if (!found || id == 0) {
+    return Problem{.what = "the image has no object " + std::to_string(id),
+                   .cure = "`sif list` shows the ids"};
+  }
+  return *found;
+}
+
+std::optional<std::size_t> Writer::primary_slot() const {
+  for (std::size_t slot = 0; slot < table_.size(); ++slot) {
+    if (!used(slot)) {
+      continue;
+    }
+    const Descriptor d = decode_descriptor(table_[slot], slot);
+    const PartitionInfo* partition = d.partition();
+    if (partition != nullptr && partition->type == PartitionType::kPrimarySystem) {
+      return slot;
+    }
+  }
+  return std::nullopt;
+}
+
+// max(data offset, end of the last used object).
+Outcome<std::int64_t> Writer::data_end() const {
+  std::int64_t end = load<std::int64_t>(header_, kDataOffsetAt);
+  for (std::size_t slot = 0; slot < table_.size(); ++slot) {
+    if (!used(slot)) {
+      continue;
+    }
+    const auto offset = load<std::int64_t>(table_[slot], kOffsetAt);
+    const auto size = load<std::int64_t>(table_[slot], kSizeAt);
+    if (offset < 0 || size < 0 || offset > kMaxOffset - size) {
+      return Problem{.what = "an object's offset or size is out of range"};
+    }
+    end = std::max(end, offset + size);
+  }
+  return end;
+}
+
+Outcome<std::uint64_t> Writer::begin(const ObjectInput& input) {
+  POSTERN_CHECK(!begun_);
+  std::size_t slot = 0;
+  while (slot < table_.size() && used(slot)) {
+    ++slot;
+  }
+  if (slot == table_.size()) {
+    return Problem{.what = "the image has no free descriptor",
+                   .cure = "delete an object with `sif del`"};
+  }
+  Begun begun{};
+  begun.slot = slot;
+  POSTERN_TRY(encode(input, static_cast<std::uint32_t>(slot + 1), begun.raw));
+  const auto* partition = std::get_if<PartitionInfo>(&input.extra);
+  if (partition != nullptr && partition->type == PartitionType::kPrimarySystem && primary_slot()) {
+    return Problem{.what = "the image has a primary partition already",
+                   .cure = "add this one as a system partition and use `sif setprim`"};
+  }
+  POSTERN_TRY_ASSIGN(const std::int64_t end, data_end());
+  const std::int64_t alignment =
+      input.alignment.value_or(input.type == DataType::kPartition ? kPartitionAlignment : 0);
+  std::int64_t gap = 0;
+  if (alignment > 1 && end % alignment != 0) {
+    gap = alignment - end % alignment;
+  }
+  if (end > kMaxOffset - gap) {
+    return Problem{.what = "the alignment puts the object beyond the largest file offset"};
+  }
+  begun.offset = static_cast<std::uint64_t>(end + gap);
+  begun.gap = static_cast<std::uint64_t>(gap);
+  // What a deleted object left behind must not show between the objects. Sparse where possible.
+  if (!fresh_ && ::ftruncate(fd_.get(), end) != 0) {
+    return system_problem("writing the image", errno);
+  }
+  begun_ = begun;
+  return begun.offset;
+}
+
+Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
+  POSTERN_CHECK(begun_.has_value());
+  Begun begun = *begun_;
+  begun_.reset();
+  if (bytes > static_cast<std::uint64_t>(kMaxOffset) - begun.offset) {
+    return Problem{.what = "the object is too large for a SIF image"};
+  }
+  const auto size = static_cast<std::int64_t>(bytes);
+  const auto padded = static_cast<std::int64_t>(begun.gap + bytes);
+  const std::int64_t time = now();
+  store(std::span(begun.raw), kOffsetAt, static_cast<std::int64_t>(begun.offset));
+  store(std::span(begun.raw), kSizeAt, size);
+  store(std::span(begun.raw), kPaddedSizeAt, padded);
+  store(std::span(begun.raw), kObjectCreatedAt, time);
+  store(std::span(begun.raw), kObjectModifiedAt, time);
+
+  const std::span<std::uint8_t> h = header_;
+  const auto before_gap = static_cast<std::int64_t>(begun.offset - begun.gap);
+  store(h, kFreeAt, load<std::int64_t>(header_, kFreeAt) - 1);
+  store(h, kDataBytesAt, before_gap - load<std::int64_t>(header_, kDataOffsetAt) + padded);
+  store(h, kModifiedAt, time);
+  const Descriptor d = decode_descriptor(begun.raw, begun.slot);
+  const PartitionInfo* partition = d.partition();
+  if (partition != nullptr && partition->type == PartitionType::kPrimarySystem) {
+    const auto code = architecture_code(partition->architecture);
+    std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
+  }
+  // An empty object, or one that ends in a hole, still makes the file reach to its end.
+  struct stat status {};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return system_problem("reading the image's size", errno);
+  }
+  const auto object_end = static_cast<std::int64_t>(begun.offset + bytes);
+  if (status.st_size != object_end && ::ftruncate(fd_.get(), object_end) != 0) {
+    return system_problem("writing the image", errno);
+  }
+  if (!fresh_) {
+    POSTERN_TRY(sync(fd_.get()));  // ORDER: data before the descriptor that names it
+  }
+  POSTERN_TRY(write_slot(begun.slot, begun.raw));
+  POSTERN_TRY(write_header());
+  return d.id;
+}
+
+Outcome<std::uint32_t> Writer::add(const ObjectInput& input, std::string_view bytes) {
+  POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
+  const Outcome<> written =
+      write_exactly(fd_.get(), static_cast<std::int64_t>(offset), as_bytes(bytes));
+  if (!written) {
+    begun_.reset();
+    return written.error();
+  }
+  return end(bytes.size());
+}
+
+Outcome<std::uint32_t> Writer::add(const ObjectInput& input, int source) {
+  POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
+  const Outcome<std::uint64_t> copied =
+      copy_all(source, fd_.get(), static_cast<std::int64_t>(offset));
+  if (!copied) {
+    begun_.reset();
+    return copied.error();
+  }
+  return end(*copied);
+}
+
+// In place, the `used` byte is what makes a slot count, and one byte cannot be torn: a slot is
+// filled while it is unused and marked last; it is unmarked before it is emptied.
+Outcome<> Writer::write_slot(std::size_t slot, const RawDescriptor& raw) {
+  const bool was_used = used(slot);
+  const bool is_used = raw[kUsedAt] != 0;
+  table_[slot] = raw;
+  if (fresh_) {
+    return Ok{};  // the table is written once, by finish()
+  }
+  const std::int64_t at = load<std::int64_t>(header_, kTableOffsetAt) +
+                          static_cast<std::int64_t>(slot * kDescriptorBytes);
+  const std::int64_t used_at = at + std::int64_t(kUsedAt);
+  const std::array<std::uint8_t, 1> mark{raw[kUsedAt]};
+  if (was_used == is_used) {
+    return write_exactly(fd_.get(), at, raw);
+  }
+  if (was_used) {
+    POSTERN_TRY(write_exactly(fd_.get(), used_at, mark));
+    POSTERN_TRY(sync(fd_.get()));
+    return write_exactly(fd_.get(), at, raw);
+  }
+  RawDescriptor unmarked = raw;
+  unmarked[kUsedAt] = 0;
+  POSTERN_TRY(write_exactly(fd_.get(), at, unmarked));
+  POSTERN_TRY(sync(fd_.get()));
+  return write_exactly(fd_.get(), used_at, mark);
+}
+
+Outcome<> Writer::write_header() {
+  if (fresh_) {
+    return Ok{};
+  }
+  POSTERN_TRY(sync(fd_.get()));
+  return write_exactly(fd_.get(), 0, header_);
+}
+
+Outcome<> Writer::remove(std::uint32_t id) {
+  POSTERN_TRY_ASSIGN(const std::size_t slot, slot_of(id));
+  const std::optional<std::size_t> primary = primary_slot();
+  POSTERN_TRY(write_slot(slot, RawDescriptor{}));
+  const std::span<std::uint8_t> h = header_;
+  store(h, kFreeAt, load<std::int64_t>(header_, kFreeAt) + 1);
+  store(h, kModifiedAt, now());
+  if (primary == slot) {
+    const auto code = architecture_code(Architecture::kUnknown);
+    std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
+  }
+  return write_header();
+}
+
+Outcome<> Writer::set_primary(std::uint32_t id) {
+  POSTERN_TRY_ASSIGN(const std::size_t slot, slot_of(id));
+  const Descriptor d = decode_descriptor(table_[slot], slot);
+  const PartitionInfo* partition = d.partition();
+  if (partition == nullptr) {
+    return Problem{.what = "object " + std::to_string(id) + " is not a partition"};
+  }
+  if (partition->type == PartitionType::kPrimarySystem) {
+    return Ok{};
+  }
+  if (partition->type != PartitionType::kSystem) {
+    return Problem{.what = "object " + std::to_string(id) + " is not a system partition"};
+  }
+  const std::int64_t time = now();
+  const auto retype = [&](std::size_t index, PartitionType type) {
+    RawDescriptor raw = table_[index];
+    store(std::span(raw), kExtraAt + 4, static_cast<std::int32_t>(type));
+    store(std::span(raw), kObjectModifiedAt, time);
+    return write_slot(index, raw);
+  };
+  // ORDER: the old one first. Interrupted between the two, the image has no primary partition,
+  // which a second attempt mends; two of them it would not.
+  if (const std::optional<std::size_t> present = primary_slot()) {
+    POSTERN_TRY(retype(*present, PartitionType::kSystem));
+  }
+  POSTERN_TRY(retype(slot, PartitionType::kPrimarySystem));
+  const std::span<std::uint8_t> h = header_;
+  const auto code = architecture_code(partition->architecture);
+  std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
+  store(h, kModifiedAt, time);
+  return write_header();
+}
+
+Outcome<> Writer::link_into_place() {
+  if (temporary_.empty()) {
+    // linkat(2): AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, the link in /proc does not.
+    const std::string self = "/proc/self/fd/" + std::to_string(fd_.get());
+    std::string name = target_;
+    int rc = ::linkat(AT_FDCWD, self.c_str(), directory_.get(), name.c_str(), AT_SYMLINK_FOLLOW);
+    if (rc == 0) {
+      return Ok{};
+    }
+    if (errno == EEXIST) {
+      name = "." + target_.substr(0, 200) + "." + random_suffix();
+      rc = ::linkat(AT_FDCWD, self.c_str(), directory_.get(), name.c_str(), AT_SYMLINK_FOLLOW);
+    }
+    if (rc != 0) {
+      return system_problem("naming the new image", errno);
+    }
+    temporary_ = name;
+  }
+  if (::renameat(directory_.get(), temporary_.c_str(), directory_.get(), target_.c_str()) != 0) {
+    return system_problem("naming the new image", errno);
+  }
+  temporary_.clear();
+  return Ok{};
+}
+
+Outcome<> Writer::finish() {
+  POSTERN_CHECK(!begun_);
+  if (fresh_) {
+    std::int64_t at = kDefaultTableOffset;
+    for (const RawDescriptor& raw : table_) {
+      POSTERN_TRY(write_exactly(fd_.get(), at, raw));
+      at += std::int64_t(kDescriptorBytes);
+    }
+    POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
+  }
+  if (::fsync(fd_.get()) != 0) {
+    return system_problem("bringing the image to disk", errno);
+  }
+  if (fresh_) {
+    POSTERN_TRY(link_into_place());
+    // The directory's entry too; some network file systems cannot do this, and then nothing is lost
+    // but the certainty.
+    (void)::fsync(directory_.get());
+  }
+  return Ok{};
+}
+
+}  // namespace postern::sif

@@ -1,0 +1,119 @@
+// Making and changing SIF files.
+//
+// A new image is written under no name at all (O_TMPFILE, else a temporary name beside the target)
+// and appears under its own name in finish(), whole, replacing what was there. A present image is
+// changed in place under a lock, in an order that leaves, at every instant, an image that reads
+// either as before or as after: data, fsync, the descriptor with its `used` byte last, header.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "policy/problem.h"
+#include "policy/sif/format.h"
+#include "policy/sif/reader.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::sif {
+
+struct CreateOptions {
+  std::string launch{kLaunchScript};       // at most kMaxLaunchText bytes
+  mode_t mode = 0755;                      // less the umask; the execute bit makes ./image.sif work
+  std::int64_t capacity = kDefaultCapacity;
+  // Nil id and no times: the same input gives the same bytes (what SOURCE_DATE_EPOCH asks for).
+  // Later changes of such an image write no times either.
+  bool deterministic = false;
+};
+
+// What the new object says about itself. `data` of an object is given to add() or written between
+// begin() and end().
+struct ObjectInput {
+  DataType type = DataType::kGeneric;
+  std::string name = {};                   // at most kNameBytes
+  std::uint32_t group = 1;                 // 0 = no group
+  std::uint32_t link = 0;                  // 0 = none
+  bool link_is_group = false;
+  std::optional<std::int64_t> alignment = {};  // default: kPartitionAlignment for partitions, else none
+  Extra extra = {};                        // must fit the type; OciInfo is needed for OCI objects
+};
+
+class Writer {
+ public:
+  // Starts a new image that finish() will place at `path`. Errors: launch script or capacity out
+  // of bounds; the directory is not writable.
+  static Outcome<Writer> create(const std::string& path, const CreateOptions& options);
+
+  // Opens a present image for changes and locks it until the Writer is gone. Errors: not a SIF;
+  // objects that overlap each other, the table or the header; someone else holds a lock.
+  static Outcome<Writer> open(const std::string& path);
+
+  Writer(Writer&&) noexcept = default;
+  Writer& operator=(Writer&&) noexcept = default;
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
+  ~Writer();  // without finish(), a new image leaves nothing behind
+
+  // Adds an object with these bytes, or with everything that `source` yields up to its end.
+  // Returns its id. Errors: table full, second primary partition, name or extra too long…
+  Outcome<std::uint32_t> add(const ObjectInput& input, std::string_view bytes);
+  Outcome<std::uint32_t> add(const ObjectInput& input, int source);
+
+  // For producers that write into the image themselves: begin() returns the offset where the data
+  // starts; write to fd() there with pwrite(2); end() takes the number of bytes. Nothing is
+  // recorded before end(), and only one object can be begun at a time.
+  Outcome<std::uint64_t> begin(const ObjectInput& input);
+  Outcome<std::uint32_t> end(std::uint64_t bytes);
+  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+
+  // Frees the object's slot; other objects neither move nor change their ids. Error: no such id.
+  Outcome<> remove(std::uint32_t id);
+
+  // Makes a system partition the primary one; the present primary becomes a plain system partition.
+  // Errors: not a partition, or a data or overlay partition. Already primary: nothing is written.
+  Outcome<> set_primary(std::uint32_t id);
+
+  // Brings everything to disk; a new image gets its name. The Writer can only be destroyed after.
+  Outcome<> finish();
+
+  // Objects as they are now, used slots in table order.
+  [[nodiscard]] std::vector<Descriptor> descriptors() const;
+
+ private:
+  using RawDescriptor = std::array<std::uint8_t, kDescriptorBytes>;
+
+  struct Begun {
+    std::size_t slot;
+    std::uint64_t offset;
+    std::uint64_t gap;  // alignment bytes before the object
+    RawDescriptor raw;
+  };
+
+  Writer() = default;
+
+  Outcome<> write_slot(std::size_t slot, const RawDescriptor& raw);
+  Outcome<> write_header();
+  Outcome<std::int64_t> data_end() const;
+  [[nodiscard]] std::int64_t now() const;
+  [[nodiscard]] bool used(std::size_t slot) const noexcept;
+  Outcome<std::size_t> slot_of(std::uint32_t id) const;
+  [[nodiscard]] std::optional<std::size_t> primary_slot() const;
+  Outcome<> link_into_place();
+
+  UniqueFd fd_;
+  UniqueFd directory_;         // of a new image's target
+  std::string target_;         // its name in there; empty when changing in place
+  std::string temporary_;      // name in there where O_TMPFILE does not work
+  bool fresh_ = false;
+  bool deterministic_ = false;
+  std::array<std::uint8_t, kHeaderBytes> header_{};
+  std::vector<RawDescriptor> table_;
+  std::optional<Begun> begun_;
+};
+
+}  // namespace postern::sif
