@@ -2,7 +2,7 @@
 
 #include <unistd.h>
 
-#include <cstdio>
+#include <cstdlib>
 #include <string>
 
 namespace postern::message {
@@ -57,6 +57,14 @@ void configure(Level threshold, bool colour) noexcept {
 }
 
 Level threshold() noexcept { return g_threshold; }
+
+void configure_from_environment() noexcept {
+  const char* level = std::getenv("POSTERN_MESSAGELEVEL");
+  char* end = nullptr;
+  const long number = level != nullptr ? std::strtol(level, &end, 10) : 1;
+  const bool valid = level != nullptr && end != level && *end == '\0' && number >= -4 && number <= 9;
+  configure(valid ? static_cast<Level>(number) : Level::kInfo, std::getenv("POSTERN_NOCOLOR") == nullptr);
+}
 
 void error(std::string_view text) { print(Level::kError, "ERROR:", "\x1b[31m", text); }
 void warning(std::string_view text) { print(Level::kWarning, "WARNING:", "\x1b[33m", text); }

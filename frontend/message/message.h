@@ -24,6 +24,10 @@ enum class Level : int {
 void configure(Level threshold, bool colour) noexcept;
 Level threshold() noexcept;
 
+// For programs that bin/postern executes: takes both from POSTERN_MESSAGELEVEL and POSTERN_NOCOLOR,
+// which it exports.
+void configure_from_environment() noexcept;
+
 // Control characters in `text` are shown as \xNN: text may come from an image.
 void error(std::string_view text);
 void warning(std::string_view text);

@@ -106,11 +106,12 @@ class [[nodiscard]] Result {
 #define POSTERN_CONCAT_(a, b) POSTERN_CONCAT_INNER_(a, b)
 
 // Return the error of `expression` from the enclosing function, or go on.
-#define POSTERN_TRY(expression)                        \
-  do {                                                 \
-    if (auto postern_try_ = (expression); !postern_try_) { \
-      return std::move(postern_try_).error();          \
-    }                                                  \
+#define POSTERN_TRY(expression)                                                  \
+  do {                                                                           \
+    if (auto POSTERN_CONCAT_(postern_try_, __LINE__) = (expression);             \
+        !POSTERN_CONCAT_(postern_try_, __LINE__)) {                              \
+      return std::move(POSTERN_CONCAT_(postern_try_, __LINE__)).error();         \
+    }                                                                            \
   } while (false)
 
 // `POSTERN_TRY_ASSIGN(UniqueFd image, open_image(path));`
