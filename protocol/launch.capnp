@@ -1,0 +1,46 @@
+# The request datagram: what a frontend asks the helper for, decoded by the judge alone.
+# Fields and their numbers are those of protocol/launch_request.h and protocol/verdict.h.
+#
+# One message of one segment with its segment table ("the standard stream framing"), at most 64 KiB.
+# There is exactly one encoding of a request (the one that launch_codec.cc makes): anything else,
+# unknown fields included, is malformed. A change of any field is a new protocol version.
+
+@0xacb28a2cec8d0bce;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("postern::wire");
+
+const noDescriptor :UInt8 = 255;
+
+struct Launch {
+  version      @0  :UInt16;
+  root         @1  :UInt8;                    # RootKind; always descriptor 0
+  scratch      @2  :UInt8;                    # Scratch
+  writableRoot @3  :Bool;
+  scratchBytes @4  :UInt64;                   # 0 = the site's size
+  upper        @5  :UInt8 = .noDescriptor;
+  volumeKey    @6  :UInt8 = .noDescriptor;
+  joinNet      @7  :UInt8 = .noDescriptor;
+  namespaces   @8  :UInt8;                    # kNamespace… bits
+  capabilities @9  :UInt64;                   # bit n = capability n
+  hostname     @10 :Text;                     # empty = keep
+  layers       @11 :List(Layer);              # bottom first
+  mounts       @12 :List(Mount);              # in the order of execution
+  init         @13 :UInt8 = .noDescriptor;
+  record       @14 :UInt8 = .noDescriptor;
+}
+
+struct Layer {
+  kind       @0 :UInt8;                       # LayerKind
+  descriptor @1 :UInt8 = .noDescriptor;
+}
+
+struct Mount {
+  operation  @0 :UInt8;                       # Operation
+  flags      @1 :UInt8;
+  descriptor @2 :UInt8 = .noDescriptor;
+  mode       @3 :UInt32;
+  size       @4 :UInt64;
+  target     @5 :Text;
+  text       @6 :Text;
+}
