@@ -100,6 +100,15 @@ TEST_SUITE("policy/image") {
     CHECK(info->sif->descriptors().size() == 5);
   }
 
+  TEST_CASE("the fuzz corpus mutates files that are valid before") {
+    for (const char* name : {"good", "launch-line-before-root", "luks-root"}) {
+      CAPTURE(name);
+      const std::string path = std::string(POSTERN_TEST_DATA "/../../fuzz/corpus/sif/") + name;
+      const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      CHECK(identify(fd.get()).has_value());
+    }
+  }
+
   TEST_CASE("encrypted images: LUKS2 is recognised, gocryptfs is refused with the cure") {
     const auto luks = identify(file_of(sif_with_root(std::string(4096, 'L'), 5)).get());
     REQUIRE(luks);
