@@ -17,6 +17,8 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mkdir -p /dev/pts /dev/shm
+ln -sfn /proc/self/fd /dev/fd
+for n in 0:stdin 1:stdout 2:stderr; do ln -sfn "/proc/self/fd/\${n%%:*}" "/dev/\${n##*:}"; done
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 mount -t tmpfs -o mode=1777 tmpfs /tmp
@@ -24,6 +26,7 @@ mount -t tmpfs tmpfs /lib/modules
 ln -s "/usr/lib/uml/modules/\$(uname -r)" "/lib/modules/\$(uname -r)"
 for module in dm-crypt dm-verity squashfs overlay fuse loop; do modprobe "\$module" || echo "no module \$module"; done
 chmod 0666 /dev/fuse
+echo 1 >/proc/sys/kernel/printk
 cd $(printf '%q' "$PWD")
 $command </dev/null
 echo "POSTERN-VM-STATUS \$?"
