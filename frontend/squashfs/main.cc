@@ -1,0 +1,52 @@
+// postern-squashfs: serves a squashfs image, or the partition of a SIF image, through a /dev/fuse
+// descriptor that somebody else mounts. README.md beside this file says how it works.
+#include <malloc.h>
+#include <stdlib.h>
+
+#include <span>
+
+#include "frontend/message/message.h"
+#include "frontend/squashfs/extent.h"
+#include "frontend/squashfs/image.h"
+#include "frontend/squashfs/options.h"
+#include "frontend/squashfs/sandbox.h"
+#include "frontend/squashfs/server.h"
+
+namespace postern::squashfs {
+namespace {
+
+constexpr std::size_t kMetadataCacheBytes = 4 << 20;
+constexpr std::size_t kMib = 1 << 20;
+
+// Address space, not memory: caches, thread stacks, windows and malloc's own reserve.
+std::size_t address_space(const Options& options) noexcept {
+  return (1024 + 2 * std::size_t{options.cache_mib}) * kMib;
+}
+
+Outcome<> run(std::span<char* const> arguments) noexcept {
+  POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
+  POSTERN_TRY(detach({options.fuse_fd, options.image_fd, options.listen_fd}));
+  ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
+  const Extent extent(options.image_fd, options.offset, options.size);
+  POSTERN_TRY(confine(address_space(options)));
+  POSTERN_TRY_ASSIGN(const auto image, Image::open(extent, {.data = options.cache_mib * kMib,
+                                                            .metadata = kMetadataCacheBytes}));
+  return serve(*image, options);
+}
+
+}  // namespace
+}  // namespace postern::squashfs
+
+int main(int argc, char** argv) {
+  namespace message = postern::message;
+  const char* level = ::getenv("POSTERN_MESSAGELEVEL");
+  message::configure(static_cast<message::Level>(level != nullptr ? ::atoi(level) : 1),
+                     ::getenv("POSTERN_NOCOLOR") == nullptr);
+  const std::span<char* const> arguments(argv, static_cast<std::size_t>(argc));
+  const auto done = postern::squashfs::run(arguments.subspan(1));
+  if (!done) {
+    message::fatal(done.error());
+    return done.error().exit_code;
+  }
+  return 0;
+}

@@ -1,0 +1,35 @@
+// The command line of postern-squashfs. Another program of ours writes it: every word is checked,
+// but the messages are for developers.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "policy/problem.h"
+
+namespace postern::squashfs {
+
+struct Owner {
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+};
+
+struct Options {
+  int fuse_fd = -1;    // /dev/fuse, opened in the user namespace of the mount
+  int image_fd = -1;
+  int listen_fd = -1;  // a listening unix socket; -1: the mount is not shared
+  std::uint64_t offset = 0;  // of the partition in the image file
+  std::uint64_t size = 0;
+  std::optional<Owner> owner;  // of every file; none: as the image says
+  unsigned threads = 0;        // at most; 0: by the number of CPUs
+  unsigned cache_mib = 16;     // decoded data blocks
+};
+
+inline constexpr unsigned kMaxThreads = 64;
+inline constexpr unsigned kMaxCacheMib = 1024;
+
+Outcome<Options> parse_options(std::span<char* const> arguments) noexcept;
+
+}  // namespace postern::squashfs

@@ -1,0 +1,457 @@
+#define FUSE_USE_VERSION 314
+
+#include "frontend/squashfs/server.h"
+
+#include <fuse3/fuse_lowlevel.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdarg>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "frontend/squashfs/reader.h"
+
+namespace postern::squashfs {
+namespace {
+
+// The image never changes: what the kernel knows, it may keep. Seconds; fits the kernel's jiffies.
+constexpr double kForever = 1e9;
+
+// A request for data is at most this long (the kernel's limit is 256 pages).
+constexpr std::size_t kMaxRequestBytes = 1 << 20;
+constexpr std::size_t kMaxPieces = kMaxRequestBytes / kMinBlockBytes + 2;
+constexpr std::size_t kMaxListingBytes = kMaxRequestBytes;
+
+// What a hole reads as. Never written: it stays the kernel's zero page.
+alignas(4096) std::byte g_zeros[kMaxBlockBytes];
+
+struct Server {
+  Image& image;
+  const Options& options;
+  fuse_session* session = nullptr;
+  bool answered = false;  // the first request came: there is a mount
+  pid_t starter = 0;
+};
+
+// One thread's part of the server.
+struct Worker {
+  Worker(Server& of, int device) noexcept : server(of), fuse(device), reader(of.image) {}
+  Server& server;
+  const int fuse;  // this thread's /dev/fuse descriptor
+  Reader reader;
+  std::vector<DataBlock> blocks;
+  std::vector<BlockCache::Pin> pins;
+  std::vector<iovec> iov;
+  std::vector<char> listing;
+};
+
+thread_local Worker* t_worker = nullptr;
+
+Worker& worker() noexcept {
+  return *t_worker;
+}
+
+// --- node numbers: the address of the inode in the image, so that nothing needs to be remembered --
+
+constexpr std::uint64_t kFirstNode = FUSE_ROOT_ID + 1;
+
+fuse_ino_t node_of(InodeId id, const Reader& reader) noexcept {
+  return id == reader.root() ? fuse_ino_t{FUSE_ROOT_ID} : id + kFirstNode;
+}
+
+InodeId inode_of(fuse_ino_t node, const Reader& reader) noexcept {
+  return node == FUSE_ROOT_ID ? reader.root() : node - kFirstNode;
+}
+
+Read<> fill_attributes(Worker& w, const Inode& inode, struct stat& st) noexcept {
+  st = {};
+  st.st_ino = inode.number;
+  st.st_mode = inode.mode;
+  st.st_nlink = std::max(1U, inode.links);
+  st.st_size = static_cast<off_t>(inode.size);
+  st.st_atim.tv_sec = st.st_mtim.tv_sec = st.st_ctim.tv_sec = inode.mtime;
+  if (S_ISREG(inode.mode)) {
+    const std::uint64_t stored = inode.size - std::min(inode.size, inode.sparse);
+    st.st_blocks = static_cast<blkcnt_t>((stored + 511) / 512);
+  } else if (S_ISBLK(inode.mode) || S_ISCHR(inode.mode)) {
+    st.st_rdev = inode.device;
+  }
+  if (w.server.options.owner) {
+    st.st_uid = w.server.options.owner->uid;
+    st.st_gid = w.server.options.owner->gid;
+  } else {
+    POSTERN_TRY_ASSIGN(st.st_uid, w.reader.id(inode.uid_index));
+    POSTERN_TRY_ASSIGN(st.st_gid, w.reader.id(inode.gid_index));
+  }
+  return Ok{};
+}
+
+Read<> fill_entry(Worker& w, InodeId id, fuse_entry_param& entry) noexcept {
+  POSTERN_TRY_ASSIGN(const Inode inode, w.reader.inode(id));
+  entry = {};
+  entry.ino = node_of(id, w.reader);
+  entry.attr_timeout = kForever;
+  entry.entry_timeout = kForever;
+  return fill_attributes(w, inode, entry.attr);
+}
+
+// --- requests ------------------------------------------------------------------------------------
+
+void want(fuse_conn_info* connection, unsigned flags) noexcept {
+  connection->want |= flags & connection->capable;
+}
+
+void on_init(void* /*data*/, fuse_conn_info* connection) noexcept {
+  connection->want = 0;
+  want(connection, FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO | FUSE_CAP_PARALLEL_DIROPS);
+  want(connection, FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+  want(connection, FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPLICIT_INVAL_DATA);
+  want(connection, FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT);
+  connection->max_readahead = kMaxRequestBytes;
+  connection->max_write = kMaxRequestBytes;  // libfuse derives max_pages, the reads' limit, from it
+  connection->max_background = 64;
+  connection->congestion_threshold = 48;
+}
+
+void on_lookup(fuse_req_t request, fuse_ino_t parent, const char* name) noexcept {
+  Worker& w = worker();
+  const auto directory = w.reader.inode(inode_of(parent, w.reader));
+  if (!directory) {
+    fuse_reply_err(request, directory.error().number);
+    return;
+  }
+  Entry found;
+  const auto exists = w.reader.find_entry(*directory, name, found);
+  if (!exists) {
+    fuse_reply_err(request, exists.error().number);
+    return;
+  }
+  fuse_entry_param entry{};
+  entry.entry_timeout = kForever;  // also of a name that is not there
+  if (*exists) {
+    if (const auto filled = fill_entry(w, found.inode, entry); !filled) {
+      fuse_reply_err(request, filled.error().number);
+      return;
+    }
+  }
+  fuse_reply_entry(request, &entry);
+}
+
+void on_forget(fuse_req_t request, fuse_ino_t /*node*/, std::uint64_t /*count*/) noexcept {
+  fuse_reply_none(request);
+}
+
+void on_forget_multi(fuse_req_t request, std::size_t /*count*/, fuse_forget_data* /*forgets*/) noexcept {
+  fuse_reply_none(request);
+}
+
+void on_getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info* /*file*/) noexcept {
+  Worker& w = worker();
+  const auto inode = w.reader.inode(inode_of(node, w.reader));
+  struct stat st {};
+  Read<> filled = Errno{EIO};
+  if (inode && (filled = fill_attributes(w, *inode, st))) {
+    fuse_reply_attr(request, &st, kForever);
+  } else {
+    fuse_reply_err(request, inode ? filled.error().number : inode.error().number);
+  }
+}
+
+void on_readlink(fuse_req_t request, fuse_ino_t node) noexcept {
+  Worker& w = worker();
+  const auto inode = w.reader.inode(inode_of(node, w.reader));
+  if (!inode) {
+    fuse_reply_err(request, inode.error().number);
+    return;
+  }
+  const auto text = w.reader.link_text(*inode);
+  if (!text) {
+    fuse_reply_err(request, text.error().number);
+    return;
+  }
+  fuse_reply_readlink(request, text->c_str());
+}
+
+// The kernel then opens without asking, and keeps the pages of what it has read.
+void on_open(fuse_req_t request, fuse_ino_t /*node*/, fuse_file_info* /*file*/) noexcept {
+  fuse_reply_err(request, ENOSYS);
+}
+
+// --- listings ------------------------------------------------------------------------------------
+
+// Offsets that the kernel hands back: 1 behind ".", 2 behind "..", 2 + position behind an entry.
+constexpr off_t kFirstEntry = 2;
+
+// Appends one entry to `room`; the bytes used, or more than there are.
+std::size_t add_entry(fuse_req_t request,
+                      bool plus,
+                      std::span<char> room,
+                      const char* name,
+                      const fuse_entry_param& entry,
+                      off_t next) noexcept {
+  return plus ? fuse_add_direntry_plus(request, room.data(), room.size(), name, &entry, next)
+              : fuse_add_direntry(request, room.data(), room.size(), name, &entry.attr, next);
+}
+
+Read<std::size_t> list(fuse_req_t request,
+                       Worker& w,
+                       fuse_ino_t node,
+                       std::span<char> room,
+                       off_t offset,
+                       bool plus) noexcept {
+  POSTERN_TRY_ASSIGN(const Inode directory, w.reader.inode(inode_of(node, w.reader)));
+  std::size_t used = 0;
+  fuse_entry_param dots{};  // node 0: the kernel makes no dentry of it
+  dots.attr.st_mode = S_IFDIR;
+  for (; offset < kFirstEntry; ++offset) {
+    dots.attr.st_ino = offset == 0 ? directory.number : directory.parent;
+    const std::size_t size = add_entry(
+        request, plus, room.subspan(used), offset == 0 ? "." : "..", dots, offset + 1);
+    if (size > room.size() - used) {
+      return used;
+    }
+    used += size;
+  }
+  if (offset - kFirstEntry > static_cast<off_t>(directory.size)) {
+    return used;
+  }
+  POSTERN_TRY_ASSIGN(ListingCursor cursor,
+                     w.reader.open_listing(directory, static_cast<std::uint32_t>(offset - kFirstEntry)));
+  Entry entry;
+  for (;;) {
+    const ListingCursor before = cursor;
+    POSTERN_TRY_ASSIGN(const bool more, w.reader.next_entry(cursor, entry));
+    if (!more) {
+      break;
+    }
+    fuse_entry_param param{};
+    if (plus) {
+      POSTERN_TRY(fill_entry(w, entry.inode, param));
+    } else {
+      param.attr.st_ino = entry.number;
+      param.attr.st_mode = entry.mode;
+    }
+    entry.name_bytes[entry.name_size] = '\0';
+    const std::size_t size = add_entry(request, plus, room.subspan(used), entry.name_bytes.data(),
+                                       param, kFirstEntry + entry.next);
+    if (size > room.size() - used) {
+      w.reader.remember(directory, before);
+      break;
+    }
+    used += size;
+  }
+  return used;
+}
+
+void reply_listing(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, bool plus) noexcept {
+  Worker& w = worker();
+  size = std::min(size, kMaxListingBytes);
+  if (w.listing.size() < size) {
+    w.listing.resize(size);
+  }
+  const auto used = list(request, w, node, {w.listing.data(), size}, offset, plus);
+  if (used) {
+    fuse_reply_buf(request, w.listing.data(), *used);
+  } else {
+    fuse_reply_err(request, used.error().number);
+  }
+}
+
+void on_readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+                fuse_file_info* /*file*/) noexcept {
+  reply_listing(request, node, size, offset, false);
+}
+
+void on_readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+                    fuse_file_info* /*file*/) noexcept {
+  reply_listing(request, node, size, offset, true);
+}
+
+// --- data ----------------------------------------------------------------------------------------
+
+// Gathers the bytes [offset, offset + size) of a file in w.iov, held by w.pins.
+Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset) noexcept {
+  POSTERN_TRY_ASSIGN(const Inode file, w.reader.inode(inode_of(node, w.reader)));
+  if (!S_ISREG(file.mode)) {
+    return Errno{EISDIR};
+  }
+  if (offset >= file.size) {
+    return Ok{};
+  }
+  std::uint64_t left = std::min<std::uint64_t>(size, file.size - offset);
+  const std::uint64_t block_size = w.server.image.super().block_size;
+  const std::uint64_t first = offset / block_size;
+  const std::uint64_t last = (offset + left - 1) / block_size;
+  POSTERN_TRY(w.reader.blocks(file, first, last - first + 1, w.blocks));
+  std::uint64_t skip = offset % block_size;
+  for (const DataBlock& block : w.blocks) {
+    if (skip >= block.length) {
+      return Errno{EIO};  // more bytes than blocks
+    }
+    const std::size_t take = std::min<std::uint64_t>(left, block.length - skip);
+    if (block.hole()) {
+      w.iov.push_back({g_zeros, take});
+    } else {
+      POSTERN_TRY_ASSIGN(BlockCache::Pin pin, w.reader.data(block));
+      // SAFETY: writev(2) only reads what an iovec points at; the type has no const.
+      auto* from = const_cast<std::byte*>(pin.bytes().data()) + block.offset + skip;
+      w.iov.push_back({from, take});
+      w.pins.push_back(std::move(pin));
+    }
+    left -= take;
+    skip = 0;
+  }
+  return left == 0 ? Read<>{Ok{}} : Read<>{Errno{EIO}};
+}
+
+void on_read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+             fuse_file_info* /*file*/) noexcept {
+  Worker& w = worker();
+  const auto gathered =
+      gather(w, node, std::min(size, kMaxRequestBytes), static_cast<std::uint64_t>(offset));
+  if (gathered) {
+    fuse_reply_iov(request, w.iov.data(), static_cast<int>(w.iov.size()));
+  } else {
+    fuse_reply_err(request, gathered.error().number);
+  }
+  w.blocks.clear();
+  w.iov.clear();
+  w.pins.clear();
+}
+
+void on_statfs(fuse_req_t request, fuse_ino_t /*node*/) noexcept {
+  const SuperBlock& super = worker().server.image.super();
+  struct statvfs st {};
+  st.f_bsize = st.f_frsize = super.block_size;
+  st.f_blocks = (super.bytes_used + super.block_size - 1) / super.block_size;
+  st.f_files = super.inodes;
+  st.f_namemax = kMaxNameBytes;
+  fuse_reply_statfs(request, &st);
+}
+
+// --- attributes ----------------------------------------------------------------------------------
+
+void reply_sized(fuse_req_t request, const Read<std::string>& value, std::size_t room) noexcept {
+  if (!value) {
+    fuse_reply_err(request, value.error().number);
+  } else if (room == 0) {
+    fuse_reply_xattr(request, value->size());
+  } else if (value->size() > room) {
+    fuse_reply_err(request, ERANGE);
+  } else {
+    fuse_reply_buf(request, value->data(), value->size());
+  }
+}
+
+void on_getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::size_t room) noexcept {
+  Worker& w = worker();
+  if (w.server.image.xattrs().count == 0) {
+    fuse_reply_err(request, ENOSYS);  // the kernel then does not ask again
+    return;
+  }
+  const auto inode = w.reader.inode(inode_of(node, w.reader));
+  reply_sized(request,
+              inode ? w.reader.xattr(*inode, name) : Read<std::string>{inode.error()}, room);
+}
+
+void on_listxattr(fuse_req_t request, fuse_ino_t node, std::size_t room) noexcept {
+  Worker& w = worker();
+  if (w.server.image.xattrs().count == 0) {
+    fuse_reply_err(request, ENOSYS);
+    return;
+  }
+  const auto inode = w.reader.inode(inode_of(node, w.reader));
+  reply_sized(request, inode ? w.reader.xattr_names(*inode) : Read<std::string>{inode.error()},
+              room);
+}
+
+constexpr fuse_lowlevel_ops kOperations = {
+    .init = on_init,
+    .lookup = on_lookup,
+    .forget = on_forget,
+    .getattr = on_getattr,
+    .readlink = on_readlink,
+    .open = on_open,
+    .read = on_read,
+    .opendir = on_open,
+    .readdir = on_readdir,
+    .statfs = on_statfs,
+    .getxattr = on_getxattr,
+    .listxattr = on_listxattr,
+    .forget_multi = on_forget_multi,
+    .readdirplus = on_readdirplus,
+};
+
+// --- /dev/fuse -----------------------------------------------------------------------------------
+
+// Reads one request. A descriptor of /dev/fuse that is not mounted yet answers EPERM
+// (fs/fuse/dev.c, fuse_dev_read): wait for the mount, unless the process that was to make it ended.
+ssize_t read_device(int /*fd*/, void* buffer, std::size_t size, void* data) noexcept {
+  auto& server = *static_cast<Server*>(data);
+  timespec pause{0, 20'000};
+  for (;;) {
+    const ssize_t got = ::read(worker().fuse, buffer, size);
+    if (got >= 0) {
+      server.answered = true;
+      return got;
+    }
+    if (errno != EPERM || server.answered) {
+      return got;
+    }
+    if (::getppid() != server.starter) {
+      errno = ENODEV;
+      return -1;
+    }
+    ::nanosleep(&pause, nullptr);
+    pause.tv_nsec = std::min(pause.tv_nsec * 2, 5'000'000L);
+  }
+}
+
+ssize_t write_device(int /*fd*/, iovec* iov, int count, void* /*data*/) noexcept {
+  return ::writev(worker().fuse, iov, count);
+}
+
+void drop_log(fuse_log_level /*level*/, const char* /*format*/, va_list /*arguments*/) noexcept {}
+
+}  // namespace
+
+Outcome<> serve(Image& image, const Options& options) noexcept {
+  Server server{.image = image, .options = options, .starter = ::getppid()};
+  fuse_set_log_func(drop_log);
+  char name[] = "postern-squashfs";
+  char* argv[] = {name, nullptr};
+  fuse_args arguments = FUSE_ARGS_INIT(1, argv);
+  server.session = fuse_session_new(&arguments, &kOperations, sizeof kOperations, &server);
+  constexpr fuse_custom_io kDevice = {.writev = write_device, .read = read_device};
+  if (server.session == nullptr ||
+      fuse_session_custom_io(server.session, &kDevice, options.fuse_fd) != 0) {
+    return system_problem("preparing the FUSE session", ENOMEM);
+  }
+  Worker first(server, options.fuse_fd);
+  t_worker = &first;
+  fuse_buf request{};
+  int status = 0;
+  while (fuse_session_exited(server.session) == 0) {
+    status = fuse_session_receive_buf(server.session, &request);
+    if (status == -EINTR || status == -EAGAIN) {
+      continue;
+    }
+    if (status <= 0) {
+      break;
+    }
+    fuse_session_process_buf(server.session, &request);
+  }
+  if (status < 0) {
+    return system_problem("reading from /dev/fuse", -status);
+  }
+  return Ok{};
+}
+
+}  // namespace postern::squashfs
