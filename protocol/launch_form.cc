@@ -7,7 +7,6 @@
 namespace postern {
 namespace {
 
-constexpr std::uint8_t kAllFlags = kReadOnly | kOptional | kDirectoryTarget | kNeedsTarget;
 constexpr std::uint32_t kModeBits = 01777;
 
 using Used = std::bitset<kMaxDescriptors>;
@@ -63,26 +62,42 @@ bool known(Operation operation) {
   return operation >= Operation::kBind && operation < Operation::kCount_;
 }
 
-// gethostname(2) callers and log readers meet this text: printable ASCII without a space.
+// hostname(7): letters, digits, hyphens and dots.
 bool is_hostname(std::string_view name) {
-  if (name.size() > kMaxHostnameBytes) {
-    return false;
+  constexpr std::string_view kAllowed =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
+  return name.size() <= kMaxHostnameBytes &&
+         name.find_first_not_of(kAllowed) == std::string_view::npos;
+}
+
+// The helper's own check of the verdict (helper/verdict_check.cc) admits the same.
+std::uint8_t flags_of(Operation operation) {
+  constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
+  switch (operation) {
+    case Operation::kBind:
+    case Operation::kTmpfs:
+      return kPlace | kReadOnly;
+    case Operation::kFile:
+      return kOptional | kNeedsTarget | kReadOnly;
+    case Operation::kDevice:
+      return kOptional | kNeedsTarget;
+    case Operation::kProc:
+    case Operation::kSysfs:
+    case Operation::kDevHost:
+    case Operation::kDevpts:
+    case Operation::kMqueue:
+      return kPlace;
+    case Operation::kSymlink:
+      return kOptional;
+    case Operation::kCount_:
+      return 0;
   }
-  for (const char c : name) {
-    if (c <= ' ' || c > '~') {
-      return false;
-    }
-  }
-  return true;
+  return 0;
 }
 
 bool mount_fields_fit(const MountRequest& mount) {
-  if (!known(mount.operation) || (mount.flags & ~kAllFlags) != 0 || !is_target(mount.target)) {
-    return false;
-  }
-  const bool may_be_read_only =
-      mount.operation == Operation::kBind || mount.operation == Operation::kTmpfs;
-  if ((mount.flags & kReadOnly) != 0 && !may_be_read_only) {
+  if (!known(mount.operation) || (mount.flags & ~flags_of(mount.operation)) != 0 ||
+      !is_target(mount.target)) {
     return false;
   }
   if (mount.descriptor.has_value() != takes_descriptor(mount.operation)) {
@@ -115,7 +130,8 @@ bool whole_fits(const LaunchRequest& request) {
   }
   // An image and a FUSE server of ours are read-only by nature.
   if (request.writable_root &&
-      (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone)) {
+      (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone ||
+       !request.layers.empty())) {
     return false;
   }
   return request.upper.has_value() == (request.scratch == Scratch::kDirectory);
@@ -143,20 +159,23 @@ bool takes_descriptor(Operation operation) noexcept {
 }
 
 bool is_target(std::string_view path) noexcept {
-  if (path.empty() || path.front() != '/' || path.size() >= kMaxTargetBytes || has_nul(path)) {
+  constexpr std::size_t kMaxComponent = 255;  // NAME_MAX
+  if (path.empty() || path.size() >= kMaxTargetBytes || has_nul(path)) {
     return false;
   }
-  bool names_something = false;
   while (!path.empty()) {
-    path.remove_prefix(1);
-    const std::string_view component = path.substr(0, path.find('/'));
-    if (component == "..") {
+    if (path.front() != '/') {
       return false;
     }
-    names_something = names_something || (!component.empty() && component != ".");
+    path.remove_prefix(1);
+    const std::string_view component = path.substr(0, path.find('/'));
+    if (component.empty() || component == "." || component == ".." ||
+        component.size() > kMaxComponent) {
+      return false;
+    }
     path.remove_prefix(component.size());
   }
-  return names_something;
+  return true;
 }
 
 Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descriptors) noexcept {

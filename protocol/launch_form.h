@@ -17,8 +17,8 @@ namespace postern {
 // Refusal: kMalformedRequest or kDescriptorCount, item = the offending mount or layer.
 [[nodiscard]] Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descriptors) noexcept;
 
-// An absolute path below the root: at most kMaxTargetBytes with its NUL, no NUL inside, no ".."
-// component, not the root itself.
+// An absolute path below the root in its normal form: no empty, "." or ".." component, no trailing
+// slash, no NUL; at most kMaxTargetBytes with its NUL.
 [[nodiscard]] bool is_target(std::string_view path) noexcept;
 
 // Whether the operation takes a descriptor of the caller's.

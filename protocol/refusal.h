@@ -35,7 +35,7 @@ enum class RefusalCode : std::uint16_t {
   kConfigInsecure,        // … or not owned by root, or writable by others (file or a parent)
   kConfigMalformed,       // … or does not parse
   kSuidDisabled,          // suid.enabled = false
-  kContainerKind,         // [allow] forbids this kind of container
+  kContainerKind,         // [allow] sif, squashfs, directory = false
   kOwnerLimit,            // [limit] owners
   kGroupLimit,            // [limit] groups
   kPathLimit,             // [limit] paths
@@ -51,6 +51,7 @@ enum class RefusalCode : std::uint16_t {
   kMountForbidden,        // [mount] proc, sys, dev, tmp … = false
   kImageMalformed,        // the image is not what it says: SIF, squashfs, architecture
   kNoRootPartition,       // no, or more than one, primary system partition
+  kAuditLog,              // the audit line could not be written
 
   // --- policy: signatures and ECL (200..249). ecl.toml
   kEclNoGroup = 200,      // no execgroup matches the image's directory

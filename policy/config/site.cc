@@ -19,6 +19,9 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
   {"suid", "enabled", &S::suid_enabled, "allow setuid",
    "run containers through the setuid helper; without it, user namespaces"},
 
+  {"audit", "required", &S::audit_required, "",
+   "refuse setuid mode also where no syslog daemon listens; where one does, its line is always required"},
+
   {"allow", "sif", &S::allow_sif, "allow container sif", "unencrypted SIF images"},
   {"allow", "squashfs", &S::allow_squashfs, "allow container squashfs", "bare squashfs images"},
   {"allow", "directory", &S::allow_directory, "allow container dir", "directories (sandboxes)"},

@@ -62,6 +62,7 @@ void add_whole(const LaunchRequest& request, std::size_t descriptors, Verdict& v
   verdict.init_descriptor = request.init;
   verdict.record_descriptor = request.record;
   verdict.writable_root = request.writable_root ? 1 : 0;
+  verdict.crypt.key_descriptor = kNoDescriptor;
   verdict.scratch_bytes = request.scratch_bytes == 0 ? kDefaultSessionBytes : request.scratch_bytes;
   verdict.capabilities = request.capabilities;
   std::copy(request.hostname.begin(), request.hostname.end(), verdict.hostname.begin());

@@ -75,8 +75,12 @@ TEST_CASE("the writable root survives") {
 TEST_CASE("a request is not encoded in a form that would be refused") {
   CHECK_FALSE(encode(full_request(), 8));
   LaunchRequest request = sample_request();
+  std::string long_target;
+  while (long_target.size() < 4000) {
+    long_target += "/" + std::string(99, 't');
+  }
   while (request.mounts.size() < 20) {
-    request.mounts.push_back({.operation = Operation::kTmpfs, .target = "/" + std::string(4000, 't')});
+    request.mounts.push_back({.operation = Operation::kTmpfs, .target = long_target});
   }
   const auto bytes = encode(request, 4);  // well-formed, but longer than a datagram
   REQUIRE_FALSE(bytes);
