@@ -1,0 +1,199 @@
+#include "frontend/build/stream.h"
+
+#include <archive.h>
+#include <openssl/evp.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+
+namespace postern::build {
+namespace {
+
+constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+
+std::string hex_digest(std::span<const unsigned char> digest) {
+  static constexpr char kHex[] = "0123456789abcdef";
+  std::string text = "sha256:";
+  for (const unsigned char byte : digest) {
+    text += kHex[byte >> 4];
+    text += kHex[byte & 15];
+  }
+  return text;
+}
+
+std::string finish_digest(EVP_MD_CTX* context) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  POSTERN_CHECK(EVP_DigestFinal_ex(context, digest.data(), &length) == 1);
+  return hex_digest({digest.data(), length});
+}
+
+}  // namespace
+
+FileStream::FileStream(int fd, std::uint64_t offset, std::uint64_t size, std::string name)
+    : fd_(fd), offset_(offset), left_(size), name_(std::move(name)), buffer_(kBufferBytes) {}
+
+Outcome<std::span<const std::byte>> FileStream::next() {
+  if (left_ == 0) {
+    return std::span<const std::byte>{};
+  }
+  const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, buffer_.size()));
+  ssize_t got = 0;
+  do {
+    got = ::pread(fd_, buffer_.data(), want, static_cast<off_t>(offset_));
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) {
+    return system_problem("reading " + name_, errno);
+  }
+  if (got == 0) {
+    return Problem{.what = name_ + " is truncated: " + std::to_string(left_) + " bytes are missing",
+                   .cure = "copy or download it again"};
+  }
+  const auto count = static_cast<std::uint64_t>(got);
+  offset_ += count;
+  left_ -= count;
+  if (report_) {
+    report_(count);
+  }
+  return std::span<const std::byte>(buffer_.data(), static_cast<std::size_t>(got));
+}
+
+struct HashingStream::State {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  ~State() { EVP_MD_CTX_free(context); }
+};
+
+HashingStream::HashingStream(Stream& below) : below_(below), state_(std::make_unique<State>()) {
+  POSTERN_CHECK(state_->context != nullptr);
+  POSTERN_CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
+}
+
+HashingStream::~HashingStream() = default;
+
+Outcome<std::span<const std::byte>> HashingStream::next() {
+  POSTERN_TRY_ASSIGN(const std::span<const std::byte> piece, below_.next());
+  if (!piece.empty()) {
+    POSTERN_CHECK(EVP_DigestUpdate(state_->context, piece.data(), piece.size()) == 1);
+    bytes_ += piece.size();
+    const auto last = std::find_if(piece.rbegin(), piece.rend(), [](std::byte b) { return b != std::byte{0}; });
+    const auto zeros = static_cast<std::uint64_t>(last - piece.rbegin());
+    zeros_ = zeros == piece.size() ? zeros_ + zeros : zeros;
+  }
+  return piece;
+}
+
+Outcome<std::string> HashingStream::digest() {
+  while (true) {
+    POSTERN_TRY_ASSIGN(const std::span<const std::byte> piece, next());
+    if (piece.empty()) {
+      return finish_digest(state_->context);
+    }
+  }
+}
+
+struct DecompressingStream::State {
+  Stream& below;
+  std::string name;
+  ::archive* reader = nullptr;
+  bool open = false;
+  bool ended = false;
+  std::optional<Problem> problem;  // of the stream below, kept across the C library
+
+  State(Stream& stream, std::string text) : below(stream), name(std::move(text)) {}
+  ~State() { archive_read_free(reader); }
+
+  static la_ssize_t read(::archive* reader, void* self, const void** out) {
+    auto* state = static_cast<State*>(self);
+    auto piece = state->below.next();
+    if (!piece) {
+      state->problem = std::move(piece).error();
+      archive_set_error(reader, EIO, "%s", "reading failed");
+      return -1;
+    }
+    *out = piece->data();
+    return static_cast<la_ssize_t>(piece->size());
+  }
+
+  Problem failed() {
+    if (problem) {
+      return *problem;
+    }
+    const char* words = archive_error_string(reader);
+    return Problem{.what = "decompressing " + name + ": " + (words != nullptr ? words : "unknown error"),
+                   .cure = "the file is damaged or incomplete: copy or download it again"};
+  }
+};
+
+DecompressingStream::DecompressingStream(Stream& below, std::string name)
+    : state_(std::make_unique<State>(below, std::move(name))) {
+  state_->reader = archive_read_new();
+  POSTERN_CHECK(state_->reader != nullptr);
+  // Named one by one: "all" includes filters that start other programs (lrzip, grzip).
+  archive_read_support_filter_gzip(state_->reader);
+  archive_read_support_filter_bzip2(state_->reader);
+  archive_read_support_filter_xz(state_->reader);
+  archive_read_support_filter_lzma(state_->reader);
+  archive_read_support_filter_lz4(state_->reader);
+  archive_read_support_filter_zstd(state_->reader);
+  archive_read_support_format_raw(state_->reader);
+  archive_read_support_format_empty(state_->reader);
+}
+
+DecompressingStream::~DecompressingStream() = default;
+
+Outcome<std::span<const std::byte>> DecompressingStream::next() {
+  State& state = *state_;
+  if (state.ended) {
+    return std::span<const std::byte>{};
+  }
+  if (!state.open) {
+    if (archive_read_open(state.reader, &state, nullptr, State::read, nullptr) != ARCHIVE_OK) {
+      return state.failed();
+    }
+    ::archive_entry* entry = nullptr;
+    const int status = archive_read_next_header(state.reader, &entry);
+    if (status == ARCHIVE_EOF) {
+      state.ended = true;
+      return std::span<const std::byte>{};
+    }
+    if (status != ARCHIVE_OK) {
+      return state.failed();
+    }
+    state.open = true;
+  }
+  while (true) {
+    const void* data = nullptr;
+    std::size_t size = 0;
+    la_int64_t offset = 0;
+    const int status = archive_read_data_block(state.reader, &data, &size, &offset);
+    if (status == ARCHIVE_EOF) {
+      state.ended = true;
+      return std::span<const std::byte>{};
+    }
+    if (status != ARCHIVE_OK) {
+      return state.failed();
+    }
+    if (size > 0) {
+      return std::span<const std::byte>(static_cast<const std::byte*>(data), size);
+    }
+  }
+}
+
+std::string sha256_of(std::string_view bytes) {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int length = 0;
+  POSTERN_CHECK(EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(),
+                           nullptr) == 1);
+  return hex_digest({digest.data(), length});
+}
+
+bool is_sha256_digest(std::string_view text) {
+  return text.size() == 71 && text.starts_with("sha256:") &&
+         text.substr(7).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+}  // namespace postern::build
