@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "frontend/init/record.h"
+#include "frontend/run/identity.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/launch_request.h"
 
@@ -22,11 +24,20 @@ struct Source {
     kImage,    // an image file, already open O_RDONLY: `fd`
     kFuse,     // /dev/fuse, served by postern-squashfs from `server`
     kContent,  // bytes, handed over in a sealed memfd: generated files, the launch record
-    kInit,     // the postern-init program
+    kInit,     // the postern-init program: `path`
     kKey,      // sealed memfd with a volume key: `fd`
+    kServed,   // `path` inside the file system of `server`, as the source of a bind: mounted
+               // privately and opened O_PATH there (user-namespace mode only)
   };
+  // kContent: made from a file of the image's own, which the frontend can read only where the root
+  // is a directory (`content` is then final). Elsewhere whoever can read the image (the server, or
+  // the payload's process once the root is mounted) passes that file to finish_content below.
+  // The operation has kNeedsTarget: an image without the file gets none.
+  enum class Merge : std::uint8_t { kNone, kPasswd, kGroup };
+
   Kind kind = Kind::kPath;
-  std::string path;      // kPath
+  Merge merge = Merge::kNone;
+  std::string path;      // kPath, kInit, kServed; kContent with `merge`: of the image's file
   UniqueFd fd;           // kImage, kKey
   std::string content;   // kContent
   std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
@@ -54,9 +65,25 @@ struct LaunchPlan {
   std::vector<Source> sources;      // [0] is the root
   std::vector<ImageServer> servers;
   init::LaunchRecord record;
+  Identity identity;                // the caller inside: for Source::Merge
   Fakeroot fakeroot = Fakeroot::kNone;
   bool share = true;                // join a running server of the same image (--no-share)
   std::string image_name;           // for messages
 };
+
+// The final bytes of a kContent source with `merge`, given the image's own file.
+inline std::string finish_content(const LaunchPlan& plan,
+                                  const Source& source,
+                                  std::string_view image_file) {
+  switch (source.merge) {
+    case Source::Merge::kNone:
+      break;
+    case Source::Merge::kPasswd:
+      return merge_passwd(image_file, plan.identity, plan.record.home);
+    case Source::Merge::kGroup:
+      return merge_group(image_file, plan.identity);
+  }
+  return source.content;
+}
 
 }  // namespace postern::run

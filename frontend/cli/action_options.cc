@@ -1,0 +1,327 @@
+#include "frontend/cli/action_options.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <linux/capability.h>
+
+#include "protocol/exit_codes.h"
+
+namespace postern::cli {
+namespace {
+
+constexpr std::string_view kLimits =
+    "start it under your batch system's limits, or: systemd-run --user --scope -p CPUQuota=… "
+    "-p MemoryMax=… postern …";
+constexpr std::string_view kPulls =
+    "images are not fetched at start: make a SIF with `postern build` first and run that";
+constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
+
+// clang-format off
+constexpr std::array kOptions = std::to_array<Option>({
+  // name, letter, environment, kind, commands, value, help
+  {"add-caps", 0, "ADD_CAPS", Kind::kList, kActions, "CAPS", "Linux capabilities to give to the payload"},
+  {"app", 0, "APP,APPNAME", Kind::kText, kActions, "NAME", "the application of the image to run (SCIF)"},
+  {"bind", 'B', "BIND,BINDPATH", Kind::kArray, kActions, "SPEC", "bind src[:dst[:opts]] (opts: ro, rw, id=N, image-src=PATH), comma separated", {}, true},
+  {"cleanenv", 'e', "CLEANENV", Kind::kFlag, kActions, "", "start with a clean environment"},
+  {"compat", 0, "COMPAT", Kind::kFlag, kActions, "", "like OCI runtimes: --containall --no-init --no-umask --no-eval --writable-tmpfs"},
+  {"contain", 'c', "CONTAIN", Kind::kFlag, kActions, "", "minimal /dev, private home and /tmp"},
+  {"containall", 'C', "CONTAINALL", Kind::kFlag, kActions, "", "--contain, and private PID and IPC namespaces and environment"},
+  {"containlibs", 0, "CONTAINLIBS", Kind::kList, kActions, "FILES", "host libraries to bind into /.singularity.d/libs"},
+  {"cwd", 0, "CWD,TARGET_CWD", Kind::kText, kActions, "DIR", "initial directory inside the container"},
+  {"dns", 0, "DNS", Kind::kList, kActions, "ADDRESSES", "name servers for the container's resolv.conf"},
+  {"drop-caps", 0, "DROP_CAPS", Kind::kList, kActions, "CAPS", "Linux capabilities to take from the payload"},
+  {"env", 0, "", Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
+  {"env-file", 0, "ENV_FILE", Kind::kList, kActions, "FILES", "set variables from shell files"},
+  {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kActions, "", "appear as root inside"},
+  {"home", 'H', "HOME", Kind::kText, kActions, "SRC[:DST]", "home directory"},
+  {"hostname", 0, "HOSTNAME", Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
+  {"ipc", 'i', "IPC,UNSHARE_IPC", Kind::kFlag, kActions, "", "new IPC namespace"},
+  {"keep-privs", 0, "KEEP_PRIVS", Kind::kFlag, kActions, "", "root only: keep all capabilities"},
+  {"key-command", 0, "KEY_COMMAND", Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
+  {"mount", 0, "MOUNT", Kind::kArray, kActions, "SPEC", "mount in CSV form: type=bind,source=…,destination=…[,ro]", {}, true},
+  {"net", 'n', "NET,UNSHARE_NET", Kind::kFlag, kActions, "", "new network namespace; needs --network none"},
+  {"netns-path", 0, "NETNS_PATH", Kind::kText, kActions, "PATH", "network namespace to join (root, or where the site allows it)"},
+  {"network", 0, "NETWORK", Kind::kList, kActions, "none", "network of the new namespace: none"},
+  {"no-env", 0, "NOENV", Kind::kList, kActions, "NAMES", "host variables that are not imported"},
+  {"no-eval", 0, "NO_EVAL", Kind::kFlag, kActions, "", "take values and arguments literally, without shell evaluation"},
+  {"no-home", 0, "NO_HOME", Kind::kFlag, kActions, "", "do not mount the home directory"},
+  {"no-init", 0, "NOSHIMINIT", Kind::kFlag, kActions, "", "with --pid: the payload itself is process 1"},
+  {"no-mount", 0, "NO_MOUNT", Kind::kList, kActions, "NAMES", "leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths or a path"},
+  {"no-nv", 0, "NV_OFF,NO_NV", Kind::kFlag, kActions, "", ""},
+  {"no-pid", 0, "NO_PID", Kind::kFlag, kActions, "", "with --containall: keep the host's PID namespace"},
+  {"no-privs", 0, "NO_PRIVS", Kind::kFlag, kActions, "", "drop all capabilities"},
+  {"no-rocm", 0, "ROCM_OFF,NO_ROCM", Kind::kFlag, kActions, "", ""},
+  {"no-share", 0, "NO_SHARE", Kind::kFlag, kActions, "", "own mount of the image, even where one exists"},
+  {"no-umask", 0, "NO_UMASK", Kind::kFlag, kActions, "", "umask 0022 inside, not the caller's"},
+  {"nv", 0, "NV", Kind::kFlag, kActions, "", "NVIDIA libraries and devices of the host"},
+  {"overlay", 'o', "OVERLAY,OVERLAYIMAGE", Kind::kList, kActions, "PATH[:ro]", "directory or squashfs image over the root"},
+  {"passphrase", 0, "", Kind::kFlag, kActions, "", "ask for the passphrase of an encrypted image"},
+  {"passphrase-fd", 0, "", Kind::kText, kActions, "N", "read the passphrase from descriptor N"},
+  {"passphrase-file", 0, "", Kind::kText, kActions, "FILE", "read the passphrase from a file"},
+  {"pem-path", 0, "", Kind::kText, kActions, "FILE", "private key of an encrypted image"},
+  {"pid", 'p', "PID,UNSHARE_PID", Kind::kFlag, kActions, "", "new PID namespace"},
+  {"pwd", 0, "PWD,TARGET_PWD", Kind::kText, kActions, "DIR", ""},
+  {"rocm", 0, "ROCM", Kind::kFlag, kActions, "", "AMD libraries and devices of the host"},
+  {"scratch", 'S', "SCRATCH,SCRATCHDIR", Kind::kList, kActions, "PATHS", "temporary directories inside"},
+  {"security", 0, "SECURITY", Kind::kList, kActions, "seccomp:FILE", "filter system calls by an OCI profile"},
+  {"shell", 's', "SHELL", Kind::kText, kShell, "PATH", "shell to start"},
+  {"userns", 'u', "USERNS,UNSHARE_USERNS", Kind::kFlag, kActions, "", "user namespace, never the setuid helper"},
+  {"uts", 0, "UTS,UNSHARE_UTS", Kind::kFlag, kActions, "", "new UTS (host name) namespace"},
+  {"workdir", 'W', "WORKDIR", Kind::kText, kActions, "DIR", "with --contain: holds /tmp, /var/tmp, home and scratch directories"},
+  {"writable", 'w', "WRITABLE", Kind::kFlag, kActions, "", "directory images: write to the image itself"},
+  {"writable-tmpfs", 0, "WRITABLE_TMPFS", Kind::kFlag, kActions, "", "writable root, changes are lost at the end"},
+
+  // Options of Apptainer that have no meaning here; each says what to do instead.
+  {"allow-setuid", 0, "ALLOW_SETUID", Kind::kFlag, kActions, "", "", "set-user-ID programs never work inside; use --fakeroot where a program only checks for uid 0"},
+  {"apply-cgroups", 0, "APPLY_CGROUPS", Kind::kText, kActions, "", "", kLimits},
+  {"authfile", 0, "", Kind::kText, kActions, "", "", kPulls},
+  {"blkio-weight", 0, "BLKIO_WEIGHT", Kind::kText, kActions, "", "", kLimits},
+  {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", Kind::kText, kActions, "", "", kLimits},
+  {"boot", 0, "BOOT", Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
+  {"cdi-dirs", 0, "", Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
+  {"compat32", 0, "COMPAT32", Kind::kFlag, kActions, "", "", "bind the 32-bit libraries with --containlibs"},
+  {"cpu-shares", 0, "CPU_SHARES", Kind::kText, kActions, "", "", kLimits},
+  {"cpus", 0, "CPUS", Kind::kText, kActions, "", "", kLimits},
+  {"cpuset-cpus", 0, "CPUSET_CPUS", Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
+  {"cpuset-mems", 0, "CPUSET_MEMS", Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
+  {"device", 0, "", Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
+  {"disable-cache", 0, "", Kind::kFlag, kActions, "", "", kPulls},
+  {"dmtcp-launch", 0, "DMTCP_LAUNCH", Kind::kText, kActions, "", "", kCheckpoint},
+  {"dmtcp-restart", 0, "DMTCP_RESTART", Kind::kText, kActions, "", "", kCheckpoint},
+  {"docker-host", 0, "", Kind::kText, kActions, "", "", kPulls},
+  {"docker-login", 0, "", Kind::kFlag, kActions, "", "", kPulls},
+  {"docker-password", 0, "", Kind::kText, kActions, "", "", kPulls},
+  {"docker-username", 0, "", Kind::kText, kActions, "", "", kPulls},
+  {"fusemount", 0, "FUSESPEC", Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
+  {"intel-hpu", 0, "INTEL_HPU", Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
+  {"memory", 0, "MEMORY", Kind::kText, kActions, "", "", kLimits},
+  {"memory-reservation", 0, "MEMORY_RESERVATION", Kind::kText, kActions, "", "", kLimits},
+  {"memory-swap", 0, "MEMORY_SWAP", Kind::kText, kActions, "", "", kLimits},
+  {"network-args", 0, "NETWORK_ARGS", Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
+  {"no-https", 0, "", Kind::kFlag, kActions, "", "", kPulls},
+  {"nohttps", 0, "", Kind::kFlag, kActions, "", "", kPulls},
+  {"nvccli", 0, "NVCCLI", Kind::kFlag, kActions, "", "", "use --nv"},
+  {"oom-kill-disable", 0, "OOM_KILL_DISABLE", Kind::kFlag, kActions, "", "", kLimits},
+  {"pids-limit", 0, "PIDS_LIMIT", Kind::kText, kActions, "", "", kLimits},
+  {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", Kind::kText, kActions, "", "", "environment scripts have no time limit here: use timeout(1) around the whole command"},
+  {"sharens", 0, "SHARENS", Kind::kFlag, kActions, "", "", "leave it out: processes that start the same image share its mount and namespace without it"},
+  {"tmpdir", 0, "", Kind::kText, kActions, "", "", "nothing is unpacked at start: leave it out"},
+  {"underlay", 0, "UNDERLAY", Kind::kFlag, kActions, "", "", "leave it out: missing mount points always appear through overlay"},
+  {"unsquash", 0, "UNSQUASH", Kind::kFlag, kActions, "", "", "make a directory with `postern build --sandbox DIR IMAGE` and run that"},
+});
+// clang-format on
+
+Problem bad_value(std::string what, std::string cure = {}) {
+  return Problem{.what = std::move(what), .cure = std::move(cure), .exit_code = kExitFatal};
+}
+
+// Names as in capabilities(7), in the order of their numbers.
+constexpr std::array<std::string_view, CAP_LAST_CAP + 1> kCapabilities = {
+    "CHOWN",          "DAC_OVERRIDE",    "DAC_READ_SEARCH",  "FOWNER",     "FSETID",
+    "KILL",           "SETGID",          "SETUID",           "SETPCAP",    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN",        "NET_RAW",    "IPC_LOCK",
+    "IPC_OWNER",      "SYS_MODULE",      "SYS_RAWIO",        "SYS_CHROOT", "SYS_PTRACE",
+    "SYS_PACCT",      "SYS_ADMIN",       "SYS_BOOT",         "SYS_NICE",   "SYS_RESOURCE",
+    "SYS_TIME",       "SYS_TTY_CONFIG",  "MKNOD",            "LEASE",      "AUDIT_WRITE",
+    "AUDIT_CONTROL",  "SETFCAP",         "MAC_OVERRIDE",     "MAC_ADMIN",  "SYSLOG",
+    "WAKE_ALARM",     "BLOCK_SUSPEND",   "AUDIT_READ",       "PERFMON",    "BPF",
+    "CHECKPOINT_RESTORE"};
+
+Outcome<std::uint64_t> capability_set(const std::vector<std::string>& names) {
+  std::uint64_t set = 0;
+  for (std::string name : names) {
+    std::transform(name.begin(), name.end(), name.begin(),
+                   [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
+    std::string_view bare = name;
+    if (bare.starts_with("CAP_")) {
+      bare.remove_prefix(4);
+    }
+    if (bare == "ALL") {
+      set = (std::uint64_t{1} << kCapabilities.size()) - 1;
+      continue;
+    }
+    const auto* found = std::find(kCapabilities.begin(), kCapabilities.end(), bare);
+    if (found == kCapabilities.end()) {
+      return bad_value("unknown capability " + name, "capabilities(7) has the names");
+    }
+    set |= std::uint64_t{1} << (found - kCapabilities.begin());
+  }
+  return set;
+}
+
+// hostname(7): letters, digits, hyphens and dots, each part beginning and ending with no hyphen.
+bool is_hostname(std::string_view name) {
+  if (name.empty() || name.size() > 63 || name.front() == '-' || name.back() == '-' ||
+      name.front() == '.') {
+    return false;
+  }
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           c == '-' || c == '.';
+  });
+}
+
+// "A=1,B=2": pflag's string map. A comma inside a value belongs to it unless NAME= follows, so that
+// A=1,2 works as typed.
+void split_settings(std::string_view text, std::vector<std::string>& out) {
+  const auto starts_setting = [](std::string_view rest) {
+    const auto equals = rest.find('=');
+    if (equals == 0 || equals == rest.npos) {
+      return false;
+    }
+    return std::all_of(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(equals), [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
+    });
+  };
+  std::size_t begin = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == ',' && starts_setting(text.substr(i + 1))) {
+      out.emplace_back(text.substr(begin, i - begin));
+      begin = i + 1;
+    }
+  }
+  out.emplace_back(text.substr(begin));
+}
+
+Outcome<> environment_options(const Arguments& arguments, run::Action& action) {
+  for (const std::string& value : arguments.values("env")) {
+    split_settings(value, action.set);
+  }
+  for (const std::string& setting : action.set) {
+    if (const auto equals = setting.find('='); equals == 0 || equals == std::string::npos) {
+      return Problem{.what = "invalid argument \"" + setting + "\" for \"--env\": NAME=VALUE is expected",
+                     .exit_code = kExitUsage};
+    }
+  }
+  action.files = arguments.values("env-file");
+  action.not_imported = arguments.values("no-env");
+  return Ok{};
+}
+
+Outcome<> security_options(const Arguments& arguments, run::Action& action) {
+  for (const std::string& value : arguments.values("security")) {
+    if (value.starts_with("seccomp:")) {
+      action.seccomp = value.substr(8);
+    } else if (value.starts_with("uid:") || value.starts_with("gid:")) {
+      return bad_value("--security " + value + " is not available in postern",
+                       "use --fakeroot to appear as root");
+    } else {
+      return bad_value("--security " + value + " is not available in postern",
+                       "the labels of the caller's session apply; only seccomp:FILE can be set");
+    }
+  }
+  POSTERN_TRY_ASSIGN(action.add_capabilities, capability_set(arguments.values("add-caps")));
+  POSTERN_TRY_ASSIGN(action.drop_capabilities, capability_set(arguments.values("drop-caps")));
+  action.no_privileges = arguments.given("no-privs");
+  action.keep_privileges = arguments.given("keep-privs");
+  return Ok{};
+}
+
+Outcome<> namespace_options(const Arguments& arguments, run::Action& action) {
+  action.pid = arguments.given("pid");
+  action.ipc = arguments.given("ipc");
+  action.hostname = arguments.text("hostname");
+  if (!action.hostname.empty() && !is_hostname(action.hostname)) {
+    return bad_value("\"" + action.hostname + "\" is not a host name",
+                     "use letters, digits, hyphens and dots, at most 63 characters");
+  }
+  action.uts = arguments.given("uts") || !action.hostname.empty();
+  action.network_namespace = arguments.text("netns-path");
+  if (arguments.given("net") || arguments.given("network")) {
+    const auto& networks = arguments.values("network");
+    if (networks.size() != 1 || networks[0] != "none") {
+      return bad_value(networks.empty() ? std::string("--net alone asks for a bridge, which does not exist here")
+                                        : "there is no network \"" + networks[0] + "\"",
+                       "leave the option out to share the host's network, or use --network none");
+    }
+    if (!action.network_namespace.empty()) {
+      return bad_value("--network none and --netns-path exclude each other", "give one of them");
+    }
+    action.network = run::Network::kNone;
+  }
+  action.user_namespace = arguments.given("userns");
+  action.fakeroot = arguments.given("fakeroot");
+  action.share = !arguments.given("no-share");
+  return Ok{};
+}
+
+Outcome<> key_options(const Arguments& arguments, run::Action& action) {
+  action.ask_passphrase = arguments.given("passphrase");
+  action.pem_path = arguments.text("pem-path");
+  action.passphrase_file = arguments.text("passphrase-file");
+  action.key_command = arguments.text("key-command");
+  if (const auto text = arguments.text("passphrase-fd"); !text.empty()) {
+    int fd = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fd);
+    if (error != std::errc{} || end != text.data() + text.size() || fd < 0) {
+      return Problem{.what = "invalid argument \"" + std::string(text) +
+                             "\" for \"--passphrase-fd\": a descriptor number is expected",
+                     .exit_code = kExitUsage};
+    }
+    action.passphrase_fd = fd;
+  }
+  return Ok{};
+}
+
+void mount_options(const Arguments& arguments, run::Action& action) {
+  action.binds = arguments.values("bind");
+  action.mounts = arguments.values("mount");
+  action.no_mount = arguments.values("no-mount");
+  action.overlays = arguments.values("overlay");
+  action.scratch = arguments.values("scratch");
+  action.libraries = arguments.values("containlibs");
+  action.dns = arguments.values("dns");
+  action.home = arguments.text("home");
+  action.workdir = arguments.text("workdir");
+  action.cwd = arguments.given("cwd") ? arguments.text("cwd") : arguments.text("pwd");
+  action.no_home = arguments.given("no-home");
+  action.contain = arguments.given("contain");
+  action.writable = arguments.given("writable");
+  action.writable_tmpfs = arguments.given("writable-tmpfs");
+  action.nv = arguments.given("nv") && !arguments.given("no-nv");
+  action.rocm = arguments.given("rocm") && !arguments.given("no-rocm");
+}
+
+}  // namespace
+
+std::span<const Option> action_options() { return kOptions; }
+
+Outcome<run::Action> to_action(const Arguments& arguments) {
+  run::Action action;
+  mount_options(arguments, action);
+  POSTERN_TRY(environment_options(arguments, action));
+  POSTERN_TRY(namespace_options(arguments, action));
+  POSTERN_TRY(security_options(arguments, action));
+  POSTERN_TRY(key_options(arguments, action));
+  action.clean_environment = arguments.given("cleanenv");
+  action.no_eval = arguments.given("no-eval");
+  action.no_init = arguments.given("no-init");
+  action.no_umask = arguments.given("no-umask");
+  action.app = arguments.text("app");
+
+  const bool compat = arguments.given("compat");
+  if (compat || arguments.given("containall")) {
+    action.contain = true;
+    action.pid = true;
+    action.ipc = true;
+    action.clean_environment = true;
+  }
+  if (arguments.given("no-pid")) {
+    action.pid = false;
+  }
+  if (compat) {
+    action.no_init = true;
+    action.no_umask = true;
+    action.no_eval = true;
+    action.writable_tmpfs = true;
+  }
+  return action;
+}
+
+}  // namespace postern::cli
