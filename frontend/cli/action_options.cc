@@ -39,6 +39,7 @@ constexpr std::array kOptions = std::to_array<Option>({
   {"env", 0, "", Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
   {"env-file", 0, "ENV_FILE", Kind::kList, kActions, "FILES", "set variables from shell files"},
   {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kActions, "", "appear as root inside"},
+  {"help", 'h', "", Kind::kFlag, kActions, "", "show this help"},
   {"home", 'H', "HOME", Kind::kText, kActions, "SRC[:DST]", "home directory"},
   {"hostname", 0, "HOSTNAME", Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
   {"ipc", 'i', "IPC,UNSHARE_IPC", Kind::kFlag, kActions, "", "new IPC namespace"},
@@ -304,6 +305,7 @@ Outcome<run::Action> to_action(const Arguments& arguments) {
   action.no_init = arguments.given("no-init");
   action.no_umask = arguments.given("no-umask");
   action.app = arguments.text("app");
+  action.shell = arguments.text("shell");
 
   const bool compat = arguments.given("compat");
   if (compat || arguments.given("containall")) {

@@ -1,0 +1,114 @@
+// exec, run, shell and test.
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include <unistd.h>
+
+#include "frontend/cli/action_options.h"
+#include "frontend/cli/command.h"
+#include "frontend/message/message.h"
+#include "frontend/run/libexec.h"
+#include "frontend/run/plan.h"
+#include "frontend/userns/launch.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::cli {
+namespace {
+
+// The words behind the options: image, then command or arguments.
+Outcome<> take_operands(const std::vector<std::string>& operands, run::Action& action) {
+  const std::size_t needed = action.what == init::Action::kExec ? 2 : 1;
+  if (operands.size() < needed) {
+    return Problem{.what = needed == 2 ? "an image and a command are needed" : "an image is needed",
+                   .exit_code = kExitUsage};
+  }
+  action.image = operands[0];
+  action.arguments.assign(operands.begin() + 1, operands.end());
+  if (action.what == init::Action::kShell && !action.arguments.empty()) {
+    message::warning("shell takes no arguments beside the image: they are ignored");
+    action.arguments.clear();
+  }
+  return Ok{};
+}
+
+Outcome<run::PlanInput> gather(run::Action action) {
+  run::PlanInput input;
+  input.caller = run::read_caller();
+  if (input.caller.directory.empty()) {
+    message::warning("the current directory does not exist any more: starting in the home directory");
+  }
+  POSTERN_TRY_ASSIGN(input.image, run::open_image(action.image, input.caller.directory));
+
+  run::EnvironmentWish wish{.clean = action.clean_environment,
+                            .not_imported = std::move(action.not_imported),
+                            .set = std::move(action.set)};
+  for (const std::string& file : action.files) {
+    const std::string path = file.starts_with('/') ? file : input.caller.directory + '/' + file;
+    POSTERN_TRY_ASSIGN(std::vector<std::string> variables, run::evaluate_environment_file(path));
+    std::move(variables.begin(), variables.end(), std::back_inserter(wish.from_files));
+  }
+  input.environment = run::payload_environment(wish, environ);
+  const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
+  input.host_path = path != nullptr ? path : "";
+  input.init_program = run::libexec_program("postern-init");
+  input.message_level = static_cast<std::int32_t>(message::threshold());
+  input.action = std::move(action);
+  return input;
+}
+
+Outcome<int> start(run::Action action) {
+  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action)));
+  for (const std::string& warning : input.environment.warnings) {
+    message::warning(warning);
+  }
+  std::vector<std::string> warnings;
+  auto plan = run::make_plan(std::move(input), warnings);
+  for (const std::string& warning : warnings) {
+    message::warning(warning);
+  }
+  if (!plan) {
+    return std::move(plan).error();
+  }
+  return userns::launch(*std::move(plan));
+}
+
+int act(init::Action what, std::string_view name, std::span<const std::string> words) {
+  const Command& command = *find_command(name);
+  auto arguments = parse(action_options(), command.options, words, environ, true);
+  if (!arguments) {
+    if (arguments.error().exit_code == kExitUsage) {
+      return report_usage_error(command, arguments.error());
+    }
+    message::fatal(arguments.error());
+    return arguments.error().exit_code;
+  }
+  if (arguments->given("help")) {
+    std::fputs(help(command).c_str(), stdout);
+    return 0;
+  }
+  auto action = to_action(*arguments);
+  if (action) {
+    action->what = what;
+    if (auto taken = take_operands(arguments->positional(), *action); !taken) {
+      return report_usage_error(command, taken.error());
+    }
+  } else if (action.error().exit_code == kExitUsage) {
+    return report_usage_error(command, action.error());
+  }
+  auto status = action ? start(*std::move(action)) : Outcome<int>(std::move(action).error());
+  if (!status) {
+    message::fatal(status.error());
+    return status.error().exit_code;
+  }
+  return *status;
+}
+
+}  // namespace
+
+int exec_command(std::span<const std::string> words) { return act(init::Action::kExec, "exec", words); }
+int run_command(std::span<const std::string> words) { return act(init::Action::kRun, "run", words); }
+int shell_command(std::span<const std::string> words) { return act(init::Action::kShell, "shell", words); }
+int test_command(std::span<const std::string> words) { return act(init::Action::kTest, "test", words); }
+
+}  // namespace postern::cli

@@ -1,0 +1,123 @@
+#include "frontend/cli/command.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <utility>
+
+#include "frontend/cli/action_options.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::cli {
+namespace {
+
+constexpr CommandSet kAll = 1;
+
+// clang-format off
+constexpr std::array kGlobalOptions = std::to_array<Option>({
+  {"debug", 'd', "DEBUG", Kind::kFlag, kAll, "", "say everything"},
+  {"verbose", 'v', "VERBOSE", Kind::kFlag, kAll, "", "say more"},
+  {"quiet", 'q', "QUIET", Kind::kFlag, kAll, "", "warnings and errors only"},
+  {"silent", 's', "SILENT", Kind::kFlag, kAll, "", "errors only"},
+  {"nocolor", 0, "NOCOLOR", Kind::kFlag, kAll, "", "no colours"},
+  {"config", 'c', "CONFIG_FILE", Kind::kText, kAll, "FILE", "another postern.toml (in suid mode the site's own still decides)"},
+  {"build-config", 0, "", Kind::kFlag, kAll, "", "", "use --config with a file of your own"},
+  {"help", 'h', "", Kind::kFlag, kAll, "", "show this help"},
+  {"version", 0, "", Kind::kFlag, kAll, "", "show the version"},
+});
+
+constexpr std::array kCommands = std::to_array<Command>({
+  {"build", "", "[options] TARGET SOURCE", "make an image from a directory, archive or definition", "", nullptr, "postern-build", 0},
+  {"buildcfg", "", "[NAME]", "", "", buildcfg_command, nullptr, 0},
+  {"completion", "", "bash|zsh|fish", "", "bash zsh fish", completion_command, nullptr, 0},
+  {"decrypt", "", "[options] IMAGE", "take the encryption from an image", "", nullptr, "postern-crypt", 0},
+  {"encrypt", "", "[options] IMAGE", "encrypt an image", "", nullptr, "postern-crypt", 0},
+  {"exec", "", "[options] IMAGE COMMAND [ARGUMENT...]", "run a command in a container", "", exec_command, nullptr, kExec},
+  {"help", "", "[COMMAND]", "show help", "", help_command, nullptr, 0},
+  {"key", "keys", "COMMAND", "manage OpenPGP keys", "export import list newpair pull push remove search", nullptr, "postern-keys", 0},
+  {"rekey", "", "[options] IMAGE", "change the keys of an encrypted image", "", nullptr, "postern-crypt", 0},
+  {"run", "", "[options] IMAGE [ARGUMENT...]", "run the image's runscript", "", run_command, nullptr, kRun},
+  {"seal", "", "[options] IMAGE", "bind the bytes of an image to a signed hash tree", "", nullptr, "postern-keys", 0},
+  {"shell", "", "[options] IMAGE", "start a shell in a container", "", shell_command, nullptr, kShell},
+  {"sign", "", "[options] IMAGE", "sign an image", "", nullptr, "postern-keys", 0},
+  {"test", "", "[options] IMAGE [ARGUMENT...]", "run the image's test script", "", test_command, nullptr, kTest},
+  {"verify", "", "[options] IMAGE", "check the signatures of an image", "", nullptr, "postern-keys", 0},
+  {"version", "", "", "show the version", "", version_command, nullptr, 0},
+});
+// clang-format on
+
+constexpr bool is_sorted(std::span<const Command> table) {
+  return std::is_sorted(table.begin(), table.end(),
+                        [](const Command& a, const Command& b) { return a.name < b.name; });
+}
+static_assert(is_sorted(kCommands), "help and completions show the table's order");
+
+std::string g_config_path = POSTERN_CONFDIR "/postern.toml";
+
+std::string usage_line(const Command& command) {
+  return "  postern [global options] " + std::string(command.name) +
+         (command.usage.empty() ? "" : " ") + std::string(command.usage) + '\n';
+}
+
+}  // namespace
+
+std::span<const Command> commands() { return kCommands; }
+
+const Command* find_command(std::string_view name) {
+  for (const Command& command : kCommands) {
+    if (command.name == name || (!command.alias.empty() && command.alias == name)) {
+      return &command;
+    }
+  }
+  return nullptr;
+}
+
+std::span<const Option> global_options() { return kGlobalOptions; }
+
+std::string help(const Command& command) {
+  std::string text(command.summary);
+  if (!text.empty()) {
+    text[0] = static_cast<char>(text[0] - ('a' - 'A'));
+    text += ".\n\n";
+  }
+  text += "Usage:\n" + usage_line(command);
+  if (!command.subcommands.empty()) {
+    text += "\nCommands: " + std::string(command.subcommands) + '\n';
+  }
+  if (command.options != 0) {
+    text += "\nOptions:\n" + describe(action_options(), command.options) +
+            "\nEach option has an environment variable: POSTERN_ and its name in capitals, as in\n"
+            "POSTERN_BIND; APPTAINER_ and SINGULARITY_ work too. See postern(1).\n";
+  }
+  return text;
+}
+
+std::string general_help() {
+  std::string text =
+      "Postern runs containers as the calling user.\n\n"
+      "Usage:\n  postern [global options] COMMAND [options] [ARGUMENT...]\n\nCommands:\n";
+  for (const Command& command : kCommands) {
+    if (!command.summary.empty()) {
+      std::string line = "  " + std::string(command.name);
+      line.resize(14, ' ');
+      text += line + std::string(command.summary) + '\n';
+    }
+  }
+  text += "\nGlobal options:\n" + describe(kGlobalOptions, kAll);
+  text += "\nRun 'postern COMMAND --help' for the options of a command.\n";
+  return text;
+}
+
+int report_usage_error(const Command& command, const Problem& problem) {
+  const std::string name(command.name);
+  const std::string text = "Error for command \"" + name + "\": " + problem.what + "\n\nUsage:\n" +
+                           usage_line(command) + "\nRun 'postern " + name +
+                           " --help' for more detailed usage information.\n";
+  std::fputs(text.c_str(), stderr);
+  return kExitUsage;
+}
+
+const std::string& config_path() { return g_config_path; }
+void set_config_path(std::string path) { g_config_path = std::move(path); }
+
+}  // namespace postern::cli

@@ -1,0 +1,71 @@
+// version, buildcfg and help.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <unistd.h>
+
+#include "frontend/cli/command.h"
+#include "frontend/message/message.h"
+#include "frontend/run/libexec.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::cli {
+
+int version_command(std::span<const std::string> /*words*/) {
+  std::puts(POSTERN_VERSION);
+  return 0;
+}
+
+int buildcfg_command(std::span<const std::string> words) {
+  struct Value {
+    std::string_view name;
+    std::string_view value;
+  };
+  static constexpr std::array kValues = std::to_array<Value>({
+      {"PACKAGE_NAME", "postern"},
+      {"PACKAGE_VERSION", POSTERN_VERSION},
+      {"PREFIX", POSTERN_PREFIX},
+      {"BINDIR", POSTERN_BINDIR},
+      {"LIBEXECDIR", POSTERN_LIBEXECDIR},
+      {"POSTERN_CONFDIR", POSTERN_CONFDIR},
+      {"POSTERN_CONF_FILE", POSTERN_CONFDIR "/postern.toml"},
+      {"POSTERN_SUID_INSTALL", POSTERN_SUID ? "1" : "0"},
+  });
+  if (words.empty()) {
+    for (const Value& value : kValues) {
+      std::printf("%s=%s\n", value.name.data(), value.value.data());
+    }
+    return 0;
+  }
+  const auto* found = std::find_if(kValues.begin(), kValues.end(),
+                                   [&](const Value& value) { return value.name == words[0]; });
+  if (found == kValues.end()) {
+    return report_usage_error(*find_command("buildcfg"),
+                              Problem{.what = "there is no value " + words[0]});
+  }
+  std::puts(found->value.data());
+  return 0;
+}
+
+int help_command(std::span<const std::string> words) {
+  if (words.empty()) {
+    std::fputs(general_help().c_str(), stdout);
+    return 0;
+  }
+  const Command* command = find_command(words[0]);
+  if (command == nullptr) {
+    return report_usage_error(*find_command("help"),
+                              Problem{.what = "there is no command \"" + words[0] + '"'});
+  }
+  if (command->program != nullptr) {
+    return run_program(*command, std::vector<std::string>{"--help"});
+  }
+  std::fputs(help(*command).c_str(), stdout);
+  return 0;
+}
+
+}  // namespace postern::cli

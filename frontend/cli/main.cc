@@ -1,0 +1,138 @@
+// bin/postern: global options, then the command.
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "frontend/cli/command.h"
+#include "frontend/message/message.h"
+#include "frontend/run/libexec.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::cli {
+namespace {
+
+// Programs that we start print as we do; see message::configure_from_environment.
+void publish(const Arguments& global) {
+  struct Level {
+    std::string_view option;
+    message::Level level;
+  };
+  static constexpr std::array<Level, 4> kLevels = {{{"debug", message::Level::kDebug},
+                                                    {"verbose", message::Level::kVerbose},
+                                                    {"quiet", message::Level::kLog},
+                                                    {"silent", message::Level::kError}}};
+  const auto* chosen = std::find_if(kLevels.begin(), kLevels.end(),
+                                    [&](const Level& one) { return global.given(one.option); });
+  // NOLINTBEGIN(concurrency-mt-unsafe): one thread
+  if (chosen != kLevels.end()) {
+    const std::string number = std::to_string(static_cast<int>(chosen->level));
+    ::setenv("POSTERN_MESSAGELEVEL", number.c_str(), 1);
+  }
+  if (global.given("nocolor")) {
+    ::setenv("POSTERN_NOCOLOR", "1", 1);
+  }
+  if (global.given("config")) {
+    set_config_path(std::string(global.text("config")));
+    ::setenv("POSTERN_CONFIG_FILE", config_path().c_str(), 1);
+  }
+  // NOLINTEND(concurrency-mt-unsafe)
+  message::configure_from_environment();
+}
+
+int unknown_command(const std::string& name) {
+  const std::string text = "Error: unknown command \"" + name +
+                           "\" for \"postern\"\n\nRun 'postern help' for the commands.\n";
+  std::fputs(text.c_str(), stderr);
+  return kExitUsage;
+}
+
+int usage_error(const Problem& problem) {
+  if (problem.exit_code != kExitUsage) {
+    message::fatal(problem);
+    return problem.exit_code;
+  }
+  std::fputs(("Error: " + problem.what + "\n\nRun 'postern --help' for usage.\n").c_str(), stderr);
+  return kExitUsage;
+}
+
+int dispatch(const std::vector<std::string>& words) {
+  auto global = parse(global_options(), 1, words, environ, true);
+  if (!global) {
+    return usage_error(global.error());
+  }
+  publish(*global);
+  if (global->given("version")) {
+    return version_command({});
+  }
+  const std::vector<std::string>& rest = global->positional();
+  if (global->given("help")) {
+    return help_command({});
+  }
+  if (rest.empty()) {
+    std::fputs(general_help().c_str(), stderr);
+    return kExitUsage;
+  }
+  const Command* command = find_command(rest[0]);
+  if (command == nullptr) {
+    return unknown_command(rest[0]);
+  }
+  const auto operands = std::span(rest).subspan(1);
+  if (command->program != nullptr) {
+    return run_program(*command, operands);
+  }
+  const bool wants_help = command->options == 0 && !operands.empty() &&
+                          (operands[0] == "--help" || operands[0] == "-h");
+  return wants_help ? help_command(rest) : command->handler(operands);
+}
+
+// Descriptors 0, 1 and 2 exist, so that nothing we open takes their place: a caller may start us
+// with them closed.
+bool has_standard_descriptors() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", fd == 0 ? O_RDONLY : O_WRONLY) != fd) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int run_program(const Command& command, std::span<const std::string> words) {
+  const std::string path = run::libexec_program(command.program);
+  std::string name = "postern";
+  std::vector<std::string> copies{std::string(command.name)};
+  copies.insert(copies.end(), words.begin(), words.end());
+  std::vector<char*> argv{name.data()};
+  for (std::string& copy : copies) {
+    argv.push_back(copy.data());
+  }
+  argv.push_back(nullptr);
+  ::execv(path.c_str(), argv.data());
+  message::fatal(system_problem("starting " + path, errno,
+                                "the installation is incomplete: install postern again"));
+  return kExitFatal;
+}
+
+}  // namespace postern::cli
+
+int main(int argc, char** argv) {
+  if (!postern::cli::has_standard_descriptors()) {
+    return postern::kExitFatal;
+  }
+  std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
+  const std::string_view self = argc > 0 ? argv[0] : "";
+  // The launch line of SIF files: "#!/usr/bin/env run-singularity".
+  if (self.substr(self.rfind('/') + 1) == "run-singularity") {
+    words.insert(words.begin(), {"--quiet", "run"});
+  }
+  return postern::cli::dispatch(words);
+}
