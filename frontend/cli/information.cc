@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "frontend/cli/command.h"
+#include "frontend/cli/completion.h"
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "protocol/exit_codes.h"
@@ -65,6 +66,16 @@ int help_command(std::span<const std::string> words) {
     return run_program(*command, std::vector<std::string>{"--help"});
   }
   std::fputs(help(*command).c_str(), stdout);
+  return 0;
+}
+
+int completion_command(std::span<const std::string> words) {
+  const std::string script = words.size() == 1 ? completion_script(words[0]) : std::string{};
+  if (script.empty()) {
+    return report_usage_error(*find_command("completion"),
+                              Problem{.what = "the name of a shell is needed"});
+  }
+  std::fputs(script.c_str(), stdout);
   return 0;
 }
 

@@ -1,0 +1,192 @@
+#include "frontend/cli/completion.h"
+
+#include <string_view>
+
+#include "frontend/cli/action_options.h"
+#include "frontend/cli/command.h"
+
+namespace postern::cli {
+namespace {
+
+bool is_offered(const Option& option, CommandSet commands) {
+  return (option.commands & commands) != 0 && !option.help.empty() && option.refusal.empty();
+}
+
+std::string option_words(std::span<const Option> table, CommandSet commands) {
+  std::string words;
+  for (const Option& option : table) {
+    if (is_offered(option, commands)) {
+      words += (words.empty() ? "--" : " --") + std::string(option.name);
+    }
+  }
+  return words;
+}
+
+std::string command_words() {
+  std::string words;
+  for (const Command& command : commands()) {
+    if (!command.summary.empty()) {
+      words += (words.empty() ? "" : " ") + std::string(command.name);
+    }
+  }
+  return words;
+}
+
+// Single quotes for a shell; the texts of the tables hold none but these.
+std::string quoted(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text) {
+    out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  }
+  return out + "'";
+}
+
+// Options that take a value are followed by a file name, which is what most of them want.
+std::string bash() {
+  std::string text =
+      "# bash completion for postern, made by `postern completion bash`\n"
+      "_postern() {\n"
+      "  local word=${COMP_WORDS[COMP_CWORD]} command= at=1 known=\n"
+      "  while [ $at -lt $COMP_CWORD ]; do\n"
+      "    case ${COMP_WORDS[at]} in\n"
+      "      -c|--config) at=$((at + 1)) ;;\n"
+      "      -*) ;;\n"
+      "      *) command=${COMP_WORDS[at]}; break ;;\n"
+      "    esac\n"
+      "    at=$((at + 1))\n"
+      "  done\n"
+      "  case $command in\n"
+      "    '') known=\"" + command_words() + ' ' + option_words(global_options(), ~CommandSet{0}) +
+      "\" ;;\n";
+  for (const Command& command : commands()) {
+    std::string words(command.subcommands);
+    if (command.options != 0) {
+      words = option_words(action_options(), command.options);
+    }
+    if (!words.empty()) {
+      text += "    " + std::string(command.name) +
+              (command.alias.empty() ? "" : "|" + std::string(command.alias)) + ") known=\"" + words +
+              "\" ;;\n";
+    }
+  }
+  return text +
+         "    help) known=\"" + command_words() + "\" ;;\n"
+         "  esac\n"
+         "  case $command:$word in\n"
+         "    :*|help:*|*:-*) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
+         "    *)\n"
+         "      COMPREPLY=()\n"
+         "      case $known in\n"
+         "        -*) ;;\n"
+         "        *) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
+         "      esac ;;\n"
+         "  esac\n"
+         "}\n"
+         "complete -o bashdefault -o default -F _postern postern\n";
+}
+
+std::string zsh_options(std::span<const Option> table, CommandSet commands) {
+  std::string text;
+  for (const Option& option : table) {
+    if (!is_offered(option, commands)) {
+      continue;
+    }
+    std::string help;
+    for (const char c : option.help) {
+      // Brackets, colons and backslashes have a meaning inside a specification (zshcompsys(1)).
+      help += c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
+    }
+    const std::string value = option.kind == Kind::kFlag ? "" : ": :_files";
+    const std::string repeat = option.kind == Kind::kList || option.kind == Kind::kArray ? "*" : "";
+    text += " \\\n        " + quoted(repeat + "--" + std::string(option.name) +
+                                     (option.kind == Kind::kFlag ? "" : "=") + "[" + help + "]" + value);
+    if (option.letter != 0) {
+      text += " \\\n        " + quoted(repeat + "-" + std::string(1, option.letter) + "[" + help + "]" + value);
+    }
+  }
+  return text;
+}
+
+std::string zsh() {
+  std::string text =
+      "#compdef postern\n"
+      "# zsh completion for postern, made by `postern completion zsh`\n"
+      "_postern() {\n"
+      "  local state line curcontext=$curcontext\n"
+      "  _arguments -C -S -A '-*'" + zsh_options(global_options(), ~CommandSet{0}) +
+      " \\\n        '1:command:->command' '*::argument:->argument'\n"
+      "  case $state in\n"
+      "    command)\n"
+      "      local -a known=(\n";
+  for (const Command& command : commands()) {
+    if (!command.summary.empty()) {
+      text += "        " + quoted(std::string(command.name) + ":" + std::string(command.summary)) + "\n";
+    }
+  }
+  text += "      )\n      _describe command known ;;\n    argument)\n      case $words[1] in\n";
+  for (const Command& command : commands()) {
+    if (command.options != 0) {
+      text += "      " + std::string(command.name) + ") _arguments -S -A '-*'" +
+              zsh_options(action_options(), command.options) +
+              " \\\n        '1:image:_files' '*::command:_normal' ;;\n";
+    } else if (!command.subcommands.empty()) {
+      text += "      " + std::string(command.name) + ") if (( CURRENT == 2 )); then compadd " +
+              std::string(command.subcommands) + "; else _files; fi ;;\n";
+    }
+  }
+  return text + "      *) _files ;;\n      esac ;;\n  esac\n}\n_postern \"$@\"\n";
+}
+
+std::string fish_option(const Option& option, std::string_view condition) {
+  std::string text = "complete -c postern -n " + quoted(condition) + " -l " + std::string(option.name);
+  if (option.letter != 0) {
+    text += " -s " + std::string(1, option.letter);
+  }
+  if (option.kind != Kind::kFlag) {
+    text += " -r";
+  }
+  return text + " -d " + quoted(option.help) + "\n";
+}
+
+std::string fish() {
+  std::string text = "# fish completion for postern, made by `postern completion fish`\n";
+  for (const Option& option : global_options()) {
+    if (is_offered(option, ~CommandSet{0})) {
+      text += fish_option(option, "__fish_use_subcommand");
+    }
+  }
+  for (const Command& command : commands()) {
+    const std::string name(command.name);
+    if (!command.summary.empty()) {
+      text += "complete -c postern -n '__fish_use_subcommand' -f -a " + name + " -d " +
+              quoted(command.summary) + "\n";
+    }
+    if (!command.subcommands.empty()) {
+      text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
+              quoted(command.subcommands) + "\n";
+    }
+    if (command.options == 0) {
+      continue;
+    }
+    for (const Option& option : action_options()) {
+      if (is_offered(option, command.options)) {
+        text += fish_option(option, "__fish_seen_subcommand_from " + name);
+      }
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string completion_script(std::string_view shell) {
+  if (shell == "bash") {
+    return bash();
+  }
+  if (shell == "zsh") {
+    return zsh();
+  }
+  return shell == "fish" ? fish() : std::string{};
+}
+
+}  // namespace postern::cli
