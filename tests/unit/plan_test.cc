@@ -13,7 +13,14 @@
 #include "frontend/run/plan.h"
 #include "protocol/limits.h"
 
-using namespace postern::run;  // NOLINT(google-build-using-namespace): a test of one namespace
+using postern::run::Action;
+using postern::run::Fakeroot;
+using postern::run::is_system_directory;
+using postern::run::LaunchPlan;
+using postern::run::libraries_in_cache;
+using postern::run::make_plan;
+using postern::run::parse_host_mounts;
+using postern::run::PlanInput;
 using postern::LaunchRequest;
 using postern::MountRequest;
 using postern::Operation;
