@@ -28,10 +28,11 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
   POSTERN_TRY(detach({options.fuse_fd, options.image_fd, options.listen_fd}));
   ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
   const Extent extent(options.image_fd, options.offset, options.size);
+  Devices devices = open_devices(options);
   POSTERN_TRY(confine(address_space(options)));
   POSTERN_TRY_ASSIGN(const auto image, Image::open(extent, {.data = options.cache_mib * kMib,
                                                             .metadata = kMetadataCacheBytes}));
-  return serve(*image, options);
+  return serve(*image, options, devices);
 }
 
 }  // namespace

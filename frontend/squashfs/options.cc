@@ -1,5 +1,8 @@
 #include "frontend/squashfs/options.h"
 
+#include <sched.h>
+
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -72,10 +75,20 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   return Problem{.what = "postern-squashfs: unknown option '" + std::string(option) + "'"};
 }
 
+// The mask of this process, not the machine: a job has its part of a node.
+unsigned processors() noexcept {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  // Fails where the machine has more than the set can hold: then there are enough.
+  const int count = ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : CPU_SETSIZE;
+  return static_cast<unsigned>(std::max(1, count));
+}
+
 }  // namespace
 
 Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
   Options options;
+  options.processors = processors();
   for (std::size_t i = 0; i < arguments.size(); i += 2) {
     if (i + 1 == arguments.size()) {
       return Problem{.what = std::string("postern-squashfs: ") + arguments[i] + " needs a value"};

@@ -24,6 +24,7 @@ struct Options {
   std::uint64_t size = 0;
   std::optional<Owner> owner;  // of every file; none: as the image says
   unsigned threads = 0;        // at most; 0: by the number of CPUs
+  unsigned processors = 1;     // that this process may use; not an option
   unsigned cache_mib = 16;     // decoded data blocks
 };
 

@@ -38,7 +38,7 @@ constexpr std::array kAllowed = {
     __NR_munmap, __NR_madvise, __NR_brk, __NR_mremap,        // malloc(3)
     __NR_set_robust_list, __NR_rseq, __NR_gettid,            // pthread_create(3)
     __NR_rt_sigprocmask, __NR_sched_yield, __NR_exit,
-    __NR_accept4, __NR_getsockopt, __NR_sendmsg, __NR_close, // handing over the mount
+    __NR_accept4, __NR_getsockopt, __NR_sendmsg, __NR_close, __NR_shutdown, // handing over the mount
     __NR_getppid, __NR_getuid, __NR_nanosleep, __NR_clock_nanosleep,      // waiting for the mount
     __NR_clock_gettime, __NR_getrandom, __NR_poll, __NR_ppoll,
     __NR_write, __NR_exit_group, __NR_rt_sigreturn,          // the last words

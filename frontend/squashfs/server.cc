@@ -2,21 +2,33 @@
 
 #include "frontend/squashfs/server.h"
 
+#include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
-#include <sys/prctl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdarg>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
+#include "frontend/squashfs/crew.h"
 #include "frontend/squashfs/reader.h"
+#include "frontend/squashfs/share.h"
 
 namespace postern::squashfs {
 namespace {
@@ -29,15 +41,45 @@ constexpr std::size_t kMaxRequestBytes = 1 << 20;
 constexpr std::size_t kMaxPieces = kMaxRequestBytes / kMinBlockBytes + 2;
 constexpr std::size_t kMaxListingBytes = kMaxRequestBytes;
 
+// Enough to keep the processors and a disk busy; each costs a buffer of a block.
+unsigned default_threads(unsigned processors) noexcept {
+  return std::clamp(2 * processors, 4U, 8U);
+}
+
 // What a hole reads as. Never written: it stays the kernel's zero page.
 alignas(4096) std::byte g_zeros[kMaxBlockBytes];
 
-struct Server {
+// What a file is read at next if it is read in order.
+struct Sequence {
+  std::atomic<std::uint64_t> node = 0;
+  std::atomic<std::uint64_t> offset = 0;
+};
+
+struct Server final : Crew::Recruiter {
+  Server(Image& of, const Options& with, Devices& opened) noexcept
+      : image(of),
+        options(with),
+        devices(opened),
+        crew(*this, static_cast<unsigned>(opened.spare.size()) + 1, with.processors) {}
+
+  bool recruit() noexcept override;
+  void start_sharing() noexcept;
+  void wait_for_threads() noexcept;
+
   Image& image;
   const Options& options;
+  Devices& devices;
+  Crew crew;
   fuse_session* session = nullptr;
+  const pid_t starter = ::getppid();
+  const uid_t uid = ::getuid();
+  bool sharing = false;  // or it was tried
+  bool has_sharer = false;
+  pthread_t sharer{};
   bool answered = false;  // the first request came: there is a mount
-  pid_t starter = 0;
+  std::vector<pthread_t> threads;  // under the crew's lock
+  std::array<Sequence, 64> sequences;
+  std::atomic<std::uint32_t> last_fragment = kNoFragment;
 };
 
 // One thread's part of the server.
@@ -45,8 +87,10 @@ struct Worker {
   Worker(Server& of, int device) noexcept : server(of), fuse(device), reader(of.image) {}
   Server& server;
   const int fuse;  // this thread's /dev/fuse descriptor
+  bool listening = true;
   Reader reader;
   std::vector<DataBlock> blocks;
+  std::vector<DataBlock> ahead;
   std::vector<BlockCache::Pin> pins;
   std::vector<iovec> iov;
   std::vector<char> listing;
@@ -276,6 +320,47 @@ void on_readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t
 
 // --- data ----------------------------------------------------------------------------------------
 
+// A block this long takes longer to decode than another thread takes to wake up.
+constexpr std::uint32_t kSlowBytes = 16 * 1024;
+
+// The decoded block; where it must be decoded first, another thread listens meanwhile.
+Read<BlockCache::Pin> fetch(Worker& w, const DataBlock& block) noexcept {
+  const bool slow = (block.key.word & kDataStored) == 0 && block.key.word > kSlowBytes &&
+                    !w.server.image.data().contains(block.key);
+  if (slow && w.listening) {
+    w.server.crew.begin_slow();
+    w.listening = false;
+  }
+  return w.reader.data(block);
+}
+
+// Has resting threads decode what follows: the next blocks of a file that is read in order, or the
+// next fragment where small files are.
+void look_ahead(Worker& w, const Inode& file, std::uint64_t offset, std::size_t size) noexcept {
+  Server& server = w.server;
+  const std::uint32_t block_size = server.image.super().block_size;
+  Sequence& sequence = server.sequences[file.id * 0x9e3779b97f4a7c15U >> 58];
+  const bool in_order = offset != 0 && sequence.node.load(std::memory_order_relaxed) == file.id &&
+                        sequence.offset.load(std::memory_order_relaxed) == offset;
+  sequence.node.store(file.id, std::memory_order_relaxed);
+  sequence.offset.store(offset + size, std::memory_order_relaxed);
+  if (server.devices.spare.empty() || !server.crew.has_time()) {
+    return;
+  }
+  if (in_order || (offset == 0 && size >= block_size)) {
+    w.ahead.clear();
+    const std::uint64_t next = (offset + size - 1) / block_size + 1;
+    if (!w.reader.blocks(file, next, server.options.processors, w.ahead)) {
+      return;
+    }
+    for (const DataBlock& block : w.ahead) {
+      if (!block.hole() && !server.image.data().contains(block.key)) {
+        server.crew.read_ahead(block);
+      }
+    }
+  }
+}
+
 // Gathers the bytes [offset, offset + size) of a file in w.iov, held by w.pins.
 Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset) noexcept {
   POSTERN_TRY_ASSIGN(const Inode file, w.reader.inode(inode_of(node, w.reader)));
@@ -290,6 +375,7 @@ Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset
   const std::uint64_t first = offset / block_size;
   const std::uint64_t last = (offset + left - 1) / block_size;
   POSTERN_TRY(w.reader.blocks(file, first, last - first + 1, w.blocks));
+  look_ahead(w, file, offset, left);
   std::uint64_t skip = offset % block_size;
   for (const DataBlock& block : w.blocks) {
     if (skip >= block.length) {
@@ -299,7 +385,7 @@ Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset
     if (block.hole()) {
       w.iov.push_back({g_zeros, take});
     } else {
-      POSTERN_TRY_ASSIGN(BlockCache::Pin pin, w.reader.data(block));
+      POSTERN_TRY_ASSIGN(BlockCache::Pin pin, fetch(w, block));
       // SAFETY: writev(2) only reads what an iovec points at; the type has no const.
       auto* from = const_cast<std::byte*>(pin.bytes().data()) + block.offset + skip;
       w.iov.push_back({from, take});
@@ -420,10 +506,149 @@ ssize_t write_device(int /*fd*/, iovec* iov, int count, void* /*data*/) noexcept
 
 void drop_log(fuse_log_level /*level*/, const char* /*format*/, va_list /*arguments*/) noexcept {}
 
+// --- threads -------------------------------------------------------------------------------------
+
+// Requests between two looks at whether more are waiting.
+constexpr unsigned kBacklogEvery = 64;
+constexpr std::size_t kStackBytes = 512 * 1024;
+
+// Answers requests until another thread takes over, or there are no more. Returns errno, or 0.
+int listen(Worker& w, fuse_buf& request) noexcept {
+  unsigned answered = 0;
+  while (fuse_session_exited(w.server.session) == 0) {
+    const int size = fuse_session_receive_buf(w.server.session, &request);
+    if (size == -EINTR || size == -EAGAIN) {
+      continue;
+    }
+    if (size <= 0) {
+      return -size;
+    }
+    fuse_session_process_buf(w.server.session, &request);
+    if (!w.listening) {
+      w.listening = w.server.crew.end_slow();
+    } else if (++answered % kBacklogEvery == 0) {
+      pollfd waiting{w.fuse, POLLIN, 0};
+      w.listening = w.server.crew.report_backlog(::poll(&waiting, 1, 0) == 1);
+    }
+    if (!w.listening) {
+      return 0;
+    }
+    if (w.server.options.listen_fd >= 0 && !w.server.sharing) {
+      w.server.start_sharing();
+    }
+  }
+  return 0;
+}
+
+// A thread's life. `w.listening` says how it begins.
+int work(Worker& w) noexcept {
+  t_worker = &w;
+  fuse_buf request{};
+  int status = 0;
+  for (;;) {
+    if (w.listening) {
+      status = listen(w, request);
+      if (status != 0 || fuse_session_exited(w.server.session) != 0) {
+        w.server.crew.stop();
+        break;
+      }
+    }
+    DataBlock block;
+    const Crew::Task task = w.server.crew.rest(block);
+    if (task == Crew::Task::kStop) {
+      break;
+    }
+    w.listening = task == Crew::Task::kListen;
+    if (task == Crew::Task::kReadAhead) {
+      static_cast<void>(w.reader.data(block));  // an error is met again by who wants the block
+      w.server.crew.end_read_ahead();
+    }
+  }
+  ::free(request.mem);
+  return status;
+}
+
+void* run_thread(void* argument) noexcept {
+  const std::unique_ptr<Worker> w(static_cast<Worker*>(argument));
+  work(*w);
+  return nullptr;
+}
+
+bool start_thread(pthread_t& thread, void* (*function)(void*), void* argument) noexcept {
+  pthread_attr_t attributes;
+  if (::pthread_attr_init(&attributes) != 0) {
+    return false;
+  }
+  ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  const int err = ::pthread_create(&thread, &attributes, function, argument);
+  ::pthread_attr_destroy(&attributes);
+  return err == 0;
+}
+
+// Under the crew's lock.
+bool Server::recruit() noexcept {
+  if (threads.size() == devices.spare.size()) {
+    return false;
+  }
+  // A descriptor of its own spares the threads a lock in the kernel. Where it cannot be had, the
+  // first one serves as well.
+  int device = devices.spare[threads.size()].get();
+  auto first = static_cast<std::uint32_t>(options.fuse_fd);
+  if (device < 0 || ::ioctl(device, FUSE_DEV_IOC_CLONE, &first) != 0) {
+    device = options.fuse_fd;
+  }
+  auto* w = new (std::nothrow) Worker(*this, device);
+  if (w == nullptr) {
+    return false;
+  }
+  w->listening = false;
+  pthread_t thread{};
+  if (!start_thread(thread, run_thread, w)) {
+    delete w;
+    return false;
+  }
+  threads.push_back(thread);
+  return true;
+}
+
+// After the first request, so that the start does not wait for it, and so that nobody joins a mount
+// that was never made.
+void Server::start_sharing() noexcept {
+  sharing = true;
+  has_sharer = start_thread(
+      sharer,
+      [](void* argument) -> void* {
+        const auto& server = *static_cast<Server*>(argument);
+        share_mount(server.options.listen_fd, server.options.fuse_fd, server.uid);
+        return nullptr;
+      },
+      this);
+}
+
+// ORDER: after the last request: a thread is in read(2), which fails now, or at work, which ends.
+void Server::wait_for_threads() noexcept {
+  if (has_sharer) {
+    ::shutdown(options.listen_fd, SHUT_RDWR);
+    ::pthread_join(sharer, nullptr);
+  }
+  for (const pthread_t thread : threads) {
+    ::pthread_join(thread, nullptr);
+  }
+}
+
 }  // namespace
 
-Outcome<> serve(Image& image, const Options& options) noexcept {
-  Server server{.image = image, .options = options, .starter = ::getppid()};
+Devices open_devices(const Options& options) noexcept {
+  Devices devices;
+  const unsigned most = options.threads != 0 ? options.threads : default_threads(options.processors);
+  for (unsigned i = 1; i < most; ++i) {
+    devices.spare.emplace_back(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  }
+  return devices;
+}
+
+Outcome<> serve(Image& image, const Options& options, Devices& devices) noexcept {
+  Server server(image, options, devices);
   fuse_set_log_func(drop_log);
   char name[] = "postern-squashfs";
   char* argv[] = {name, nullptr};
@@ -435,21 +660,10 @@ Outcome<> serve(Image& image, const Options& options) noexcept {
     return system_problem("preparing the FUSE session", ENOMEM);
   }
   Worker first(server, options.fuse_fd);
-  t_worker = &first;
-  fuse_buf request{};
-  int status = 0;
-  while (fuse_session_exited(server.session) == 0) {
-    status = fuse_session_receive_buf(server.session, &request);
-    if (status == -EINTR || status == -EAGAIN) {
-      continue;
-    }
-    if (status <= 0) {
-      break;
-    }
-    fuse_session_process_buf(server.session, &request);
-  }
-  if (status < 0) {
-    return system_problem("reading from /dev/fuse", -status);
+  const int status = work(first);
+  server.wait_for_threads();
+  if (status != 0) {
+    return system_problem("reading from /dev/fuse", status);
   }
   return Ok{};
 }

@@ -36,8 +36,8 @@ void write_file(const char* path, const std::string& text) {
   ::close(fd);
 }
 
-void enter_namespaces(uid_t uid, gid_t gid) {
-  if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
+void enter_user_namespace(uid_t uid, gid_t gid) {
+  if (::unshare(CLONE_NEWUSER) != 0) {
     fail("unshare");
   }
   write_file("/proc/self/setgroups", "deny");
@@ -101,7 +101,7 @@ int main(int argc, char** argv) {
     fail(argv[optind + 1]);
   }
   const int listening = share != nullptr ? listen_on(share) : -1;
-  enter_namespaces(uid, gid);
+  enter_user_namespace(uid, gid);
   const int fuse = ::open("/dev/fuse", O_RDWR);
   if (fuse < 0) {
     fail("/dev/fuse");
@@ -116,6 +116,11 @@ int main(int argc, char** argv) {
     arguments.emplace_back(argv[command]);
   }
   const pid_t pid = start_server(server, arguments);
+  // ORDER: after the server is started: one that lived in the mount's namespace would keep it, and
+  // with it the mount, alive for ever.
+  if (::unshare(CLONE_NEWNS) != 0) {
+    fail("unshare");
+  }
   const std::string data = "fd=" + std::to_string(fuse) + ",rootmode=40000,user_id=" +
                            std::to_string(uid) + ",group_id=" + std::to_string(gid) +
                            ",default_permissions";

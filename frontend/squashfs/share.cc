@@ -1,0 +1,55 @@
+#include "frontend/squashfs/share.h"
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "protocol/base/unique_fd.h"
+
+namespace postern::squashfs {
+namespace {
+
+bool same_user(int peer, uid_t uid) noexcept {
+  ucred who{};
+  socklen_t size = sizeof who;
+  return ::getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && who.uid == uid;
+}
+
+void hand_over(int peer, int fuse) noexcept {
+  char ready = 'R';
+  iovec data{&ready, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &data;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  cmsghdr* header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof(int));
+  std::memcpy(CMSG_DATA(header), &fuse, sizeof fuse);
+  // A peer that does not read, or has gone, is its own problem.
+  static_cast<void>(::sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+}  // namespace
+
+void share_mount(int listening, int fuse, uid_t uid) noexcept {
+  for (;;) {
+    const UniqueFd peer(::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC));
+    if (!peer.valid()) {
+      if (errno == EINTR || errno == ECONNABORTED) {
+        continue;
+      }
+      return;
+    }
+    if (same_user(peer.get(), uid)) {
+      hand_over(peer.get(), fuse);
+    }
+  }
+}
+
+}  // namespace postern::squashfs

@@ -1,0 +1,410 @@
+#!/usr/bin/env python3
+"""postern-squashfs serves exactly what mksquashfs packed.
+
+    squashfs_serve.py SERVER STARTER JOINER
+
+Builds trees with everything a file system can hold, packs them with every compression, mounts them
+as an ordinary user in a user namespace, and compares every attribute and every byte. Then sharing,
+signals, damaged images, and that nothing is left behind. Exit 77: this host cannot run it.
+"""
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+
+PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
+USER = 64321  # no account: nothing here asks for a name
+AS_ROOT = os.geteuid() == 0
+COMPRESSIONS = ["gzip", "zstd", "lz4", "xz", "lzo", "none"]
+
+
+def as_user(command):
+    if not AS_ROOT:
+        return command
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] + command
+
+
+def manifest(top, contents=True):
+    """Everything stat(2), readlink(2), listxattr(2) and read(2) say about the tree, by path."""
+    found = {}
+    for folder, names, files in os.walk(top, followlinks=False):
+        for name in [""] + names + files if folder == top else names + files:
+            path = os.path.join(folder, name) if name else folder
+            st = os.lstat(path)
+            item = {"mode": st.st_mode, "mtime": int(st.st_mtime)}
+            if not stat.S_ISDIR(st.st_mode):
+                item["links"] = st.st_nlink
+                item["size"] = st.st_size
+            if stat.S_ISLNK(st.st_mode):
+                item["to"] = os.readlink(path)
+            if stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode):
+                item["device"] = st.st_rdev
+            if not stat.S_ISLNK(st.st_mode):
+                item["xattrs"] = xattrs(path)
+            if contents and stat.S_ISREG(st.st_mode):
+                item["sha256"] = digest(path)
+            found[os.path.relpath(path, top)] = item
+    return found
+
+
+def xattrs(path):
+    try:
+        names = os.listxattr(path)
+    except OSError as error:
+        if error.errno == errno.EOPNOTSUPP:  # an image without any, as with the kernel's squashfs
+            return {}
+        raise
+    return {name: os.getxattr(path, name).hex() for name in names if name.startswith("user.")}
+
+
+def digest(path):
+    """Of the data; holes are skipped by their zeros being cheap to hash in large pieces."""
+    hasher = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size > 1 << 32:  # a sparse giant: its ends and its middle
+            for at in (0, (1 << 32) - 4096, os.fstat(file.fileno()).st_size - 8192):
+                hasher.update(os.pread(file.fileno(), 8192, at))
+            return hasher.hexdigest()
+        while piece := file.read(1 << 20):
+            hasher.update(piece)
+    return hasher.hexdigest()
+
+
+def write(path, data, mode=0o644):
+    with open(path, "wb") as file:
+        file.write(data)
+    os.chmod(path, mode)
+
+
+def make_tree(top):
+    rng = random.Random(1)
+    os.makedirs(top)
+    for size in (0, 1, 4095, 4096, 4097, 131071, 131072, 131073, 300000, 1 << 20, 5_000_001):
+        write(f"{top}/random-{size}", rng.randbytes(size))
+        write(f"{top}/text-{size}", (b"all work and no play " * (size // 21 + 1))[:size])
+    for i in range(300):  # ends that share fragments
+        write(f"{top}/small-{i}", rng.randbytes(rng.randrange(2000)), 0o600 + i % 64)
+    deep = top
+    for i in range(60):
+        deep += f"/level-{i:03}"
+    os.makedirs(deep)
+    write(f"{deep}/bottom", b"here")
+    os.symlink("../" * 60 + "random-4096", f"{deep}/up")
+    write(f"{top}/{'n' * 255}", b"long name")
+    write(f"{top}/new\nline \x7f ümläut", b"odd name")
+    os.symlink("random-1", f"{top}/link")
+    os.symlink("x" * 4000, f"{top}/long-link")
+    os.link(f"{top}/random-4097", f"{top}/hard-1")
+    os.link(f"{top}/random-4097", f"{top}/hard-2")
+    os.mkfifo(f"{top}/fifo")
+    os.mkdir(f"{top}/empty")
+    os.mkdir(f"{top}/sticky")
+    os.chmod(f"{top}/sticky", 0o1777)
+    write(f"{top}/setuid", b"#!/bin/sh\n", 0o4755)
+    write(f"{top}/secret", b"by mode", 0o400)
+    with open(f"{top}/sparse", "wb") as file:
+        file.write(b"head")
+        file.seek(3_000_000)
+        file.write(b"tail")
+    write(f"{top}/attributes", b"")
+    try:
+        os.setxattr(f"{top}/attributes", "user.one", b"1")
+        os.setxattr(f"{top}/attributes", "user.big", bytes(range(256)) * 8)
+        os.setxattr(f"{top}/empty", "user.dir", b"on a directory")
+    except OSError:
+        pass  # this file system has none; the comparison is of what is there
+    if AS_ROOT:
+        os.mknod(f"{top}/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(f"{top}/disk", stat.S_IFBLK | 0o600, os.makedev(259, 70000))
+    for folder, names, files in os.walk(top, topdown=False):
+        for name in names + files:
+            os.utime(f"{folder}/{name}", (1_600_000_000, 1_600_000_000 + len(name)),
+                     follow_symlinks=False)
+
+
+def pack(source, image, *options):
+    command = ["mksquashfs", source, image, "-noappend", "-quiet", "-no-progress", *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    os.chmod(image, 0o644)
+    return image
+
+
+class Work:
+    def __init__(self):
+        global SERVER, STARTER, JOINER, SELF
+        self.top = tempfile.mkdtemp(prefix="postern-squashfs-")
+        os.chmod(self.top, 0o755)
+        self.mount = f"{self.top}/mount"
+        self.mount2 = f"{self.top}/mount2"
+        os.mkdir(self.mount)
+        os.mkdir(self.mount2)
+        self.failed = 0
+        self.ran = 0
+        # The test's user may not be able to reach the build tree.
+        SERVER, STARTER, JOINER, SELF = (shutil.copy(path, self.top) for path in
+                                         (*sys.argv[1:4], __file__))
+
+    def serve(self, image, command, *options, starter=(), size=None, offset=0):
+        size = size or os.path.getsize(image) - offset
+        return subprocess.run(
+            as_user([STARTER, *starter, SERVER, image, str(offset), str(size), self.mount,
+                     "--owner", f"{USER}:{USER}", *options, "--", *command]),
+            capture_output=True, text=True, timeout=120)
+
+    def check(self, what, good, detail=""):
+        self.ran += 1
+        self.failed += not good
+        print(("ok   " if good else "FAIL ") + what + (f": {detail}" if not good else ""), flush=True)
+
+
+def difference(want, got):
+    for path in sorted(want.keys() | got.keys()):
+        if want.get(path) != got.get(path):
+            return f"{path!r}: packed {want.get(path)}, served {got.get(path)}"
+    return ""
+
+
+def served_manifest(work, image, *options, **more):
+    run = work.serve(image, [PYTHON, SELF, "--manifest"], *options, **more)
+    if run.returncode != 0:
+        return None, run.stderr.strip()
+    return json.loads(run.stdout), ""
+
+
+def compare(work, what, source_manifest, image, *options, **more):
+    got, problem = served_manifest(work, image, *options, **more)
+    work.check(what, got == source_manifest, problem or difference(source_manifest, got or {}))
+
+
+def test_contents(work):
+    source = f"{work.top}/source"
+    make_tree(source)
+    want = manifest(source)
+    for compression in COMPRESSIONS:
+        options = ["-noI", "-noD", "-noF", "-noX"] if compression == "none" else ["-comp", compression]
+        image = pack(source, f"{work.top}/{compression}.sqfs", *options)
+        compare(work, f"a tree packed with {compression} is served as it was", want, image)
+    gzip = f"{work.top}/gzip.sqfs"
+    for block in ("4K", "1M"):
+        image = pack(source, f"{work.top}/block-{block}.sqfs", "-b", block)
+        compare(work, f"blocks of {block}", want, image)
+    compare(work, "no fragments", want, pack(source, f"{work.top}/nofrag.sqfs", "-no-fragments"))
+    compare(work, "fragments always", want, pack(source, f"{work.top}/frag.sqfs", "-always-use-fragments"))
+    compare(work, "one thread, the smallest cache", want, gzip, "--threads", "1", "--cache-mib", "1")
+    shifted = f"{work.top}/shifted.sif"
+    with open(shifted, "wb") as out, open(gzip, "rb") as image:
+        out.write(b"\xee" * 36864)
+        shutil.copyfileobj(image, out)
+        out.write(b"\xee" * 5000)
+    compare(work, "a partition inside a file", want, shifted, offset=36864,
+            size=os.path.getsize(gzip))
+    return gzip, want
+
+
+def test_giant(work):
+    source = f"{work.top}/giant"
+    os.mkdir(source)
+    with open(f"{source}/sparse", "wb") as file:
+        file.write(b"begin")
+        file.seek((1 << 32) - 2)
+        file.write(b"across 4 GiB")
+        file.seek((5 << 30) + 12345)
+        file.write(b"end")
+    os.utime(f"{source}/sparse", (1, 1))
+    want = manifest(source)
+    image = pack(source, f"{work.top}/giant.sqfs")
+    compare(work, "a sparse file of 5 GiB", want, image)
+    os.unlink(f"{source}/sparse")
+
+
+def test_large_directory(work):
+    source = f"{work.top}/large"
+    os.mkdir(source)
+    names = [f"entry-{i:05}-{'x' * (i % 40)}" for i in range(50_000)]
+    for name in names:
+        os.symlink("t", f"{source}/{name}")
+    image = pack(source, f"{work.top}/large.sqfs")
+    run = work.serve(image, [PYTHON, "-c", """
+import os, sys
+names = sorted(os.listdir('.'))
+for name in names[::997] + names[-1:]:
+    assert os.readlink(name) == 't', name
+assert not os.path.lexists('entry-99999') and not os.path.lexists('a') and not os.path.lexists('zz')
+print(len(names), hash(tuple(names)) != 0, names[0], names[-1])
+"""])
+    expect = f"{len(names)} True {min(names)} {max(names)}"
+    work.check("a directory of 50,000 entries", run.stdout.strip() == expect, run.stdout + run.stderr)
+    shutil.rmtree(source)
+
+
+def test_owner(work, gzip):
+    run = work.serve(gzip, ["sh", "-c", "find . ! -uid %d -o ! -gid %d" % (USER, USER)])
+    work.check("every file belongs to --owner", run.returncode == 0 and run.stdout == "", run.stdout[:200])
+
+
+def test_sharing(work, gzip, want):
+    name = f"postern-test-{os.getpid()}"
+    # The first one ends while a joiner is at work: the mount lives on for it.
+    size = str(os.path.getsize(gzip))
+    first = subprocess.Popen(
+        as_user([STARTER, "-j", name, SERVER, gzip, "0", size, work.mount, "--owner",
+                 f"{USER}:{USER}", "--", "sh", "-c", "stat -c %d setuid; sleep 1"]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    device = first.stdout.readline().strip()
+    joiners = [subprocess.Popen(
+        as_user([JOINER, *how, name, work.mount2, "sh", "-c",
+                 f"stat -c %d setuid; sleep 2; exec {PYTHON} {SELF} --manifest"]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for how in ((), ("-f",))]
+    results = [j.communicate(timeout=60) for j in joiners]
+    for how, (out, err) in zip(("mount(2)", "fsopen(2)"), results):
+        line, _, rest = out.partition("\n")
+        work.check(f"a second mount by {how} is the same file system", line == device != "", f"{device} {out[:80]} {err}")
+        work.check(f"it outlives the first mount ({how})", rest and json.loads(rest) == want, err)
+    _, err = first.communicate(timeout=60)
+    work.check("the server ends with the last mount", first.returncode == 0, err)
+    late = subprocess.run(as_user([JOINER, name, work.mount2, "true"]), capture_output=True, text=True)
+    work.check("a joiner that comes too late is told so", late.returncode == 111, late.stderr)
+
+    # Joiners during teardown: each runs its command or gets one of the two clean failures.
+    outcomes = {}
+    for _ in range(15):
+        first = subprocess.Popen(
+            as_user([STARTER, "-j", name, SERVER, gzip, "0", size, work.mount, "--", "true"]),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        late = [subprocess.Popen(as_user([JOINER, name, work.mount2, "cat", "setuid"]),
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                for _ in range(4)]
+        for process in late + [first]:
+            process.wait(timeout=30)
+            outcomes[process.returncode] = outcomes.get(process.returncode, 0) + 1
+    # 121: the starter's user namespace had gone from /proc before the joiner looked.
+    work.check("joiners during teardown succeed or fail cleanly", set(outcomes) <= {0, 111, 112, 121},
+               str(outcomes))
+
+
+def servers(image):
+    """Processes of SERVER that hold `image` open."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{pid}/exe") != SERVER:
+                continue
+            links = [os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        if image in links:
+            found.append(int(pid))
+    return found
+
+
+def gone(image, seconds=10):
+    end = time.monotonic() + seconds
+    while servers(image):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_life(work, gzip):
+    size = str(os.path.getsize(gzip))
+    command = as_user([STARTER, "-n", SERVER, gzip, "0", size, work.mount, "--", "sh", "-c",
+                       "cat setuid >/dev/null && echo up && exec sleep 60"])
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    starter.stdout.readline()
+    if AS_ROOT:
+        pids = servers(gzip)
+        work.check("one server", len(pids) == 1, str(pids))
+        for pid in pids:
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP, signal.SIGQUIT):
+                os.kill(pid, number)
+            time.sleep(0.1)
+            state = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+            work.check("the server survives the terminal's signals", state[0] in "SR", str(state[:4]))
+            work.check("it has a session of its own", int(state[3]) == pid, str(state[:4]))
+            status = open(f"/proc/{pid}/status").read()
+            work.check("it is filtered and gets no new privileges",
+                       "Seccomp:\t2" in status and "NoNewPrivs:\t1" in status)
+            targets = {os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")}
+            work.check("it holds its image and /dev/fuse, and nothing of the caller's but stderr",
+                       len(targets - {gzip, "/dev/fuse", "/dev/null"}) <= 1, str(targets))
+    os.killpg(starter.pid, signal.SIGKILL)
+    starter.wait()
+    if AS_ROOT:
+        work.check("it ends when everybody else was killed", gone(gzip))
+
+
+def test_damaged(work, gzip):
+    data = bytearray(open(gzip, "rb").read())
+    image = f"{work.top}/damaged.sqfs"
+
+    def served(change, what):
+        broken = bytearray(data)
+        change(broken)
+        write(image, bytes(broken))
+        run = work.serve(image, ["true"])
+        message = run.stderr.strip().splitlines()
+        work.check(what, run.returncode in (120, 121) and message[0].startswith("FATAL:") or
+                   any(line.startswith("FATAL:") for line in message), run.stderr)
+
+    served(lambda b: b.__setitem__(slice(0, 4), b"sqsh"), "no superblock: a clear error")
+    served(lambda b: b.__setitem__(slice(20, 22), b"\x02\x00"), "lzma: a clear error")
+    served(lambda b: b.__setitem__(slice(12, 16), b"\x00\x00\x00\x80"), "absurd block size: a clear error")
+    served(lambda b: b.__delitem__(slice(len(b) // 2, None)), "cut in half: a clear error")
+    # Anything else may give EIO, and must neither crash nor hang.
+    rng = random.Random(7)
+    bad = []
+    for i in range(40):
+        broken = bytearray(data)
+        for _ in range(1 << rng.randrange(8)):
+            at = rng.randrange(len(broken)) if i % 2 else len(broken) - 1 - rng.randrange(9000)
+            broken[at] = rng.randrange(256)
+        write(image, bytes(broken))
+        try:
+            run = work.serve(image, ["sh", "-c", "tar cf - --warning=none . 2>/dev/null | wc -c >/dev/null"])
+        except subprocess.TimeoutExpired:
+            bad.append(f"{i}: hangs")
+            continue
+        if run.returncode not in (0, 120, 121) or "wait status 0x" in run.stderr and "0xff00" not in run.stderr:
+            bad.append(f"{i}: {run.returncode} {run.stderr.strip()}")
+    work.check("flipped bytes neither crash nor hang it", not bad, "; ".join(bad[:3]))
+
+
+def main():
+    if not shutil.which("mksquashfs") or AS_ROOT and not shutil.which("setpriv"):
+        print("needs mksquashfs and setpriv")
+        return 77
+    probe = subprocess.run(as_user(["sh", "-c", "exec 3<>/dev/fuse && unshare -U true"]), capture_output=True)
+    if probe.returncode != 0:
+        print("needs /dev/fuse and user namespaces for an ordinary user")
+        return 77
+    work = Work()
+    try:
+        gzip, want = test_contents(work)
+        test_owner(work, gzip)
+        test_giant(work)
+        test_large_directory(work)
+        test_sharing(work, gzip, want)
+        test_life(work, gzip)
+        test_damaged(work, gzip)
+        if AS_ROOT:
+            work.check("no server is left", all(gone(f"{work.top}/{name}") for name in os.listdir(work.top)))
+    finally:
+        shutil.rmtree(work.top, ignore_errors=True)
+    print(f"{work.ran - work.failed} passed, {work.failed} failed")
+    return 1 if work.failed else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--manifest"]:
+        json.dump(manifest("."), sys.stdout)
+        sys.exit(0)
+    sys.exit(main())
