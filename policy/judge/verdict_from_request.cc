@@ -58,6 +58,7 @@ void add_whole(const LaunchRequest& request, std::size_t descriptors, Verdict& v
   verdict.scratch = request.scratch;
   verdict.namespaces = request.namespaces;
   verdict.upper_descriptor = request.upper.value_or(kNoDescriptor);
+  verdict.crypt.key_descriptor = kNoDescriptor;
   verdict.net_descriptor = request.join_net.value_or(kNoDescriptor);
   verdict.init_descriptor = request.init;
   verdict.record_descriptor = request.record;

@@ -14,8 +14,10 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -192,6 +194,69 @@ void report(const Result<Built>& built) {
     std::fprintf(stderr, "%s:%u: op %u, %s, item %u\n", built.error().file, built.error().line,
                  static_cast<unsigned>(built.error().op), std::strerror(built.error().err), built.error().item);
   }
+}
+
+// The smallest FUSE server: an empty root directory (inode 1, mode 0755) and nothing else.
+void serve_fuse(int device) {
+  std::vector<char> buffer(1 << 20);
+  while (true) {
+    const ssize_t got = ::read(device, buffer.data(), buffer.size());
+    if (got < 0 && errno == EPERM) {  // not mounted yet
+      ::usleep(1000);
+      continue;
+    }
+    if (got < static_cast<ssize_t>(sizeof(fuse_in_header))) {
+      return;
+    }
+    fuse_in_header in{};
+    std::memcpy(&in, buffer.data(), sizeof in);
+    fuse_out_header out{.len = sizeof out, .error = 0, .unique = in.unique};
+    fuse_init_out init{};
+    fuse_attr_out attr{};
+    fuse_statfs_out statfs{};
+    const void* body = nullptr;
+    std::size_t bytes = 0;
+    if (in.opcode == FUSE_INIT) {
+      init.major = FUSE_KERNEL_VERSION;
+      init.minor = 31;
+      init.max_write = 4096;
+      body = &init;
+      bytes = sizeof init;
+    } else if (in.opcode == FUSE_GETATTR) {
+      attr.attr = {.ino = 1, .mode = S_IFDIR | 0755, .nlink = 2, .uid = ::geteuid(), .gid = ::getegid()};
+      body = &attr;
+      bytes = sizeof attr;
+    } else if (in.opcode == FUSE_STATFS) {
+      body = &statfs;
+      bytes = sizeof statfs;
+    } else if (in.opcode == FUSE_FORGET || in.opcode == FUSE_BATCH_FORGET) {
+      continue;
+    } else {
+      out.error = in.opcode == FUSE_LOOKUP ? -ENOENT : -ENOSYS;
+    }
+    out.len += static_cast<std::uint32_t>(bytes);
+    const iovec parts[] = {{&out, sizeof out}, {const_cast<void*>(body), bytes}};
+    (void)!::writev(device, parts, body != nullptr ? 2 : 1);
+  }
+}
+
+int build_fuse_root(int device, Scratch scratch) {
+  Scene scene;
+  scene.add(UniqueFd(::fcntl(device, F_DUPFD_CLOEXEC, 3)));
+  scene.verdict().root = RootKind::kFuse;
+  scene.verdict().scratch = scratch;
+  if (scratch != Scratch::kNone) {
+    scene.operation(Operation::kTmpfs, "/tmp").mode = 01777;
+  }
+  const auto built = scene.build();
+  report(built);
+  struct stat root {};
+  Checks check;
+  check(built.has_value());
+  check(::stat("/", &root) == 0 && S_ISDIR(root.st_mode) && root.st_uid == ::getuid());
+  check((flags_of("/") & (ST_NOSUID | ST_NODEV | ST_RDONLY)) == (ST_NOSUID | ST_NODEV | ST_RDONLY));
+  check(scratch == Scratch::kNone || ::mkdir("/tmp/x", 0755) == 0);
+  return check.result();
 }
 
 }  // namespace
@@ -514,6 +579,47 @@ TEST_SUITE("helper/mounts") {
               check(exists("/sys/class/net/lo") && exists("/dev/mqueue"));
               return check.result();
             }));
+          }) == 0);
+  }
+
+  TEST_CASE("a FUSE root is mounted from its descriptor, and again in the namespace of a second start") {
+    if (::access("/dev/fuse", R_OK | W_OK) != 0) {
+      MESSAGE("skipped: /dev/fuse cannot be opened");
+      return;
+    }
+    CHECK(in_child([&] {
+            enter_namespaces();
+            const UniqueFd device(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+            if (!device.valid()) {
+              return errno == EACCES ? 0 : 93;  // 0600, root's alone
+            }
+            const pid_t server = ::fork();
+            if (server == 0) {
+              serve_fuse(device.get());
+              ::_exit(0);
+            }
+            // The first start stays, for a connection ends with its last mount.
+            int ready[2];
+            if (::pipe2(ready, O_CLOEXEC) != 0) {
+              return 95;
+            }
+            const pid_t first = ::fork();
+            if (first == 0) {
+              const char result = static_cast<char>(::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), Scratch::kNone) : 94);
+              (void)!::write(ready[1], &result, 1);
+              ::pause();
+            }
+            char result = 96;
+            (void)!::read(ready[0], &result, 1);
+            int failures = result;
+            for (const Scratch scratch : {Scratch::kNone, Scratch::kMountPoints}) {
+              failures += in_child([&] { return ::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), scratch) : 94; });
+            }
+            for (const pid_t pid : {first, server}) {
+              ::kill(pid, SIGKILL);
+              ::waitpid(pid, nullptr, 0);
+            }
+            return failures == 0 ? 0 : 1;
           }) == 0);
   }
 
