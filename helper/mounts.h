@@ -30,15 +30,13 @@ struct Built {
 // every operation, then pivots: afterwards "/" and the working directory are the new root for every
 // process of the namespace whose were the old one, and nothing of the old tree is reachable.
 // Sets umask 022. Needs CAP_SYS_ADMIN over the namespaces, and permitted CAP_CHOWN,
-// CAP_DAC_OVERRIDE and CAP_FOWNER for mount points on the scratch overlay; effective capabilities
-// are the same afterwards.
+// CAP_DAC_OVERRIDE and CAP_FOWNER for mount points on the scratch overlay. Afterwards the permitted
+// capabilities are as before, none is inheritable, and all (setuid: none) are effective.
 // `root_device`: block device path of a kernel-mounted image, "" for other roots.
 // `procfs`: a detached procfs of the plan's new pid namespace where this process is not in it
 // itself, else -1.
 // Error: errno, Op and, where it concerns one operation, its index in `item`.
-Result<Built> build_root(const Plan& plan,
-                         std::span<UniqueFd> descriptors,
-                         const char* root_device,
+Result<Built> build_root(const Plan& plan, std::span<UniqueFd> descriptors, const char* root_device,
                          int procfs = -1) noexcept;
 
 }  // namespace postern::helper

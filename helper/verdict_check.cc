@@ -85,7 +85,7 @@ constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
 constexpr std::array kOperations = std::to_array<OperationRule>({
   {Operation::kBind,    true,  kPlace | kReadOnly,                   check_plain},    // open_tree(2)
   {Operation::kFile,    true,  kOptional | kNeedsTarget | kReadOnly, check_plain},    // copied: sendfile(2)
-  {Operation::kTmpfs,   false, kPlace | kReadOnly,                   check_tmpfs},    // tmpfs(5)
+  {Operation::kTmpfs,   false, kPlace,                               check_tmpfs},    // tmpfs(5)
   {Operation::kProc,    false, kPlace,                               check_plain},    // proc(5)
   {Operation::kSysfs,   false, kPlace,                               check_plain},    // sysfs(5)
   {Operation::kDevHost, false, kPlace,                               check_plain},    // our constant

@@ -61,13 +61,13 @@ enum class Operation : std::uint8_t {
   kDevice,      // descriptor: one device node of the host's devtmpfs or devpts, bound at target
   kDevpts,      // fresh devpts instance: newinstance,ptmxmode=0666
   kMqueue,      // fresh mqueue: meaningful in a new ipc namespace
-  kSymlink,     // text: link text; made on our own tmpfs only (a minimal /dev)
+  kSymlink,     // text: link text (a minimal /dev); made as the caller, as mount points are
   kCount_,
 };
 
 // Bits of OperationEntry::flags.
 enum : std::uint8_t {
-  kReadOnly = 1 << 0,     // kBind, kTmpfs
+  kReadOnly = 1 << 0,     // kBind, kFile (always is)
   kOptional = 1 << 1,     // a missing target or failing mount is skipped and reported, not fatal
   kDirectoryTarget = 1 << 2,  // the mount point to create, if missing, is a directory (else a file)
   kNeedsTarget = 1 << 3,  // skip (kOptional) unless the target exists in the image: passwd, group
@@ -105,7 +105,7 @@ struct VerityGeometry {
 // dm-crypt: always aes-xts-plain64 with a 64-byte key.
 struct CryptGeometry {
   std::uint8_t present;              // 0 or 1
-  std::uint8_t key_descriptor;       // sealed memfd holding exactly 64 bytes
+  std::uint8_t key_descriptor;       // sealed memfd holding exactly 64 bytes; absent: kNoDescriptor
   std::uint16_t sector_bytes;        // 512 or 4096
   std::uint32_t reserved;
   std::uint64_t data_offset;         // bytes from the start of the extent
@@ -154,6 +154,7 @@ struct Reply {
   std::uint32_t item;                // index of the offending item
   std::int32_t pid;
   std::uint32_t skipped;             // number of kOptional operations that were skipped
+  std::array<std::uint64_t, kMaxOperations / 64> skipped_items;  // bit n % 64 of word n / 64
 };
 inline constexpr std::uint32_t kReplyMagic = 0x50524531;  // "PRE1"
 
