@@ -10,6 +10,7 @@
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "frontend/run/plan.h"
+#include "frontend/run/unlock.h"
 #include "frontend/userns/launch.h"
 #include "protocol/exit_codes.h"
 
@@ -39,6 +40,13 @@ Outcome<run::PlanInput> gather(run::Action action) {
     message::warning("the current directory does not exist any more: starting in the home directory");
   }
   POSTERN_TRY_ASSIGN(input.image, run::open_image(action.image, input.caller.directory));
+  if (input.image.encrypted) {
+    POSTERN_TRY(run::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
+                                                .pem_path = action.pem_path,
+                                                .passphrase_file = action.passphrase_file,
+                                                .passphrase_fd = action.passphrase_fd,
+                                                .key_command = action.key_command}));
+  }
 
   run::EnvironmentWish wish{.clean = action.clean_environment,
                             .not_imported = std::move(action.not_imported),

@@ -1,0 +1,128 @@
+#include "frontend/run/unlock.h"
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <string_view>
+#include <vector>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "frontend/run/libexec.h"
+
+extern char** environ;  // NOLINT: POSIX leaves the declaration to the program
+
+namespace postern::run {
+namespace {
+
+// "SECTOR-BYTES DATA-OFFSET DATA-BYTES IV-OFFSET\n", as postern-crypt writes it.
+bool parse_geometry(std::string_view line, CryptGeometry& geometry) {
+  std::array<std::uint64_t, 4> numbers{};
+  const char* at = line.data();
+  const char* const end = line.data() + line.size();
+  for (std::uint64_t& number : numbers) {
+    const auto [next, error] = std::from_chars(at, end, number);
+    if (error != std::errc{} || next == end) {
+      return false;
+    }
+    at = next + 1;  // over the blank or the line end
+  }
+  geometry = CryptGeometry{.present = 1,
+                           .key_descriptor = kNoDescriptor,
+                           .sector_bytes = static_cast<std::uint16_t>(numbers[0]),
+                           .reserved = 0,
+                           .data_offset = numbers[1],
+                           .data_bytes = numbers[2],
+                           .iv_offset = numbers[3]};
+  return at == end && (numbers[0] == 512 || numbers[0] == 4096);
+}
+
+std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
+  std::vector<std::string> arguments = {"postern-crypt", "unlock", "--image-fd", std::to_string(image),
+                                        "--key-fd", std::to_string(key)};
+  const auto add = [&](const char* option, const std::string& value) {
+    if (!value.empty()) {
+      arguments.emplace_back(option);
+      arguments.push_back(value);
+    }
+  };
+  add("--pem-path", wish.pem_path);
+  add("--passphrase-file", wish.passphrase_file);
+  add("--passphrase-fd", wish.passphrase_fd ? std::to_string(*wish.passphrase_fd) : "");
+  add("--key-command", wish.key_command);
+  if (wish.ask_passphrase) {
+    arguments.emplace_back("--passphrase");
+  }
+  return arguments;
+}
+
+Outcome<std::string> run_and_read(const std::string& program, std::vector<std::string> arguments, int image, int key) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    return system_problem("starting " + program, errno);
+  }
+  const UniqueFd output(ends[0]);
+  UniqueFd input(ends[1]);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, input.get(), STDOUT_FILENO);
+  // dup2 onto itself clears close-on-exec (posix_spawn_file_actions_adddup2(3)).
+  ::posix_spawn_file_actions_adddup2(&actions, image, image);
+  ::posix_spawn_file_actions_adddup2(&actions, key, key);
+  std::vector<char*> words;
+  for (std::string& argument : arguments) {
+    words.push_back(argument.data());
+  }
+  words.push_back(nullptr);
+  pid_t pid = -1;
+  const int failed = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, words.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (failed != 0) {
+    return system_problem("starting " + program, failed, "encrypted images need it: install it beside postern");
+  }
+  input.reset();
+  std::array<char, 256> line{};
+  std::size_t size = 0;
+  for (ssize_t got = 0; size < line.size(); size += static_cast<std::size_t>(got)) {
+    got = ::read(output.get(), line.data() + size, line.size() - size);
+    if (got < 0 && errno == EINTR) {
+      got = 0;
+    } else if (got <= 0) {
+      break;
+    }
+  }
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (status != 0) {
+    return Problem{.what = "the image stays locked"};
+  }
+  return std::string(line.data(), size);
+}
+
+}  // namespace
+
+Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
+  UniqueFd key(::memfd_create("volume-key", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!key.valid()) {
+    return system_problem("making room for the volume key", errno);
+  }
+  POSTERN_TRY_ASSIGN(const std::string line,
+                     run_and_read(libexec_program("postern-crypt"),
+                                  arguments_of(wish, server.image.get(), key.get()),
+                                  server.image.get(),
+                                  key.get()));
+  CryptGeometry geometry{};
+  if (!parse_geometry(line, geometry)) {
+    return Problem{.what = "postern-crypt answered nonsense", .cure = "have the installation checked: postern doctor"};
+  }
+  server.crypt = geometry;
+  server.key = std::move(key);
+  return Ok{};
+}
+
+}  // namespace postern::run
