@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "policy/sif/bytes.h"
+#include "policy/sif/sha256.h"
 
 namespace postern::sif {
 namespace {
@@ -104,8 +105,7 @@ struct Encoder {
 
   Outcome<> operator()(const std::monostate& /*none*/) const {
     const bool needs = type == DataType::kPartition || type == DataType::kSignature ||
-                       type == DataType::kCryptoMessage || type == DataType::kSbom ||
-                       type == DataType::kOciRootIndex || type == DataType::kOciBlob;
+                       type == DataType::kCryptoMessage || type == DataType::kSbom;
     return needs ? wrong() : Outcome<>{};
   }
   Outcome<> operator()(const PartitionInfo& info) const {
@@ -141,16 +141,7 @@ struct Encoder {
     store(raw, kExtraAt, static_cast<std::int32_t>(info.format));
     return Ok{};
   }
-  Outcome<> operator()(const OciInfo& info) const {
-    if (type != DataType::kOciRootIndex && type != DataType::kOciBlob) {
-      return wrong();
-    }
-    if (info.digest.size() >= kExtraBytes) {
-      return Problem{.what = "the digest is longer than 383 bytes"};
-    }
-    std::copy(info.digest.begin(), info.digest.end(), raw.begin() + kExtraAt);
-    return Ok{};
-  }
+  Outcome<> operator()(const OciInfo& /*digest*/) const { return wrong(); }  // computed by end()
 
   static Problem wrong() {
     return Problem{.what = "the object's description does not fit its data type"};
@@ -173,6 +164,29 @@ Outcome<> encode(const ObjectInput& input, std::uint32_t id, std::span<std::uint
         input.link_is_group && input.link != 0 ? input.link | kGroupMask : input.link);
   std::copy(input.name.begin(), input.name.end(), raw.begin() + kNameAt);
   return std::visit(Encoder{.raw = raw, .type = input.type}, input.extra);
+}
+
+// OCI objects carry the digest of their own bytes, in the extra area.
+Outcome<> store_digest(int fd, std::uint64_t offset, std::uint64_t bytes,
+                       std::span<std::uint8_t> raw) {
+  constexpr std::string_view kHex = "0123456789abcdef";
+  std::vector<std::uint8_t> buffer(1 << 20);
+  Sha256 hash;
+  while (bytes > 0) {
+    const std::span part = std::span(buffer).first(
+        static_cast<std::size_t>(std::min<std::uint64_t>(buffer.size(), bytes)));
+    POSTERN_TRY(read_exactly(fd, offset, part, "reading the object back"));
+    hash.update(part);
+    offset += part.size();
+    bytes -= part.size();
+  }
+  std::string digest = "sha256:";
+  for (const std::uint8_t byte : hash.finish()) {
+    digest += kHex[byte >> 4];
+    digest += kHex[byte & 0xf];
+  }
+  std::copy(digest.begin(), digest.end(), raw.begin() + kExtraAt);
+  return Ok{};
 }
 
 struct SplitPath {
@@ -460,6 +474,9 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
   const auto object_end = static_cast<std::int64_t>(begun.offset + bytes);
   if (status.st_size != object_end && ::ftruncate(fd_.get(), object_end) != 0) {
     return system_problem("writing the image", errno);
+  }
+  if (d.type == DataType::kOciRootIndex || d.type == DataType::kOciBlob) {
+    POSTERN_TRY(store_digest(fd_.get(), begun.offset, bytes, begun.raw));
   }
   if (!fresh_) {
     POSTERN_TRY(sync(fd_.get()));  // ORDER: data before the descriptor that names it

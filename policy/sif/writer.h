@@ -40,7 +40,7 @@ struct ObjectInput {
   std::uint32_t link = 0;                  // 0 = none
   bool link_is_group = false;
   std::optional<std::int64_t> alignment = {};  // default: kPartitionAlignment for partitions, else none
-  Extra extra = {};                        // must fit the type; OciInfo is needed for OCI objects
+  Extra extra = {};                        // must fit the type; OCI objects get their digest by end()
 };
 
 class Writer {
