@@ -9,6 +9,7 @@
 
 #include "frontend/build/directory_source.h"
 #include "frontend/build/layers.h"
+#include "frontend/build/oci_source.h"
 
 namespace postern::build {
 namespace {
@@ -25,7 +26,11 @@ Outcome<OpenedSource> open_directory(const SourceSpec& spec, const OpenOptions& 
   return out;
 }
 
-Outcome<OpenedSource> open_tar(const SourceSpec& spec) {
+Outcome<OpenedSource> open_tar(const SourceSpec& spec, const OpenOptions& options) {
+  POSTERN_TRY_ASSIGN(OpenedSource images, open_image_archive(spec, options));
+  if (images.source) {
+    return images;
+  }
   OpenedSource out;
   out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status {};
@@ -47,12 +52,14 @@ Outcome<OpenedSource> open_source(const SourceSpec& spec, const OpenOptions& opt
     case SourceKind::kDirectory:
       return open_directory(spec, options);
     case SourceKind::kTar:
-      return open_tar(spec);
-    case SourceKind::kSquashfs:
-    case SourceKind::kSif:
+      return open_tar(spec, options);
     case SourceKind::kDockerArchive:
     case SourceKind::kOciArchive:
+      return open_image_archive(spec, options);
     case SourceKind::kOciLayout:
+      return open_oci_layout(spec, options);
+    case SourceKind::kSquashfs:
+    case SourceKind::kSif:
     case SourceKind::kDefinition:
       break;
   }

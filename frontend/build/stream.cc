@@ -34,6 +34,18 @@ std::string finish_digest(EVP_MD_CTX* context) {
 
 }  // namespace
 
+std::uint64_t Stream::skip(std::uint64_t) { return 0; }
+
+std::uint64_t FileStream::skip(std::uint64_t bytes) {
+  const std::uint64_t count = std::min(bytes, left_);
+  offset_ += count;
+  left_ -= count;
+  if (report_) {
+    report_(count);
+  }
+  return count;
+}
+
 FileStream::FileStream(int fd, std::uint64_t offset, std::uint64_t size, std::string name)
     : fd_(fd), offset_(offset), left_(size), name_(std::move(name)), buffer_(kBufferBytes) {}
 
@@ -181,6 +193,17 @@ Outcome<std::span<const std::byte>> DecompressingStream::next() {
       return std::span<const std::byte>(static_cast<const std::byte*>(data), size);
     }
   }
+}
+
+bool is_compressed(std::string_view head) {
+  using std::string_view_literals::operator""sv;
+  for (const std::string_view magic : {"\x1f\x8b"sv, "BZh"sv, "\xfd\x37zXZ"sv, "\x28\xb5\x2f\xfd"sv, "\x04\x22\x4d\x18"sv,
+                                       "\x5d\x00\x00"sv}) {
+    if (head.starts_with(magic)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::string sha256_of(std::string_view bytes) {

@@ -20,6 +20,8 @@ class Stream {
   virtual ~Stream() = default;
   // The next bytes, valid until the next call; empty at the end.
   virtual Outcome<std::span<const std::byte>> next() = 0;
+  // Leaves out up to `bytes` bytes without reading them; returns how many (0: cannot).
+  virtual std::uint64_t skip(std::uint64_t bytes);
 };
 
 // The bytes [offset, offset + size) of `fd`, which is borrowed and must outlive the stream. `name`
@@ -28,6 +30,7 @@ class FileStream : public Stream {
  public:
   FileStream(int fd, std::uint64_t offset, std::uint64_t size, std::string name);
   Outcome<std::span<const std::byte>> next() override;
+  std::uint64_t skip(std::uint64_t bytes) override;
 
   // Called with the number of bytes of each piece read; for progress bars.
   void on_read(std::function<void(std::uint64_t)> report) { report_ = std::move(report); }
@@ -78,6 +81,9 @@ class DecompressingStream : public Stream {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// True if `head`, the first bytes of a file, are those of a compressed one.
+bool is_compressed(std::string_view head);
 
 // "sha256:<hex>" of `bytes`.
 std::string sha256_of(std::string_view bytes);

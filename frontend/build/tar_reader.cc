@@ -60,6 +60,11 @@ struct TarReader::State {
     return static_cast<la_ssize_t>(piece->size());
   }
 
+  static la_int64_t skip(::archive*, void* self, la_int64_t bytes) {
+    return static_cast<la_int64_t>(
+        static_cast<State*>(self)->below.skip(static_cast<std::uint64_t>(std::max<la_int64_t>(bytes, 0))));
+  }
+
   Problem failed() {
     if (problem) {
       return *problem;
@@ -90,7 +95,7 @@ std::uint64_t TarReader::data_offset() const {
 Outcome<std::optional<TarEntry>> TarReader::next() {
   State& state = *state_;
   if (!state.open) {
-    if (archive_read_open(state.reader, &state, nullptr, State::read, nullptr) != ARCHIVE_OK) {
+    if (archive_read_open2(state.reader, &state, nullptr, State::read, State::skip, nullptr) != ARCHIVE_OK) {
       return state.failed();
     }
     state.open = true;
