@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <ctime>
+#include <optional>
 #include <utility>
 
 #include "frontend/build/interrupt.h"
@@ -75,6 +77,17 @@ void fix_permissions(Tree& tree) {
   }
 }
 
+// Seconds since 1970 of an RFC 3339 time; nothing where it is none, or the zero time of Go.
+std::optional<std::int64_t> time_of(const std::string& text) {
+  std::tm utc{};
+  const char* rest = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &utc);
+  if (rest == nullptr) {
+    return std::nullopt;
+  }
+  const std::time_t seconds = ::timegm(&utc);
+  return seconds > 0 ? std::optional<std::int64_t>(seconds) : std::nullopt;
+}
+
 Outcome<Plan> read_source(const SourceSpec& spec, const BuildOptions& options) {
   Plan plan;
   POSTERN_TRY_ASSIGN(plan.opened, open_source(spec, {.architecture = options.architecture,
@@ -88,7 +101,7 @@ Outcome<Plan> read_source(const SourceSpec& spec, const BuildOptions& options) {
   plan.facts.bootstrap = bootstrap_name(spec.kind);
   plan.facts.from = spec.reference.empty() ? spec.path : spec.path + ":" + spec.reference;
   plan.facts.newest = clamp_times(plan.tree, options.epoch);
-  plan.facts.time = options.epoch;
+  plan.facts.time = options.epoch ? options.epoch : time_of(plan.opened.config.created);
   if (!sif::parse_name(options.architecture, plan.facts.architecture) &&
       !sif::parse_name(plan.opened.config.architecture, plan.facts.architecture)) {
     plan.facts.architecture = architecture_of(plan.tree, *plan.opened.source);

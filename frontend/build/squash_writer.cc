@@ -133,8 +133,50 @@ struct OutputFile {
 };
 static_assert(std::is_standard_layout_v<OutputFile>);
 
-// A compressor that leaves everything as it is: "0 bytes" means "store it uncompressed".
-sqfs_s32 store(sqfs_compressor_t*, const sqfs_u8*, sqfs_u32, sqfs_u8*, sqfs_u32) { return 0; }
+// Around libsquashfs's compressors: what does not become smaller is stored as it is. Its LZ4 returns
+// such blocks larger than they were, and unsquashfs calls that corruption.
+struct StrictCompressor {
+  sqfs_compressor_t base{};
+  sqfs_compressor_t* inner = nullptr;
+  bool store = false;  // everything as it is
+
+  static sqfs_s32 run(sqfs_compressor_t* base, const sqfs_u8* in, sqfs_u32 size, sqfs_u8* out, sqfs_u32 room) {
+    const StrictCompressor& self = *derived<StrictCompressor>(base);
+    if (self.store) {
+      return 0;
+    }
+    const sqfs_s32 length = self.inner->do_block(self.inner, in, size, out, room);
+    return length > 0 && static_cast<sqfs_u32>(length) >= size ? 0 : length;
+  }
+};
+static_assert(std::is_standard_layout_v<StrictCompressor>);
+
+sqfs_compressor_t* make_strict(sqfs_compressor_t* inner, bool store) {
+  auto* made = new StrictCompressor();
+  made->inner = inner;
+  made->store = store;
+  made->base.base.destroy = [](sqfs_object_t* object) {
+    auto* self = derived<StrictCompressor>(object);
+    sqfs_destroy(self->inner);
+    delete self;
+  };
+  made->base.base.copy = [](const sqfs_object_t* object) -> sqfs_object_t* {
+    const auto* self = derived<StrictCompressor>(object);
+    auto* inner_copy = static_cast<sqfs_compressor_t*>(sqfs_copy(self->inner));
+    return inner_copy == nullptr ? nullptr : &make_strict(inner_copy, self->store)->base;
+  };
+  made->base.get_configuration = [](const sqfs_compressor_t* compressor, sqfs_compressor_config_t* out) {
+    const auto* self = derived<StrictCompressor>(compressor);
+    self->inner->get_configuration(self->inner, out);
+  };
+  made->base.write_options = [](sqfs_compressor_t* compressor, sqfs_file_t* file) {
+    const auto* self = derived<StrictCompressor>(compressor);
+    return self->inner->write_options(self->inner, file);
+  };
+  made->base.read_options = [](sqfs_compressor_t*, sqfs_file_t*) { return 0; };
+  made->base.do_block = StrictCompressor::run;
+  return &made->base;
+}
 
 // LZO, which Debian's libsquashfs leaves to its callers (liblzo2 is GPL).
 struct LzoCompressor {
@@ -341,13 +383,10 @@ Outcome<> Writer::create_compressors() {
   }
   sqfs_compressor_t* made = nullptr;
   POSTERN_TRY(check(sqfs_compressor_create(&config, &made), "setting up the compressor"));
-  compressor_.reset(made);
+  compressor_.reset(make_strict(made, options_.compression == Compression::kNone));
   config.flags |= SQFS_COMP_FLAG_UNCOMPRESS;
   POSTERN_TRY(check(sqfs_compressor_create(&config, &made), "setting up the decompressor"));
   extractor_.reset(made);
-  if (options_.compression == Compression::kNone) {
-    compressor_->do_block = store;
-  }
   return {};
 }
 

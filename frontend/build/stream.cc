@@ -3,12 +3,14 @@
 #include <archive.h>
 #include <openssl/evp.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 namespace postern::build {
 namespace {
@@ -107,9 +109,86 @@ Outcome<std::string> HashingStream::digest() {
   }
 }
 
+namespace {
+
+// gzip by zlib itself: libarchive's gzip filter does not check the CRC at the end.
+class GzipStream : public Stream {
+ public:
+  GzipStream(Stream& below, std::span<const std::byte> first, std::string name)
+      : below_(below), input_(first), name_(std::move(name)), buffer_(kBufferBytes) {
+    POSTERN_CHECK(inflateInit2(&state_, MAX_WBITS + 16) == Z_OK);
+  }
+  ~GzipStream() override { inflateEnd(&state_); }
+  GzipStream(const GzipStream&) = delete;
+  GzipStream& operator=(const GzipStream&) = delete;
+
+  Outcome<std::span<const std::byte>> next() override {
+    std::size_t made = 0;
+    while (!ended_ && made == 0) {
+      if (input_.empty()) {
+        POSTERN_TRY_ASSIGN(input_, below_.next());
+        if (input_.empty()) {
+          if (between_) {
+            ended_ = true;
+            break;
+          }
+          return failed("truncated gzip input");
+        }
+      }
+      if (between_) {
+        POSTERN_TRY(start_member());
+        continue;
+      }
+      // SAFETY: zlib's types are unsigned char, and it writes to its output only.
+      state_.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+      state_.avail_in = static_cast<uInt>(std::min<std::size_t>(input_.size(), kBufferBytes));
+      state_.next_out = reinterpret_cast<Bytef*>(buffer_.data());
+      state_.avail_out = static_cast<uInt>(buffer_.size());
+      const uInt offered = state_.avail_in;
+      const int status = inflate(&state_, Z_NO_FLUSH);
+      input_ = input_.subspan(offered - state_.avail_in);
+      made = buffer_.size() - state_.avail_out;
+      if (status == Z_STREAM_END) {
+        between_ = true;
+      } else if (status != Z_OK && status != Z_BUF_ERROR) {
+        return failed(state_.msg != nullptr ? state_.msg : "damaged gzip input");
+      }
+    }
+    return std::span<const std::byte>(buffer_.data(), made);
+  }
+
+ private:
+  // Behind a member: another one, or padding that gzip(1) ignores as well.
+  Outcome<> start_member() {
+    if (input_.front() != std::byte{0x1f}) {
+      ended_ = true;
+      return {};
+    }
+    between_ = false;
+    return inflateReset(&state_) == Z_OK ? Outcome<>() : failed("damaged gzip input");
+  }
+
+  Problem failed(const char* words) const {
+    return Problem{.what = "decompressing " + name_ + ": " + words,
+                   .cure = "the file is damaged or incomplete: copy or download it again"};
+  }
+
+  Stream& below_;
+  std::span<const std::byte> input_;
+  std::string name_;
+  std::vector<std::byte> buffer_;
+  z_stream state_{};
+  bool between_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace
+
 struct DecompressingStream::State {
   Stream& below;
   std::string name;
+  std::unique_ptr<GzipStream> gzip;
+  std::span<const std::byte> first;  // of the stream below, read to recognise it
   ::archive* reader = nullptr;
   bool open = false;
   bool ended = false;
@@ -120,6 +199,10 @@ struct DecompressingStream::State {
 
   static la_ssize_t read(::archive* reader, void* self, const void** out) {
     auto* state = static_cast<State*>(self);
+    if (!state->first.empty()) {
+      *out = state->first.data();
+      return static_cast<la_ssize_t>(std::exchange(state->first, {}).size());
+    }
     auto piece = state->below.next();
     if (!piece) {
       state->problem = std::move(piece).error();
@@ -138,61 +221,64 @@ struct DecompressingStream::State {
     return Problem{.what = "decompressing " + name + ": " + (words != nullptr ? words : "unknown error"),
                    .cure = "the file is damaged or incomplete: copy or download it again"};
   }
+
+  Outcome<> start();
 };
 
-DecompressingStream::DecompressingStream(Stream& below, std::string name)
-    : state_(std::make_unique<State>(below, std::move(name))) {
-  state_->reader = archive_read_new();
-  POSTERN_CHECK(state_->reader != nullptr);
+// Looks at the first bytes and sets up what they need.
+Outcome<> DecompressingStream::State::start() {
+  open = true;
+  POSTERN_TRY_ASSIGN(first, below.next());
+  if (first.size() >= 2 && first[0] == std::byte{0x1f} && first[1] == std::byte{0x8b}) {
+    gzip = std::make_unique<GzipStream>(below, std::exchange(first, {}), name);
+    return {};
+  }
+  reader = archive_read_new();
+  POSTERN_CHECK(reader != nullptr);
   // Named one by one: "all" includes filters that start other programs (lrzip, grzip).
-  archive_read_support_filter_gzip(state_->reader);
-  archive_read_support_filter_bzip2(state_->reader);
-  archive_read_support_filter_xz(state_->reader);
-  archive_read_support_filter_lzma(state_->reader);
-  archive_read_support_filter_lz4(state_->reader);
-  archive_read_support_filter_zstd(state_->reader);
-  archive_read_support_format_raw(state_->reader);
-  archive_read_support_format_empty(state_->reader);
+  archive_read_support_filter_bzip2(reader);
+  archive_read_support_filter_xz(reader);
+  archive_read_support_filter_lzma(reader);
+  archive_read_support_filter_lz4(reader);
+  archive_read_support_filter_zstd(reader);
+  archive_read_support_format_raw(reader);
+  archive_read_support_format_empty(reader);
+  if (archive_read_open(reader, this, nullptr, read, nullptr) != ARCHIVE_OK) {
+    return failed();
+  }
+  ::archive_entry* entry = nullptr;
+  const int status = archive_read_next_header(reader, &entry);
+  ended = status == ARCHIVE_EOF;
+  return status == ARCHIVE_OK || ended ? Outcome<>() : failed();
 }
+
+DecompressingStream::DecompressingStream(Stream& below, std::string name)
+    : state_(std::make_unique<State>(below, std::move(name))) {}
 
 DecompressingStream::~DecompressingStream() = default;
 
 Outcome<std::span<const std::byte>> DecompressingStream::next() {
   State& state = *state_;
-  if (state.ended) {
-    return std::span<const std::byte>{};
-  }
   if (!state.open) {
-    if (archive_read_open(state.reader, &state, nullptr, State::read, nullptr) != ARCHIVE_OK) {
-      return state.failed();
-    }
-    ::archive_entry* entry = nullptr;
-    const int status = archive_read_next_header(state.reader, &entry);
-    if (status == ARCHIVE_EOF) {
-      state.ended = true;
-      return std::span<const std::byte>{};
-    }
-    if (status != ARCHIVE_OK) {
-      return state.failed();
-    }
-    state.open = true;
+    POSTERN_TRY(state.start());
   }
-  while (true) {
+  if (state.gzip) {
+    return state.gzip->next();
+  }
+  while (!state.ended) {
     const void* data = nullptr;
     std::size_t size = 0;
     la_int64_t offset = 0;
     const int status = archive_read_data_block(state.reader, &data, &size, &offset);
     if (status == ARCHIVE_EOF) {
       state.ended = true;
-      return std::span<const std::byte>{};
-    }
-    if (status != ARCHIVE_OK) {
+    } else if (status != ARCHIVE_OK) {
       return state.failed();
-    }
-    if (size > 0) {
+    } else if (size > 0) {
       return std::span<const std::byte>(static_cast<const std::byte*>(data), size);
     }
   }
+  return std::span<const std::byte>{};
 }
 
 bool is_compressed(std::string_view head) {
