@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstring>
+#include <string>
 
 namespace postern::squashfs {
 namespace {
@@ -39,7 +39,26 @@ bool Window::grow(std::size_t bytes) noexcept {
   return true;
 }
 
-Read<> Extent::read_file(std::uint64_t position, std::span<std::byte> out) const noexcept {
+Extent::Extent(int image,
+               std::uint64_t offset,
+               std::uint64_t size,
+               Verity* verity,
+               const Cipher* cipher) noexcept
+    : image_(image),
+      offset_(offset),
+      partition_(size),
+      verity_(verity),
+      cipher_(cipher),
+      base_(cipher != nullptr ? cipher->geometry().data_offset : 0),
+      size_(cipher != nullptr ? cipher->geometry().data_bytes : size),
+      grain_(verity != nullptr ? kSealedBlockBytes : cipher != nullptr ? cipher->geometry().sector : 1) {}
+
+// Beyond the partition's end, inside its last sealed block, there are zeros.
+Read<> Extent::read_partition(std::uint64_t position, std::span<std::byte> out) const noexcept {
+  if (const std::uint64_t there = partition_ - std::min(partition_, position); out.size() > there) {
+    std::fill(out.begin() + static_cast<std::ptrdiff_t>(there), out.end(), std::byte{0});
+    out = out.first(there);
+  }
   while (!out.empty()) {
     const ssize_t got =
         ::pread(image_, out.data(), out.size(), static_cast<off_t>(offset_ + position));
@@ -55,6 +74,44 @@ Read<> Extent::read_file(std::uint64_t position, std::span<std::byte> out) const
   return Ok{};
 }
 
+// BOUNDARY: here the bytes of a sealed image become trusted: what is checked is the copy that is
+// used, so a file that is rewritten under the mount gives an error, never altered bytes.
+Read<> Extent::check(std::uint64_t position, std::span<const std::byte> bytes) const noexcept {
+  for (; !bytes.empty(); bytes = bytes.subspan(kSealedBlockBytes)) {
+    POSTERN_TRY(verity_->check(position / kSealedBlockBytes, bytes.first(kSealedBlockBytes)));
+    position += kSealedBlockBytes;
+  }
+  return Ok{};
+}
+
+// Reads, checks and decrypts at least [start, start + length) into the window.
+Read<> Extent::fill(std::uint64_t start, std::size_t length, Window& window) const noexcept {
+  window.length_ = 0;
+  const std::uint64_t from = (base_ + start) / grain_ * grain_;
+  const std::uint64_t to = (base_ + start + length + grain_ - 1) / grain_ * grain_;
+  const std::size_t whole = to - from;
+  if (!window.grow(whole)) {
+    return Errno{ENOMEM};
+  }
+  const std::span<std::byte> bytes(window.memory_, whole);
+  POSTERN_TRY(read_partition(from, bytes));
+  if (verity_ != nullptr) {
+    POSTERN_TRY(check(from, bytes));
+  }
+  // A sealed block may begin before the ciphertext does, and end behind it: base and size are
+  // multiples of the sector, so what is left in between is whole sectors.
+  const std::uint64_t first = std::max(from, base_);
+  const std::uint64_t last = std::min(to, base_ + size_);
+  const auto used = bytes.subspan(first - from, last - first);
+  if (cipher_ != nullptr) {
+    POSTERN_TRY(cipher_->decrypt(first - base_, used, window.cipher_));
+  }
+  window.begin_ = used.data();
+  window.start_ = first - base_;
+  window.length_ = used.size();
+  return Ok{};
+}
+
 Read<std::span<const std::byte>> Extent::fetch(std::uint64_t start,
                                                std::size_t length,
                                                Window& window,
@@ -64,17 +121,10 @@ Read<std::span<const std::byte>> Extent::fetch(std::uint64_t start,
   }
   if (start < window.start_ || start - window.start_ > window.length_ ||
       length > window.length_ - (start - window.start_)) {
-    window.length_ = 0;
-    const std::size_t wanted =
-        std::max(length, static_cast<std::size_t>(std::min<std::uint64_t>(ahead, size_ - start)));
-    if (!window.grow(wanted)) {
-      return Errno{ENOMEM};
-    }
-    POSTERN_TRY(read_file(start, {window.memory_, wanted}));
-    window.start_ = start;
-    window.length_ = wanted;
+    const auto more = static_cast<std::size_t>(std::min<std::uint64_t>(ahead, size_ - start));
+    POSTERN_TRY(fill(start, std::max(length, more), window));
   }
-  return std::span<const std::byte>(window.memory_ + (start - window.start_), length);
+  return std::span<const std::byte>(window.begin_ + (start - window.start_), length);
 }
 
 Read<> Extent::fetch_into(std::uint64_t start,
@@ -83,8 +133,35 @@ Read<> Extent::fetch_into(std::uint64_t start,
   if (start > size_ || out.size() > size_ - start) {
     return Errno{EIO};
   }
-  static_cast<void>(window);
-  return read_file(start, out);
+  if (grain_ == 1) {
+    return read_partition(start, out);
+  }
+  POSTERN_TRY_ASSIGN(const auto bytes, fetch(start, out.size(), window));
+  std::copy(bytes.begin(), bytes.end(), out.begin());
+  return Ok{};
+}
+
+Outcome<> check_geometry(std::uint64_t size, const Seal* seal, const CryptGeometry* crypt) noexcept {
+  if (seal != nullptr &&
+      seal->data_blocks != (size + kSealedBlockBytes - 1) / kSealedBlockBytes) {
+    return Problem{.what = "the seal covers " + std::to_string(seal->data_blocks) +
+                           " blocks, but the partition has " + std::to_string(size) + " bytes",
+                   .cure = "seal the image again"};
+  }
+  if (crypt == nullptr) {
+    return Ok{};
+  }
+  if (crypt->sector != 512 && crypt->sector != 4096) {
+    return Problem{.what = "encrypted sectors of " + std::to_string(crypt->sector) +
+                           " bytes are not supported"};
+  }
+  const bool aligned = crypt->data_offset % crypt->sector == 0 && crypt->data_bytes % crypt->sector == 0;
+  if (!aligned || crypt->data_bytes == 0 || crypt->data_offset > size ||
+      crypt->data_bytes > size - crypt->data_offset) {
+    return Problem{.what = "the encrypted data lies outside the partition",
+                   .cure = "the image is damaged: copy or build it again"};
+  }
+  return Ok{};
 }
 
 }  // namespace postern::squashfs

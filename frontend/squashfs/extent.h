@@ -5,11 +5,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
-#include <vector>
 
+#include "frontend/squashfs/cipher.h"
 #include "frontend/squashfs/read_result.h"
+#include "frontend/squashfs/verity.h"
 
 namespace postern::squashfs {
 
@@ -26,15 +26,21 @@ class Window {
   bool grow(std::size_t bytes) noexcept;
   std::byte* memory_ = nullptr;
   std::size_t capacity_ = 0;
-  std::uint64_t start_ = 0;  // of the valid bytes, in plaintext offsets
+  const std::byte* begin_ = nullptr;  // of the valid bytes
+  std::uint64_t start_ = 0;           // the same as squashfs counts
   std::size_t length_ = 0;
+  CipherContext cipher_;
 };
 
 class Extent {
  public:
-  // `image` is borrowed and stays open; `offset` and `size` are bytes in it.
-  Extent(int image, std::uint64_t offset, std::uint64_t size) noexcept
-      : image_(image), offset_(offset), size_(size) {}
+  // `image` is borrowed and stays open; `offset` and `size` are bytes in it. `verity` and `cipher`
+  // may be null; they are borrowed. Geometry must have been checked: check_geometry().
+  Extent(int image,
+         std::uint64_t offset,
+         std::uint64_t size,
+         Verity* verity = nullptr,
+         const Cipher* cipher = nullptr) noexcept;
 
   // Bytes that squashfs can read.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
@@ -50,11 +56,21 @@ class Extent {
   Read<> fetch_into(std::uint64_t start, std::span<std::byte> out, Window& window) const noexcept;
 
  private:
-  Read<> read_file(std::uint64_t position, std::span<std::byte> out) const noexcept;
+  Read<> fill(std::uint64_t start, std::size_t length, Window& window) const noexcept;
+  Read<> read_partition(std::uint64_t position, std::span<std::byte> out) const noexcept;
+  Read<> check(std::uint64_t position, std::span<const std::byte> bytes) const noexcept;
 
   const int image_;
-  const std::uint64_t offset_;
-  const std::uint64_t size_;
+  const std::uint64_t offset_;     // of the partition in the file
+  const std::uint64_t partition_;  // its bytes
+  Verity* const verity_;
+  const Cipher* const cipher_;
+  const std::uint64_t base_;   // of squashfs' bytes in the partition
+  const std::uint64_t size_;   // of squashfs' bytes
+  const std::size_t grain_;    // what is read is a multiple of this from the partition's start
 };
+
+// Whether seal and cipher fit a partition of `size` bytes.
+Outcome<> check_geometry(std::uint64_t size, const Seal* seal, const CryptGeometry* crypt) noexcept;
 
 }  // namespace postern::squashfs

@@ -2,8 +2,13 @@
 // descriptor that somebody else mounts. README.md beside this file says how it works.
 #include <malloc.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <memory>
 #include <span>
+#include <string>
 
 #include "frontend/message/message.h"
 #include "frontend/squashfs/extent.h"
@@ -23,16 +28,38 @@ std::size_t address_space(const Options& options) noexcept {
   return (1024 + 2 * std::size_t{options.cache_mib}) * kMib;
 }
 
-Outcome<> run(std::span<char* const> arguments) noexcept {
-  POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
-  POSTERN_TRY(detach({options.fuse_fd, options.image_fd, options.listen_fd}));
-  ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
-  const Extent extent(options.image_fd, options.offset, options.size);
-  Devices devices = open_devices(options);
-  POSTERN_TRY(confine(address_space(options)));
+Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& devices) noexcept {
   POSTERN_TRY_ASSIGN(const auto image, Image::open(extent, {.data = options.cache_mib * kMib,
                                                             .metadata = kMetadataCacheBytes}));
   return serve(*image, options, devices);
+}
+
+Outcome<> run(std::span<char* const> arguments) noexcept {
+  POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
+  POSTERN_TRY(detach({options.fuse_fd, options.image_fd, options.listen_fd, options.key_fd}));
+  if (options.listen_fd >= 0 && ::listen(options.listen_fd, SOMAXCONN) != 0) {
+    // Again, after the starter: SO_PEERCRED then names this process, which lives as long as the mount.
+    return system_problem("postern-squashfs: listening for those who join", errno);
+  }
+  ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
+  Devices devices = open_devices(options);
+  std::unique_ptr<Cipher> cipher;
+  if (options.crypt) {
+    POSTERN_TRY_ASSIGN(cipher, Cipher::make(options.key_fd, *options.crypt));
+    ::close(options.key_fd);
+  }
+  // ORDER: before the first byte of the image is read.
+  POSTERN_TRY(confine(address_space(options)));
+  std::unique_ptr<Verity> verity;
+  if (options.seal) {
+    POSTERN_TRY_ASSIGN(verity, Verity::make(options.image_fd, *options.seal));
+  }
+  const Extent extent(options.image_fd, options.offset, options.size, verity.get(), cipher.get());
+  const Outcome<> served = open_and_serve(extent, options, devices);
+  if (const std::string complaint = verity != nullptr ? verity->complaint() : ""; !complaint.empty()) {
+    message::error("postern-squashfs: " + complaint);
+  }
+  return served;
 }
 
 }  // namespace

@@ -3,13 +3,20 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <limits>
 #include <string_view>
+#include <utility>
+
+#include "frontend/squashfs/extent.h"
 
 namespace postern::squashfs {
 namespace {
+
+// An extent must stay within what off_t can say.
+constexpr auto kMostBytes = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / 4;
 
 Problem bad(std::string_view option, std::string_view value) {
   return Problem{.what = "postern-squashfs: bad value '" + std::string(value) + "' of " +
@@ -45,9 +52,72 @@ Outcome<> owner(std::string_view option, std::string_view text, std::optional<Ow
   return Ok{};
 }
 
+// "a:b:c" into its parts; false: not as many as there are places.
+bool split(std::string_view text, std::span<std::string_view> parts) {
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+    const std::size_t colon = text.find(':');
+    if (colon == std::string_view::npos) {
+      return false;
+    }
+    parts[i] = text.substr(0, colon);
+    text.remove_prefix(colon + 1);
+  }
+  parts.back() = text;
+  return text.find(':') == std::string_view::npos;
+}
+
+int hex_digit(char c) noexcept {
+  return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+bool unhex(std::string_view text, std::vector<std::uint8_t>& out) {
+  if (text.size() % 2 != 0) {
+    return false;
+  }
+  for (std::size_t i = 0; i < text.size(); i += 2) {
+    const int high = hex_digit(text[i]);
+    const int low = hex_digit(text[i + 1]);
+    if (high < 0 || low < 0) {
+      return false;
+    }
+    out.push_back(static_cast<std::uint8_t>(high * 16 + low));
+  }
+  return true;
+}
+
+// ROOTHEX:SALTHEX:DATABLOCKS:TREEOFFSET:TREEBYTES
+Outcome<> seal(std::string_view option, std::string_view text, std::optional<Seal>& out) {
+  std::array<std::string_view, 5> parts;
+  std::vector<std::uint8_t> root;
+  Seal value;
+  if (!split(text, parts) || !unhex(parts[0], root) || root.size() != value.root.size() ||
+      !unhex(parts[1], value.salt) || value.salt.size() > kMaxSaltBytes) {
+    return bad(option, text);
+  }
+  std::copy(root.begin(), root.end(), value.root.begin());
+  POSTERN_TRY(number(option, parts[2], std::uint64_t{1}, kMostBytes, value.data_blocks));
+  POSTERN_TRY(number(option, parts[3], std::uint64_t{0}, kMostBytes, value.tree_offset));
+  POSTERN_TRY(number(option, parts[4], std::uint64_t{0}, kMostBytes, value.tree_bytes));
+  out = std::move(value);
+  return Ok{};
+}
+
+// SECTOR:DATAOFF:DATABYTES:IVOFF
+Outcome<> crypt(std::string_view option, std::string_view text, std::optional<CryptGeometry>& out) {
+  std::array<std::string_view, 4> parts;
+  if (!split(text, parts)) {
+    return bad(option, text);
+  }
+  CryptGeometry value;
+  POSTERN_TRY(number(option, parts[0], 512U, 4096U, value.sector));
+  POSTERN_TRY(number(option, parts[1], std::uint64_t{0}, kMostBytes, value.data_offset));
+  POSTERN_TRY(number(option, parts[2], std::uint64_t{1}, kMostBytes, value.data_bytes));
+  POSTERN_TRY(number(option, parts[3], std::uint64_t{0}, kMostBytes, value.iv_offset));
+  out = value;
+  return Ok{};
+}
+
 Outcome<> take(std::string_view option, std::string_view value, Options& options) {
-  // An extent must stay within what off_t can say.
-  constexpr auto kMostBytes = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / 2;
   if (option == "--fuse-fd") {
     return descriptor(option, value, options.fuse_fd);
   }
@@ -62,6 +132,15 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   }
   if (option == "--size") {
     return number(option, value, std::uint64_t{1}, kMostBytes, options.size);
+  }
+  if (option == "--key-fd") {
+    return descriptor(option, value, options.key_fd);
+  }
+  if (option == "--crypt") {
+    return crypt(option, value, options.crypt);
+  }
+  if (option == "--verity") {
+    return seal(option, value, options.seal);
   }
   if (option == "--owner") {
     return owner(option, value, options.owner);
@@ -99,6 +178,11 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
     return Problem{.what = "postern-squashfs: --fuse-fd, --image-fd and --size are needed",
                    .cure = "this program is started by postern, not by hand"};
   }
+  if (options.crypt.has_value() != (options.key_fd >= 0)) {
+    return Problem{.what = "postern-squashfs: --crypt and --key-fd go together"};
+  }
+  POSTERN_TRY(check_geometry(options.size, options.seal ? &*options.seal : nullptr,
+                             options.crypt ? &*options.crypt : nullptr));
   return options;
 }
 

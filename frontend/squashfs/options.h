@@ -7,6 +7,8 @@
 #include <span>
 #include <string>
 
+#include "frontend/squashfs/cipher.h"
+#include "frontend/squashfs/verity.h"
 #include "policy/problem.h"
 
 namespace postern::squashfs {
@@ -22,6 +24,9 @@ struct Options {
   int listen_fd = -1;  // a listening unix socket; -1: the mount is not shared
   std::uint64_t offset = 0;  // of the partition in the image file
   std::uint64_t size = 0;
+  std::optional<Seal> seal;            // none: the bytes are not checked
+  std::optional<CryptGeometry> crypt;  // none: they are not encrypted
+  int key_fd = -1;                     // holds the volume key; with crypt only
   std::optional<Owner> owner;  // of every file; none: as the image says
   unsigned threads = 0;        // at most; 0: by the number of CPUs
   unsigned processors = 1;     // that this process may use; not an option

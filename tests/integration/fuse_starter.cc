@@ -1,11 +1,11 @@
 // Mounts an image as a start does: a new user and mount namespace, /dev/fuse opened in it,
 // postern-squashfs on the other end. Then runs a command there.
 //
-//   fuse_starter [-n] [-j SOCKETNAME] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER OPTIONS…] -- COMMAND…
+//   fuse_starter [-n] [-j SOCKETNAME] [-k KEYFILE] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER OPTIONS…] -- COMMAND…
 //
 // Exits as the command does; 120 where the server did not end well, 121 for a failed step. -n: do
 // not unmount and do not wait for the server (it must notice by itself). -j: the server shares the
-// mount on an abstract socket of that name.
+// mount on an abstract socket of that name. -k: passes the file as --key-fd.
 #include <fcntl.h>
 #include <sched.h>
 #include <stdio.h>
@@ -78,12 +78,15 @@ pid_t start_server(const char* program, std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   bool leave = false;
   const char* share = nullptr;
+  const char* key = nullptr;
   int option = 0;
-  while ((option = ::getopt(argc, argv, "+nj:")) != -1) {
+  while ((option = ::getopt(argc, argv, "+nj:k:")) != -1) {
     if (option == 'n') {
       leave = true;
     } else if (option == 'j') {
       share = optarg;
+    } else if (option == 'k') {
+      key = optarg;
     } else {
       return 121;
     }
@@ -114,6 +117,13 @@ int main(int argc, char** argv) {
   }
   for (; ::strcmp(argv[command], "--") != 0; ++command) {
     arguments.emplace_back(argv[command]);
+  }
+  if (key != nullptr) {
+    const int fd = ::open(key, O_RDONLY);
+    if (fd < 0) {
+      fail(key);
+    }
+    arguments.insert(arguments.end(), {"--key-fd", std::to_string(fd)});
   }
   const pid_t pid = start_server(server, arguments);
   // ORDER: after the server is started: one that lived in the mount's namespace would keep it, and

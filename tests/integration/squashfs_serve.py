@@ -7,6 +7,7 @@ Builds trees with everything a file system can hold, packs them with every compr
 as an ordinary user in a user namespace, and compares every attribute and every byte. Then sharing,
 signals, damaged images, and that nothing is left behind. Exit 77: this host cannot run it.
 """
+import ctypes
 import errno
 import hashlib
 import json
@@ -50,7 +51,12 @@ def manifest(top, contents=True):
             if not stat.S_ISLNK(st.st_mode):
                 item["xattrs"] = xattrs(path)
             if contents and stat.S_ISREG(st.st_mode):
-                item["sha256"] = digest(path)
+                try:
+                    item["sha256"] = digest(path)
+                except OSError as error:
+                    if error.errno != errno.EIO:
+                        raise
+                    item["error"] = "EIO"
             found[os.path.relpath(path, top)] = item
     return found
 
@@ -290,6 +296,105 @@ def test_sharing(work, gzip, want):
                str(outcomes))
 
 
+def xts(key, data, sector, iv_offset):
+    """AES-256-XTS with plain64 tweaks in 512-byte units, by the OpenSSL of the system."""
+    crypto = ctypes.CDLL("libcrypto.so.3")
+    for name in ("EVP_CIPHER_CTX_new", "EVP_aes_256_xts"):
+        getattr(crypto, name).restype = ctypes.c_void_p
+    context = ctypes.c_void_p(crypto.EVP_CIPHER_CTX_new())
+    cipher = ctypes.c_void_p(crypto.EVP_aes_256_xts())
+    assert crypto.EVP_EncryptInit_ex(context, cipher, None, key, None) == 1
+    out = ctypes.create_string_buffer(sector)
+    length = ctypes.c_int()
+    result = bytearray()
+    for at in range(0, len(data), sector):
+        tweak = (iv_offset + at // 512).to_bytes(16, "little")
+        assert crypto.EVP_EncryptInit_ex(context, None, None, None, tweak) == 1
+        assert crypto.EVP_EncryptUpdate(context, out, ctypes.byref(length), data[at:at + sector], sector) == 1
+        result += out.raw
+    crypto.EVP_CIPHER_CTX_free(context)
+    return bytes(result)
+
+
+def seal(partition, tree):
+    """Makes the hash tree with veritysetup; the --verity option for a tree appended at `offset`."""
+    if os.path.exists(tree):
+        os.unlink(tree)  # veritysetup would leave the rest of a longer one
+    run = subprocess.run(["veritysetup", "format", partition, tree], check=True, capture_output=True, text=True)
+    said = dict(line.split(":", 1) for line in run.stdout.splitlines() if ":" in line)
+    root, salt, blocks = (said[k].strip() for k in ("Root hash", "Salt", "Data blocks"))
+    return lambda offset: f"{root}:{salt}:{blocks}:{offset + 4096}:{os.path.getsize(tree) - 4096}"
+
+
+def test_layers(work, gzip, want):
+    plain = open(gzip, "rb").read()
+    key = bytes(range(64))
+    keys = f"{work.top}/key"
+    write(keys, key)
+    image = f"{work.top}/layers.img"
+
+    def serve(partition, options, what, tree=None, change=None):
+        """`change(bytes, where the tree is)` spoils the file after it was sealed."""
+        content = bytearray(b"\x11" * 8192 + partition)
+        options = list(options)
+        if tree:
+            options += ["--verity", tree(len(content))]
+            content += open(f"{work.top}/tree", "rb").read()
+        if change:
+            change(content)
+        write(image, bytes(content))
+        more = dict(size=len(partition), offset=8192,
+                    starter=("-k", keys) if "--crypt" in options else ())
+        if what:
+            compare(work, what, want, image, *options, **more)
+        return options, more
+
+    def sealed(partition):
+        write(f"{work.top}/part", partition)
+        return seal(f"{work.top}/part", f"{work.top}/tree")
+
+    tree = sealed(plain)
+    serve(plain, [], "sealed", tree)
+    for sector in (512, 4096):
+        padded = plain + bytes(-len(plain) % sector)
+        for header, iv in ((0, 0), (1 << 20, 7)):
+            cipher = b"\xaa" * header + xts(key, padded, sector, iv)
+            crypt = ["--crypt", f"{sector}:{header}:{len(padded)}:{iv}"]
+            serve(cipher, crypt, f"encrypted, sectors of {sector}, data at {header}")
+        tree = sealed(cipher)
+        serve(cipher, crypt, f"encrypted with sectors of {sector}, then sealed", tree)
+    options, more = serve(cipher, crypt, None)
+    write(keys, key[::-1])
+    run = work.serve(image, ["true"], *options, **more)
+    work.check("the wrong key: a clear error", "FATAL:" in run.stderr, run.stderr)
+
+    tree = sealed(plain)
+    walk = ["sh", "-c", "tar cf - . 2>/dev/null | wc -c"]
+    start = 8192
+
+    def spoil(at):
+        def change(content):
+            content[at] ^= 1
+        return change
+
+    # The middle of the data, the last leaf of the tree, and its root block.
+    for what, at in (("a block of data", start + len(plain) // 3), ("a leaf of the tree", -40),
+                     ("the tree's top", start + len(plain) + 4096 + 5)):
+        options, more = serve(plain, [], None, tree, spoil(at))
+        run = work.serve(image, walk, *options, **more)
+        work.check(f"{what} changed: an I/O error and a message", "does not match its seal" in run.stderr, run.stderr)
+    # A flipped bit in the middle of a file that is read: EIO, never other bytes.
+    options, more = serve(plain, [], None, tree, spoil(start + len(plain) // 3))
+    got, problem = served_manifest(work, image, *options, **more)
+    different = [p for p in got or {} if got[p] != want.get(p) and "error" not in got[p]]
+    errors = [p for p in got or {} if "error" in got[p]]
+    work.check("what can be read is true, the rest gives EIO", got and not different and errors,
+               f"{problem} {different[:3]} {len(errors)}")
+    options, more = serve(plain, [], None, lambda offset: tree(offset).replace(":", "0:", 1))
+    run = work.serve(image, ["true"], *options, **more)
+    work.check("a root hash that is none is refused", "bad value" in run.stderr, run.stderr)
+
+
 def servers(image):
     """Processes of SERVER that hold `image` open."""
     found = []
@@ -379,8 +484,8 @@ def test_damaged(work, gzip):
 
 
 def main():
-    if not shutil.which("mksquashfs") or AS_ROOT and not shutil.which("setpriv"):
-        print("needs mksquashfs and setpriv")
+    if not shutil.which("mksquashfs") or not shutil.which("veritysetup") or AS_ROOT and not shutil.which("setpriv"):
+        print("needs mksquashfs, veritysetup and setpriv")
         return 77
     probe = subprocess.run(as_user(["sh", "-c", "exec 3<>/dev/fuse && unshare -U true"]), capture_output=True)
     if probe.returncode != 0:
@@ -393,6 +498,7 @@ def main():
         test_giant(work)
         test_large_directory(work)
         test_sharing(work, gzip, want)
+        test_layers(work, gzip, want)
         test_life(work, gzip)
         test_damaged(work, gzip)
         if AS_ROOT:
