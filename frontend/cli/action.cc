@@ -1,4 +1,6 @@
 // exec, run, shell and test.
+#include <cstdio>
+#include <cstdlib>
 #include <iterator>
 #include <string>
 #include <utility>
@@ -7,11 +9,13 @@
 
 #include "frontend/cli/action_options.h"
 #include "frontend/cli/command.h"
+#include "frontend/cli/site.h"
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "frontend/run/plan.h"
 #include "frontend/run/unlock.h"
 #include "frontend/userns/launch.h"
+#include "policy/config/site.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -39,7 +43,12 @@ Outcome<run::PlanInput> gather(run::Action action) {
   if (input.caller.directory.empty()) {
     message::warning("the current directory does not exist any more: starting in the home directory");
   }
+  POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
+  input.site = site_of(site);
+  action.nv = action.nv || (site.nv_always && !action.no_nv);
+  action.rocm = action.rocm || (site.rocm_always && !action.no_rocm);
   POSTERN_TRY_ASSIGN(input.image, run::open_image(action.image, input.caller.directory));
+  POSTERN_TRY(check_site(site, input.image));
   if (input.image.encrypted) {
     POSTERN_TRY(run::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
                                                 .pem_path = action.pem_path,

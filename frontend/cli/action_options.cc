@@ -8,8 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include <linux/capability.h>
-
+#include "frontend/run/capability_names.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -122,36 +121,18 @@ Problem bad_value(std::string what, std::string cure = {}) {
   return Problem{.what = std::move(what), .cure = std::move(cure), .exit_code = kExitFatal};
 }
 
-// Names as in capabilities(7), in the order of their numbers.
-constexpr std::array<std::string_view, CAP_LAST_CAP + 1> kCapabilities = {
-    "CHOWN",          "DAC_OVERRIDE",    "DAC_READ_SEARCH",  "FOWNER",     "FSETID",
-    "KILL",           "SETGID",          "SETUID",           "SETPCAP",    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN",        "NET_RAW",    "IPC_LOCK",
-    "IPC_OWNER",      "SYS_MODULE",      "SYS_RAWIO",        "SYS_CHROOT", "SYS_PTRACE",
-    "SYS_PACCT",      "SYS_ADMIN",       "SYS_BOOT",         "SYS_NICE",   "SYS_RESOURCE",
-    "SYS_TIME",       "SYS_TTY_CONFIG",  "MKNOD",            "LEASE",      "AUDIT_WRITE",
-    "AUDIT_CONTROL",  "SETFCAP",         "MAC_OVERRIDE",     "MAC_ADMIN",  "SYSLOG",
-    "WAKE_ALARM",     "BLOCK_SUSPEND",   "AUDIT_READ",       "PERFMON",    "BPF",
-    "CHECKPOINT_RESTORE"};
-
 Outcome<std::uint64_t> capability_set(const std::vector<std::string>& names) {
   std::uint64_t set = 0;
-  for (std::string name : names) {
-    std::transform(name.begin(), name.end(), name.begin(),
-                   [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c; });
-    std::string_view bare = name;
-    if (bare.starts_with("CAP_")) {
-      bare.remove_prefix(4);
-    }
-    if (bare == "ALL") {
-      set = (std::uint64_t{1} << kCapabilities.size()) - 1;
+  for (const std::string& name : names) {
+    if (name == "all" || name == "ALL") {
+      set = (std::uint64_t{1} << run::kCapabilityNames.size()) - 1;
       continue;
     }
-    const auto* found = std::find(kCapabilities.begin(), kCapabilities.end(), bare);
-    if (found == kCapabilities.end()) {
+    const auto number = run::capability_number(name);
+    if (!number) {
       return bad_value("unknown capability " + name, "capabilities(7) has the names");
     }
-    set |= std::uint64_t{1} << (found - kCapabilities.begin());
+    set |= std::uint64_t{1} << *number;
   }
   return set;
 }
@@ -285,8 +266,10 @@ void mount_options(const Arguments& arguments, run::Action& action) {
   action.contain = arguments.given("contain");
   action.writable = arguments.given("writable");
   action.writable_tmpfs = arguments.given("writable-tmpfs");
-  action.nv = arguments.given("nv") && !arguments.given("no-nv");
-  action.rocm = arguments.given("rocm") && !arguments.given("no-rocm");
+  action.no_nv = arguments.given("no-nv");
+  action.no_rocm = arguments.given("no-rocm");
+  action.nv = arguments.given("nv") && !action.no_nv;
+  action.rocm = arguments.given("rocm") && !action.no_rocm;
 }
 
 }  // namespace

@@ -41,6 +41,8 @@ struct Action {
   bool writable_tmpfs = false;
   bool nv = false;
   bool rocm = false;
+  bool no_nv = false;                      // --no-nv, --no-rocm: against the site's "always"
+  bool no_rocm = false;
   std::vector<std::string> dns;
 
   // Namespaces and identity.

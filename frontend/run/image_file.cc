@@ -99,7 +99,8 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   if (!info) {
     return named(image.path, std::move(info).error());
   }
-  if (info->kind == image::Kind::kSif) {
+  image.sif = info->kind == image::Kind::kSif;
+  if (image.sif) {
     if (auto fits = image::check_architecture(info->architecture); !fits) {
       return named(image.path, std::move(fits).error());
     }

@@ -17,6 +17,7 @@
 #include "frontend/run/fakeroot.h"
 #include "frontend/run/gpu.h"
 #include "frontend/run/host_mounts.h"
+#include "frontend/run/seccomp_profile.h"
 #include "protocol/limits.h"
 
 namespace postern::run {
@@ -719,7 +720,11 @@ Outcome<> Planner::record() {
   record.reaper = action_.pid && !action_.no_init;
   record.ignored_signals = input_.caller.ignored_signals;
   record.blocked_signals = input_.caller.blocked_signals;
-  record.seccomp = std::move(input_.seccomp);
+  if (!action_.seccomp.empty()) {
+    POSTERN_TRY_ASSIGN(record.seccomp,
+                       load_seccomp(absolute_path(action_.seccomp, input_.caller.directory),
+                                    plan_.request.capabilities, warnings_));
+  }
   record.message_level = input_.message_level;
   fixed_environment(record);
   POSTERN_TRY_ASSIGN(plan_.request.init, add_source({.kind = Source::Kind::kInit,

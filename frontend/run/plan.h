@@ -48,7 +48,6 @@ struct PlanInput {
   PayloadEnvironment environment;
   std::string host_path;               // the caller's PATH, as USER_PATH inside
   std::string init_program;            // postern-init
-  std::vector<std::uint8_t> seccomp;   // struct sock_filter[]
   std::int32_t message_level = 1;
 };
 

@@ -1,0 +1,22 @@
+// The site's configuration, as the planner of a start wants it.
+#pragma once
+
+#include <string>
+
+#include "frontend/run/action.h"
+#include "frontend/run/plan.h"
+#include "policy/problem.h"
+
+namespace postern::config {
+struct SiteConfig;
+}
+
+namespace postern::cli {
+
+run::Site site_of(const config::SiteConfig& config);
+
+// What `config` adds to options (nv_always, rocm_always) or forbids (kinds of images), advisory in
+// user-namespace mode: the caller could bring another program.
+Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image);
+
+}  // namespace postern::cli
