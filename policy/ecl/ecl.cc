@@ -368,7 +368,7 @@ EclDecision decide_ecl(const EclConfig& config, const ImageFacts& facts) {
   out.group = find_group(config, facts.directory);
   if (!out.group) {
     return refuse(RefusalCode::kEclNoGroup,
-                  facts.directory.empty() ? "no execgroup is for any directory, and the image's is not known"
+                  facts.directory.empty() ? "the image lies in no directory that an execgroup names, and none is for any directory"
                                           : "no execgroup is for " + facts.directory);
   }
   const Group& group = config.groups[*out.group];

@@ -19,6 +19,7 @@
 
 #include "policy/problem.h"
 #include "policy/signature/clear_sign.h"
+#include "protocol/base/unique_fd.h"
 
 struct gpgme_context;
 
@@ -52,12 +53,21 @@ class PgpKeyring {
   // An empty or missing directory is a keyring without keys. Error: GnuPG cannot be used.
   static Outcome<PgpKeyring> open(const std::string& directory, KeyOrigin origin);
 
+  // The same in a process of its own, made now, for a caller that is about to forbid itself to
+  // execute anything (the judge): after this, a check only writes to and reads from channel().
+  // The process has no other descriptor, starts GnuPG when it is first asked, and ends when the
+  // PgpKeyring is gone, also if its owner is killed; nobody has to wait for it. Call it while the
+  // caller has one thread.
+  static Outcome<PgpKeyring> open_in_child(const std::string& directory, KeyOrigin origin);
+
   // Good means: made by a key of this ring that may sign; with SHA-2; neither the key (primary,
   // signing, primary user id) nor the signature is expired, revoked or dated in the future.
   // Error: GnuPG cannot be used.
   Outcome<PgpCheck> check(const ClearSigned& message) const;
 
   [[nodiscard]] KeyOrigin origin() const noexcept { return origin_; }
+  // The socket to the other process; -1 where there is none.
+  [[nodiscard]] int channel() const noexcept { return channel_.get(); }
 
  private:
   struct Release {
@@ -65,7 +75,8 @@ class PgpKeyring {
   };
   PgpKeyring() = default;
 
-  std::unique_ptr<gpgme_context, Release> context_;
+  std::unique_ptr<gpgme_context, Release> context_;  // in this process
+  UniqueFd channel_;                                 // or to the other one
   KeyOrigin origin_ = KeyOrigin::kLocal;
 };
 

@@ -1,0 +1,233 @@
+#include "policy/ecl/facts.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <climits>
+#include <memory>
+
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "policy/config/read_file.h"
+#include "policy/config/trusted_file.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::ecl {
+namespace {
+
+using signature::Failure;
+using signature::KeyMaterial;
+using signature::VerifyReport;
+
+constexpr long kFuseMagic = 0x65735546;  // fs/fuse/inode.c, FUSE_SUPER_MAGIC
+
+// Reads files of the keyring under the owner's rule.
+class KeyringReader {
+ public:
+  KeyringReader(std::string directory, KeyringOwner owner)
+      : directory_(std::move(directory)), owner_(owner), root_(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)) {}
+
+  // None where it does not exist.
+  Outcome<std::optional<std::string>> read(const std::string& name) const {
+    const std::string path = directory_ + "/" + name;
+    if (owner_ == KeyringOwner::kWhoever) {
+      return config::read_file(path);
+    }
+    auto text = config::read_trusted(root_.get(), path);
+    if (text) {
+      return std::optional(*std::move(text));
+    }
+    if (text.error().code == RefusalCode::kConfigMissing && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+      return std::optional<std::string>();
+    }
+    return std::move(text).error().problem;
+  }
+
+  Outcome<std::vector<std::string>> pem_files() const {
+    std::vector<std::string> names;
+    const std::string path = directory_ + "/pem";
+    const std::unique_ptr<DIR, int (*)(DIR*)> list(::opendir(path.c_str()), ::closedir);
+    if (list == nullptr) {
+      return errno == ENOENT ? Outcome<std::vector<std::string>>(std::move(names)) : system_problem("opening " + path, errno);
+    }
+    while (const dirent* entry = ::readdir(list.get())) {  // NOLINT(concurrency-mt-unsafe): our own DIR
+      const std::string name = static_cast<const char*>(entry->d_name);
+      if (name.ends_with(".pem") && !name.starts_with('.')) {
+        names.push_back("pem/" + name);
+      }
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+ private:
+  std::string directory_;
+  KeyringOwner owner_;
+  UniqueFd root_;
+};
+
+Outcome<signature::PublicKey> load_pem(const KeyringReader& reader, const std::string& name) {
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> text, reader.read(name));
+  if (!text) {
+    return Problem{"keyring file " + name + " has gone"};
+  }
+  if (text->find("-----BEGIN CERTIFICATE-----") == std::string::npos) {
+    return signature::PublicKey::from_pem(*text, name);
+  }
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> roots, reader.read("roots.pem"));
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> between, reader.read("intermediates.pem"));
+  if (!roots) {
+    return Problem{name + " is a certificate, and the keyring has no roots.pem",
+                   "put the root certificate that issued it into roots.pem"};
+  }
+  return signature::key_of_certificate({*text, between.value_or(""), *roots}, name);
+}
+
+RefusalCode refusal_of(Failure failure) {
+  switch (failure) {
+    case Failure::kNone: return RefusalCode::kNone;
+    case Failure::kNoGroups:
+    case Failure::kNoSignature: return RefusalCode::kEclUnsigned;
+    case Failure::kNoRootPartition: return RefusalCode::kNoRootPartition;
+    case Failure::kInvalidNumber:
+    case Failure::kGroupNotFound:
+    case Failure::kObjectNotFound:
+    case Failure::kAmbiguousObject:
+    case Failure::kUngroupedObject:
+    case Failure::kTooManySignatures:
+    case Failure::kUnknownForm:
+    case Failure::kNoPgpMaterial:
+    case Failure::kNoPemMaterial:
+    case Failure::kHashType:
+    case Failure::kNotValid:
+    case Failure::kFingerprint:
+    case Failure::kNotSigned:
+    case Failure::kSignedMissing:
+    case Failure::kHeader:
+    case Failure::kDescriptor:
+    case Failure::kObject:
+    case Failure::kUnreadable:
+    case Failure::kEngine: return RefusalCode::kEclSignature;
+  }
+  return RefusalCode::kEclSignature;
+}
+
+bool covers(const VerifyReport& report, std::uint32_t id) {
+  return std::any_of(report.signatures.begin(), report.signatures.end(), [&](const auto& signature) {
+    return signature.valid && std::find(signature.objects.begin(), signature.objects.end(), id) != signature.objects.end();
+  });
+}
+
+}  // namespace
+
+Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner owner, bool in_child) {
+  const KeyringReader reader(directory, owner);
+  KeyMaterial out;
+  // GnuPG reads these two itself, by path: once they are root's alone, nothing can be exchanged.
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> options, reader.read("gpg.conf"));
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> ring, reader.read("pubring.gpg"));
+  struct stat other {};
+  if (::lstat((directory + "/pubring.kbx").c_str(), &other) == 0) {
+    // With both, GnuPG reads the keybox and not the file that was just looked at.
+    return Problem{"keyring " + directory + " holds a pubring.kbx",
+                   "import its keys with 'postern key import --global' and delete it"};
+  }
+  if (ring && !options) {
+    return Problem{"keyring " + directory + " has no gpg.conf", "write it with 'postern key import --global'"};
+  }
+  auto opened = in_child ? signature::PgpKeyring::open_in_child(directory, signature::KeyOrigin::kGlobal)
+                         : signature::PgpKeyring::open(directory, signature::KeyOrigin::kGlobal);
+  if (!opened) {
+    return std::move(opened).error();
+  }
+  out.rings.push_back(*std::move(opened));
+  POSTERN_TRY_ASSIGN(const std::vector<std::string> names, reader.pem_files());
+  for (const std::string& name : names) {
+    POSTERN_TRY_ASSIGN(signature::PublicKey key, load_pem(reader, name));
+    out.keys.push_back(std::move(key));
+  }
+  return out;
+}
+
+Gathered gather(const sif::Image& image, int fd, const KeyMaterial& keys, const GatherOptions& options) {
+  Gathered out;
+  ImageFacts& facts = out.facts;
+  const auto refuse = [&](RefusalCode code, std::string why) {
+    facts.problem_code = code;
+    facts.problem = std::move(why);
+    return out;
+  };
+  const auto root = image.primary_partition();
+  if (!root) {
+    return refuse(RefusalCode::kNoRootPartition, root.error().what);
+  }
+  signature::VerifyOptions verify;
+  verify.forgive_invalid = true;
+  verify.legacy = options.legacy;
+  verify.threads = options.threads;
+  verify.progress = options.progress;
+  std::optional<seal::Found> seal;
+  if (!options.legacy) {  // old signatures cover no descriptors, so a seal would be bound to nothing
+    auto found = seal::find(image, fd, **root);
+    if (!found) {
+      return refuse(RefusalCode::kSeal, found.error().what);
+    }
+    seal = *found;
+  }
+  if (seal) {
+    verify.skip_data = {(*root)->id, seal->tree_object};
+  }
+  VerifyReport report = signature::verify(image, fd, verify, keys);
+  facts.valid = report.valid_all;
+  facts.claimed = report.claimed_any;
+  facts.unvalidated = report.unvalidated;
+  facts.any_valid = covers(report, (*root)->id);
+  if (report.failure != Failure::kNone) {
+    facts.any_valid = false;
+    out.signatures = std::move(report.signatures);
+    return refuse(refusal_of(report.failure), report.problem.what);
+  }
+  if (seal && covers(report, seal->seal_object)) {
+    facts.binding = Binding::kSealed;
+    out.seal = seal;
+  } else if (!seal && is_unwritable(fd)) {  // with a seal the data was not hashed above
+    facts.binding = Binding::kUnwritable;
+  }
+  out.signatures = std::move(report.signatures);
+  return out;
+}
+
+std::string locate(const EclConfig& config, int fd) {
+  std::array<char, PATH_MAX> buffer;
+  const ssize_t length = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), buffer.data(), buffer.size());
+  struct stat image {};
+  if (length <= 0 || static_cast<std::size_t>(length) >= buffer.size() || ::fstat(fd, &image) != 0) {
+    return {};
+  }
+  const std::string_view path(buffer.data(), static_cast<std::size_t>(length));
+  const std::string name(path.substr(path.rfind('/') + 1));
+  for (const Group& group : config.groups) {
+    struct stat there {};
+    const std::string candidate = group.directory + (group.directory.ends_with('/') ? "" : "/") + name;
+    if (!group.directory.empty() && !name.empty() && ::lstat(candidate.c_str(), &there) == 0 &&
+        there.st_dev == image.st_dev && there.st_ino == image.st_ino) {
+      return group.directory;
+    }
+  }
+  return {};
+}
+
+bool is_unwritable(int fd) {
+  struct stat status {};
+  struct statfs where {};
+  return ::fstat(fd, &status) == 0 && ::fstatfs(fd, &where) == 0 && where.f_type != kFuseMagic &&
+         S_ISREG(status.st_mode) && status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+}  // namespace postern::ecl
