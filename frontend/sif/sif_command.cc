@@ -3,12 +3,13 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
 
+#include "frontend/cli/option.h"
 #include "frontend/message/message.h"
 #include "frontend/sif/print.h"
 #include "policy/sif/reader.h"
@@ -212,132 +213,185 @@ Outcome<> add(const AddOptions& options) {
   });
 }
 
-// The command line. CLI11 throws on wrong ones; run() catches.
-class CommandLine {
- public:
-  CommandLine() {
-    app_.require_subcommand(1);
-    file_only("header", "Display the global header of a SIF image");
-    file_only("list", "List the objects of a SIF image");
-    file_only("new", "Create an empty SIF image");
-    with_id("info", "Display one descriptor of a SIF image");
-    with_id("dump", "Write the data of one object to standard output");
-    with_id("del", "Delete an object from a SIF image");
-    with_id("setprim", "Make a system partition the primary one");
-    add_command();
-  }
+// Sub-commands and, as bits, who has which option.
+enum : cli::CommandSet { kAdd = 1, kOther = 2 };
 
-  Outcome<> run(std::vector<std::string>& reversed) {
-    app_.parse(reversed);
-    const std::string name = app_.get_subcommands().front()->get_name();
-    if (name == "header") {
-      return header(path_);
-    }
-    if (name == "list") {
-      return list(path_);
-    }
-    if (name == "new") {
-      return create(path_);
-    }
-    if (name == "info") {
-      return info(id_, path_);
-    }
-    if (name == "dump") {
-      return dump(id_, path_);
-    }
-    if (name == "del") {
-      return change(path_, [&](Writer& writer) { return writer.remove(id_); });
-    }
-    if (name == "setprim") {
-      return change(path_, [&](Writer& writer) { return writer.set_primary(id_); });
-    }
-    add_.alignment_given = alignment_->count() > 0;
-    return add(add_);
-  }
+// clang-format off
+constexpr auto kOptions = std::to_array<cli::Option>({
+    {"alignment", 0, "", cli::Kind::kText, kAdd, "BYTES", "alignment of the data [4096 for partitions, else none]"},
+    {"datatype", 0, "", cli::Kind::kText, kAdd, "N",
+     "1 definition, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, 7 generic, "
+     "8 cryptographic message, 9 SBOM, 10 OCI root index, 11 OCI blob (required)"},
+    {"filename", 0, "", cli::Kind::kText, kAdd, "NAME", "name of the object [name of the file]"},
+    {"groupid", 0, "", cli::Kind::kText, kAdd, "N", "group of the object, 0 = none [1]"},
+    {"help", 'h', "", cli::Kind::kFlag, kAdd | kOther, "", "show this text"},
+    {"link", 0, "", cli::Kind::kText, kAdd, "N", "object that this one belongs to, 0 = none [0]"},
+    {"partarch", 0, "", cli::Kind::kText, kAdd, "N",
+     "partitions: 0 unknown, 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, "
+     "9 mips64, 10 mips64le, 11 s390x, 12 riscv64, 13 loong64"},
+    {"partfs", 0, "", cli::Kind::kText, kAdd, "N", "partitions: 1 squashfs, 2 ext3, 3 immutable objects, 4 raw"},
+    {"parttype", 0, "", cli::Kind::kText, kAdd, "N", "partitions: 1 system, 2 primary system, 3 data, 4 overlay"},
+    {"sbomformat", 0, "", cli::Kind::kText, kAdd, "FORMAT",
+     "SBOMs: cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, spdx-tag-value, spdx-yaml, syft-json"},
+    {"signentity", 0, "", cli::Kind::kText, kAdd, "HEX", "signatures: fingerprint of the key, 40 hexadecimal digits"},
+    {"signhash", 0, "", cli::Kind::kText, kAdd, "N",
+     "signatures: 1 SHA256, 2 SHA384, 3 SHA512, 4 BLAKE2s_256, 5 BLAKE2b_256"},
+});
 
-  // Prints help (status 0) or what was wrong (status 1).
-  int explain(const CLI::ParseError& error) {
-    const CLI::App* where = &app_;
-    if (!app_.get_subcommands().empty()) {
-      where = app_.get_subcommands().front();
-    }
-    if (error.get_exit_code() == 0) {
-      std::fputs(where->help("postern").c_str(), stdout);
-      return 0;
-    }
-    message::error(error.what());
-    std::fputs(where->help("postern").c_str(), stderr);
-    return kExitUsage;
-  }
-
- private:
-  void file_only(const char* name, const char* about) {
-    app_.add_subcommand(name, about)->add_option("sif_path", path_, "The image")->required();
-  }
-
-  void with_id(const char* name, const char* about) {
-    CLI::App* command = app_.add_subcommand(name, about);
-    command->add_option("id", id_, "Id of the object (shown by `sif list`)")->required();
-    command->add_option("sif_path", path_, "The image")->required();
-  }
-
-  void add_command() {
-    CLI::App* c = app_.add_subcommand("add", "Add a data object to a SIF image");
-    c->add_option("sif_path", add_.image, "The image")->required();
-    c->add_option("object_path", add_.file, "File with the data; - is standard input")->required();
-    c->add_option("--datatype", add_.datatype,
-                  "1 definition, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, "
-                  "7 generic, 8 cryptographic message, 9 SBOM, 10 OCI root index, 11 OCI blob")
-        ->required()
-        ->check(CLI::Range(1, 11));
-    c->add_option("--parttype", add_.parttype, "1 system, 2 primary system, 3 data, 4 overlay")
-        ->check(CLI::Range(1, 4));
-    c->add_option("--partfs", add_.partfs, "1 squashfs, 2 ext3, 3 immutable objects, 4 raw")
-        ->check(CLI::Range(1, 4));
-    c->add_option("--partarch", add_.partarch,
-                  "0 unknown, 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, "
-                  "9 mips64, 10 mips64le, 11 s390x, 12 riscv64, 13 loong64")
-        ->check(CLI::Range(0, int(Architecture::kCount_) - 1));
-    c->add_option("--signhash", add_.signhash,
-                  "1 SHA256, 2 SHA384, 3 SHA512, 4 BLAKE2s_256, 5 BLAKE2b_256")
-        ->check(CLI::Range(1, 5));
-    c->add_option("--signentity", add_.signentity, "Fingerprint of the signing key, 40 hex digits");
-    c->add_option("--sbomformat", add_.sbomformat, "Format of the SBOM, for instance spdx-json");
-    c->add_option("--groupid", add_.groupid, "Group of the object, 0 = none [1]");
-    c->add_option("--link", add_.link, "Object that this one belongs to, 0 = none [0]");
-    alignment_ = c->add_option("--alignment", add_.alignment,
-                               "Alignment in bytes [4096 for partitions, else none]");
-    c->add_option("--filename", add_.filename, "Name of the object [name of the file]");
-  }
-
-  CLI::App app_{"Look into SIF images and change them", "sif"};
-  std::string path_;
-  std::uint32_t id_ = 0;
-  AddOptions add_;
-  CLI::Option* alignment_ = nullptr;
+struct Command {
+  std::string_view name;
+  std::string_view arguments;
+  std::size_t positional;
+  std::string_view about;
 };
+
+constexpr auto kCommands = std::to_array<Command>({
+    {"header", "IMAGE", 1, "Display the global header of a SIF image"},
+    {"list", "IMAGE", 1, "List the objects of a SIF image"},
+    {"info", "ID IMAGE", 2, "Display one descriptor of a SIF image"},
+    {"dump", "ID IMAGE", 2, "Write the data of one object to standard output"},
+    {"new", "IMAGE", 1, "Create an empty SIF image"},
+    {"add", "[OPTIONS] IMAGE FILE", 2, "Add a data object (FILE - is standard input) to a SIF image"},
+    {"del", "ID IMAGE", 2, "Delete an object from a SIF image"},
+    {"setprim", "ID IMAGE", 2, "Make a system partition the primary one"},
+});
+// clang-format on
+
+Problem usage_error(std::string what) {
+  return Problem{.what = std::move(what), .exit_code = kExitUsage};
+}
+
+std::string usage(const Command* command) {
+  if (command != nullptr) {
+    const cli::CommandSet set = command->name == "add" ? kAdd : kOther;
+    return "Usage: postern sif " + std::string(command->name) + " " +
+           std::string(command->arguments) + "\n\n" + std::string(command->about) + "\n\n" +
+           cli::describe(kOptions, set);
+  }
+  std::string text = "Usage: postern sif COMMAND ...\n\nLook into SIF images and change them.\n\nCommands:\n";
+  for (const Command& c : kCommands) {
+    const std::string words = std::string(c.name) + " " + std::string(c.arguments);
+    text += "  " + words + std::string(words.size() < 28 ? 28 - words.size() : 1, ' ') +
+            std::string(c.about) + "\n";
+  }
+  return text;
+}
+
+// A decimal number in [least, most].
+template <class T>
+Outcome<T> number(std::string_view what, std::string_view text, T least, T most) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) {
+    return usage_error(std::string(what) + ": '" + std::string(text) + "' is not a number from " +
+                       std::to_string(least) + " to " + std::to_string(most));
+  }
+  return value;
+}
+
+// Sets `out` where the option was given.
+template <class T>
+Outcome<> take(const cli::Arguments& given, std::string_view option, T least, T most, T& out) {
+  if (given.given(option)) {
+    POSTERN_TRY_ASSIGN(out, number("--" + std::string(option), given.text(option), least, most));
+  }
+  return Ok{};
+}
+
+Outcome<AddOptions> add_options(const cli::Arguments& given) {
+  AddOptions o;
+  o.image = given.positional()[0];
+  o.file = given.positional()[1];
+  POSTERN_TRY(take(given, "datatype", 1, 11, o.datatype));
+  if (o.datatype == 0) {
+    return usage_error("--datatype must be given");
+  }
+  POSTERN_TRY(take(given, "parttype", 1, 4, o.parttype));
+  POSTERN_TRY(take(given, "partfs", 1, 4, o.partfs));
+  POSTERN_TRY(take(given, "partarch", 0, int(Architecture::kCount_) - 1, o.partarch));
+  POSTERN_TRY(take(given, "signhash", 1, 5, o.signhash));
+  POSTERN_TRY(take<std::uint32_t>(given, "groupid", 0, ~kGroupMask, o.groupid));
+  POSTERN_TRY(take<std::uint32_t>(given, "link", 0, ~kGroupMask, o.link));
+  POSTERN_TRY(take<std::int64_t>(given, "alignment", 0, 1LL << 40, o.alignment));
+  o.alignment_given = given.given("alignment");
+  o.signentity = given.text("signentity");
+  o.sbomformat = given.text("sbomformat");
+  o.filename = given.text("filename");
+  return o;
+}
+
+Outcome<> perform(const Command& command, const cli::Arguments& given) {
+  if (given.positional().size() != command.positional) {
+    return usage_error("`sif " + std::string(command.name) + "` takes " +
+                       std::to_string(command.positional) + " argument" +
+                       (command.positional == 1 ? "" : "s"));
+  }
+  if (command.name == "add") {
+    POSTERN_TRY_ASSIGN(const AddOptions options, add_options(given));
+    return add(options);
+  }
+  const std::string& path = given.positional().back();
+  if (command.name == "header") {
+    return header(path);
+  }
+  if (command.name == "list") {
+    return list(path);
+  }
+  if (command.name == "new") {
+    return create(path);
+  }
+  POSTERN_TRY_ASSIGN(const std::uint32_t id,
+                     number<std::uint32_t>("object id", given.positional()[0], 0, UINT32_MAX));
+  if (command.name == "info") {
+    return info(id, path);
+  }
+  if (command.name == "dump") {
+    return dump(id, path);
+  }
+  if (command.name == "del") {
+    return change(path, [&](Writer& writer) { return writer.remove(id); });
+  }
+  return change(path, [&](Writer& writer) { return writer.set_primary(id); });
+}
+
+// One line, and the usage where that is what was wrong. Every error of these commands exits 1.
+int fail(const Problem& problem, const Command* command) {
+  message::error(problem.what + (problem.cure.empty() ? "" : "; " + problem.cure));
+  if (problem.exit_code == kExitUsage) {
+    std::fputs(usage(command).c_str(), stderr);
+  }
+  return kExitUsage;
+}
 
 }  // namespace
 
-int sif_command(std::span<char* const> args) {
-  try {
-    CommandLine line;
-    std::vector<std::string> reversed(args.rbegin(), args.rend());  // CLI11 wants the last one first
-    try {
-      const Outcome<> done = line.run(reversed);
-      if (!done) {
-        const Problem& problem = done.error();
-        message::error(problem.what + (problem.cure.empty() ? "" : "; " + problem.cure));
-        return kExitUsage;
-      }
-      return 0;
-    } catch (const CLI::ParseError& error) {
-      return line.explain(error);
-    }
-  } catch (const std::exception& error) {
-    message::error(error.what());
-    return kExitUsage;
+int sif_command(std::span<const std::string> args) {
+  if (args.empty()) {
+    return fail(usage_error("a sub-command is missing"), nullptr);
   }
+  const std::string_view name = args.front();
+  if (name == "-h" || name == "--help" || name == "help") {
+    std::fputs(usage(nullptr).c_str(), stdout);
+    return 0;
+  }
+  const auto* command = std::find_if(kCommands.begin(), kCommands.end(),
+                                     [&](const Command& c) { return c.name == name; });
+  if (command == kCommands.end()) {
+    return fail(usage_error("unknown sub-command '" + std::string(name) + "'"), nullptr);
+  }
+  const std::vector<std::string> words(args.begin() + 1, args.end());
+  constexpr std::array<const char*, 1> kNoEnvironment{nullptr};  // these options have no keys
+  const auto given = cli::parse(kOptions, name == "add" ? kAdd : kOther, words,
+                                kNoEnvironment.data(), false);
+  if (!given) {
+    return fail(given.error(), command);
+  }
+  if (given->given("help")) {
+    std::fputs(usage(command).c_str(), stdout);
+    return 0;
+  }
+  const Outcome<> done = perform(*command, *given);
+  return done ? 0 : fail(done.error(), command);
 }
 
 }  // namespace postern::sif

@@ -40,7 +40,7 @@ struct Scratch {
 };
 
 // The command in a child whose output goes to files.
-Ran sif(std::vector<std::string> words) {
+Ran sif(const std::vector<std::string>& words) {
   const Scratch dir;
   std::fflush(stdout);  // or the child writes the parent's pending output too
   const int status = in_child([&] {
@@ -48,11 +48,7 @@ Ran sif(std::vector<std::string> words) {
     const int err = ::open((dir.path + "/err").c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
     ::dup2(out, 1);
     ::dup2(err, 2);
-    std::vector<char*> args;
-    for (std::string& word : words) {
-      args.push_back(word.data());
-    }
-    const int rc = sif_command(args);
+    const int rc = sif_command(words);
     std::fflush(stdout);
     return rc;
   });
@@ -182,7 +178,9 @@ TEST_SUITE("frontend/sif") {
     fails({"del", "1", image}, "no object 1");
     fails({"setprim", "1", image}, "no object 1");
     fails({"info", "x", image}, "Usage");
-    fails({"info", "-1", image}, "Usage");
+    fails({"info", "4294967296", image}, "Usage");
+    fails({"info", "--", "-1", image}, "Usage");
+    fails({"list", "--datatype=1", image}, "Usage");
     fails({"header"}, "Usage");
     fails({"header", image, image}, "Usage");
     fails({"add", image, "/dev/null"}, "--datatype");
