@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Line budget of the privileged program: helper/ <= 600, with all of ours that it links <= 1,000.
+"""Line budget of the privileged program.
+
+The setuid program proper: helper/ without the mount library, which user-namespace mode runs too;
+and everything of ours that it links, the mount library and the wire types included.
 
 Counted: lines that are neither blank nor comment. What it links is found by following the includes
 from helper/, so a new dependency is counted without being listed here.
@@ -9,7 +12,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-OWN, LINKED = 600, 1000
+OWN, LINKED = 750, 1500
+MOUNT_LIBRARY = {"mounts.cc", "mounts.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 
@@ -27,11 +31,11 @@ def main():
                 if path.exists() and path not in seen:
                     seen.add(path)
                     queue.append(path)
-    count_own = sum(map(code_lines, own))
+    count_own = sum(code_lines(p) for p in own if p.name not in MOUNT_LIBRARY)
     count_all = sum(map(code_lines, seen))
     print("1..2")
     for number, (count, limit, what) in enumerate(
-            [(count_own, OWN, "helper/"), (count_all, LINKED, "helper/ and all of ours that it links")], 1):
+            [(count_own, OWN, "the setuid program, helper/ without the mount library"), (count_all, LINKED, "helper/ and all of ours that it links")], 1):
         print(f"{'ok' if count <= limit else 'not ok'} {number} - {what}: {count} of {limit} lines of code")
     for path in sorted(seen):
         print(f"# {code_lines(path):4d} {path.relative_to(ROOT)}")

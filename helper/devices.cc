@@ -1,0 +1,170 @@
+// Block devices of an image root: loop, then dm-verity, then dm-crypt. Raw ioctls, not libdevmapper:
+// that library reads the environment, /proc and udev's state, and pulls in libselinux, whose
+// constructor runs before main.
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include <linux/dm-ioctl.h>
+#include <linux/loop.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+
+#include <fcntl.h>
+#include <signal.h>
+
+#include "helper/steps.h"
+
+namespace postern::helper {
+
+namespace {
+
+constexpr std::uint64_t kSector = 512;
+constexpr std::size_t kKeyBytes = 64;
+
+// File systems whose files are not bytes at rest: a FUSE server can wedge the kernel's block layer,
+// and pseudo files show the reader what the caller cannot read.
+constexpr auto kNotAtRest =
+    std::to_array<std::uint32_t>({0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,
+                                  SECURITYFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC,
+                                  SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC, NSFS_MAGIC, ANON_INODE_FS_MAGIC});
+
+// The loop driver would read through a descriptor that was opened for writing only.
+bool is_image(int fd) noexcept {
+  struct stat status {};
+
+  struct statfs system {};
+
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
+         S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
+         std::find(kNotAtRest.begin(), kNotAtRest.end(), static_cast<std::uint32_t>(system.f_type)) == kNotAtRest.end();
+}
+
+// Read-only, no partition scan, gone with its last user. LOOP_CTL_GET_FREE does not reserve.
+Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
+  loop_config config{.fd = static_cast<std::uint32_t>(image)};
+  config.info.lo_offset = offset;
+  config.info.lo_sizelimit = bytes;
+  config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+  Result<> configured = Error{.err = EBUSY, .op = Op::kLoop};
+  for (int attempt = 0; attempt < 1024; ++attempt) {
+    const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
+    POSTERN_TRY(require(number >= 0, Op::kLoop));
+    Device loop{.path = Text().add("/dev/loop").add(static_cast<std::uint64_t>(number))};
+    POSTERN_TRY_ASSIGN(loop.fd, own(::open(loop.path.text(), O_RDONLY | O_CLOEXEC), Op::kLoop));
+    configured = require(::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0, Op::kLoop);
+    if (configured) return loop;
+    if (configured.error().err != EBUSY && configured.error().err != EAGAIN) break;
+  }
+  return configured.error();
+}
+
+// One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel).
+struct Mapping {
+  dm_ioctl head{.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof(Mapping), .data_start = sizeof(dm_ioctl)};
+  dm_target_spec target{};
+  Text parameters;
+
+  Result<> call(int control, unsigned long request, std::uint32_t flags, Op op) noexcept {
+    head.flags = flags;
+    return require(::ioctl(control, request, this) == 0, op);
+  }
+};
+
+static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
+
+void add_device(Text& text, int device) noexcept {
+  struct stat status {};
+
+  POSTERN_CHECK(::fstat(device, &status) == 0);
+  text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev)).add(" ");
+}
+
+// INVARIANT: the mapping is removed with its last user. Deferred removal can be armed only once the
+// device exists and is open, so for these three calls nothing the caller may send ends the helper: it
+// holds no user id of the caller's, and signals of the terminal and of the clock wait.
+Result<UniqueFd> create_mapping(int control, Mapping& mapping, Op op) noexcept {
+  sigset_t all, before;
+  ::sigfillset(&all);
+  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, op));
+  POSTERN_TRY(mapping.call(control, DM_DEV_CREATE, 0, op));
+  const Text path = Text().add("/dev/dm-").add(minor(mapping.head.dev));
+  UniqueFd device(::open(path.text(), O_RDONLY | O_CLOEXEC));
+  const int err = errno;
+  POSTERN_TRY(mapping.call(control, DM_DEV_REMOVE, DM_DEFERRED_REMOVE, op));
+  POSTERN_TRY(require(device.valid(), op, err));
+  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, op));
+  return device;
+}
+
+Result<Device> map_device(const char* type, std::uint64_t bytes, Mapping& mapping, Op op) noexcept {
+  std::array<std::uint8_t, 16> random{};
+  POSTERN_TRY(require(::getrandom(random.data(), random.size(), 0) == sizeof random, op));
+  const Text name = Text().add("postern-").hex(random);
+  std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);
+  std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
+  mapping.target.length = bytes / kSector;
+  mapping.head.target_count = 1;
+  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), op));
+  Device device;
+  POSTERN_TRY_ASSIGN(device.fd, create_mapping(control.get(), mapping, op));
+  device.path.add("/dev/dm-").add(minor(mapping.head.dev));
+  POSTERN_TRY(mapping.call(control.get(), DM_TABLE_LOAD, DM_READONLY_FLAG | DM_SECURE_DATA_FLAG, op));
+  POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));  // without DM_SUSPEND_FLAG: resume
+  return device;
+}
+
+// No optional argument: a corrupt block is an I/O error, never a restart or a panic of the node.
+Result<Device> map_verity(const Plan& plan, int image, const Device& data) noexcept {
+  const VerityGeometry& g = plan->verity;
+  POSTERN_TRY_ASSIGN(const Device tree, attach_loop(image, g.tree_offset, g.tree_bytes));
+  Mapping mapping;
+  mapping.parameters.add("1 ");
+  add_device(mapping.parameters, data.fd.get());
+  add_device(mapping.parameters, tree.fd.get());
+  mapping.parameters.add("4096 4096 ").add(g.data_blocks).add(" 0 sha256 ").hex(g.root_hash).add(" ");
+  mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes)).add(g.salt_bytes == 0 ? "-" : "");
+  return map_device("verity", g.data_blocks * 4096, mapping, Op::kVerity);
+}
+
+Result<Device> map_crypt(const Plan& plan, int key, const Device& data) noexcept {
+  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+  const CryptGeometry& g = plan->crypt;
+  std::array<std::uint8_t, kKeyBytes + 1> bytes{};
+  const int seals = ::fcntl(key, F_GET_SEALS);
+  POSTERN_TRY(require(seals >= 0 && (seals & kSeals) == kSeals, Op::kCrypt, EPERM));
+  POSTERN_TRY(require(::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes, Op::kCrypt, EKEYREJECTED));
+  Mapping mapping;
+  mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
+  add_device(mapping.parameters, data.fd.get());
+  mapping.parameters.add(g.data_offset / kSector).add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
+  Result<Device> device = map_device("crypt", g.data_bytes, mapping, Op::kCrypt);
+  ::explicit_bzero(bytes.data(), bytes.size());
+  ::explicit_bzero(&mapping, sizeof mapping);
+  return device;
+}
+
+}  // namespace
+
+Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept {
+  Device device;
+  if (plan->root != RootKind::kImage) return device;
+  const int image = descriptors[0].get();
+  if (!is_image(image)) return refuse(RefusalCode::kImageDescriptor);
+  POSTERN_TRY_ASSIGN(device, attach_loop(image, plan->image_offset, plan->image_bytes));
+  if (plan->verity.present == 1) {
+    POSTERN_TRY_ASSIGN(device, map_verity(plan, image, device));
+  }
+  if (plan->crypt.present == 1) {
+    POSTERN_TRY_ASSIGN(device, map_crypt(plan, descriptors[plan->crypt.key_descriptor].get(), device));
+  }
+  return device;
+}
+
+}  // namespace postern::helper

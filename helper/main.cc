@@ -1,0 +1,176 @@
+// postern-helper: the steps, in order. README.md is the guide to this folder.
+#include <cstddef>
+#include <string_view>
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+
+#include "helper/build_paths.h"
+#include "helper/mounts.h"
+#include "helper/steps.h"
+#include "protocol/channel.h"
+
+// The C++ library's hook for a broken precondition (an index out of range): no text, no abort.
+void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept { postern::die_of_bug(); }
+
+namespace postern::helper {
+
+namespace {
+
+std::array<std::byte, kMaxRequestBytes> g_request;
+Verdict g_verdict;
+
+// open(2) takes the lowest free number, so what was closed becomes /dev/null.
+Result<> sanitize_stdio() noexcept {
+  for (int fd = 0; fd < kSocket; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
+  return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kCleanse);
+}
+
+// Dispositions and mask of the caller's signals are restored by postern-init, from the record.
+Result<> scrub_environment() noexcept {
+  ::environ = nullptr;
+  sigset_t none;
+  ::sigemptyset(&none);
+  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
+  ::alarm(kHelperDeadlineSeconds);
+  ::umask(077);
+  return require(::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kCleanse);
+}
+
+// Whether a file of /proc/self holds `text`. What is looked for there is the kernel's own text.
+bool proc_says(const char* path, std::string_view text) noexcept {
+  std::array<char, 4096> buffer{};
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  const ssize_t got = ::read(file.get(), buffer.data(), buffer.size());
+  return got > 0 && std::string_view(buffer.data(), static_cast<std::size_t>(got)).find(text) != text.npos;
+}
+
+// AT_SECURE and geteuid() prove nothing: the ids do, outside of user namespaces.
+Result<Caller> record_caller(int argc) noexcept {
+  uid_t uid = 0, euid = 0, suid = 0;
+  int type = 0;
+  socklen_t bytes = sizeof type;
+  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kCleanse));
+  if (::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || type != SOCK_SEQPACKET)
+    return refuse(RefusalCode::kNoSocket);
+  if (argc != 1) return refuse(RefusalCode::kArguments);
+  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(RefusalCode::kNoNewPrivs);
+  if (!proc_says("/proc/self/uid_map", "         0          0 4294967295\n"))
+    return refuse(RefusalCode::kUserNamespace);
+  if (uid == 0) return refuse(RefusalCode::kRealRoot);
+  if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(RefusalCode::kTraced);
+  if (euid != 0 || suid != 0) return refuse(RefusalCode::kNotSetuid);
+  POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kCleanse));
+  return Caller{uid, ::getgid()};
+}
+
+Result<> receive(Received& received) noexcept {
+  POSTERN_TRY(receive_datagram(kSocket, g_request, received));
+  if (received.descriptors == 0) return refuse(RefusalCode::kDescriptorCount);
+  for (std::size_t i = 0; i < received.descriptors; ++i)
+    POSTERN_CHECK(received.fds[i].get() == kFirstDescriptor + static_cast<int>(i));
+  return Ok{};
+}
+
+constexpr std::array kCalls = std::to_array<std::uint32_t>({
+#include "helper/syscalls.inc"
+});
+static_assert(kCalls.size() <= 45, "the budget of helper/SYSCALLS");
+
+// From here no exec, no fork, no new socket. ORDER: after the child is cloned, which must not inherit
+// the filter.
+Result<> lock_down() noexcept {
+  std::array<sock_filter, 2 * kCalls.size() + 5> program{};
+  std::size_t used = 0;
+  program[used++] = {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, arch)};
+  program[used++] = {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, kAuditArch};
+  program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS};
+  program[used++] = {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)};
+  for (const std::uint32_t number : kCalls) {
+    program[used++] = {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number};
+    program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
+  }
+  program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS};
+  const sock_fprog filter{static_cast<unsigned short>(used), program.data()};
+  POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kLockDown));
+  return require(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, Op::kLockDown);
+}
+
+// ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
+// process; nothing is looked up in the new namespace before the caller's ids are taken.
+Result<> join_child(const Child& child, const Plan& plan) noexcept {
+  int which = CLONE_NEWNS;
+  if ((plan->namespaces & kNamespaceIpc) != 0) which |= CLONE_NEWIPC;
+  if ((plan->namespaces & kNamespaceUts) != 0) which |= CLONE_NEWUTS;
+  if ((plan->namespaces & kNamespaceNet) != 0) which |= CLONE_NEWNET;
+  return require(::setns(child.process.get(), which) == 0, Op::kJoinNamespace);
+}
+
+void become_caller(Caller caller) noexcept {
+  constexpr std::uint64_t kKept = bit(CAP_SYS_ADMIN) | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
+  take_ids(caller, kKept, bit(CAP_SYS_ADMIN), 0);
+}
+
+// ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
+Result<> release(const Child& child, const Built& built, Reply& reply) noexcept {
+  reply.pid = child.pid;
+  reply.skipped = built.skipped;
+  reply.skipped_items = built.skipped_items;
+  POSTERN_TRY(send_datagram(kSocket, std::as_bytes(std::span(&reply, 1)), {}));
+  const bool told = ::write(child.go.get(), &built.root_mount, sizeof built.root_mount) == sizeof built.root_mount;
+  return require(told, Op::kRelease);
+}
+
+Result<> serve(int argc, Reply& reply) noexcept {
+  Received received;
+  POSTERN_TRY(sanitize_stdio());
+  POSTERN_TRY(scrub_environment());
+  POSTERN_TRY_ASSIGN(const Caller caller, record_caller(argc));
+  POSTERN_TRY(receive(received));
+  const std::span fds(received.fds.data(), received.descriptors);
+  POSTERN_TRY(ask_judge(caller, std::span(g_request).first(received.bytes), fds.size(), g_verdict));
+  reply.item = g_verdict.refusal_item;
+  if (g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0) return refuse(RefusalCode{g_verdict.refusal});
+  POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaceAll_ & ~kNamespaceUser));
+  POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
+  POSTERN_TRY(lock_down());
+  POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
+  POSTERN_TRY(clone_sources(plan, fds));
+  POSTERN_TRY(join_child(child, plan));
+  become_caller(caller);
+  POSTERN_TRY_ASSIGN(const Built built, build_root(plan, fds, device.path.text(), child.procfs.get()));
+  return release(child, built, reply);
+}
+
+}  // namespace
+
+}  // namespace postern::helper
+
+// Exit status: 0 the payload runs; a refusal of the helper's own (1 … 49); 50 anything else; what the
+// frontend needs is in the reply.
+int main(int argc, char** /*argv*/) {
+  using postern::helper::kSocket;
+  postern::Reply reply{.magic = postern::kReplyMagic};
+  const postern::Result<> result = postern::helper::serve(argc, reply);
+  if (result) return 0;
+  const postern::Error& error = result.error();
+  const bool refused = error.err == 0;
+  const bool malformed = error.op == postern::Op::kCheckVerdict;
+  reply.refusal = refused     ? error.item
+                  : malformed ? std::uint16_t{static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict)}
+                              : 0;
+  reply.op = static_cast<std::uint16_t>(error.op);
+  reply.err = error.err;
+  reply.item = refused ? reply.item : error.item;
+  (void)postern::send_datagram(kSocket, std::as_bytes(std::span(&reply, 1)), {}).has_value();
+  return refused && error.item < 50 ? error.item : 50;
+}

@@ -1,0 +1,229 @@
+// The two processes that the helper starts: the judge, and the payload's.
+#include <algorithm>
+
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+
+#include "helper/build_paths.h"
+#include "helper/steps.h"
+#include "protocol/judge_input.h"
+
+namespace postern::helper {
+
+namespace {
+
+constexpr int kRecord = 3;  // postern-init's launch record
+
+std::array<gid_t, kMaxGroups> g_groups;
+
+// By resource number (getrlimit(2)): cpu, fsize, data, stack, core, rss, nproc, nofile, memlock, as,
+// locks, sigpending, msgqueue, nice, rtprio, rttime. nproc counts the judges of all callers together.
+constexpr std::array<rlim_t, RLIM_NLIMITS> kJudgeLimits{kJudgeDeadlineSeconds,
+                                                        64 << 20,
+                                                        RLIM_INFINITY,
+                                                        8 << 20,
+                                                        0,
+                                                        RLIM_INFINITY,
+                                                        RLIM_INFINITY,
+                                                        1024,
+                                                        1 << 20,
+                                                        4ULL << 30,
+                                                        RLIM_INFINITY,
+                                                        1024,
+                                                        0,
+                                                        0,
+                                                        0,
+                                                        RLIM_INFINITY};
+
+// protocol/judge_input.h draws the descriptors. Those of the request are already in their places.
+void place_judge_descriptors(int descriptors, int answer, int request) noexcept {
+  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  POSTERN_CHECK(::dup2(kFirstDescriptor, kJudgeRootFd) == kJudgeRootFd && ::dup2(null, 1) == 1 && ::dup2(null, 2) == 2);
+  POSTERN_CHECK(::dup2(answer, kJudgeVerdictFd) == kJudgeVerdictFd &&
+                ::dup2(request, kJudgeRequestFd) == kJudgeRequestFd);
+  for (int i = 1; i < descriptors; ++i) POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + i, F_SETFD, 0) == 0);
+  POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
+}
+
+static_assert(kJudgeDescriptorBase == kFirstDescriptor);
+
+[[noreturn]] void become_judge(Caller judge, int descriptors, int answer, int request, pid_t helper) noexcept {
+  place_judge_descriptors(descriptors, answer, request);
+  for (unsigned r = 0; r < kJudgeLimits.size(); ++r) {
+    rlimit old{}, limit{kJudgeLimits[r], kJudgeLimits[r]};
+    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, r, nullptr, &old) == 0);
+    if (::syscall(SYS_prlimit64, 0, r, &limit, nullptr) == 0) continue;  // else without CAP_SYS_RESOURCE
+    limit.rlim_cur = limit.rlim_max = std::min(old.rlim_max, limit.rlim_max);
+    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, r, &limit, nullptr) == 0);
+  }
+  POSTERN_CHECK(::syscall(SYS_setgroups, 0, nullptr) == 0);
+  take_ids(judge, 0, 0, 0);
+  POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
+  // ORDER: after the ids, whose change clears it (prctl(2)); then the helper may be gone already.
+  POSTERN_CHECK(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && ::getppid() == helper);
+  std::array<char, 14> name{"postern-judge"};
+  std::array<char*, 2> argv{name.data(), nullptr};
+  ::execve(kJudgeProgram, argv.data(), &argv.back());
+  ::_exit(127);
+}
+
+// | JudgeInput | groups | request |, sealed: the judge reads what was written here and nothing else.
+Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request, std::size_t descriptors) noexcept {
+  constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+  POSTERN_TRY_ASSIGN(UniqueFd file, own(::memfd_create("request", MFD_CLOEXEC | MFD_ALLOW_SEALING), Op::kJudge));
+  const int groups = ::getgroups(g_groups.size(), g_groups.data());
+  POSTERN_TRY(require(groups >= 0, Op::kJudge));
+  JudgeInput input{kJudgeInputMagic,
+                   caller.uid,
+                   caller.gid,
+                   static_cast<std::uint32_t>(descriptors),
+                   static_cast<std::uint32_t>(groups),
+                   0};
+  const std::size_t group_bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
+  // SAFETY: writev(2) only reads through iov_base.
+  const std::array<iovec, 3> parts{{{&input, sizeof input},
+                                    {g_groups.data(), group_bytes},
+                                    {const_cast<std::byte*>(request.data()), request.size()}}};
+  const ssize_t written = ::writev(file.get(), parts.data(), parts.size());
+  const bool whole = written == static_cast<ssize_t>(sizeof input + group_bytes + request.size());
+  POSTERN_TRY(require(whole && ::fcntl(file.get(), F_ADD_SEALS, kSeals) == 0, Op::kJudge));
+  return file;
+}
+
+// Exactly one verdict and then the end.
+bool read_verdict(int pipe, Verdict& verdict) noexcept {
+  const auto bytes = std::as_writable_bytes(std::span(&verdict, 1));
+  std::size_t used = 0;
+  ssize_t got = 1;
+  for (; got > 0 && used < bytes.size(); used += static_cast<std::size_t>(got > 0 ? got : 0))
+    got = ::read(pipe, &bytes[used], bytes.size() - used);
+  std::byte more{};
+  return used == bytes.size() && ::read(pipe, &more, 1) == 0 && verdict.magic == kVerdictMagic;
+}
+
+// The payload's process. It has no privilege from here on, and nothing of the helper's but the pipe.
+[[noreturn]] void run_payload(const Plan& plan, Caller caller, int go) noexcept {
+  const unsigned init = static_cast<unsigned>(kFirstDescriptor) + plan->init_descriptor;
+  const unsigned wait = static_cast<unsigned>(go);
+  for (unsigned c = 0; ::prctl(PR_CAPBSET_READ, c) >= 0; ++c)
+    if ((plan->capabilities & bit(c)) == 0) POSTERN_CHECK(::prctl(PR_CAPBSET_DROP, c) == 0);
+  take_ids(caller, plan->capabilities, plan->capabilities, plan->capabilities);
+  for (unsigned c = 0; c <= CAP_LAST_CAP; ++c)
+    if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
+  POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
+  POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
+  POSTERN_CHECK((init == 4 || ::close_range(4, init - 1, 0) == 0) &&
+                (init + 1 == wait || ::close_range(init + 1, wait - 1, 0) == 0) &&
+                ::close_range(wait + 1, ~0U, 0) == 0);
+
+  std::uint64_t root_mount = 0;
+
+  struct statx root {};
+
+  struct statx cwd {};
+
+  if (::read(go, &root_mount, sizeof root_mount) != sizeof root_mount) ::_exit(kExitBug);
+  POSTERN_CHECK(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &root) == 0 && root.stx_mnt_id == root_mount);
+  POSTERN_CHECK(::statx(AT_FDCWD, ".", 0, STATX_MNT_ID, &cwd) == 0 && cwd.stx_mnt_id == root_mount);
+  std::array<char, 13> name{"postern-init"};
+  std::array<char*, 2> argv{name.data(), nullptr};
+  ::execveat(static_cast<int>(init), "", argv.data(), &argv.back(), AT_EMPTY_PATH);
+  ::_exit(127);
+}
+
+// A procfs shows the pid namespace of whoever mounts it, and only a process born there is in it: one
+// that shares our descriptor table puts the mount in the place of `slot`, and ends.
+Result<UniqueFd> mount_procfs(int child) noexcept {
+  POSTERN_TRY_ASSIGN(UniqueFd slot, own(::open("/", O_PATH | O_CLOEXEC), Op::kSystemMount));
+  POSTERN_TRY(require(::setns(child, CLONE_NEWPID) == 0, Op::kJoinNamespace));
+  const long maker = ::syscall(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, 0);
+  if (maker == 0) {
+    const int context = ::fsopen("proc", FSOPEN_CLOEXEC);
+    const bool made = ::fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0;
+    const int mount = ::fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+    ::_exit(made && ::dup3(mount, slot.get(), O_CLOEXEC) == slot.get() && ::close(mount) == 0 && ::close(context) == 0
+                ? 0
+                : errno);
+  }
+  int status = 0;
+  POSTERN_TRY(require(maker > 0 && ::waitpid(static_cast<pid_t>(maker), &status, 0) == maker, Op::kSystemMount));
+  POSTERN_TRY(require(status == 0, Op::kSystemMount, WEXITSTATUS(status)));
+  return slot;
+}
+
+}  // namespace
+
+// ORDER: gid before uid. KEEPCAPS carries the permitted set over; what is not kept goes at once.
+void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint64_t inheritable) noexcept {
+  uid_t uid = 0, euid = 0, suid = 0;
+  gid_t gid = 0, egid = 0, sgid = 0;
+  POSTERN_CHECK(::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0);
+  POSTERN_CHECK(::setresgid(ids.gid, ids.gid, ids.gid) == 0 && ::setresuid(ids.uid, ids.uid, ids.uid) == 0);
+  set_capabilities(kept, effective, inheritable);
+  POSTERN_CHECK(::prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0) == 0 && ::prctl(PR_SET_DUMPABLE, 0) == 0);
+  POSTERN_CHECK(::getresuid(&uid, &euid, &suid) == 0 && uid == ids.uid && euid == ids.uid && suid == ids.uid);
+  POSTERN_CHECK(::getresgid(&gid, &egid, &sgid) == 0 && gid == ids.gid && egid == ids.gid && sgid == ids.gid);
+  POSTERN_CHECK(::setresuid(0, 0, 0) == -1);
+}
+
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
+                   Verdict& verdict) noexcept {
+  struct stat user {};
+
+  const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
+  if (!found || user.st_uid == 0 || user.st_gid == 0 || user.st_uid == caller.uid)
+    return refuse(RefusalCode::kJudgeUser);
+  std::array<int, 2> ends{};
+  const pid_t self = ::getpid();
+  POSTERN_TRY_ASSIGN(const UniqueFd input, write_request(caller, request, descriptors));
+  POSTERN_TRY(require(::pipe2(ends.data(), O_CLOEXEC) == 0, Op::kJudge));
+  const UniqueFd answer(ends[0]);
+  UniqueFd ask(ends[1]);
+  const pid_t judge = ::fork();
+  if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
+  POSTERN_TRY(require(judge > 0, Op::kJudge));
+  ask.reset();
+  int status = -1;
+  const bool whole = read_verdict(answer.get(), verdict);
+  if (!whole) ::kill(judge, SIGKILL);
+  const bool ended = ::waitpid(judge, &status, 0) == judge && status == 0;
+  return whole && ended ? Result<>() : refuse(RefusalCode::kJudgeFailed);
+}
+
+Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
+  static constexpr std::array<int, 6> kFlags{
+      0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
+  int flags = CLONE_PARENT | CLONE_PIDFD | CLONE_NEWNS | SIGCHLD;
+  for (unsigned i = 0; i < kFlags.size(); ++i)
+    if ((plan->namespaces & bit(i)) != 0) flags |= kFlags[i];
+  if (plan->net_descriptor != kNoDescriptor)
+    POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kJoinNamespace));
+  std::array<int, 2> ends{};
+  POSTERN_TRY(require(::pipe2(ends.data(), O_CLOEXEC) == 0, Op::kSpawn));
+  const UniqueFd wait(ends[0]);
+  Child child{.go = UniqueFd(ends[1])};
+  int process = -1;
+  const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, 0);
+  if (pid == 0) run_payload(plan, caller, wait.get());
+  child.pid = static_cast<pid_t>(pid);
+  child.process.reset(process);
+  POSTERN_TRY(require(pid > 0, Op::kSpawn));
+  if ((plan->namespaces & kNamespacePid) != 0) {
+    POSTERN_TRY_ASSIGN(child.procfs, mount_procfs(process));
+  }
+  return child;
+}
+
+static_assert(kNamespacePid == bit(1) && kNamespaceIpc == bit(2) && kNamespaceUts == bit(3) &&
+              kNamespaceNet == bit(4) && kNamespaceCgroup == bit(5));
+
+}  // namespace postern::helper

@@ -1,0 +1,54 @@
+// The steps of the setuid program that are more than a few calls. main.cc says in which order.
+#pragma once
+
+#include <span>
+
+#include <sys/types.h>
+
+#include "helper/plan.h"
+#include "helper/sys.h"
+
+namespace postern::helper {
+
+inline constexpr int kSocket = 3;           // the frontend's socketpair
+inline constexpr int kFirstDescriptor = 4;  // request descriptor i is received as 4 + i
+
+// An error without errno is a refusal: `item` is its code.
+inline Error refuse(RefusalCode code) noexcept {
+  return Error{.err = 0, .op = Op::kNone, .item = static_cast<std::uint16_t>(code)};
+}
+
+struct Caller {
+  uid_t uid;
+  gid_t gid;
+};
+
+// Takes the ids for good, keeping `kept` of the capabilities, `effective` and `inheritable` of these.
+// Proved by reading back; a failure ends the process.
+void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint64_t inheritable) noexcept;
+
+// Runs the judge on the request as the judge's own user and reads its verdict, which nothing has
+// checked yet. Refuses: kJudgeUser, kJudgeFailed.
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
+                   Verdict& verdict) noexcept;
+
+struct Child {
+  UniqueFd process;  // pidfd
+  UniqueFd go;       // the mount id of its new root releases it; closing ends it
+  UniqueFd procfs;   // of a new pid namespace, detached
+  pid_t pid = -1;    // a child of the frontend
+};
+
+// The payload's process, in its new namespaces, without any privilege, waiting.
+Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept;
+
+struct Device {
+  UniqueFd fd;  // keeps it alive until it is mounted
+  Text path;
+};
+
+// Loop, verity and crypt devices of an image root, read-only, each gone with its last user; an empty
+// path for other roots. Refuses: kImageDescriptor.
+Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept;
+
+}  // namespace postern::helper
