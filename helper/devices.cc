@@ -1,21 +1,21 @@
 // Block devices of an image root: loop, then dm-verity, then dm-crypt. Raw ioctls, not libdevmapper:
 // that library reads the environment, /proc and udev's state, and pulls in libselinux, whose
 // constructor runs before main.
+#include <fcntl.h>
+#include <linux/dm-ioctl.h>
+#include <linux/loop.h>
+#include <linux/magic.h>
+#include <signal.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
 
-#include <linux/dm-ioctl.h>
-#include <linux/loop.h>
-#include <linux/magic.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
-
-#include <fcntl.h>
-#include <signal.h>
 
 #include "helper/steps.h"
 
@@ -28,17 +28,14 @@ constexpr std::size_t kKeyBytes = 64;
 
 // File systems whose files are not bytes at rest: a FUSE server can wedge the kernel's block layer,
 // and pseudo files show the reader what the caller cannot read.
-constexpr auto kNotAtRest =
-    std::to_array<std::uint32_t>({0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,
-                                  SECURITYFS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC,
-                                  SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC, NSFS_MAGIC, ANON_INODE_FS_MAGIC});
+constexpr auto kNotAtRest = std::to_array<std::uint32_t>(
+    {0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC, CGROUP_SUPER_MAGIC,
+     CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC, SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC, NSFS_MAGIC, ANON_INODE_FS_MAGIC});
 
 // The loop driver would read through a descriptor that was opened for writing only.
 bool is_image(int fd) noexcept {
   struct stat status {};
-
   struct statfs system {};
-
   const int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
          S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
@@ -76,12 +73,10 @@ struct Mapping {
     return require(::ioctl(control, request, this) == 0, op);
   }
 };
-
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
 
 void add_device(Text& text, int device) noexcept {
   struct stat status {};
-
   POSTERN_CHECK(::fstat(device, &status) == 0);
   text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev)).add(" ");
 }

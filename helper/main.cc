@@ -1,17 +1,17 @@
 // postern-helper: the steps, in order. README.md is the guide to this folder.
-#include <cstddef>
-#include <string_view>
-
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+
+#include <cstddef>
+#include <string_view>
+
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-
-#include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
 
 #include "helper/build_paths.h"
 #include "helper/mounts.h"
@@ -31,7 +31,8 @@ Verdict g_verdict;
 // open(2) takes the lowest free number, so what was closed becomes /dev/null.
 Result<> sanitize_stdio() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
+    if (::fcntl(fd, F_GETFD) < 0)
+      POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
   return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kCleanse);
 }
 
@@ -60,12 +61,10 @@ Result<Caller> record_caller(int argc) noexcept {
   int type = 0;
   socklen_t bytes = sizeof type;
   POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kCleanse));
-  if (::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || type != SOCK_SEQPACKET)
-    return refuse(RefusalCode::kNoSocket);
+  if (::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || type != SOCK_SEQPACKET) return refuse(RefusalCode::kNoSocket);
   if (argc != 1) return refuse(RefusalCode::kArguments);
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(RefusalCode::kNoNewPrivs);
-  if (!proc_says("/proc/self/uid_map", "         0          0 4294967295\n"))
-    return refuse(RefusalCode::kUserNamespace);
+  if (!proc_says("/proc/self/uid_map", "         0          0 4294967295\n")) return refuse(RefusalCode::kUserNamespace);
   if (uid == 0) return refuse(RefusalCode::kRealRoot);
   if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(RefusalCode::kTraced);
   if (euid != 0 || suid != 0) return refuse(RefusalCode::kNotSetuid);
@@ -165,9 +164,7 @@ int main(int argc, char** /*argv*/) {
   const postern::Error& error = result.error();
   const bool refused = error.err == 0;
   const bool malformed = error.op == postern::Op::kCheckVerdict;
-  reply.refusal = refused     ? error.item
-                  : malformed ? std::uint16_t{static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict)}
-                              : 0;
+  reply.refusal = refused ? error.item : malformed ? std::uint16_t{static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict)} : 0;
   reply.op = static_cast<std::uint16_t>(error.op);
   reply.err = error.err;
   reply.item = refused ? reply.item : error.item;

@@ -1,5 +1,7 @@
 #include "helper/mounts.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -7,8 +9,6 @@
 #include <sys/mount.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-
-#include <fcntl.h>
 
 #include "helper/sys.h"
 
@@ -65,8 +65,7 @@ Result<> attach(int mount, int target, const char* path, Op op) noexcept {
 Result<UniqueFd> new_tmpfs(std::uint64_t bytes, std::uint32_t mode) noexcept {
   const Text size = Text().add(bytes);
   const Text octal = Text().add(mode, 8);
-  return new_mount("tmpfs", std::array<Option, 2>{{{"size", size.text()}, {"mode", octal.text()}}}, kPlain,
-                   Op::kSession);
+  return new_mount("tmpfs", std::array<Option, 2>{{{"size", size.text()}, {"mode", octal.text()}}}, kPlain, Op::kSession);
 }
 
 // --------------------------------------------------------------------------------- the new root
@@ -106,13 +105,9 @@ Result<UniqueFd> mount_layer(const Root& root, RootKind kind, UniqueFd& source, 
   const Text fd = Text().add(static_cast<std::uint64_t>(source.get()));
   const Text uid = Text().add(::getuid());
   const Text gid = Text().add(::getgid());
-  const std::array<Option, 7> fuse{{{"source", "postern"},
-                                    {"fd", fd.text()},
-                                    {"rootmode", "40000"},
-                                    {"user_id", uid.text()},
-                                    {"group_id", gid.text()},
-                                    {"default_permissions", nullptr},
-                                    {"allow_other", nullptr}}};
+  const std::array<Option, 7> fuse{
+      {{"source", "postern"}, {"fd", fd.text()}, {"rootmode", "40000"}, {"user_id", uid.text()},
+       {"group_id", gid.text()}, {"default_permissions", nullptr}, {"allow_other", nullptr}}};
   return new_mount("fuse", std::span(fuse).first(root.user_namespace ? 7 : 6), kPlainReadOnly, Op::kMountRoot);
 }
 
@@ -140,11 +135,8 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // redirect_dir, metacopy: an image's own overlay attributes must not reach into other layers.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const bool stored = root.plan->scratch == Scratch::kDirectory;
-  std::array<Option, 7> options{{{"source", "postern"},
-                                 {"lowerdir", lower.text()},
-                                 {"redirect_dir", "nofollow"},
-                                 {"metacopy", "off"},
-                                 {"userxattr", nullptr}}};
+  std::array<Option, 7> options{{{"source", "postern"}, {"lowerdir", lower.text()}, {"redirect_dir", "nofollow"},
+                                 {"metacopy", "off"}, {"userxattr", nullptr}}};
   std::size_t used = root.user_namespace ? 5 : 4;
   for (const char* name : {"upper", "work", "top"}) POSTERN_TRY(make_directory(name));
   if (root.plan->scratch != Scratch::kNone) {
@@ -162,9 +154,7 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
 
 Result<> mount_root(Root& root, const char* device) noexcept {
   Text lower;
-
   struct stat status {};
-
   const bool overlaid = root.plan->scratch != Scratch::kNone || root.plan->layer_count != 0;
   POSTERN_TRY(mount_layers(root, device, lower));
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
@@ -190,7 +180,6 @@ Result<UniqueFd> resolve(const Root& root, const char* path) noexcept {
 // must not let root create entries in the host's /etc.
 Result<> create(const Root& root, int parent, const char* name, mode_t type, const char* link) noexcept {
   struct stat status {};
-
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
   use_capabilities(status.st_dev == root.overlay ? kOwnOverlay : 0);
   const int made = type == S_IFDIR   ? ::mkdirat(parent, name, 0755)
@@ -214,8 +203,7 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e, mode_t type) 
     auto next = resolve(root, path.data());
     if ((!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) || wanted == S_IFLNK) {
       const auto made = create(root, at.get(), name, wanted, root.plan.text(e.text));
-      if (wanted == S_IFLNK || (!made && made.error().err != EEXIST))
-        return made ? Result<UniqueFd>(std::move(at)) : made.error();
+      if (wanted == S_IFLNK || (!made && made.error().err != EEXIST)) return made ? Result<UniqueFd>(std::move(at)) : made.error();
       next = resolve(root, path.data());
     }
     POSTERN_TRY_ASSIGN(at, std::move(next));
@@ -231,9 +219,7 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e, mode_t type) 
 Result<UniqueFd> copy_file(const Root& root, int source, std::uint16_t item) noexcept {
   constexpr int kNew = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   const Text name = Text().add(item);
-
   struct stat status {};
-
   POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::openat(root.session.get(), name.text(), kNew, 0644), Op::kFile));
   POSTERN_TRY(require(::fstat(source, &status) == 0, Op::kFile));
   const auto bytes = static_cast<std::size_t>(status.st_size);
@@ -250,7 +236,6 @@ struct SystemMount {
   std::uint8_t namespaces;  // … unless one of these is new
   unsigned attributes;
 };
-
 constexpr unsigned kInert = kPlain | MOUNT_ATTR_NOEXEC;
 // clang-format off
 constexpr std::array kSystemMounts = std::to_array<SystemMount>({
@@ -260,13 +245,11 @@ constexpr std::array kSystemMounts = std::to_array<SystemMount>({
     {Operation::kDevpts,  "devpts", nullptr, 0,             MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC},
     {Operation::kMqueue,  "mqueue", nullptr, 0,             kInert},
 });
-
 // clang-format on
 
 Result<UniqueFd> system_mount(const Root& root, Operation operation) noexcept {
   static constexpr std::array<Option, 2> kTerminals{{{"mode", "0620"}, {"ptmxmode", "0666"}}};
-  const auto* m =
-      std::find_if(kSystemMounts.begin(), kSystemMounts.end(), [&](auto& row) { return row.operation == operation; });
+  const auto* m = std::find_if(kSystemMounts.begin(), kSystemMounts.end(), [&](auto& row) { return row.operation == operation; });
   POSTERN_CHECK(m != kSystemMounts.end());
   if (m->host != nullptr && (root.plan->namespaces & m->namespaces) == 0)
     return clone_tree(AT_FDCWD, m->host, m->attributes, Op::kSystemMount);
@@ -277,8 +260,7 @@ Result<UniqueFd> system_mount(const Root& root, Operation operation) noexcept {
 }
 
 Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
-  if (e.operation == Operation::kBind || e.operation == Operation::kDevice)
-    return std::move(root.descriptors[e.descriptor]);
+  if (e.operation == Operation::kBind || e.operation == Operation::kDevice) return std::move(root.descriptors[e.descriptor]);
   if (e.operation == Operation::kFile) return copy_file(root, root.descriptors[e.descriptor].get(), item);
   if (e.operation == Operation::kTmpfs) return new_tmpfs(e.size != 0 ? e.size : root.plan->scratch_bytes, e.mode);
   return system_mount(root, e.operation);
@@ -306,13 +288,10 @@ Result<bool> settle(Result<> result, const OperationEntry& e, std::uint16_t item
 // of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
 Result<> pivot(const Root& root, Built& built) noexcept {
   struct statx above {};
-
   struct statx now {};
-
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
                      ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0 &&
-                     ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 &&
-                     ::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &now) == 0;
+                     ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 && ::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &now) == 0;
   POSTERN_TRY(require(moved, Op::kPivot));
   built.root_mount = now.stx_mnt_id;
   return require(above.stx_mnt_id == now.stx_mnt_id, Op::kPivot, EBUSY);
@@ -320,11 +299,8 @@ Result<> pivot(const Root& root, Built& built) noexcept {
 
 bool is_host_device(int node) noexcept {
   struct stat status {};
-
   struct stat dev {};
-
   struct stat pts {};
-
   return ::fstat(node, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) &&
          ((::stat("/dev", &dev) == 0 && dev.st_dev == status.st_dev) ||
           (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
@@ -370,11 +346,9 @@ Result<Built> build_root(const Plan& plan, std::span<UniqueFd> descriptors, cons
     if (!done) built.skipped_items[i / 64] |= bit(i % 64);
     if (!done) ++built.skipped;
   }
-  const bool writable =
-      plan->writable_root == 1 || plan->scratch == Scratch::kWritable || plan->scratch == Scratch::kDirectory;
+  const bool writable = plan->writable_root == 1 || plan->scratch == Scratch::kWritable || plan->scratch == Scratch::kDirectory;
   mount_attr read_only{.attr_set = writable ? 0U : MOUNT_ATTR_RDONLY};
-  POSTERN_TRY(
-      require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0, Op::kMountRoot));
+  POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0, Op::kMountRoot));
   POSTERN_TRY(pivot(root, built));
   use_capabilities(root.user_namespace ? ~0ULL : 0);
   return built;

@@ -13,15 +13,12 @@ namespace postern::helper {
 class Plan {
  public:
   const Verdict& operator*() const noexcept { return *verdict_; }
-
   const Verdict* operator->() const noexcept { return verdict_; }
-
   // Text at an offset that the check proved to be inside the arena and NUL-terminated.
   const char* text(std::uint32_t offset) const noexcept { return &verdict_->arena[offset]; }
 
  private:
   explicit Plan(const Verdict& verdict) noexcept : verdict_(&verdict) {}
-
   friend Result<Plan> check_verdict(const Verdict&, std::size_t, std::uint8_t) noexcept;
   const Verdict* verdict_;
 };
@@ -30,6 +27,8 @@ class Plan {
 // that came with the request; `allowed_namespaces` the kNamespace… bits that this mode may use
 // (setuid: all but kNamespaceUser). The verdict must outlive the plan.
 // Error: EBADMSG, Op::kCheckVerdict, item = the offending operation.
-Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint8_t allowed_namespaces) noexcept;
+Result<Plan> check_verdict(const Verdict& verdict,
+                           std::size_t descriptors,
+                           std::uint8_t allowed_namespaces) noexcept;
 
 }  // namespace postern::helper

@@ -1,4 +1,8 @@
 // The two processes that the helper starts: the judge, and the payload's.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+
 #include <algorithm>
 
 #include <sys/mman.h>
@@ -8,10 +12,6 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
-
-#include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
 
 #include "helper/build_paths.h"
 #include "helper/steps.h"
@@ -27,33 +27,18 @@ std::array<gid_t, kMaxGroups> g_groups;
 
 // By resource number (getrlimit(2)): cpu, fsize, data, stack, core, rss, nproc, nofile, memlock, as,
 // locks, sigpending, msgqueue, nice, rtprio, rttime. nproc counts the judges of all callers together.
-constexpr std::array<rlim_t, RLIM_NLIMITS> kJudgeLimits{kJudgeDeadlineSeconds,
-                                                        64 << 20,
-                                                        RLIM_INFINITY,
-                                                        8 << 20,
-                                                        0,
-                                                        RLIM_INFINITY,
-                                                        RLIM_INFINITY,
-                                                        1024,
-                                                        1 << 20,
-                                                        4ULL << 30,
-                                                        RLIM_INFINITY,
-                                                        1024,
-                                                        0,
-                                                        0,
-                                                        0,
-                                                        RLIM_INFINITY};
+constexpr std::array<rlim_t, RLIM_NLIMITS> kJudgeLimits{
+    kJudgeDeadlineSeconds, 64 << 20, RLIM_INFINITY, 8 << 20, 0, RLIM_INFINITY, RLIM_INFINITY, 1024, 1 << 20,
+    4ULL << 30, RLIM_INFINITY, 1024, 0, 0, 0, RLIM_INFINITY};
 
 // protocol/judge_input.h draws the descriptors. Those of the request are already in their places.
 void place_judge_descriptors(int descriptors, int answer, int request) noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   POSTERN_CHECK(::dup2(kFirstDescriptor, kJudgeRootFd) == kJudgeRootFd && ::dup2(null, 1) == 1 && ::dup2(null, 2) == 2);
-  POSTERN_CHECK(::dup2(answer, kJudgeVerdictFd) == kJudgeVerdictFd &&
-                ::dup2(request, kJudgeRequestFd) == kJudgeRequestFd);
+  POSTERN_CHECK(::dup2(answer, kJudgeVerdictFd) == kJudgeVerdictFd && ::dup2(request, kJudgeRequestFd) == kJudgeRequestFd);
   for (int i = 1; i < descriptors; ++i) POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + i, F_SETFD, 0) == 0);
   POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
 }
-
 static_assert(kJudgeDescriptorBase == kFirstDescriptor);
 
 [[noreturn]] void become_judge(Caller judge, int descriptors, int answer, int request, pid_t helper) noexcept {
@@ -82,17 +67,10 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
   POSTERN_TRY_ASSIGN(UniqueFd file, own(::memfd_create("request", MFD_CLOEXEC | MFD_ALLOW_SEALING), Op::kJudge));
   const int groups = ::getgroups(g_groups.size(), g_groups.data());
   POSTERN_TRY(require(groups >= 0, Op::kJudge));
-  JudgeInput input{kJudgeInputMagic,
-                   caller.uid,
-                   caller.gid,
-                   static_cast<std::uint32_t>(descriptors),
-                   static_cast<std::uint32_t>(groups),
-                   0};
+  JudgeInput input{kJudgeInputMagic, caller.uid, caller.gid, static_cast<std::uint32_t>(descriptors), static_cast<std::uint32_t>(groups), 0};
   const std::size_t group_bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
   // SAFETY: writev(2) only reads through iov_base.
-  const std::array<iovec, 3> parts{{{&input, sizeof input},
-                                    {g_groups.data(), group_bytes},
-                                    {const_cast<std::byte*>(request.data()), request.size()}}};
+  const std::array<iovec, 3> parts{{{&input, sizeof input}, {g_groups.data(), group_bytes}, {const_cast<std::byte*>(request.data()), request.size()}}};
   const ssize_t written = ::writev(file.get(), parts.data(), parts.size());
   const bool whole = written == static_cast<ssize_t>(sizeof input + group_bytes + request.size());
   POSTERN_TRY(require(whole && ::fcntl(file.get(), F_ADD_SEALS, kSeals) == 0, Op::kJudge));
@@ -121,16 +99,11 @@ bool read_verdict(int pipe, Verdict& verdict) noexcept {
     if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
   POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
-  POSTERN_CHECK((init == 4 || ::close_range(4, init - 1, 0) == 0) &&
-                (init + 1 == wait || ::close_range(init + 1, wait - 1, 0) == 0) &&
-                ::close_range(wait + 1, ~0U, 0) == 0);
+  POSTERN_CHECK((init == 4 || ::close_range(4, init - 1, 0) == 0) && (init + 1 == wait || ::close_range(init + 1, wait - 1, 0) == 0) && ::close_range(wait + 1, ~0U, 0) == 0);
 
   std::uint64_t root_mount = 0;
-
   struct statx root {};
-
   struct statx cwd {};
-
   if (::read(go, &root_mount, sizeof root_mount) != sizeof root_mount) ::_exit(kExitBug);
   POSTERN_CHECK(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &root) == 0 && root.stx_mnt_id == root_mount);
   POSTERN_CHECK(::statx(AT_FDCWD, ".", 0, STATX_MNT_ID, &cwd) == 0 && cwd.stx_mnt_id == root_mount);
@@ -150,9 +123,7 @@ Result<UniqueFd> mount_procfs(int child) noexcept {
     const int context = ::fsopen("proc", FSOPEN_CLOEXEC);
     const bool made = ::fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0;
     const int mount = ::fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-    ::_exit(made && ::dup3(mount, slot.get(), O_CLOEXEC) == slot.get() && ::close(mount) == 0 && ::close(context) == 0
-                ? 0
-                : errno);
+    ::_exit(made && ::dup3(mount, slot.get(), O_CLOEXEC) == slot.get() && ::close(mount) == 0 && ::close(context) == 0 ? 0 : errno);
   }
   int status = 0;
   POSTERN_TRY(require(maker > 0 && ::waitpid(static_cast<pid_t>(maker), &status, 0) == maker, Op::kSystemMount));
@@ -175,13 +146,10 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
   POSTERN_CHECK(::setresuid(0, 0, 0) == -1);
 }
 
-Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
-                   Verdict& verdict) noexcept {
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors, Verdict& verdict) noexcept {
   struct stat user {};
-
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
-  if (!found || user.st_uid == 0 || user.st_gid == 0 || user.st_uid == caller.uid)
-    return refuse(RefusalCode::kJudgeUser);
+  if (!found || user.st_uid == 0 || user.st_gid == 0 || user.st_uid == caller.uid) return refuse(RefusalCode::kJudgeUser);
   std::array<int, 2> ends{};
   const pid_t self = ::getpid();
   POSTERN_TRY_ASSIGN(const UniqueFd input, write_request(caller, request, descriptors));
@@ -200,8 +168,7 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
-  static constexpr std::array<int, 6> kFlags{
-      0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
+  static constexpr std::array<int, 6> kFlags{0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
   int flags = CLONE_PARENT | CLONE_PIDFD | CLONE_NEWNS | SIGCHLD;
   for (unsigned i = 0; i < kFlags.size(); ++i)
     if ((plan->namespaces & bit(i)) != 0) flags |= kFlags[i];
@@ -222,7 +189,6 @@ Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
   }
   return child;
 }
-
 static_assert(kNamespacePid == bit(1) && kNamespaceIpc == bit(2) && kNamespaceUts == bit(3) &&
               kNamespaceNet == bit(4) && kNamespaceCgroup == bit(5));
 

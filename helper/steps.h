@@ -1,9 +1,9 @@
 // The steps of the setuid program that are more than a few calls. main.cc says in which order.
 #pragma once
 
-#include <span>
-
 #include <sys/types.h>
+
+#include <span>
 
 #include "helper/plan.h"
 #include "helper/sys.h"
@@ -29,8 +29,7 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
 
 // Runs the judge on the request as the judge's own user and reads its verdict, which nothing has
 // checked yet. Refuses: kJudgeUser, kJudgeFailed.
-Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
-                   Verdict& verdict) noexcept;
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors, Verdict& verdict) noexcept;
 
 struct Child {
   UniqueFd process;  // pidfd

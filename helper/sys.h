@@ -34,17 +34,14 @@ class Text {
     for (; *more != '\0'; ++more) put(*more);
     return *this;
   }
-
   Text& add(std::uint64_t value, int base = 10) noexcept {
     used_ = static_cast<std::size_t>(std::to_chars(&text_[used_], &text_.back(), value, base).ptr - text_.data());
     return *this;
   }
-
   Text& hex(std::span<const std::uint8_t> bytes) noexcept {
     for (const std::uint8_t byte : bytes) add(byte / 16U, 16).add(byte % 16U, 16);
     return *this;
   }
-
   const char* text() const noexcept { return text_.data(); }
 
  private:
@@ -52,7 +49,6 @@ class Text {
     POSTERN_CHECK(used_ + 1 < text_.size());
     text_[used_++] = c;
   }
-
   std::array<char, 512> text_{};
   std::size_t used_ = 0;
 };

@@ -1,11 +1,11 @@
+#include <linux/capability.h>
+
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <span>
 #include <string_view>
 #include <utility>
-
-#include <linux/capability.h>
 
 #include "helper/plan.h"
 
@@ -26,15 +26,12 @@ bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexce
 class DescriptorUse {
  public:
   explicit DescriptorUse(std::size_t count) noexcept : left_(count), count_(count) {}
-
   bool take(std::uint8_t index) noexcept {
     const bool fresh = index < count_ && !std::exchange(used_[index], true);
     left_ -= fresh ? 1 : 0;
     return fresh;
   }
-
   bool take_if(bool needed, std::uint8_t index) noexcept { return needed ? take(index) : index == kNoDescriptor; }
-
   bool all_taken() const noexcept { return left_ == 0; }
 
  private:
@@ -42,7 +39,6 @@ class DescriptorUse {
   std::size_t count_;
   std::array<bool, kNoDescriptor> used_{};
 };
-
 static_assert(kMaxDescriptors < kNoDescriptor);
 
 // Text at `offset`, empty where out of range or too long. INVARIANT: the arena's last byte is NUL
@@ -98,7 +94,6 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
   {Operation::kMqueue,  false, kPlace,                               check_plain},    // mq_overview(7)
   {Operation::kSymlink, false, kOptional,                            check_symlink},  // symlink(7)
 });
-
 // clang-format on
 
 constexpr bool is_complete() {
@@ -110,7 +105,6 @@ constexpr bool is_complete() {
   }
   return ++row == static_cast<std::size_t>(Operation::kCount_);
 }
-
 static_assert(is_complete(), "one row per operation, in order, each with a check (CVE-2026-41163)");
 
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
@@ -135,7 +129,6 @@ bool check_verity(const Verdict& v) noexcept {
          g.tree_offset % kSector == 0 && g.tree_bytes % kBlock == 0 &&
          fits(g.tree_offset, g.tree_bytes, kMaxExtentBytes);
 }
-
 static_assert(sizeof(VerityGeometry) == 96 && sizeof(CryptGeometry) == 32);
 
 bool check_crypt(const Verdict& v, DescriptorUse& use) noexcept {
@@ -182,8 +175,7 @@ bool check_hostname(const Verdict& v) noexcept {
   constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
   const std::string_view field(v.hostname.data(), v.hostname.size());
   const std::string_view rest = field.substr(std::min(field.find_first_not_of(kAllowed), field.size()));
-  return rest.find_first_not_of('\0') == rest.npos &&
-         (rest.size() == field.size() || (v.namespaces & kNamespaceUts) != 0);
+  return rest.find_first_not_of('\0') == rest.npos && (rest.size() == field.size() || (v.namespaces & kNamespaceUts) != 0);
 }
 
 bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {
