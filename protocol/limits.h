@@ -21,6 +21,10 @@ inline constexpr std::size_t kMaxGroups = 65536;      // NGROUPS_MAX
 // A generated file (passwd, group, resolv.conf …) that the plan places in the root.
 inline constexpr std::uint64_t kMaxFileBytes = 4 * 1024 * 1024;
 
+// The launch record. execve(2) takes at most 6 MiB of arguments and environment (three quarters of
+// _STK_LIM); both environments and the arguments are in it.
+inline constexpr std::uint64_t kMaxRecordBytes = 16 * 1024 * 1024;
+
 // Private tmpfs of a container: default size when the site sets none ("sessiondir max size").
 inline constexpr std::uint64_t kDefaultSessionBytes = 64ULL * 1024 * 1024;
 inline constexpr std::uint64_t kMaxSessionBytes = 1ULL << 40;

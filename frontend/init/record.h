@@ -5,7 +5,10 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "protocol/base/result.h"
 
 namespace postern::init {
 
@@ -34,5 +37,12 @@ struct LaunchRecord {
   std::vector<std::uint8_t> seccomp;     // struct sock_filter[], empty = none
   std::int32_t message_level = 1;        // message::Level
 };
+
+// The record as the bytes of the memfd.
+std::string encode(const LaunchRecord& record);
+
+// Error: EBADMSG, where the bytes are not what `encode` of this version writes, hold a NUL inside a
+// text, or exceed kMaxRecordBytes.
+Result<LaunchRecord> decode(std::string_view bytes);
 
 }  // namespace postern::init

@@ -1,0 +1,64 @@
+#include "frontend/init/reaper.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+namespace postern::init {
+namespace {
+
+int status_of(int status) {
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+// What the kernel sends to a terminal's whole foreground group reaches the payload by itself.
+bool is_terminal_signal(int number) {
+  return number == SIGINT || number == SIGQUIT || number == SIGTSTP || number == SIGTTIN ||
+         number == SIGTTOU || number == SIGWINCH;
+}
+
+[[noreturn]] void reap(pid_t payload, const sigset_t& all) {
+  for (;;) {
+    siginfo_t info = {};
+    const int signal = ::sigwaitinfo(&all, &info);
+    if (signal == SIGCHLD) {
+      int status = 0;
+      for (pid_t child = 0; (child = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (child == payload) {
+          ::_exit(status_of(status));
+        }
+      }
+    } else if (signal > 0 && !(info.si_code == SI_KERNEL && is_terminal_signal(signal))) {
+      ::kill(payload, signal);
+    }
+  }
+}
+
+}  // namespace
+
+int become_reaper() {
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  // ORDER: blocked before the fork: a signal that arrives in between waits to be forwarded.
+  ::sigprocmask(SIG_BLOCK, &all, &before);
+  const pid_t payload = ::fork();
+  if (payload != 0) {
+    if (payload < 0) {
+      const int err = errno;
+      ::sigprocmask(SIG_SETMASK, &before, nullptr);
+      return err;
+    }
+    ::signal(SIGCHLD, SIG_DFL);  // an ignored SIGCHLD would reap the payload's status away
+    ::prctl(PR_SET_NAME, "postern-init");
+    reap(payload, all);
+  }
+  ::sigprocmask(SIG_SETMASK, &before, nullptr);
+  return 0;
+}
+
+}  // namespace postern::init

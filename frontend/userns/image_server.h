@@ -1,0 +1,54 @@
+// postern-squashfs processes: starting one, or finding the one that already serves the image.
+#pragma once
+
+#include <string>
+
+#include <sys/types.h>
+
+#include "frontend/run/launch_plan.h"
+#include "frontend/userns/id_map.h"
+#include "policy/problem.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::userns {
+
+// What a server hands to whoever is to mount its image.
+struct ServerDescriptors {
+  UniqueFd fuse;             // /dev/fuse, opened inside `user_namespace`
+  UniqueFd user_namespace;
+};
+
+// Receives them from a server's channel: from our own server's start, or as a joiner, who gets
+// /dev/fuse only and finds the namespace through /proc. Returns 0 or errno; ENODATA: it is gone.
+int receive_server_descriptors(int channel, ServerDescriptors& out) noexcept;
+
+// The other direction. Returns 0 or errno.
+int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept;
+
+struct Server {
+  UniqueFd channel;     // the descriptors of the mount arrive here
+  pid_t pid = -1;       // our child; -1 where joined
+  UniqueFd pidfd;       // joined: readable once the server is gone
+  UniqueFd log;         // ours: memfd that is the server's standard error
+  [[nodiscard]] bool joined() const noexcept { return pid < 0; }
+};
+
+struct ServerOptions {
+  Ids ids;
+  run::Fakeroot fakeroot = run::Fakeroot::kNone;
+  int user_namespace = -1;   // to open /dev/fuse in; -1 = a new one
+  bool share = false;
+};
+
+// One server a node, caller and image: whoever binds the image's abstract socket first starts it,
+// everybody else connects to it. The name holds the identity of the file and of the extent, so an
+// image that was replaced is another image; it lives and dies with the server (unix(7)).
+Outcome<Server> obtain_server(const run::ImageServer& image, const ServerOptions& options);
+
+// For a server that nobody came to mount: ends it, and says what it had to say, "" where nothing.
+std::string end_server(Server& server);
+
+// The abstract name of the image's socket, without the leading NUL.
+Outcome<std::string> server_name(const run::ImageServer& image, const ServerOptions& options);
+
+}  // namespace postern::userns

@@ -1,0 +1,246 @@
+#include "frontend/userns/launch.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "frontend/init/record.h"
+#include "frontend/message/message.h"
+#include "frontend/run/descriptor.h"
+#include "frontend/run/libexec.h"
+#include "frontend/run/wait.h"
+#include "frontend/userns/failure.h"
+#include "frontend/userns/image_server.h"
+#include "frontend/userns/payload_process.h"
+#include "helper/plan.h"
+#include "policy/judge/verdict_from_request.h"
+
+namespace postern::userns {
+namespace {
+
+// A server may be going just as we come. After so many tries the start brings its own.
+constexpr int kShareAttempts = 8;
+
+struct Opened {
+  std::vector<UniqueFd> owned;      // what this process opened for the payload's
+  std::vector<int> descriptors;     // of the request
+};
+
+Outcome<UniqueFd> open_init(std::string path) {
+  if (path.empty()) {
+    path = run::libexec_program("postern-init");
+  }
+  UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!program.valid()) {
+    return system_problem("opening " + path, errno, "the installation is incomplete: install again");
+  }
+  return program;
+}
+
+Outcome<Opened> open_descriptors(const run::LaunchPlan& plan) {
+  Opened out;
+  for (std::size_t i = 0; i < plan.sources.size(); ++i) {
+    const run::Source& source = plan.sources[i];
+    UniqueFd fd;
+    switch (source.kind) {
+      case run::Source::Kind::kContent:
+        if (source.merge == run::Source::Merge::kNone) {
+          const bool is_record = i == plan.request.record;
+          POSTERN_TRY_ASSIGN(
+              fd, run::make_content_fd("postern", is_record ? init::encode(plan.record) : source.content));
+        }
+        break;
+      case run::Source::Kind::kInit: {
+        POSTERN_TRY_ASSIGN(fd, open_init(source.path));
+        break;
+      }
+      case run::Source::Kind::kPath:
+      case run::Source::Kind::kFuse:
+      case run::Source::Kind::kServed:
+        break;  // the payload's process opens it
+      case run::Source::Kind::kImage:
+      case run::Source::Kind::kKey:
+        break;  // the server's: nothing here is mounted by the kernel
+    }
+    out.descriptors.push_back(fd.valid() ? fd.get() : source.fd.get());
+    out.owned.push_back(std::move(fd));
+  }
+  return out;
+}
+
+// A missing source is the most common mistake: found before any process is started. What is only
+// optional may be missing.
+Outcome<Ok> check_sources(const run::LaunchPlan& plan) {
+  for (std::size_t i = 0; i < plan.sources.size(); ++i) {
+    struct stat info = {};
+    if (plan.sources[i].kind == run::Source::Kind::kPath && !is_optional(plan, i) &&
+        ::stat(plan.sources[i].path.c_str(), &info) != 0) {
+      return source_problem(plan, i, errno);
+    }
+  }
+  return Ok{};
+}
+
+class Launch {
+ public:
+  Launch(run::LaunchPlan& plan, const Verdict& verdict, Opened& opened)
+      : plan_(plan), verdict_(verdict), opened_(opened), ids_{::geteuid(), ::getegid()} {}
+
+  // Until the payload runs, with an image server of its own at last.
+  Outcome<Ok> start() {
+    frontend_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+    if (!frontend_.valid()) {
+      return system_problem("opening a pidfd", errno, "Linux 5.14 or newer is needed");
+    }
+    if (plan_.fakeroot == run::Fakeroot::kSubordinate) {
+      POSTERN_TRY_ASSIGN(user_namespace_, make_subordinate_namespace(ids_));
+    }
+    for (int attempt = 0;; ++attempt) {
+      // A namespace of our own cannot be that of a server which others may join, nor the reverse.
+      const bool share = plan_.share && !user_namespace_.valid() && attempt < kShareAttempts;
+      Outcome<bool> started = try_start(share);
+      if (!started) {
+        return std::move(started).error();
+      }
+      if (*started) {
+        return Ok{};
+      }
+      servers_.clear();
+    }
+  }
+
+  [[nodiscard]] run::Payload payload() const {
+    run::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
+    if (!servers_.empty()) {
+      out.server = servers_[0].pid;
+      out.server_pidfd = servers_[0].pidfd.valid() ? servers_[0].pidfd.get() : -1;
+    }
+    return out;
+  }
+
+  // /dev/fuse and the rest are for the payload's process alone by now.
+  void release() { opened_.owned.clear(); }
+
+ private:
+  // False: the server that we had joined went away; another try.
+  Outcome<bool> try_start(bool share) {
+    POSTERN_TRY(obtain_servers(share));
+    PayloadSetup setup;
+    setup.plan = &plan_;
+    const auto verdict = std::make_unique<Verdict>(verdict_);  // the process changes its own
+    setup.verdict = verdict.get();
+    setup.ids = ids_;
+    setup.descriptors = opened_.descriptors;
+    setup.user_namespace = user_namespace_.get();
+    setup.frontend = frontend_.get();
+    for (const Server& server : servers_) {
+      setup.channels.push_back(server.channel.get());
+    }
+    if (start_payload(setup) == 0) {
+      pid_ = setup.pid;
+      report_skipped(plan_, setup.built);
+      return true;
+    }
+    const bool joined = !servers_.empty() && servers_[0].joined();
+    std::string last_words;
+    for (Server& server : servers_) {
+      last_words += end_server(server);
+    }
+    if (joined && is_lost_server(setup.failure)) {
+      return false;
+    }
+    return payload_problem(plan_, setup.failure, last_words);
+  }
+
+  Outcome<Ok> obtain_servers(bool share) {
+    UniqueFd theirs;
+    for (std::size_t i = 0; i < plan_.servers.size(); ++i) {
+      const int user_namespace = user_namespace_.valid() ? user_namespace_.get() : theirs.get();
+      POSTERN_TRY_ASSIGN(Server server,
+                         obtain_server(plan_.servers[i], {.ids = ids_, .fakeroot = plan_.fakeroot,
+                                                          .user_namespace = user_namespace,
+                                                          .share = share && i == 0}));
+      if (i == 0 && plan_.servers.size() > 1 && user_namespace < 0) {
+        POSTERN_TRY_ASSIGN(theirs, peek_namespace(server));
+      }
+      servers_.push_back(std::move(server));
+    }
+    return Ok{};
+  }
+
+  // All servers of one container live in one user namespace, the first's: takes its descriptors
+  // from the channel and puts them into a new one, for the payload's process to find.
+  Outcome<UniqueFd> peek_namespace(Server& server) {
+    ServerDescriptors got;
+    if (const int err = receive_server_descriptors(server.channel.get(), got); err != 0) {
+      return system_problem("waiting for the server of " + plan_.servers[0].path, err);
+    }
+    std::array<int, 2> pair = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
+      return system_problem("creating a socket pair", errno);
+    }
+    server.channel = UniqueFd(pair[0]);
+    const UniqueFd sender(pair[1]);
+    if (const int err = send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
+        err != 0) {
+      return system_problem("passing /dev/fuse on", err);
+    }
+    return std::move(got.user_namespace);
+  }
+
+  run::LaunchPlan& plan_;
+  const Verdict& verdict_;
+  Opened& opened_;
+  Ids ids_;
+  UniqueFd frontend_;
+  UniqueFd user_namespace_;
+  std::vector<Server> servers_;
+  pid_t pid_ = -1;
+};
+
+}  // namespace
+
+Outcome<int> launch(run::LaunchPlan plan) {
+  POSTERN_TRY(check_sources(plan));
+  plan.request.namespaces |= kNamespaceUser;
+  const auto verdict = std::make_unique<Verdict>();
+  if (const auto made =
+          judge::verdict_from_request(plan.request, plan.sources.size(), *verdict);
+      !made) {
+    return refusal_problem(plan, made.error());
+  }
+  verdict->crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
+  const Result<helper::Plan> checked =
+      helper::check_verdict(*verdict, plan.sources.size(), kNamespaceAll_);
+  if (!checked) {
+    return Problem{.what = "the plan of this start is malformed (operation " +
+                           std::to_string(checked.error().item) + ")",
+                   .cure = "this is a bug in postern: please report the command line"};
+  }
+  POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
+  const run::BlockedSignals signals;
+  Launch start(plan, *verdict, opened);
+  POSTERN_TRY(start.start());
+  start.release();
+  const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  if (ended.server_died) {
+    message::error("image server died: the files of " + plan.image_name +
+                   " were lost to the container while it ran");
+  }
+  return run::finish_like(ended.status);
+}
+
+}  // namespace postern::userns

@@ -1,0 +1,389 @@
+#include "frontend/userns/payload_process.h"
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include <linux/capability.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "frontend/run/descriptor.h"
+#include "frontend/run/small_file.h"
+#include "frontend/userns/child_stack.h"
+#include "frontend/userns/fuse_mount.h"
+#include "frontend/userns/image_server.h"
+#include "helper/plan.h"
+
+namespace postern::userns {
+namespace {
+
+// Ends the process on the first failure; whoever reads `setup` afterwards is the parent.
+class Process {
+ public:
+  explicit Process(PayloadSetup& setup) noexcept : setup_(setup) {}
+
+  [[noreturn]] void run_first() {
+    die_with_frontend();
+    int user_namespace = setup_.user_namespace;
+    for (std::size_t i = 0; i < setup_.channels.size(); ++i) {
+      const int its = receive_server(i);
+      user_namespace = user_namespace < 0 ? its : user_namespace;
+    }
+    if (user_namespace >= 0) {
+      check(::setns(user_namespace, CLONE_NEWUSER), Step::kJoin, Op::kJoinNamespace);
+      if (wants(kNamespacePid)) {
+        start_second();
+      }
+      check(::unshare(namespaces()), Step::kUnshare, Op::kSpawn);
+    } else if (const int err = map_single_id(setup_.ids, setup_.plan->fakeroot != run::Fakeroot::kNone);
+               err != 0) {
+      fail(Step::kMap, Error{.err = err, .op = Op::kSpawn});
+    }
+    build_and_execute();
+  }
+
+  [[noreturn]] void run_second() {
+    die_with_frontend();
+    build_and_execute();
+  }
+
+  // CLONE_NEW… flags besides the user and pid namespaces.
+  [[nodiscard]] int namespaces() const noexcept {
+    return CLONE_NEWNS | (wants(kNamespaceIpc) ? CLONE_NEWIPC : 0) |
+           (wants(kNamespaceUts) ? CLONE_NEWUTS : 0) | (wants(kNamespaceNet) ? CLONE_NEWNET : 0) |
+           (wants(kNamespaceCgroup) ? CLONE_NEWCGROUP : 0);
+  }
+
+  [[nodiscard]] bool wants(std::uint8_t bit) const noexcept {
+    return (setup_.plan->request.namespaces & bit) != 0;
+  }
+
+ private:
+  [[noreturn]] void fail(Step step, Error error, std::size_t source = 0) noexcept {
+    setup_.failure = {step, error, static_cast<std::uint16_t>(source)};
+    setup_.failed = true;
+    ::_exit(1);
+  }
+
+  void check(int result, Step step, Op op, std::size_t source = 0) noexcept {
+    if (result < 0) {
+      fail(step, Error{.err = errno, .op = op}, source);
+    }
+  }
+
+  void die_with_frontend() noexcept {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // The parent may have died before the line above; getppid(2) says nothing across pid namespaces.
+    pollfd parent = {setup_.frontend, POLLIN, 0};
+    if (::poll(&parent, 1, 0) != 0) {
+      ::_exit(1);
+    }
+  }
+
+  // The connection to mount becomes the descriptor of the source; returns the user namespace.
+  int receive_server(std::size_t server) noexcept {
+    ServerDescriptors got;
+    if (const int err = receive_server_descriptors(setup_.channels[server], got); err != 0) {
+      fail(Step::kReceive, Error{.err = err, .op = Op::kReceive}, server);
+    }
+    for (std::size_t i = 0; i < setup_.plan->sources.size(); ++i) {
+      const run::Source& source = setup_.plan->sources[i];
+      if ((source.kind == run::Source::Kind::kFuse || source.kind == run::Source::Kind::kServed) &&
+          source.server == server) {
+        setup_.descriptors[i] = got.fuse.release();
+      }
+    }
+    return got.user_namespace.release();
+  }
+
+  // clone(2) with CLONE_PARENT: process 1 of the new pid namespace is the frontend's child, not ours.
+  void start_second() noexcept {
+    const ChildStack stack;
+    const int flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_NEWPID | namespaces();
+    const pid_t pid = stack.valid() ? ::clone(
+                                          [](void* setup) -> int {
+                                            Process(*static_cast<PayloadSetup*>(setup)).run_second();
+                                          },
+                                          stack.top(), flags, &setup_)
+                                    : -1;
+    check(pid, Step::kUnshare, Op::kSpawn);
+    setup_.pid = pid;
+    ::_exit(0);
+  }
+
+  [[noreturn]] void build_and_execute() {
+    if (setup_.plan->request.join_net) {
+      join_net(*setup_.plan->request.join_net);
+    }
+    if (wants(kNamespaceNet)) {
+      bring_up_loopback();
+    }
+    open_sources();
+    // Never destroyed: this process ends by execveat(2) or _exit(2).
+    std::vector<UniqueFd> descriptors;
+    descriptors.reserve(setup_.descriptors.size());
+    for (const int fd : setup_.descriptors) {
+      descriptors.emplace_back(fd);
+    }
+    mount_servers(descriptors);
+    const Result<> cloned = helper::clone_sources(checked(), descriptors);
+    if (!cloned) {
+      fail(Step::kCloneSources, cloned.error());
+    }
+    leave_served();
+    merge_accounts(descriptors);
+    const Result<helper::Built> built = helper::build_root(mounted(), descriptors, "");
+    if (!built) {
+      fail(Step::kBuild, built.error());
+    }
+    setup_.built = *built;
+    execute(descriptors);
+  }
+
+  // The parent has checked it once; whatever happened to it since is checked again.
+  helper::Plan checked() noexcept {
+    const Result<helper::Plan> plan =
+        helper::check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaceAll_);
+    if (!plan) {
+      fail(Step::kBuild, plan.error());
+    }
+    return *plan;
+  }
+
+  // The plan once its FUSE descriptors are mounts: to build_root they are what directories are.
+  helper::Plan mounted() noexcept {
+    if (setup_.verdict->root == RootKind::kFuse) {
+      setup_.verdict->root = RootKind::kDirectory;
+    }
+    for (LayerEntry& layer : std::span(setup_.verdict->layers).first(setup_.verdict->layer_count)) {
+      layer.kind = LayerKind::kDirectory;
+    }
+    return checked();
+  }
+
+  void mount_servers(std::vector<UniqueFd>& descriptors) noexcept {
+    const std::vector<run::Source>& sources = setup_.plan->sources;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      const bool served = sources[i].kind == run::Source::Kind::kServed;
+      if (sources[i].kind != run::Source::Kind::kFuse && !served) {
+        continue;
+      }
+      Result<UniqueFd> mount = mount_fuse(std::move(descriptors[i]));
+      if (!mount) {
+        fail(Step::kMount, mount.error(), i);
+      }
+      descriptors[i] = served ? enter_served(*std::move(mount), i) : *std::move(mount);
+    }
+  }
+
+  // The source of a bind must be attached to be cloned (open_tree(2)): for that moment the mount
+  // lies on "/", where no path of ours leads, because "/" is never crossed downwards.
+  UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
+    check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), Step::kMount,
+          Op::kBind, source);
+    Result<UniqueFd> inside = open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
+    if (!inside) {
+      fail(Step::kMount, inside.error(), source);
+    }
+    served_.push_back(std::move(mount));
+    return *std::move(inside);
+  }
+
+  void leave_served() noexcept {
+    for (; !served_.empty(); served_.pop_back()) {
+      check(::fchdir(served_.back().get()), Step::kMount, Op::kBind);
+      check(::umount2(".", MNT_DETACH), Step::kMount, Op::kBind);
+    }
+  }
+
+  // passwd and group: made from the image's own, which can be read only now.
+  void merge_accounts(std::vector<UniqueFd>& descriptors) {
+    const std::vector<run::Source>& sources = setup_.plan->sources;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      if (sources[i].kind != run::Source::Kind::kContent ||
+          sources[i].merge == run::Source::Merge::kNone) {
+        continue;
+      }
+      const std::optional<std::string> own = read_from_layers(sources[i].path, descriptors);
+      if (!own) {
+        continue;  // the operation is skipped: kNeedsTarget
+      }
+      Outcome<UniqueFd> merged =
+          run::make_content_fd("postern", run::finish_content(*setup_.plan, sources[i], *own));
+      if (!merged) {
+        fail(Step::kMerge, Error{.err = errno, .op = Op::kFile}, i);
+      }
+      descriptors[i] = *std::move(merged);
+    }
+  }
+
+  // As the overlay will show it: the writable directory first, then the layers from the top.
+  std::optional<std::string> read_from_layers(const std::string& path,
+                                              const std::vector<UniqueFd>& descriptors) {
+    const LaunchRequest& request = setup_.plan->request;
+    if (request.upper) {
+      if (auto text = read_inside(descriptors[*request.upper].get(), "/upper" + path)) {
+        return text;
+      }
+    }
+    for (auto layer = request.layers.rbegin(); layer != request.layers.rend(); ++layer) {
+      if (auto text = read_inside(descriptors[layer->descriptor].get(), path)) {
+        return text;
+      }
+    }
+    return read_inside(descriptors[0].get(), path);
+  }
+
+  static std::optional<std::string> read_inside(int root, const std::string& path) {
+    const Result<UniqueFd> file = open_inside(root, path.c_str(), O_RDONLY | O_NOCTTY | O_NONBLOCK);
+    struct stat info = {};
+    if (!file || ::fstat(file->get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+      return std::nullopt;
+    }
+    return run::read_small_file(file->get());
+  }
+
+  void join_net(std::size_t source) noexcept {
+    const UniqueFd ns(::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC));
+    check(ns.get(), Step::kOpen, Op::kJoinNamespace, source);
+    check(::setns(ns.get(), CLONE_NEWNET), Step::kJoinNet, Op::kJoinNamespace, source);
+  }
+
+  void bring_up_loopback() noexcept {
+    const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    ifreq request = {};
+    std::strcpy(request.ifr_name, "lo");
+    request.ifr_flags = IFF_UP | IFF_RUNNING;
+    if (!socket.valid() || ::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) {
+      fail(Step::kLoopback, Error{.err = errno, .op = Op::kSpawn});
+    }
+  }
+
+  // In the new mount namespace: a mount can be cloned only in the namespace that its descriptor was
+  // opened in. What is missing and optional stays invalid, and clone_sources passes over it.
+  void open_sources() noexcept {
+    const std::vector<run::Source>& sources = setup_.plan->sources;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      if (sources[i].kind != run::Source::Kind::kPath || setup_.descriptors[i] >= 0) {
+        continue;
+      }
+      setup_.descriptors[i] = ::open(sources[i].path.c_str(), O_PATH | O_CLOEXEC);
+      if (setup_.descriptors[i] < 0 && !is_optional(i)) {
+        fail(Step::kOpen, Error{.err = errno, .op = Op::kCloneSource}, i);
+      }
+    }
+  }
+
+  [[nodiscard]] bool is_optional(std::size_t source) const noexcept {
+    for (const MountRequest& mount : setup_.plan->request.mounts) {
+      if (mount.descriptor && *mount.descriptor == source) {
+        return (mount.flags & kOptional) != 0;
+      }
+    }
+    return false;
+  }
+
+  [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) noexcept {
+    const LaunchRequest& request = setup_.plan->request;
+    if (const int err = drop_capabilities(request.capabilities); err != 0) {
+      fail(Step::kDrop, Error{.err = err, .op = Op::kDrop});
+    }
+    // postern-init reads descriptor 3 and closes all above; its own must not be in the way.
+    const int init = ::fcntl(descriptors[request.init].get(), F_DUPFD_CLOEXEC, 4);
+    check(init, Step::kExecute, Op::kSpawn);
+    const int record = descriptors[request.record].get();
+    check(record == 3 ? ::fcntl(record, F_SETFD, 0) : ::dup2(record, 3), Step::kExecute, Op::kSpawn);
+    std::array<char, 13> name{"postern-init"};
+    std::array<char*, 2> argv = {name.data(), nullptr};
+    std::array<char*, 1> environment = {nullptr};
+    ::execveat(init, "", argv.data(), environment.data(), AT_EMPTY_PATH);
+    fail(Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
+  }
+
+  PayloadSetup& setup_;
+  std::vector<UniqueFd> served_;  // mounts that lie on "/" until their parts are cloned
+};
+
+}  // namespace
+
+int drop_capabilities(std::uint64_t keep) noexcept {
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
+    return errno;
+  }
+  std::uint64_t known = 0;
+  // ORDER: the bounding set first, it takes CAP_SETPCAP. EINVAL: past the kernel's last capability.
+  for (unsigned capability = 0; capability < 64; ++capability) {
+    const bool kept = (keep >> capability & 1) != 0;
+    if ((kept ? ::prctl(PR_CAPBSET_READ, capability) : ::prctl(PR_CAPBSET_DROP, capability)) < 0) {
+      if (errno == EINVAL) {
+        break;
+      }
+      return errno;
+    }
+    known |= kept ? std::uint64_t{1} << capability : 0;
+  }
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets = {};
+  for (unsigned i = 0; i < sets.size(); ++i) {
+    const auto half = static_cast<std::uint32_t>(known >> (32 * i));
+    sets[i] = {.effective = half, .permitted = half, .inheritable = half};
+  }
+  if (::syscall(SYS_capset, &header, sets.data()) != 0 ||
+      ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {
+    return errno;
+  }
+  for (unsigned capability = 0; capability < 64; ++capability) {
+    if ((known >> capability & 1) != 0 &&
+        ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) {
+      return errno;
+    }
+  }
+  return 0;
+}
+
+int start_payload(PayloadSetup& setup) {
+  const ChildStack stack;
+  const Process process(setup);
+  int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+  if (setup.user_namespace < 0 && setup.channels.empty()) {
+    flags |= CLONE_NEWUSER | process.namespaces() | (process.wants(kNamespacePid) ? CLONE_NEWPID : 0);
+  }
+  const pid_t pid =
+      stack.valid()
+          ? ::clone([](void* setup_) -> int { Process(*static_cast<PayloadSetup*>(setup_)).run_first(); },
+                    stack.top(), flags, &setup)
+          : -1;
+  if (pid < 0) {
+    setup.failure = {Step::kClone, Error{.err = errno, .op = Op::kSpawn}, 0};
+    setup.failed = true;
+    return -1;
+  }
+  if (setup.pid < 0 && !setup.failed) {
+    setup.pid = pid;
+    return 0;
+  }
+  ::waitpid(pid, nullptr, 0);
+  if (setup.failed && setup.pid >= 0) {
+    ::waitpid(setup.pid, nullptr, 0);
+  }
+  return setup.failed ? -1 : 0;
+}
+
+}  // namespace postern::userns
