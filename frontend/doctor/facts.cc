@@ -1,0 +1,317 @@
+#include "frontend/doctor/facts.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <pwd.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <tuple>
+
+#include "frontend/run/libexec.h"
+#include "policy/config/trusted_file.h"
+#include "policy/image/image.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::doctor {
+namespace {
+
+std::string contents(const char* path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+template <class T>
+bool number(std::string_view text, T& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  return error == std::errc{} && end == text.data() + text.size();
+}
+
+std::optional<long> setting(const char* path) {
+  std::string text = contents(path);
+  text.erase(text.find_last_not_of(" \n") + 1);
+  long value = 0;
+  return number(text, value) ? std::optional(value) : std::nullopt;
+}
+
+// --- the tries. In the child only system calls: it is a copy of a program that may have threads.
+
+enum Step : std::uint8_t { kNone, kUnshare, kMap, kTmpfs, kFuseOpen, kFuseMount, kDirectories, kOverlay };
+
+constexpr std::array<const char*, 8> kStepNames{
+    "",
+    "creating a user and mount namespace",
+    "mapping the caller's ids into it",
+    "mounting a tmpfs in it",
+    kOpeningFuse,
+    "mounting FUSE in a user namespace",
+    "making directories on a tmpfs",
+    "mounting an overlay in a user namespace",
+};
+
+struct ChildResult {
+  Step step;
+  int err;
+};
+
+ChildResult failed(Step step) { return {step, errno}; }
+
+bool put(const char* path, const char* text, std::size_t size) {
+  const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return false;
+  }
+  const bool written = ::write(fd, text, size) == static_cast<ssize_t>(size);
+  const int saved = errno;
+  ::close(fd);
+  errno = saved;
+  return written;
+}
+
+// Root in a namespace of its own with a private tmpfs on /tmp (on / where there is no /tmp).
+ChildResult enter() {
+  char map[64];
+  const std::uint32_t uid = ::geteuid();
+  const std::uint32_t gid = ::getegid();
+  if (::unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) {
+    return failed(kUnshare);
+  }
+  // Kernels before 3.19 have no setgroups file; without it the map is refused if it must be.
+  (void)put("/proc/self/setgroups", "deny", 4);
+  const auto write_map = [&](const char* path, std::uint32_t id) {
+    const char* const end = std::to_chars(map + 2, map + 40, id).ptr;
+    map[0] = '0';
+    map[1] = ' ';
+    char* tail = map + (end - map);
+    *tail++ = ' ';
+    *tail++ = '1';
+    return put(path, map, static_cast<std::size_t>(tail - map));
+  };
+  if (!write_map("/proc/self/uid_map", uid) || !write_map("/proc/self/gid_map", gid)) {
+    return failed(kMap);
+  }
+  if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      (::mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m") != 0 && errno != ENOENT)) {
+    return failed(kTmpfs);
+  }
+  return {kNone, 0};
+}
+
+ChildResult mount_fuse() {
+  const int fuse = ::open("/dev/fuse", O_RDWR | O_CLOEXEC);
+  if (fuse < 0) {
+    return failed(kFuseOpen);
+  }
+  // mount(2) of FUSE does not wait for the server; the connection dies with this process.
+  char options[96] = "rootmode=40000,user_id=0,group_id=0,fd=";
+  std::size_t length = 0;
+  while (options[length] != '\0') {
+    ++length;
+  }
+  *std::to_chars(options + length, options + sizeof options - 1, fuse).ptr = '\0';
+  if (::mount("postern-doctor", "/tmp", "fuse", MS_NOSUID | MS_NODEV, options) != 0) {
+    return failed(kFuseMount);
+  }
+  return {kNone, 0};
+}
+
+ChildResult mount_overlay() {
+  for (const char* path : {"/tmp/lower", "/tmp/upper", "/tmp/work", "/tmp/merged"}) {
+    if (::mkdir(path, 0700) != 0) {
+      return failed(kDirectories);
+    }
+  }
+  if (::mount("overlay", "/tmp/merged", "overlay", 0,
+              "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work,userxattr") != 0) {
+    return failed(kOverlay);
+  }
+  return {kNone, 0};
+}
+
+Attempt in_child(ChildResult (*more)()) {
+  std::array<int, 2> ends{-1, -1};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    return {"making a pipe", errno};
+  }
+  const UniqueFd reading(ends[0]);
+  UniqueFd writing(ends[1]);
+  const pid_t pid = ::fork();
+  if (pid < 0) {
+    return {"starting a process", errno};
+  }
+  if (pid == 0) {
+    ChildResult result = enter();
+    if (result.err == 0 && more != nullptr) {
+      result = more();
+    }
+    (void)!::write(writing.get(), &result, sizeof result);
+    ::_exit(0);
+  }
+  writing.reset();
+  ChildResult result{kNone, ECHILD};
+  const ssize_t n = ::read(reading.get(), &result, sizeof result);
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (n != ssize_t(sizeof result)) {
+    return {"trying in a process of its own, which was killed", ECHILD};
+  }
+  return {kStepNames[result.step], result.err};
+}
+
+// --- files
+
+bool privileged(const char* name) {
+  for (const char* directory : {"/usr/bin/", "/usr/local/bin/", "/bin/"}) {
+    const std::string path = std::string(directory) + name;
+    struct stat status {};
+    if (::stat(path.c_str(), &status) == 0) {
+      return (status.st_uid == 0 && (status.st_mode & S_ISUID) != 0) ||
+             ::getxattr(path.c_str(), "security.capability", nullptr, 0) > 0;
+    }
+  }
+  return false;
+}
+
+HelperFacts helper_facts() {
+  HelperFacts h;
+  h.path = run::libexec_program("postern-helper");
+  struct stat status {};
+  if (::stat(h.path.c_str(), &status) == 0) {
+    h.present = true;
+    h.owned_by_root = status.st_uid == 0;
+    h.setuid = (status.st_mode & S_ISUID) != 0;
+    h.writable_by_others = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    struct statvfs mount {};
+    h.nosuid_mount = ::statvfs(h.path.c_str(), &mount) == 0 && (mount.f_flag & ST_NOSUID) != 0;
+  }
+  h.judge_present = ::access(run::libexec_program("postern-judge").c_str(), X_OK) == 0;
+  return h;
+}
+
+void site_facts(Facts& facts) {
+  facts.config_path = POSTERN_CONFDIR "/postern.toml";
+  facts.judge_user = POSTERN_JUDGE_USER;
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): one thread
+  facts.judge_user_exists = ::getpwnam(facts.judge_user.c_str()) != nullptr;
+  facts.config_present = ::access(facts.config_path.c_str(), F_OK) == 0;
+  if (facts.config_present) {
+    const auto site = config::load_trusted(facts.config_path);
+    if (site) {
+      facts.suid_enabled = site->suid_enabled;
+    } else {
+      facts.config_fault = site.error().problem.what;
+    }
+  }
+}
+
+void cgroup_facts(Facts& facts) {
+  struct statfs mount {};
+  facts.cgroup_v2 = ::statfs("/sys/fs/cgroup", &mount) == 0 && mount.f_type == CGROUP2_SUPER_MAGIC;
+  if (!facts.cgroup_v2) {
+    return;
+  }
+  std::string own = contents("/proc/self/cgroup");  // "0::/user.slice/…\n"
+  const std::size_t start = own.find("0::");
+  if (start != std::string::npos) {
+    own = own.substr(start + 3, own.find('\n', start) - start - 3);
+    facts.cgroup_delegated = ::access(("/sys/fs/cgroup" + own).c_str(), W_OK) == 0;
+  }
+}
+
+bool has_line_ending(const std::string& text, std::string_view name) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.ends_with(name)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+std::uint64_t subordinate_ids(std::string_view text, std::string_view user, std::uint32_t uid) {
+  const std::string id = std::to_string(uid);
+  std::uint64_t total = 0;
+  while (!text.empty()) {
+    const std::size_t newline = text.find('\n');
+    const std::string_view line = text.substr(0, newline);
+    text = newline == std::string_view::npos ? std::string_view{} : text.substr(newline + 1);
+    const std::size_t first = line.find(':');
+    const std::size_t second = line.find(':', first == std::string_view::npos ? first : first + 1);
+    if (second == std::string_view::npos) {
+      continue;
+    }
+    const std::string_view owner = line.substr(0, first);
+    std::uint32_t count = 0;
+    if (!owner.empty() && (owner == user || owner == id) && number(line.substr(second + 1), count)) {
+      total += count;
+    }
+  }
+  return total;
+}
+
+std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
+  unsigned major = 0;
+  unsigned minor = 0;
+  const char* const end = release.data() + release.size();
+  const auto first = std::from_chars(release.data(), end, major);
+  if (first.ec != std::errc{} || first.ptr == end || *first.ptr != '.' ||
+      std::from_chars(first.ptr + 1, end, minor).ec != std::errc{}) {
+    return {0, 0};
+  }
+  return {major, minor};
+}
+
+Attempt try_user_namespace() { return in_child(nullptr); }
+Attempt try_fuse() { return in_child(mount_fuse); }
+Attempt try_overlay() { return in_child(mount_overlay); }
+
+Facts gather() {
+  Facts f;
+  struct utsname names {};
+  if (::uname(&names) == 0) {
+    f.release = names.release;
+    std::tie(f.kernel_major, f.kernel_minor) = kernel_version(f.release);
+  }
+  f.uid = ::geteuid();
+  if (const passwd* entry = ::getpwuid(f.uid)) {  // NOLINT(concurrency-mt-unsafe): one thread
+    f.user = entry->pw_name;
+  }
+  f.max_user_namespaces = setting("/proc/sys/user/max_user_namespaces");
+  f.unprivileged_userns_clone = setting("/proc/sys/kernel/unprivileged_userns_clone");
+  f.apparmor_restricts_userns = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
+  f.user_namespace = try_user_namespace();
+  f.fuse = try_fuse();
+  f.overlay = try_overlay();
+  f.subuids = subordinate_ids(contents("/etc/subuid"), f.user, f.uid);
+  f.subgids = subordinate_ids(contents("/etc/subgid"), f.user, f.uid);
+  f.newuidmap = privileged("newuidmap");
+  f.newgidmap = privileged("newgidmap");
+  cgroup_facts(f);
+  f.helper = helper_facts();
+  site_facts(f);
+  f.device_mapper = has_line_ending(contents("/proc/misc"), " device-mapper");
+  f.loop_devices = has_line_ending(contents("/proc/devices"), " loop");
+  for (const sif::Architecture a : image::interpreters("/proc/sys/fs/binfmt_misc")) {
+    f.interpreters.emplace_back(sif::name_of(a));
+  }
+  return f;
+}
+
+}  // namespace postern::doctor
