@@ -457,7 +457,6 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
 
   const std::span<std::uint8_t> h = header_;
   const auto before_gap = static_cast<std::int64_t>(begun.offset - begun.gap);
-  store(h, kFreeAt, load<std::int64_t>(header_, kFreeAt) - 1);
   store(h, kDataBytesAt, before_gap - load<std::int64_t>(header_, kDataOffsetAt) + padded);
   store(h, kModifiedAt, time);
   const Descriptor d = decode_descriptor(begun.raw, begun.slot);
@@ -482,6 +481,7 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
     POSTERN_TRY(sync(fd_.get()));  // ORDER: data before the descriptor that names it
   }
   POSTERN_TRY(write_slot(begun.slot, begun.raw));
+  count_free();
   POSTERN_TRY(write_header());
   return d.id;
 }
@@ -536,6 +536,15 @@ Outcome<> Writer::write_slot(std::size_t slot, const RawDescriptor& raw) {
   return write_exactly(fd_.get(), used_at, mark);
 }
 
+// Counted, not carried on: the number in somebody else's header may be anything.
+void Writer::count_free() {
+  std::int64_t free = 0;
+  for (std::size_t slot = 0; slot < table_.size(); ++slot) {
+    free += used(slot) ? 0 : 1;
+  }
+  store(std::span<std::uint8_t>(header_), kFreeAt, free);
+}
+
 Outcome<> Writer::write_header() {
   if (fresh_) {
     return Ok{};
@@ -549,8 +558,8 @@ Outcome<> Writer::remove(std::uint32_t id) {
   const std::optional<std::size_t> primary = primary_slot();
   POSTERN_TRY(write_slot(slot, RawDescriptor{}));
   const std::span<std::uint8_t> h = header_;
-  store(h, kFreeAt, load<std::int64_t>(header_, kFreeAt) + 1);
   store(h, kModifiedAt, now());
+  count_free();
   if (primary == slot) {
     const auto code = architecture_code(Architecture::kUnknown);
     std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);

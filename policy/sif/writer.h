@@ -98,6 +98,7 @@ class Writer {
 
   Outcome<> write_slot(std::size_t slot, const RawDescriptor& raw);
   Outcome<> write_header();
+  void count_free();
   Outcome<std::int64_t> data_end() const;
   [[nodiscard]] std::int64_t now() const;
   [[nodiscard]] bool used(std::size_t slot) const noexcept;

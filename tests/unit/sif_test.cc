@@ -426,6 +426,26 @@ TEST_SUITE("policy/sif writer") {
     CHECK(image.file_bytes() == 32176 + 10);
   }
 
+  TEST_CASE("a free count that lies is put right by the next change") {
+    const Scratch dir;
+    for (const std::uint64_t lie : {std::uint64_t{INT64_MAX}, std::uint64_t{1} << 63, std::uint64_t{4}}) {
+      std::string file = sif_bytes::two_objects();
+      put(file, 80, le(lie, 8));
+      std::ofstream(dir.file("a.sif"), std::ios::binary) << file;
+      {
+        auto w = Writer::open(dir.file("a.sif"));
+        REQUIRE(w);
+        REQUIRE(w->add({.name = "x"}, "x"));
+      }
+      CHECK(image_at(dir.file("a.sif")).header().free == 1);
+      {
+        auto w = Writer::open(dir.file("a.sif"));
+        REQUIRE(w->remove(1));
+      }
+      CHECK(image_at(dir.file("a.sif")).header().free == 2);
+    }
+  }
+
   TEST_CASE("another partition becomes primary") {
     const Scratch dir;
     const std::string path = dir.file("a.sif");
