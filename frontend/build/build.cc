@@ -7,9 +7,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
+#include <filesystem>
 #include <optional>
+#include <system_error>
 #include <utility>
 
+#include "frontend/build/directory_writer.h"
 #include "frontend/build/interrupt.h"
 #include "frontend/build/layout.h"
 #include "frontend/build/open_source.h"
@@ -38,18 +41,36 @@ bool confirmed(const std::string& question) {
   return answer == 'y' || answer == 'Y';
 }
 
+bool looks_like_sandbox(const std::string& path) {
+  for (const char* name : {"/.singularity.d", "/dev", "/proc", "/sys"}) {
+    if (::access((path + name).c_str(), F_OK) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
 Outcome<> check_target(const BuildOptions& options) {
   struct stat status {};
   if (::lstat(options.output.c_str(), &status) != 0) {
     return errno == ENOENT ? Outcome<>() : system_problem("looking at '" + options.output + "'", errno);
   }
-  if (S_ISDIR(status.st_mode)) {
-    return Problem{.what = "build target '" + options.output + "' is a directory",
-                   .cure = "name a file, or add --sandbox"};
+  const bool directory = S_ISDIR(status.st_mode);
+  std::error_code unreadable;  // then it is not known to be empty
+  const std::string target = "build target '" + options.output + "'";
+  if (directory != options.sandbox) {
+    return Problem{.what = target + (directory ? " is a directory" : " is not a directory"),
+                   .cure = directory ? "name a file, or add --sandbox" : "name a directory, or leave out --sandbox"};
   }
-  if (!options.force && !confirmed("Build target '" + options.output + "' already exists. Replace it?")) {
-    return Problem{.what = "build target '" + options.output + "' already exists",
-                   .cure = "use --force to replace it"};
+  if (options.force || options.update || (directory && std::filesystem::is_empty(options.output, unreadable))) {
+    return {};
+  }
+  if (directory && !looks_like_sandbox(options.output)) {
+    return Problem{.what = target + " is a directory that is no sandbox and not empty",
+                   .cure = "use --force to replace it with all that is in it"};
+  }
+  if (!confirmed("Build target '" + options.output + "' already exists. Replace it?")) {
+    return Problem{.what = target + " already exists", .cure = "use --force to replace it"};
   }
   return {};
 }
@@ -121,9 +142,9 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options) {
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
                          plan.description.inspect));
-  if (!plan.description.oci_config.empty()) {
-    POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "oci-config.json"},
-                           plan.description.oci_config));
+  const std::string& config = plan.description.oci_config.empty() ? plan.opened.oci_config : plan.description.oci_config;
+  if (!config.empty()) {
+    POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "oci-config.json"}, config));
   }
   sif::ObjectInput partition;
   partition.type = sif::DataType::kPartition;
@@ -141,13 +162,21 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options) {
   return writer.finish();
 }
 
+Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
+  message::info("Creating sandbox directory...");
+  POSTERN_TRY_ASSIGN(NewDirectory directory, NewDirectory::create(options.output));
+  message::Progress progress("Unpacking", plan.opened.source->bytes());
+  POSTERN_TRY(write_directory(plan.tree, *plan.opened.source, directory.path(), progress));
+  return directory.finish();
+}
+
 }  // namespace
 
 Outcome<> run_build(const BuildOptions& options) {
   POSTERN_TRY(check_target(options));
   POSTERN_TRY_ASSIGN(const SourceSpec spec, identify_source(options.source));
   POSTERN_TRY_ASSIGN(Plan plan, read_source(spec, options));
-  POSTERN_TRY(write_sif(plan, options));
+  POSTERN_TRY(options.sandbox ? write_sandbox(plan, options) : write_sif(plan, options));
   message::info("Build complete: " + options.output);
   return {};
 }

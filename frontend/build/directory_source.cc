@@ -3,10 +3,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
-#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -19,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "frontend/build/beneath.h"
 #include "frontend/build/interrupt.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
@@ -41,27 +40,13 @@ struct CloseDirectory {
 
 
 
-// Opens `path` below `root` without following any symbolic link. Works for paths longer than
-// PATH_MAX too: in pieces, each relative to the one before.
-UniqueFd open_below(int root, const std::string& path, int flags) {
-  const auto open_piece = [](int from, const std::string& piece, int piece_flags) {
-    open_how how{};
-    how.flags = static_cast<unsigned>(piece_flags | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY);
-    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
-    return UniqueFd(static_cast<int>(::syscall(SYS_openat2, from, piece.c_str(), &how, sizeof(how))));
-  };
-  UniqueFd here;
-  std::size_t start = 0;
-  while (path.size() - start >= PATH_MAX) {
-    const std::size_t cut = path.rfind('/', start + PATH_MAX - 1);
-    here = open_piece(here.valid() ? here.get() : root, path.substr(start, cut - start), O_PATH | O_DIRECTORY);
-    if (!here.valid()) {
-      return here;
+std::uint32_t inside(const std::vector<OwnerRange>& ranges, std::uint32_t owner) {
+  for (const OwnerRange& range : ranges) {
+    if (owner >= range.first && owner - range.first < range.count) {
+      return range.inside + (owner - range.first);
     }
-    start = cut + 1;
   }
-  const std::string last = path.substr(start);
-  return open_piece(here.valid() ? here.get() : root, last.empty() ? "." : last, flags);
+  return owner;
 }
 
 class DirectorySource : public Source {
@@ -125,7 +110,7 @@ Outcome<> DirectorySource::read_directory(Tree& tree, const Pending& pending, st
     return Problem{.what = "'" + full(pending.path).substr(0, 60) + "...' is more than " +
                            std::to_string(kMaxDepth) + " directories deep"};
   }
-  UniqueFd fd = open_below(root_.get(), pending.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  UniqueFd fd = open_beneath(root_.get(), pending.path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (!fd.valid()) {
     return unreadable(full(pending.path), errno);
   }
@@ -233,8 +218,8 @@ Outcome<> DirectorySource::read_metadata(int directory, const std::string& name,
       return {};  // a socket: the caller leaves it out
   }
   inode.mode = static_cast<std::uint16_t>(status.st_mode & 07777);
-  inode.uid = status.st_uid;
-  inode.gid = status.st_gid;
+  inode.uid = inside(options_.owners.users, status.st_uid);
+  inode.gid = inside(options_.owners.groups, status.st_gid);
   inode.mtime = status.st_mtim.tv_sec;
   if (inode.kind == Kind::kCharDevice || inode.kind == Kind::kBlockDevice) {
     inode.major = gnu_dev_major(status.st_rdev);
@@ -304,7 +289,7 @@ Outcome<> DirectorySource::stream(Tree& tree, ContentSink& sink, message::Progre
 Outcome<> DirectorySource::stream_file(const Tree& tree, InodeId id, ContentSink& sink, message::Progress& progress) {
   const std::string& path = paths_[tree[id].place.position];
   // O_NONBLOCK: the file may have become a pipe since.
-  const UniqueFd fd = open_below(root_.get(), path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  const UniqueFd fd = open_beneath(root_.get(), path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   struct stat status {};
   if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
     return unreadable(full(path), errno);
@@ -348,7 +333,7 @@ Outcome<std::string> DirectorySource::head(const Tree& tree, InodeId file, std::
     return tree[file].captured.substr(0, most);
   }
   const std::string& path = paths_[tree[file].place.position];
-  const UniqueFd fd = open_below(root_.get(), path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  const UniqueFd fd = open_beneath(root_.get(), path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   if (!fd.valid()) {
     return unreadable(full(path), errno);
   }
@@ -369,6 +354,15 @@ Outcome<std::string> DirectorySource::head(const Tree& tree, InodeId file, std::
 }
 
 }  // namespace
+
+OwnerMap caller_is_root() {
+  OwnerMap map;
+  if (::geteuid() != 0) {
+    map.users.push_back({::geteuid(), 1, 0});
+    map.groups.push_back({::getegid(), 1, 0});
+  }
+  return map;
+}
 
 Outcome<std::unique_ptr<Source>> directory_source(const std::string& path, DirectoryOptions options) {
   UniqueFd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

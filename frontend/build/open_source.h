@@ -16,6 +16,7 @@ struct OpenedSource {
   std::vector<UniqueFd> files;  // that `source` reads; closed after it
   std::unique_ptr<Source> source;
   ImageConfig config;
+  std::string oci_config;  // of a SIF: that object, to be kept
 };
 
 struct OpenOptions {

@@ -100,6 +100,11 @@ SourceKind kind_of_head(std::string_view head) {
   if (head.starts_with("hsqs")) {
     return SourceKind::kSquashfs;
   }
+  // An interpreter line before squashfs: images of before SIF.
+  if (const std::size_t line = head.find('\n'); head.starts_with("#!") && line != std::string_view::npos &&
+                                               head.substr(line + 1).starts_with("hsqs")) {
+    return SourceKind::kSquashfs;
+  }
   // A definition file is text whose first line with words is a header.
   if (head.find('\0') == std::string_view::npos) {
     while (!head.empty()) {

@@ -224,8 +224,8 @@ def a_directory_becomes_a_sif_that_holds_the_same_files():
     os.setxattr(root / "empty", "user.colour", b"blue")
     build("out.sif", "root")
     tree = listing("out.sif")
-    mine = f"{os.getuid()}/{os.getgid()}"
-    assert tree[b"/bin/prog"] == {"mode": "-rwxr-x---", "owner": mine, "size": "18", "link": None}
+    # The caller's files are root's in the image, as they are root's in the caller's containers.
+    assert tree[b"/bin/prog"] == {"mode": "-rwxr-x---", "owner": "0/0", "size": "18", "link": None}
     assert tree[b"/bin/link"]["link"] == b"prog" and tree[b"/dangling"]["link"] == b"/nowhere/at all"
     assert tree[b"/pipe"]["mode"].startswith("p") and b"/socket" not in tree
     for name in ("big", "empty", "sparse", "bin/again"):
@@ -438,6 +438,111 @@ def docker_links_between_layers_and_several_images_are_understood():
     assert "2 images" in text and "one:latest, two:x" in text
     build("x.sif", "docker-archive:two.tar:one")
     assert "no image 'three'" in build("y.sif", "docker-archive:two.tar:three", ok=False)
+
+
+# ---------------------------------------------------------------- images as sources, directories as targets
+
+def snapshot(top):
+    out = {}
+    for folder, names, files in os.walk(top):
+        for name in names + files:
+            path = os.path.join(folder, name)
+            status = os.lstat(path)
+            item = [stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), int(status.st_mtime)]
+            if stat.S_ISLNK(status.st_mode):
+                item.append(os.readlink(path))
+            elif stat.S_ISREG(status.st_mode):
+                item += [pathlib.Path(path).read_bytes(), status.st_nlink]
+            out[os.path.relpath(path, top)] = item
+    return out
+
+
+@test
+def a_sif_unpacks_to_a_sandbox_and_back():
+    members = [directory("bin", mtime=111), entry("bin/prog", b"\x7fELF" + os.urandom(400000), mode=0o4755, mtime=222), hardlink("bin/same", "bin/prog"),
+               symlink("bin/link", "prog"), entry("e", b"", mode=0o600), entry("f/deep/er", b"x"), entry("p", None, tarfile.FIFOTYPE),
+               entry("dev/null", None, tarfile.CHRTYPE, devmajor=1, devminor=3), directory("locked", mode=0o555), entry("locked/in", b"1", mode=0o444)]
+    pathlib.Path("x.tar").write_bytes(tar(*members))
+    build("one.sif", "x.tar")
+    text = build("--sandbox", "box", "one.sif")
+    assert "1 device nodes left out" in text, text
+    box = snapshot("box")
+    assert box["bin/prog"][1] == 0o4755 and box["bin/prog"][4] == 2 and box["bin/prog"][2] == 222
+    assert box["bin"][2] == 111 and box["bin/link"][3] == "prog" and box["locked"][1] == 0o555 and "dev/null" not in box
+    assert os.stat("box/bin/prog").st_ino == os.stat("box/bin/same").st_ino
+    build("two.sif", "box")
+    build("-s", "again", "two.sif")
+    again = snapshot("again")
+    for tree in (box, again):
+        tree.pop(".singularity.d/labels.json")  # says what it was built from
+    assert again == box
+    before = listing("one.sif")
+    before.pop(b"/dev/null")
+    assert listing("two.sif").keys() == before.keys()
+    assert sorted(os.listdir(".")) == ["again", "box", "one.sif", "two.sif", "x.tar"]
+
+
+@test
+def squashfs_of_others_and_old_launch_scripts_are_read():
+    root = pathlib.Path("root")
+    (root / "d").mkdir(parents=True)
+    (root / "d" / "f").write_bytes(os.urandom(300000))
+    (root / "d" / "zeros").write_bytes(bytes(500000) + b"end")
+    os.link(root / "d" / "f", root / "g")
+    for compression in ("gzip", "xz", "lz4", "lzo", "zstd"):
+        subprocess.run(["mksquashfs", "root", "x.sqfs", "-comp", compression, "-noappend", "-quiet", "-no-progress"], check=True,
+                       capture_output=True)
+        build("-F", "x.sif", "x.sqfs")
+        for name in ("d/f", "d/zeros", "g"):
+            assert content("x.sif", name) == (root / name).read_bytes(), (compression, name)
+    pathlib.Path("old.img").write_bytes(b"#!/usr/bin/env run-singularity\n" + pathlib.Path("x.sqfs").read_bytes())
+    build("-F", "x.sif", "old.img")
+    assert content("x.sif", "d/f") == (root / "d" / "f").read_bytes()
+    image = bytearray(pathlib.Path("x.sqfs").read_bytes())
+    for cut in (96, 1000, len(image) // 2):
+        pathlib.Path("cut.sqfs").write_bytes(image[:cut])
+        build("-F", "bad.sif", "cut.sqfs", ok=False)
+    assert not os.path.exists("bad.sif")
+
+
+@test
+def sandboxes_are_replaced_only_when_asked_and_only_when_whole():
+    pathlib.Path("x.tar").write_bytes(tar(entry("f", b"1")))
+    os.mkdir("box")
+    build("--sandbox", "box", "x.tar")  # an empty directory is fine
+    assert "already exists" in build("--sandbox", "box", "x.tar", ok=False)
+    os.mkdir("home")
+    pathlib.Path("home/thesis").write_bytes(b"precious")
+    assert "no sandbox" in build("--sandbox", "home", "x.tar", ok=False)
+    assert "not a directory" in build("--sandbox", "x.tar", "box", ok=False)
+    pathlib.Path("bad.tar").write_bytes(tar(entry("a", b"1"), entry("../x", b"")))
+    build("--sandbox", "--force", "box", "bad.tar", ok=False)
+    assert os.path.exists("box/f")
+    pathlib.Path("new.tar").write_bytes(tar(directory("shut", mode=0), entry("shut/in", b"x"), entry("g", b"2")))
+    text = build("--sandbox", "--force", "box", "new.tar")
+    assert "--fix-perms" in text and os.path.exists("box/g") and not os.path.exists("box/f")
+    build("--sandbox", "--force", "--fix-perms", "box", "new.tar")  # removes the closed one
+    assert os.path.exists("box/shut/in")
+    deep = "/".join(["d" * 200] * 30)
+    pathlib.Path("deep.tar").write_bytes(tar(entry(deep + "/f", b"x")))
+    build("--sandbox", "--force", "box", "deep.tar")
+    build("deep.sif", "box")
+    assert b"/" + deep.encode() + b"/f" in listing("deep.sif")
+    build("--sandbox", "--force", "box", "x.tar")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        pathlib.Path("big.tar").write_bytes(tar(*(entry(f"f{i}", os.urandom(1 << 20)) for i in range(60))))
+        before = sorted(os.listdir("."))
+        process = subprocess.Popen([PROGRAM, "build", "--sandbox", "other", "big.tar"], stderr=subprocess.DEVNULL)
+        for _ in range(1000):
+            if any(name.startswith(".other") for name in os.listdir(".")):
+                break
+            time.sleep(0.002)
+        process.send_signal(number)
+        assert process.wait(60) in (-number, 0)
+        if process.returncode:
+            assert sorted(os.listdir(".")) == before, os.listdir(".")
+        else:
+            shutil.rmtree("other")
 
 
 # ---------------------------------------------------------------- hostile and damaged input
