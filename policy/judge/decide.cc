@@ -1,0 +1,342 @@
+#include "policy/judge/decide.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <string_view>
+
+#include "policy/judge/path_prefix.h"
+#include "policy/judge/verdict_from_request.h"
+
+namespace postern::judge {
+namespace {
+
+using config::SiteConfig;
+using Rule = Result<Ok, Refusal>;
+
+Refusal no(RefusalCode code, std::size_t item = 0) {
+  return Refusal{code, static_cast<std::uint32_t>(item)};
+}
+
+template <class T>
+bool contains(const std::vector<T>& list, const T& wanted) {
+  return std::find(list.begin(), list.end(), wanted) != list.end();
+}
+
+bool is_within_any(std::string_view path, const config::List& directories) {
+  return std::any_of(directories.begin(), directories.end(),
+                     [&](const std::string& directory) { return is_within(path, directory); });
+}
+
+struct NamespaceRule {
+  std::uint8_t bit;
+  bool SiteConfig::*allowed;
+};
+
+constexpr std::array kNamespaceRules = std::to_array<NamespaceRule>({
+    {kNamespacePid, &SiteConfig::allow_pid_namespace},
+    {kNamespaceIpc, &SiteConfig::allow_ipc_namespace},
+    {kNamespaceUts, &SiteConfig::allow_uts_namespace},
+    {kNamespaceNet, &SiteConfig::allow_net_namespace},
+    {kNamespaceCgroup, &SiteConfig::allow_cgroup_namespace},
+});
+
+// item = the number of the bit. A user namespace is not ours to make: that is the other mode.
+Rule check_namespaces(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  std::uint8_t allowed = 0;
+  for (const NamespaceRule& rule : kNamespaceRules) {
+    allowed |= site.*rule.allowed ? rule.bit : 0;
+  }
+  const auto forbidden = static_cast<std::uint8_t>(request.namespaces & ~allowed);
+  if (forbidden != 0) {
+    return no(RefusalCode::kNamespaceForbidden, static_cast<std::size_t>(std::countr_zero(forbidden)));
+  }
+  if (request.join_net && !facts.may_join_network) {
+    return no(RefusalCode::kNetworkNamespace);
+  }
+  return Ok{};
+}
+
+Rule check_image_limits(const Facts& facts, const ImageFacts& image, const SiteConfig& site) {
+  if (!site.limit_paths.empty() && (!image.path || !is_within_any(*image.path, site.limit_paths))) {
+    return no(RefusalCode::kPathLimit);
+  }
+  if (!site.limit_groups.empty() && !contains(facts.limit_groups, image.gid)) {
+    return no(RefusalCode::kGroupLimit);
+  }
+  if (!site.limit_owners.empty() && !contains(facts.limit_owners, image.uid)) {
+    return no(RefusalCode::kOwnerLimit);
+  }
+  return Ok{};
+}
+
+Rule check_image_kind(const ImageFacts& image, const SiteConfig& site) {
+  switch (image.kind) {
+    case ImageKind::kSif:
+      if (image.encrypted && !site.allow_encrypted) {
+        return no(RefusalCode::kCryptForbidden);
+      }
+      return image.encrypted || site.allow_sif ? Rule(Ok{}) : no(RefusalCode::kContainerKind);
+    case ImageKind::kSquashfs:
+      return site.allow_squashfs ? Rule(Ok{}) : no(RefusalCode::kContainerKind);
+  }
+  return no(RefusalCode::kContainerKind);
+}
+
+Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  if (!facts.image) {
+    return no(RefusalCode::kImageDescriptor);
+  }
+  const ImageFacts& image = *facts.image;
+  if (image.problem != RefusalCode::kNone) {
+    return no(image.problem);
+  }
+  POSTERN_TRY(check_image_limits(facts, image, site));
+  POSTERN_TRY(check_image_kind(image, site));
+  if (facts.ecl_active) {
+    if (!facts.ecl) {
+      return no(RefusalCode::kEclSignature);
+    }
+    if (facts.ecl->decision != Decision::kAllow) {
+      return no(facts.ecl->reason == RefusalCode::kNone ? RefusalCode::kEclSignature
+                                                        : facts.ecl->reason);
+    }
+  }
+  if (!kernel_may_mount(image, facts.ecl, site)) {
+    return no(RefusalCode::kKernelMount);
+  }
+  // Without its key the kernel would be handed ciphertext; with a key, plain bytes.
+  if (image.encrypted != image.crypt.has_value() || image.encrypted != request.volume_key.has_value()) {
+    return no(RefusalCode::kCryptKey);
+  }
+  return Ok{};
+}
+
+Rule check_root(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  switch (request.root) {
+    case RootKind::kImage:
+      return check_image(facts, request, site);
+    case RootKind::kDirectory:
+      if (!site.allow_directory) {
+        return no(RefusalCode::kContainerKind);
+      }
+      // The caller may own it: whatever is found now may be something else later.
+      return limits_are_active(site, facts.ecl_active) ? no(RefusalCode::kUnboundRoot) : Rule(Ok{});
+    case RootKind::kFuse:
+      return admits_any_server(site, facts.ecl_active) ? Rule(Ok{}) : no(RefusalCode::kUnboundRoot);
+  }
+  return no(RefusalCode::kMalformedRequest);
+}
+
+Rule check_overlay(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  const bool asks = request.scratch == Scratch::kWritable || !request.layers.empty();
+  // A copy-up into a directory that the host can reach leaves root-owned setuid files there.
+  if (request.scratch == Scratch::kDirectory || (asks && !site.allow_overlay)) {
+    return no(RefusalCode::kOverlayForbidden);
+  }
+  for (std::size_t item = 0; item < request.layers.size(); ++item) {
+    const bool admitted = request.layers[item].kind == LayerKind::kFuse
+                              ? admits_any_server(site, facts.ecl_active)
+                              : site.allow_directory && !limits_are_active(site, facts.ecl_active);
+    if (!admitted) {
+      return no(RefusalCode::kUnboundRoot, item);
+    }
+  }
+  return Ok{};
+}
+
+// Files that the frontend generates. With user binds off, only these.
+constexpr std::array kGeneratedFiles = std::to_array<std::string_view>({
+    "/etc/group",
+    "/etc/hostname",
+    "/etc/hosts",
+    "/etc/localtime",
+    "/etc/passwd",
+    "/etc/resolv.conf",
+});
+
+// What the site itself mounts into every container. The source counts, not what the caller calls it.
+bool is_sites_bind(const Facts& facts, const MountRequest& mount, const SiteConfig& site) {
+  if (!mount.descriptor || *mount.descriptor >= facts.sources.size()) {
+    return false;
+  }
+  const SourceFacts& source = facts.sources[*mount.descriptor];
+  for (const SiteBind& bind : facts.site_binds) {
+    if (source.id == bind.source && mount.target == bind.target) {
+      return true;
+    }
+  }
+  return site.mount_hostfs && source.is_mount_root && source.path == mount.target;
+}
+
+// A mount on a parent covers what is below it.
+bool covers_forbidden(std::string_view target, const SiteConfig& site) {
+  return std::any_of(site.forbid_bind_targets.begin(), site.forbid_bind_targets.end(),
+                     [&](const std::string& forbidden) {
+                       return is_within(target, forbidden) || is_within(forbidden, target);
+                     });
+}
+
+// What the caller chose the content of.
+Rule check_user_mount(const Facts& facts, const MountRequest& mount, const SiteConfig& site,
+                      std::size_t item) {
+  if (is_sites_bind(facts, mount, site)) {
+    return Ok{};
+  }
+  const bool is_generated =
+      mount.operation == Operation::kFile &&
+      std::binary_search(kGeneratedFiles.begin(), kGeneratedFiles.end(), mount.target);
+  const bool is_content = mount.operation == Operation::kBind || mount.operation == Operation::kFile;
+  if (!site.allow_user_binds && is_content && !is_generated) {
+    return no(RefusalCode::kBindForbidden, item);
+  }
+  return covers_forbidden(mount.target, site) ? no(RefusalCode::kBindTarget, item) : Rule(Ok{});
+}
+
+Rule check_system_mount(bool allowed, std::size_t item) {
+  return allowed ? Rule(Ok{}) : no(RefusalCode::kMountForbidden, item);
+}
+
+Rule check_mount(const Facts& facts, const MountRequest& mount, const SiteConfig& site,
+                 std::size_t item) {
+  const bool some_dev = site.mount_dev != config::DevMount::kNo;
+  switch (mount.operation) {
+    case Operation::kProc:
+      return check_system_mount(site.mount_proc, item);
+    case Operation::kSysfs:
+      return check_system_mount(site.mount_sys, item);
+    case Operation::kDevHost:
+      return check_system_mount(site.mount_dev == config::DevMount::kYes, item);
+    case Operation::kMqueue:
+      return check_system_mount(some_dev, item);
+    case Operation::kDevpts:
+      return check_system_mount(some_dev && site.mount_devpts, item);
+    case Operation::kDevice:
+      POSTERN_TRY(check_system_mount(some_dev, item));
+      return check_user_mount(facts, mount, site, item);
+    case Operation::kBind:
+    case Operation::kFile:
+    case Operation::kTmpfs:
+    case Operation::kSymlink:
+      return check_user_mount(facts, mount, site, item);
+    case Operation::kCount_:
+      break;
+  }
+  return no(RefusalCode::kMalformedRequest, item);
+}
+
+std::uint64_t session_bytes(const SiteConfig& site) {
+  constexpr std::uint64_t kMiB = 1024 * 1024;
+  return std::min(site.session_max_size_mib * kMiB, kMaxSessionBytes);
+}
+
+// Every tmpfs is memory of the node, so their number counts as well as their size.
+Rule check_sizes(const LaunchRequest& request, const SiteConfig& site) {
+  constexpr std::size_t kMaxTmpfs = 16;
+  const std::uint64_t most = session_bytes(site);
+  if (request.scratch_bytes > most) {
+    return no(RefusalCode::kSessionSize);
+  }
+  std::size_t count = 0;
+  for (std::size_t item = 0; item < request.mounts.size(); ++item) {
+    const MountRequest& mount = request.mounts[item];
+    count += mount.operation == Operation::kTmpfs ? 1 : 0;
+    if (mount.size > most || count > kMaxTmpfs) {
+      return no(RefusalCode::kSessionSize, item);
+    }
+  }
+  return Ok{};
+}
+
+// item = the lowest capability that is not granted.
+Rule check_capabilities(const Facts& facts, const LaunchRequest& request) {
+  const std::uint64_t missing = request.capabilities & ~facts.granted_capabilities;
+  return missing == 0 ? Rule(Ok{})
+                      : no(RefusalCode::kCapability, static_cast<std::size_t>(std::countr_zero(missing)));
+}
+
+Rule check_all(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  if (!site.suid_enabled) {
+    return no(RefusalCode::kSuidDisabled);
+  }
+  POSTERN_TRY(check_root(facts, request, site));
+  POSTERN_TRY(check_overlay(facts, request, site));
+  POSTERN_TRY(check_namespaces(facts, request, site));
+  POSTERN_TRY(check_sizes(request, site));
+  POSTERN_TRY(check_capabilities(facts, request));
+  for (std::size_t item = 0; item < request.mounts.size(); ++item) {
+    POSTERN_TRY(check_mount(facts, request.mounts[item], site, item));
+  }
+  return Ok{};
+}
+
+void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& verdict) {
+  verdict.kernel_mount = 1;
+  verdict.image_offset = image.offset;
+  verdict.image_bytes = image.bytes;
+  if (image.verity) {
+    verdict.verity = *image.verity;
+  }
+  if (image.crypt && request.volume_key) {
+    verdict.crypt = *image.crypt;
+    verdict.crypt.key_descriptor = *request.volume_key;
+  }
+}
+
+}  // namespace
+
+bool limits_are_active(const SiteConfig& site, bool ecl_active) noexcept {
+  return ecl_active || !site.limit_owners.empty() || !site.limit_groups.empty() ||
+         !site.limit_paths.empty();
+}
+
+bool admits_any_server(const SiteConfig& site, bool ecl_active) noexcept {
+  return !limits_are_active(site, ecl_active) && site.allow_sif && site.allow_squashfs &&
+         site.allow_encrypted && site.allow_directory;
+}
+
+bool kernel_may_mount(const ImageFacts& image,
+                      const std::optional<ecl::EclDecision>& ecl,
+                      const SiteConfig& site) noexcept {
+  constexpr std::uint64_t kSector = 512;  // loop(4): the offset must be a multiple
+  if (image.offset % kSector != 0 || (image.encrypted && !site.kernel_mount_encrypted)) {
+    return false;
+  }
+  switch (site.kernel_mount_squashfs) {
+    case config::KernelMount::kNever:
+      return false;
+    case config::KernelMount::kAny:
+      return true;
+    case config::KernelMount::kTrusted:
+      break;
+  }
+  if (ecl && ecl->decision == Decision::kAllow && ecl->trusted) {
+    return true;
+  }
+  return image.unwritable && image.path &&
+         is_within_any(*image.path, site.kernel_mount_trusted_paths);
+}
+
+Rule decide(const Facts& facts,
+            const LaunchRequest& request,
+            std::size_t descriptors,
+            const SiteConfig& site,
+            Verdict& verdict) noexcept {
+  Rule answer = check_all(facts, request, site);
+  if (answer) {
+    answer = verdict_from_request(request, descriptors, verdict);
+  }
+  if (!answer) {
+    refuse(answer.error(), verdict);
+    return answer;
+  }
+  if (request.scratch_bytes == 0) {
+    verdict.scratch_bytes = session_bytes(site);
+  }
+  if (request.root == RootKind::kImage) {
+    add_image(*facts.image, request, verdict);
+  }
+  return answer;
+}
+
+}  // namespace postern::judge

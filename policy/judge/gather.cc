@@ -1,0 +1,312 @@
+#include "policy/judge/gather.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <climits>
+
+#include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "policy/config/read_file.h"
+#include "policy/image/image.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::judge {
+namespace {
+
+// Not in linux/magic.h of all baselines.
+constexpr long kFuseMagic = 0x65735546;
+constexpr long kNsfsMagic = 0x6e736673;
+
+std::optional<std::string> read_link(int fd) {
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  std::array<char, PATH_MAX> buffer;
+  const ssize_t length = ::readlink(link.c_str(), buffer.data(), buffer.size());
+  if (length <= 0 || static_cast<std::size_t>(length) >= buffer.size()) {
+    return std::nullopt;
+  }
+  return std::string(buffer.data(), static_cast<std::size_t>(length));
+}
+
+// A kernel-mounted image must be an ordinary file that its opener may read: a write-only
+// descriptor would let it read what it cannot, a file on FUSE hangs the node (ATTACKS, N).
+bool is_ordinary_file(int fd, const struct stat& status) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (!S_ISREG(status.st_mode) || flags < 0 || (flags & O_PATH) != 0 ||
+      (flags & O_ACCMODE) == O_WRONLY) {
+    return false;
+  }
+  struct statfs where {};
+  if (::fstatfs(fd, &where) != 0) {
+    return false;
+  }
+  constexpr std::array<long, 6> kRefused = {kFuseMagic,         PROC_SUPER_MAGIC,
+                                            SYSFS_MAGIC,        DEBUGFS_MAGIC,
+                                            TRACEFS_MAGIC,      CGROUP2_SUPER_MAGIC};
+  return std::find(kRefused.begin(), kRefused.end(), static_cast<long>(where.f_type)) ==
+         kRefused.end();
+}
+
+// A mask of a POSIX ACL shows as the group's bits (acl(5)), so the mode says it all.
+bool is_unwritable(const struct stat& status) {
+  return status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+void add_content(int fd, ImageFacts& facts) {
+  const Outcome<image::ImageInfo> info = image::identify(fd);
+  if (!info) {
+    facts.problem = RefusalCode::kImageMalformed;
+    return;
+  }
+  switch (info->kind) {
+    case image::Kind::kDirectory:
+      facts.problem = RefusalCode::kImageDescriptor;
+      return;
+    case image::Kind::kSif:
+      facts.kind = ImageKind::kSif;
+      break;
+    case image::Kind::kSquashfs:
+      facts.kind = ImageKind::kSquashfs;
+      break;
+  }
+  facts.encrypted = info->encrypted;
+  facts.offset = info->extent.offset;
+  facts.bytes = info->extent.bytes;
+}
+
+std::optional<FileId> id_of(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) {
+    return std::nullopt;
+  }
+  return FileId{status.st_dev, status.st_ino};
+}
+
+std::optional<std::uint32_t> number_of(const std::string& name) {
+  std::uint32_t id = 0;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data(), end, id);
+  return error == std::errc() && stop == end ? std::optional(id) : std::nullopt;
+}
+
+// The bounds of sysconf(3) are hints only; a group with very many members needs more.
+constexpr std::size_t kAccountBytes = 256 * 1024;
+
+std::optional<std::uint32_t> user_id(const std::string& name, std::vector<char>& buffer) {
+  struct passwd entry {};
+  struct passwd* found = nullptr;
+  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return std::nullopt;
+  }
+  return found->pw_uid;
+}
+
+std::optional<std::uint32_t> group_id(const std::string& name, std::vector<char>& buffer) {
+  struct group entry {};
+  struct group* found = nullptr;
+  if (::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return std::nullopt;
+  }
+  return found->gr_gid;
+}
+
+template <class Lookup>
+std::vector<std::uint32_t> ids_of(const config::List& names, Lookup lookup) {
+  std::vector<std::uint32_t> ids;
+  std::vector<char> buffer;
+  for (const std::string& name : names) {
+    std::optional<std::uint32_t> id = number_of(name);
+    if (!id) {
+      buffer.resize(kAccountBytes);
+      id = lookup(name, buffer);
+    }
+    if (id) {
+      ids.push_back(*id);
+    }
+  }
+  return ids;
+}
+
+void add_bind(std::vector<SiteBind>& binds, const std::string& source, std::string target) {
+  if (const std::optional<FileId> id = id_of(source)) {
+    binds.push_back({*id, std::move(target)});
+  }
+}
+
+}  // namespace
+
+MountTable MountTable::read() {
+  const UniqueFd file(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) {
+    return {};
+  }
+  std::string text;
+  for (;;) {
+    constexpr std::size_t kChunk = 64 * 1024;
+    const std::size_t had = text.size();
+    text.resize(had + kChunk);
+    const ssize_t got = ::read(file.get(), text.data() + had, kChunk);
+    text.resize(had + (got > 0 ? static_cast<std::size_t>(got) : 0));
+    if (got <= 0) {
+      return got == 0 ? parse(text) : MountTable();
+    }
+  }
+}
+
+MountTable MountTable::parse(std::string_view text) {
+  MountTable table;
+  while (!text.empty()) {
+    std::uint64_t id = 0;
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    if (std::from_chars(line.data(), line.data() + line.size(), id).ec == std::errc()) {
+      table.ids_.push_back(id);
+    }
+  }
+  std::sort(table.ids_.begin(), table.ids_.end());
+  return table;
+}
+
+bool MountTable::holds(std::uint64_t id) const noexcept {
+  return std::binary_search(ids_.begin(), ids_.end(), id);
+}
+
+std::optional<std::string> path_of(int fd, const MountTable& mounts) {
+  struct statx status {};
+  // COMPAT: kernel < 5.8 has no STATX_MNT_ID; the mask then comes back without it.
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &status) != 0 ||
+      (status.stx_mask & STATX_MNT_ID) == 0 || status.stx_nlink == 0 ||
+      !mounts.holds(status.stx_mnt_id)) {
+    return std::nullopt;
+  }
+  std::optional<std::string> path = read_link(fd);
+  // The kernel marks an unlinked name so. A file that is really called that has no path for us.
+  if (!path || !path->starts_with('/') || path->ends_with(" (deleted)")) {
+    return std::nullopt;
+  }
+  return path;
+}
+
+std::string shown_path(int fd) {
+  return read_link(fd).value_or("?");
+}
+
+ImageFacts image_facts(int fd, const MountTable& mounts) {
+  ImageFacts facts;
+  struct stat status {};
+  if (::fstat(fd, &status) != 0 || !is_ordinary_file(fd, status)) {
+    facts.problem = RefusalCode::kImageDescriptor;
+    return facts;
+  }
+  facts.uid = status.st_uid;
+  facts.gid = status.st_gid;
+  facts.unwritable = is_unwritable(status);
+  facts.path = path_of(fd, mounts);
+  add_content(fd, facts);
+  return facts;
+}
+
+SourceFacts source_facts(int fd, const MountTable& mounts) {
+  SourceFacts facts;
+  struct statx status {};
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &status) != 0) {
+    return facts;
+  }
+  struct stat classic {};  // the only portable source of st_dev as one number
+  if (::fstat(fd, &classic) != 0) {
+    return facts;
+  }
+  facts.id = FileId{classic.st_dev, classic.st_ino};
+  facts.is_mount_root = (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+  facts.path = path_of(fd, mounts);
+  return facts;
+}
+
+std::vector<SiteBind> site_binds(const config::SiteConfig& site, const std::string& home) {
+  std::vector<SiteBind> binds;
+  for (const std::string& specification : site.mount_binds) {
+    const std::size_t colon = specification.find(':');
+    const std::string source = specification.substr(0, colon);
+    const std::string rest =
+        colon == std::string::npos ? source : specification.substr(colon + 1);
+    add_bind(binds, source, rest.substr(0, rest.find(':')));
+  }
+  if (site.mount_tmp) {
+    add_bind(binds, "/tmp", "/tmp");
+    add_bind(binds, "/var/tmp", "/var/tmp");
+  }
+  if (site.mount_home && !home.empty()) {
+    add_bind(binds, home, home);
+  }
+  if (site.config_resolv_conf) {
+    add_bind(binds, "/etc/resolv.conf", "/etc/resolv.conf");
+  }
+  return binds;
+}
+
+std::vector<FileId> listed_networks(const config::List& paths) {
+  std::vector<FileId> ids;
+  for (const std::string& path : paths) {
+    if (const std::optional<FileId> id = id_of(path)) {
+      ids.push_back(*id);
+    }
+  }
+  return ids;
+}
+
+bool is_listed_network(int fd, const std::vector<FileId>& listed) {
+  struct stat status {};
+  struct statfs where {};
+  if (::fstat(fd, &status) != 0 || ::fstatfs(fd, &where) != 0 ||
+      static_cast<long>(where.f_type) != kNsfsMagic ||
+      ::ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) {
+    return false;
+  }
+  return std::find(listed.begin(), listed.end(), FileId{status.st_dev, status.st_ino}) != listed.end();
+}
+
+std::vector<std::uint32_t> user_ids(const config::List& names) {
+  return ids_of(names, user_id);
+}
+
+std::vector<std::uint32_t> group_ids(const config::List& names) {
+  return ids_of(names, group_id);
+}
+
+std::uint64_t granted_capabilities(const config::CapabilityConfig& config,
+                                   std::uint32_t uid,
+                                   const std::vector<std::uint32_t>& groups) {
+  std::uint64_t bits = 0;
+  for (const config::Grant& grant : config.users) {
+    const std::vector<std::uint32_t> ids = user_ids({grant.name});
+    bits |= !ids.empty() && ids.front() == uid ? grant.bits : 0;
+  }
+  for (const config::Grant& grant : config.groups) {
+    const std::vector<std::uint32_t> ids = group_ids({grant.name});
+    const bool is_member =
+        !ids.empty() && std::find(groups.begin(), groups.end(), ids.front()) != groups.end();
+    bits |= is_member ? grant.bits : 0;
+  }
+  return bits;
+}
+
+std::string home_of(std::uint32_t uid) {
+  std::vector<char> buffer(kAccountBytes);
+  struct passwd entry {};
+  struct passwd* found = nullptr;
+  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return {};
+  }
+  return found->pw_dir;
+}
+
+}  // namespace postern::judge
