@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,7 +53,7 @@ bool is_ordinary_file(int fd, const struct stat& status) {
   constexpr std::array<long, 6> kRefused = {kFuseMagic,         PROC_SUPER_MAGIC,
                                             SYSFS_MAGIC,        DEBUGFS_MAGIC,
                                             TRACEFS_MAGIC,      CGROUP2_SUPER_MAGIC};
-  return std::find(kRefused.begin(), kRefused.end(), static_cast<long>(where.f_type)) ==
+  return std::find(kRefused.begin(), kRefused.end(), where.f_type) ==
          kRefused.end();
 }
 
@@ -267,7 +268,7 @@ bool is_listed_network(int fd, const std::vector<FileId>& listed) {
   struct stat status {};
   struct statfs where {};
   if (::fstat(fd, &status) != 0 || ::fstatfs(fd, &where) != 0 ||
-      static_cast<long>(where.f_type) != kNsfsMagic ||
+      where.f_type != kNsfsMagic ||
       ::ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) {
     return false;
   }
