@@ -1,0 +1,223 @@
+// postern-judge: may this start run, and how? Started by postern-helper as a system user of its own;
+// what it is handed is described in protocol/judge_input.h. Everything that fails is a refusal.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <optional>
+#include <span>
+#include <string>
+
+#include <sys/stat.h>
+
+#include "policy/config/capabilities.h"
+#include "policy/config/trusted_file.h"
+#include "policy/ecl/ecl.h"
+#include "policy/judge/audit.h"
+#include "policy/judge/decide.h"
+#include "policy/judge/gather.h"
+#include "policy/judge/input.h"
+#include "policy/judge/sandbox.h"
+#include "policy/judge/verdict_from_request.h"
+#include "policy/judge/volume_key.h"
+#include "protocol/judge_input.h"
+#include "protocol/launch_codec.h"
+#include "protocol/refusal.h"
+
+namespace postern::judge {
+namespace {
+
+const std::string kSiteFile = POSTERN_CONFDIR "/postern.toml";
+const std::string kEclFile = POSTERN_CONFDIR "/ecl.toml";
+const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
+
+// 74 KiB of zeros that one process fills once.
+Verdict g_verdict;
+
+int descriptor_of(std::uint8_t index) {
+  return index == 0 ? kJudgeRootFd : kJudgeDescriptorBase + index;
+}
+
+// The site's files, and what of them needs name services: all that is read before the sandbox.
+struct Policy {
+  config::SiteConfig site;
+  ecl::EclConfig ecl;
+  Facts facts;
+  std::vector<FileId> networks;
+  MountTable mounts;
+};
+
+using config::ConfigFault;
+using config::Trusted;
+
+Trusted<> read_ecl(int root, Policy& policy) {
+  POSTERN_TRY_ASSIGN(const std::string text, config::read_trusted(root, kEclFile));
+  Outcome<ecl::EclConfig> parsed = ecl::parse_ecl(text, kEclFile);
+  if (!parsed) {
+    return ConfigFault{RefusalCode::kConfigMalformed, std::move(parsed).error()};
+  }
+  policy.ecl = *std::move(parsed);
+  policy.facts.ecl_active = policy.ecl.activated;
+  return Ok{};
+}
+
+// A missing file grants nothing.
+Trusted<> read_grants(int root, Policy& policy) {
+  const Trusted<std::string> text = config::read_trusted(root, kCapabilityFile);
+  if (!text) {
+    return text.error().code == RefusalCode::kConfigMissing ? Trusted<>(Ok{}) : text.error();
+  }
+  Outcome<config::CapabilityConfig> grants = config::parse_capability_config(*text, kCapabilityFile);
+  if (!grants) {
+    return ConfigFault{RefusalCode::kConfigMalformed, std::move(grants).error()};
+  }
+  policy.facts.granted_capabilities =
+      granted_capabilities(*grants, policy.facts.uid, policy.facts.groups);
+  return Ok{};
+}
+
+bool contains(const std::vector<std::uint32_t>& list, std::uint32_t id) {
+  return std::find(list.begin(), list.end(), id) != list.end();
+}
+
+// Joining a network takes a listed user, or a member of a listed group, and a listed namespace.
+void resolve_networks(Policy& policy) {
+  const config::SiteConfig& site = policy.site;
+  if (site.allow_netns_paths.empty()) {
+    return;
+  }
+  const std::vector<std::uint32_t> groups = group_ids(site.allow_netns_groups);
+  const bool is_listed =
+      contains(user_ids(site.allow_netns_users), policy.facts.uid) ||
+      std::any_of(groups.begin(), groups.end(),
+                  [&](std::uint32_t id) { return contains(policy.facts.groups, id); });
+  if (is_listed) {
+    policy.networks = listed_networks(site.allow_netns_paths);
+  }
+}
+
+bool rules_need_sources(const config::SiteConfig& site) {
+  return !site.allow_user_binds || !site.forbid_bind_targets.empty();
+}
+
+Trusted<> read_policy(int root, Policy& policy) {
+  POSTERN_TRY_ASSIGN(policy.site, config::load_trusted(root, kSiteFile));
+  POSTERN_TRY(read_ecl(root, policy));
+  POSTERN_TRY(read_grants(root, policy));
+  const config::SiteConfig& site = policy.site;
+  policy.facts.limit_owners = user_ids(site.limit_owners);
+  policy.facts.limit_groups = group_ids(site.limit_groups);
+  resolve_networks(policy);
+  if (rules_need_sources(site)) {
+    policy.facts.site_binds =
+        site_binds(site, site.mount_home ? home_of(policy.facts.uid) : std::string());
+  }
+  policy.mounts = MountTable::read();
+  return Ok{};
+}
+
+// Step 2, inside the sandbox: what is known about the caller's descriptors.
+void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, Policy& policy) {
+  Facts& facts = policy.facts;
+  if (request.root == RootKind::kImage) {
+    facts.image = image_facts(kJudgeRootFd, policy.mounts);
+    if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted && request.volume_key) {
+      add_crypt(kJudgeRootFd, descriptor_of(*request.volume_key), *facts.image);
+    }
+  }
+  if (request.join_net) {
+    facts.may_join_network = is_listed_network(descriptor_of(*request.join_net), policy.networks);
+  }
+  if (rules_need_sources(policy.site)) {
+    facts.sources.resize(descriptors);
+    for (const MountRequest& mount : request.mounts) {
+      if (mount.descriptor) {
+        facts.sources[*mount.descriptor] =
+            source_facts(descriptor_of(*mount.descriptor), policy.mounts);
+      }
+    }
+  }
+}
+
+bool write_verdict() {
+  auto bytes = std::as_bytes(std::span(&g_verdict, 1));
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(kJudgeVerdictFd, bytes.data(), bytes.size());
+    if (written < 0 && errno != EINTR) {
+      return false;
+    }
+    bytes = bytes.subspan(written > 0 ? static_cast<std::size_t>(written) : 0);
+  }
+  return true;
+}
+
+void describe_root(AuditRecord& record) {
+  struct stat status {};
+  if (::fstat(kJudgeRootFd, &status) == 0) {
+    record.root_device = status.st_dev;
+    record.root_inode = status.st_ino;
+  }
+  record.root_path = shown_path(kJudgeRootFd);
+}
+
+// A line that the daemon did not take, or that the site requires and nobody takes, is a refusal.
+void log_and_maybe_refuse(const AuditLog& log, const AuditRecord& record, bool required) {
+  const bool is_refusal = g_verdict.decision != Decision::kAllow;
+  const bool logged = log.is_present() ? log.write(audit_text(record), is_refusal) : !required;
+  if (!logged && !is_refusal) {
+    refuse({RefusalCode::kAuditLog}, g_verdict);
+  }
+}
+
+bool judge(const Input& input) {
+  const AuditLog log = AuditLog::open();
+  Policy policy;
+  policy.facts.uid = input.head.uid;
+  policy.facts.gid = input.head.gid;
+  policy.facts.groups = input.groups;
+  policy.facts.groups.push_back(input.head.gid);
+
+  AuditRecord record{.uid = input.head.uid, .gid = input.head.gid, .verdict = &g_verdict};
+  const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const Trusted<> read = read_policy(root.get(), policy);
+  const bool log_required = read && policy.site.audit_required;
+
+  // ORDER: after the last file and name is looked up, before the caller's first byte.
+  if (!enter_sandbox({.verdict = kJudgeVerdictFd, .log = log.is_present() ? log.socket() : -1})) {
+    return false;
+  }
+  describe_root(record);
+  if (!read) {
+    refuse({read.error().code}, g_verdict);
+    record.detail = read.error().problem.what;
+    log_and_maybe_refuse(log, record, false);
+    return write_verdict();
+  }
+  const std::size_t descriptors = input.head.descriptor_count;
+  const Result<LaunchRequest, Refusal> request = decode(input.request, descriptors);
+  if (!request) {
+    refuse(request.error(), g_verdict);
+    log_and_maybe_refuse(log, record, false);
+    return write_verdict();
+  }
+  look_at_descriptors(*request, descriptors, policy);
+  (void)decide(policy.facts, *request, descriptors, policy.site, g_verdict);  // the answer is in the verdict
+  record.request = &*request;
+  record.facts = &policy.facts;
+  log_and_maybe_refuse(log, record, log_required);
+  return write_verdict();
+}
+
+}  // namespace
+}  // namespace postern::judge
+
+int main() {
+  using namespace postern;
+  // As root its word would be worth more than it is trusted with.
+  if (::getuid() == 0 || ::geteuid() == 0 || !judge::cleanse()) {
+    return 1;
+  }
+  const Result<judge::Input> input = judge::read_input(kJudgeRequestFd);
+  return input && judge::judge(*input) ? 0 : 1;
+}

@@ -1,0 +1,527 @@
+// The judge as a process: started as the helper starts it, in a mount namespace with a site
+// configuration of our own and busybox's syslogd behind /dev/log. Needs root.
+#include <doctest/doctest.h>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include "policy/judge/audit.h"
+#include "protocol/base/unique_fd.h"
+#include "protocol/judge_input.h"
+#include "protocol/launch_codec.h"
+#include "protocol/refusal_table.h"
+#include "tests/unit/launch_samples.h"
+
+namespace postern::judge {
+namespace {
+
+constexpr uid_t kJudgeUser = 64999;
+constexpr std::size_t kNoVerdict = 0;
+
+const std::string kConfig = POSTERN_CONFDIR;
+const std::string kWork = "/tmp/postern-judge-process";
+
+void write_file(const std::string& path, std::string_view text, mode_t mode = 0644) {
+  std::ofstream(path, std::ios::binary) << text;
+  REQUIRE(::chmod(path.c_str(), mode) == 0);
+}
+
+std::string read_whole(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+// Once for this test program: its own view of the file system, gone with it.
+void enter_private_world() {
+  static const bool done = [] {
+    const auto ok = [](int result) { REQUIRE_MESSAGE(result == 0, std::strerror(errno)); };
+    ok(::unshare(CLONE_NEWNS));
+    ok(::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+    ok(::mount("test", "/tmp", "tmpfs", 0, "mode=0755"));
+    std::filesystem::create_directories(kWork);
+    const std::string parent = std::filesystem::path(kConfig).parent_path();
+    ok(::mount("test", parent.c_str(), "tmpfs", 0, "mode=0755"));
+    ok(::mkdir(kConfig.c_str(), 0755));
+    ok(::mount("test", "/dev", "tmpfs", 0, "mode=0755"));
+    ok(::mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3)));
+    ok(::chmod("/dev/null", 0666));
+    std::filesystem::copy(POSTERN_JUDGE, kWork + "/judge");
+    ok(::chmod((kWork + "/judge").c_str(), 0711));
+    return true;
+  }();
+  CHECK(done);
+}
+
+constexpr const char* kSite = "[suid]\nenabled = true\n";
+
+void configure(const std::string& site, const std::string& ecl = "activated = false\n") {
+  std::filesystem::remove(kConfig + "/postern.toml");
+  std::filesystem::remove(kConfig + "/ecl.toml");
+  write_file(kConfig + "/postern.toml", site);
+  write_file(kConfig + "/ecl.toml", ecl);
+  std::filesystem::remove(kConfig + "/capability.toml");
+  REQUIRE(::chmod(kConfig.c_str(), 0755) == 0);
+}
+
+UniqueFd memfd(std::string_view bytes) {
+  UniqueFd fd(::memfd_create("judge-test", MFD_CLOEXEC));
+  REQUIRE(::write(fd.get(), bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  return fd;
+}
+
+UniqueFd input_for(std::span<const std::byte> request, std::size_t descriptors, std::uint32_t uid) {
+  const JudgeInput head{.magic = kJudgeInputMagic, .uid = uid, .gid = uid,
+                        .descriptor_count = static_cast<std::uint32_t>(descriptors), .group_count = 1};
+  std::string bytes(sizeof head + 4 + request.size(), '\0');
+  std::memcpy(bytes.data(), &head, sizeof head);
+  std::memcpy(bytes.data() + sizeof head, &uid, 4);
+  std::memcpy(bytes.data() + sizeof head + 4, request.data(), request.size());
+  return memfd(bytes);
+}
+
+struct Answer {
+  int status = -1;  // wait(2)
+  std::size_t bytes = 0;
+  Verdict verdict{};
+};
+
+// Descriptors: root, then the others, each /dev/null where not given.
+Answer run_judge(int input, int root, std::size_t descriptors, const std::vector<int>& others = {},
+                 uid_t user = kJudgeUser) {
+  int answer[2];
+  REQUIRE(::pipe2(answer, O_CLOEXEC) == 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    // ORDER: everything out of the way of the low numbers first.
+    const int null = ::fcntl(::open("/dev/null", O_RDWR), F_DUPFD, 400);
+    const int out = ::fcntl(answer[1], F_DUPFD, 400);
+    const int in = ::fcntl(input, F_DUPFD, 400);
+    const int zero = ::fcntl(root < 0 ? null : root, F_DUPFD, 400);
+    std::vector<int> rest;
+    for (const int fd : others) {
+      rest.push_back(::fcntl(fd, F_DUPFD, 400));
+    }
+    ::dup2(zero, 0);
+    ::dup2(null, 1);
+    ::dup2(null, 2);
+    ::dup2(out, kJudgeVerdictFd);
+    ::dup2(in, kJudgeRequestFd);
+    for (std::size_t i = 1; i < descriptors; ++i) {
+      ::dup2(i - 1 < rest.size() ? rest[i - 1] : null, kJudgeDescriptorBase + static_cast<int>(i));
+    }
+    ::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0);
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(user, user, user) != 0 || ::setresuid(user, user, user) != 0 ||
+        ::chdir("/") != 0) {
+      ::_exit(99);
+    }
+    char name[] = "postern-judge";
+    char* argv[] = {name, nullptr};
+    char* environment[] = {nullptr};
+    ::execve((kWork + "/judge").c_str(), argv, environment);
+    ::_exit(98);
+  }
+  ::close(answer[1]);
+  Answer result;
+  auto* bytes = reinterpret_cast<char*>(&result.verdict);
+  ssize_t got = 0;
+  while (result.bytes < sizeof result.verdict &&
+         (got = ::read(answer[0], bytes + result.bytes, sizeof result.verdict - result.bytes)) > 0) {
+    result.bytes += static_cast<std::size_t>(got);
+  }
+  ::close(answer[0]);
+  REQUIRE(::waitpid(pid, &result.status, 0) == pid);
+  return result;
+}
+
+RefusalCode ask(const LaunchRequest& request, std::size_t descriptors, int root = -1,
+                const std::vector<int>& others = {}, std::uint32_t uid = 1000) {
+  const auto bytes = encode(request, descriptors);
+  REQUIRE(bytes);
+  const UniqueFd input = input_for(*bytes, descriptors, uid);
+  const Answer answer = run_judge(input.get(), root, descriptors, others);
+  CAPTURE(answer.status);
+  REQUIRE(answer.status == 0);
+  REQUIRE(answer.bytes == sizeof(Verdict));
+  REQUIRE(answer.verdict.magic == kVerdictMagic);
+  const auto code = static_cast<RefusalCode>(answer.verdict.refusal);
+  CHECK((answer.verdict.decision == Decision::kAllow) == (code == RefusalCode::kNone));
+  return code;
+}
+
+class Syslogd {
+ public:
+  Syslogd() {
+    std::filesystem::remove(file_);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::execl("/bin/busybox", "busybox", "syslogd", "-n", "-O", file_, nullptr);
+      ::_exit(98);
+    }
+    for (int i = 0; i < 200 && !std::filesystem::exists("/dev/log"); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    REQUIRE(std::filesystem::exists("/dev/log"));
+  }
+  Syslogd(const Syslogd&) = delete;
+  Syslogd& operator=(const Syslogd&) = delete;
+  ~Syslogd() {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+    std::filesystem::remove("/dev/log");
+  }
+
+  // The last line that holds `text`, waited for.
+  std::string line_with(const std::string& text) const {
+    for (int i = 0; i < 200; ++i) {
+      const std::string all = read_whole(file_);
+      if (const std::size_t at = all.rfind(text); at != std::string::npos) {
+        const std::size_t start = all.rfind('\n', at) + 1;
+        const std::size_t end = all.find('\n', at);
+        if (end != std::string::npos) {
+          return all.substr(start, end - start);
+        }
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return {};
+  }
+
+ private:
+  static constexpr const char* file_ = "/tmp/postern-judge-process/syslog";
+  pid_t pid_ = -1;
+};
+
+bool contains(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+// A squashfs superblock that the reader accepts, made by mksquashfs.
+std::string squashfs() {
+  static const std::string bytes = [] {
+    std::filesystem::create_directories(kWork + "/tree");
+    write_file(kWork + "/tree/file", "hello");
+    const std::string command = "mksquashfs " + kWork + "/tree " + kWork + "/made.sqfs -quiet -no-progress >" + kWork + "/out 2>&1";
+    REQUIRE(std::system(command.c_str()) == 0);
+    return read_whole(kWork + "/made.sqfs");
+  }();
+  return bytes;
+}
+
+#define AS_ROOT doctest::skip(::geteuid() != 0)
+
+TEST_CASE("a start that the site allows is allowed" * AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  CHECK(ask(sample_request(), 4) == RefusalCode::kNone);
+}
+
+TEST_CASE("configuration that cannot be relied on denies" * AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  RefusalCode expected = RefusalCode::kNone;
+  SUBCASE("switched off") {
+    configure("[suid]\nenabled = false\n");
+    expected = RefusalCode::kSuidDisabled;
+  }
+  SUBCASE("switched off by silence") {
+    configure("");
+    expected = RefusalCode::kSuidDisabled;
+  }
+  SUBCASE("no postern.toml") {
+    std::filesystem::remove(kConfig + "/postern.toml");
+    expected = RefusalCode::kConfigMissing;
+  }
+  SUBCASE("no ecl.toml") {
+    std::filesystem::remove(kConfig + "/ecl.toml");
+    expected = RefusalCode::kConfigMissing;
+  }
+  SUBCASE("a malformed postern.toml") {
+    configure("[suid]\nenable = true\n");
+    expected = RefusalCode::kConfigMalformed;
+  }
+  SUBCASE("a malformed ecl.toml") {
+    configure(kSite, "activated = maybe\n");
+    expected = RefusalCode::kConfigMalformed;
+  }
+  SUBCASE("a malformed capability.toml") {
+    write_file(kConfig + "/capability.toml", "[users]\nalice = [\"CAP_FLY\"]\n");
+    expected = RefusalCode::kConfigMalformed;
+  }
+  SUBCASE("a postern.toml that all can write") {
+    REQUIRE(::chmod((kConfig + "/postern.toml").c_str(), 0666) == 0);
+    expected = RefusalCode::kConfigInsecure;
+  }
+  SUBCASE("an ecl.toml of somebody else") {
+    REQUIRE(::chown((kConfig + "/ecl.toml").c_str(), 1000, 0) == 0);
+    expected = RefusalCode::kConfigInsecure;
+  }
+  SUBCASE("a capability.toml that its group can write") {
+    write_file(kConfig + "/capability.toml", "", 0664);
+    expected = RefusalCode::kConfigInsecure;
+  }
+  SUBCASE("a directory that all can write") {
+    REQUIRE(::chmod(kConfig.c_str(), 0777) == 0);
+    expected = RefusalCode::kConfigInsecure;
+  }
+  SUBCASE("a postern.toml that is a link") {
+    std::filesystem::rename(kConfig + "/postern.toml", kConfig + "/real.toml");
+    std::filesystem::create_symlink("real.toml", kConfig + "/postern.toml");
+    expected = RefusalCode::kConfigInsecure;
+  }
+  SUBCASE("a postern.toml that the judge cannot read") {
+    REQUIRE(::chmod((kConfig + "/postern.toml").c_str(), 0600) == 0);
+    expected = RefusalCode::kConfigMissing;
+  }
+  CHECK(ask(sample_request(), 4) == expected);
+}
+
+TEST_CASE("capabilities are granted by capability.toml to users and groups" * AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  LaunchRequest request = sample_request();
+  request.capabilities = 1 << 13;
+  CHECK(ask(request, 4) == RefusalCode::kCapability);
+  write_file(kConfig + "/capability.toml", "[users]\n1000 = [\"CAP_NET_RAW\"]\n[groups]\n1001 = [\"CAP_NET_RAW\"]\n");
+  CHECK(ask(request, 4) == RefusalCode::kNone);
+  CHECK(ask(request, 4, -1, {}, 1001) == RefusalCode::kNone);
+  CHECK(ask(request, 4, -1, {}, 1002) == RefusalCode::kCapability);
+}
+
+TEST_CASE("the kernel mounts an image only where the site trusts it" * AS_ROOT) {
+  enter_private_world();
+  configure(std::string(kSite) + "[kernel-mount]\ntrusted-paths = [\"" + kWork + "/apps\"]\n");
+  std::filesystem::create_directories(kWork + "/apps");
+  write_file(kWork + "/apps/x.sqfs", squashfs());
+  write_file(kWork + "/y.sqfs", squashfs());
+  LaunchRequest request = sample_request();
+  request.root = RootKind::kImage;
+  const auto ask_for = [&](const std::string& path, int flags = O_RDONLY) {
+    const UniqueFd image(::open(path.c_str(), flags | O_CLOEXEC));
+    REQUIRE(image.valid());
+    return ask(request, 4, image.get());
+  };
+  CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kNone);
+  CHECK(ask_for(kWork + "/y.sqfs") == RefusalCode::kKernelMount);
+  CHECK(ask_for(kWork + "/apps/x.sqfs", O_WRONLY) == RefusalCode::kImageDescriptor);
+  CHECK(ask_for(kWork + "/apps/x.sqfs", O_PATH) == RefusalCode::kImageDescriptor);
+  CHECK(ask_for("/proc/version") == RefusalCode::kImageDescriptor);
+  REQUIRE(::chmod((kWork + "/apps/x.sqfs").c_str(), 0646) == 0);
+  CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kKernelMount);
+  write_file(kWork + "/apps/x.sqfs", "hsqs, but not really");
+  CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kImageMalformed);
+  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork + "/app\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
+  write_file(kWork + "/apps/x.sqfs", squashfs());
+  CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kPathLimit);
+}
+
+TEST_CASE("a file that another mount namespace shows at an allowed path is not there" * AS_ROOT) {
+  enter_private_world();
+  std::filesystem::create_directories(kWork + "/apps");
+  write_file(kWork + "/apps/x.sqfs", squashfs());
+  write_file(kWork + "/mine.sqfs", squashfs());
+  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork + "/apps\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
+  // As a user would in a user namespace: cover the allowed file, open it there, hand it over.
+  int channel[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, channel) == 0);
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    const std::string target = kWork + "/apps/x.sqfs";
+    if (::unshare(CLONE_NEWNS) != 0 || ::mount((kWork + "/mine.sqfs").c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+      ::_exit(1);
+    }
+    const int fd = ::open(target.c_str(), O_RDONLY);
+    char dot = '.';
+    iovec io{&dot, 1};
+    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+    msghdr message{};
+    message.msg_iov = &io;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    (void)::sendmsg(channel[1], &message, 0);
+    ::pause();
+  }
+  char dot = 0;
+  iovec io{&dot, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &io;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof control;
+  REQUIRE(::recvmsg(channel[0], &message, 0) == 1);
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+  const UniqueFd image(fd);
+  REQUIRE(std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)) == kWork + "/apps/x.sqfs");
+  LaunchRequest request = sample_request();
+  request.root = RootKind::kImage;
+  CHECK(ask(request, 4, image.get()) == RefusalCode::kPathLimit);
+  const UniqueFd real(::open((kWork + "/apps/x.sqfs").c_str(), O_RDONLY | O_CLOEXEC));
+  CHECK(ask(request, 4, real.get()) == RefusalCode::kNone);
+  ::kill(pid, SIGKILL);
+  ::waitpid(pid, nullptr, 0);
+  ::close(channel[0]);
+  ::close(channel[1]);
+}
+
+TEST_CASE("only listed networks, and only for listed users" * AS_ROOT) {
+  enter_private_world();
+  LaunchRequest request = sample_request();
+  request.join_net = 4;
+  const UniqueFd net(::open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const std::vector<int> others = {null.get(), null.get(), null.get(), net.get()};
+  write_file(kWork + "/net", "");
+  REQUIRE(::mount("/proc/self/ns/net", (kWork + "/net").c_str(), nullptr, MS_BIND, nullptr) == 0);
+  const std::string listed = std::string(kSite) + "[allow]\nnetns-paths = [\"" + kWork + "/net\"]\n";
+  configure(kSite);
+  CHECK(ask(request, 5, -1, others) == RefusalCode::kNetworkNamespace);
+  configure(listed);
+  CHECK(ask(request, 5, -1, others) == RefusalCode::kNetworkNamespace);
+  configure(listed + "netns-users = [\"1000\"]\n");
+  CHECK(ask(request, 5, -1, others) == RefusalCode::kNone);
+  CHECK(ask(request, 5, -1, others, 1001) == RefusalCode::kNetworkNamespace);
+  configure(listed + "netns-groups = [\"1001\"]\n");
+  CHECK(ask(request, 5, -1, others, 1001) == RefusalCode::kNone);
+  ::umount2((kWork + "/net").c_str(), MNT_DETACH);
+}
+
+TEST_CASE("binds of users can be switched off while the site's own go on" * AS_ROOT) {
+  enter_private_world();
+  std::filesystem::create_directories(kWork + "/site");
+  std::filesystem::create_directories(kWork + "/user");
+  configure(std::string(kSite) + "[allow]\nuser-binds = false\n[mount]\nbinds = [\"" + kWork + "/site:/data\"]\n");
+  const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const auto ask_for = [&](const std::string& source) {
+    const UniqueFd fd(::open(source.c_str(), O_PATH | O_CLOEXEC));
+    return ask(sample_request(), 4, -1, {null.get(), null.get(), fd.get()});
+  };
+  CHECK(ask_for(kWork + "/site") == RefusalCode::kNone);
+  CHECK(ask_for(kWork + "/user") == RefusalCode::kBindForbidden);
+}
+
+TEST_CASE("what the helper did not write gets no answer" * AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  const auto bytes = encode(sample_request(), 4);
+  REQUIRE(bytes);
+  const UniqueFd good = input_for(*bytes, 4, 1000);
+  CHECK(run_judge(good.get(), -1, 4).bytes == sizeof(Verdict));
+  const auto no_answer = [](const Answer& answer) {
+    return answer.bytes == kNoVerdict && answer.status == (1 << 8);
+  };
+  CHECK(no_answer(run_judge(good.get(), -1, 4, {}, 0)));  // as root
+  CHECK(no_answer(run_judge(memfd("").get(), -1, 4)));
+  CHECK(no_answer(run_judge(memfd("short").get(), -1, 4)));
+  CHECK(no_answer(run_judge(memfd(std::string(100, 'x')).get(), -1, 4)));
+  std::string many(100000, '\0');
+  const JudgeInput head{.magic = kJudgeInputMagic, .descriptor_count = 4};
+  std::memcpy(many.data(), &head, sizeof head);
+  CHECK(no_answer(run_judge(memfd(many).get(), -1, 4)));
+  // A malformed request is the caller's doing, and gets one.
+  const UniqueFd noise = input_for(std::vector<std::byte>(64, std::byte{0x5a}), 4, 1000);
+  const Answer refused = run_judge(noise.get(), -1, 4);
+  CHECK(refused.status == 0);
+  CHECK(refused.verdict.refusal == static_cast<std::uint16_t>(RefusalCode::kMalformedRequest));
+}
+
+TEST_CASE("every start is one line in the log of a real daemon" * AS_ROOT) {
+  enter_private_world();
+  configure(std::string(kSite) + "[kernel-mount]\nsquashfs = \"any\"\n");
+  const Syslogd daemon;
+  SUBCASE("allowed") {
+    CHECK(ask(sample_request(), 4, -1, {}, 11001) == RefusalCode::kNone);
+    const std::string line = daemon.line_with("uid=11001");
+    MESSAGE(line);
+    CHECK(contains(line, "authpriv.notice"));
+    CHECK(contains(line, "postern-judge["));
+    CHECK(contains(line, "decision=allow root=fuse operations=bind:1,proc:1 kernel-mount=0"));
+  }
+  SUBCASE("refused") {
+    LaunchRequest request = sample_request();
+    request.namespaces = kNamespaceUser;
+    CHECK(ask(request, 4, -1, {}, 11002) == RefusalCode::kNamespaceForbidden);
+    const std::string line = daemon.line_with("uid=11002");
+    CHECK(contains(line, "authpriv.warn"));
+    CHECK(contains(line, "decision=refuse rule=allow.namespaces item=0"));
+  }
+  SUBCASE("bad configuration, with its place") {
+    configure("[suid]\nenable = true\n");
+    CHECK(ask(sample_request(), 4, -1, {}, 11003) == RefusalCode::kConfigMalformed);
+    const std::string line = daemon.line_with("uid=11003");
+    CHECK(contains(line, "rule=config.malformed"));
+    CHECK(contains(line, "postern.toml:2:1: there is no key \\x22enable\\x22 in [suid]"));
+  }
+  SUBCASE("a name with control characters cannot forge a line") {
+    const std::string name = kWork + "/x\nNov  1 00:00:00 root: uid=0 \x1b[2J\"quoted\"";
+    write_file(name, squashfs());
+    const UniqueFd image(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
+    LaunchRequest request = sample_request();
+    request.root = RootKind::kImage;
+    CHECK(ask(request, 4, image.get(), {}, 11004) == RefusalCode::kNone);
+    const std::string line = daemon.line_with("uid=11004");
+    CHECK(contains(line, "x\\x0aNov  1 00:00:00 root: uid=0 \\x1b[2J\\x22quoted\\x22\""));
+    CHECK(contains(line, "root=image"));
+    CHECK(contains(line, " path=\"" + kWork));
+  }
+}
+
+TEST_CASE("a log that does not listen, and one that is flooded" * AS_ROOT) {
+  enter_private_world();
+  std::filesystem::remove("/dev/log");
+  configure(std::string(kSite) + "[audit]\nrequired = true\n");
+  CHECK(ask(sample_request(), 4) == RefusalCode::kAuditLog);
+  configure(kSite);
+  CHECK(ask(sample_request(), 4) == RefusalCode::kNone);
+
+  const UniqueFd deaf(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, "/dev/log");
+  REQUIRE(::bind(deaf.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(::chmod("/dev/log", 0666) == 0);
+  const UniqueFd flood(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  REQUIRE(::connect(flood.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+  while (::send(flood.get(), "x", 1, 0) == 1) {
+  }
+  CHECK(ask(sample_request(), 4) == RefusalCode::kAuditLog);
+  std::filesystem::remove("/dev/log");
+}
+
+TEST_CASE("log text is one printable line of bounded length") {
+  CHECK(quote_for_log("plain", 100) == "\"plain\"");
+  CHECK(quote_for_log("a\nb\x7f\xc3\xa9\"\\", 100) == "\"a\\x0ab\\x7f\\xc3\\xa9\\x22\\x5c\"");
+  const std::string cut = quote_for_log(std::string(1000, 'a'), 50);
+  CHECK(cut.size() <= 50);
+  CHECK(cut.ends_with("a...\""));
+  CHECK(quote_for_log(std::string(100, '\n'), 50).size() <= 50);
+}
+
+}  // namespace
+}  // namespace postern::judge
