@@ -213,11 +213,11 @@ bool judge(const Input& input) {
 }  // namespace postern::judge
 
 int main() {
-  using namespace postern;
+  namespace judge = postern::judge;
   // As root its word would be worth more than it is trusted with.
   if (::getuid() == 0 || ::geteuid() == 0 || !judge::cleanse()) {
     return 1;
   }
-  const Result<judge::Input> input = judge::read_input(kJudgeRequestFd);
+  const auto input = judge::read_input(postern::kJudgeRequestFd);
   return input && judge::judge(*input) ? 0 : 1;
 }

@@ -220,8 +220,15 @@ std::string squashfs() {
   static const std::string bytes = [] {
     std::filesystem::create_directories(kWork + "/tree");
     write_file(kWork + "/tree/file", "hello");
-    const std::string command = "mksquashfs " + kWork + "/tree " + kWork + "/made.sqfs -quiet -no-progress >" + kWork + "/out 2>&1";
-    REQUIRE(std::system(command.c_str()) == 0);
+    const pid_t pid = ::fork();
+    if (pid == 0) {
+      ::execlp("mksquashfs", "mksquashfs", (kWork + "/tree").c_str(), (kWork + "/made.sqfs").c_str(),
+               "-quiet", "-no-progress", nullptr);
+      ::_exit(98);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(pid, &status, 0) == pid);
+    REQUIRE(status == 0);
     return read_whole(kWork + "/made.sqfs");
   }();
   return bytes;
