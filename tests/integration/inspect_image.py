@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""`inspect`: output, exit codes and bad input, as an unprivileged user; prints TAP.
+
+Usage: inspect_image.py POSTERN-INSPECT IMAGES-FOLDER
+"""
+import json
+import os
+import pathlib
+import pty
+import shutil
+import subprocess
+import sys
+import tempfile
+
+# A copy that the unprivileged user reaches wherever the build tree lies.
+PLACE = pathlib.Path(tempfile.mkdtemp(prefix="postern-inspect-"))
+PLACE.chmod(0o755)
+PROGRAM = shutil.copy(sys.argv[1], PLACE / "postern-inspect")
+IMAGES = pathlib.Path(shutil.copytree(sys.argv[2], PLACE / "images"))
+NOBODY = 65534
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def inspect(*arguments, status=0, stdout=subprocess.PIPE):
+    unprivileged = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    done = subprocess.run([PROGRAM, "inspect", *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE,
+                          text=True, stdin=subprocess.DEVNULL, timeout=60, **unprivileged)
+    assert done.returncode == status, f"exit {done.returncode}, not {status}: {done.stderr}"
+    if status == 255:
+        assert done.stderr.startswith("FATAL:   ") and done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == "", done.stdout
+        return done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def make_root(folder):
+    meta = folder / "root/.singularity.d"
+    (meta / "env").mkdir(parents=True)
+    (meta / "labels.json").write_text('{"b":"2","a":"1"}')
+    (meta / "runscript").write_text("#!/bin/sh\nfalse\n")
+    (meta / "env/90-environment.sh").write_text("touch /tmp/never-run\n")
+    return folder / "root"
+
+
+def squashfs(root, *options):
+    image = root.parent / ("-".join(("root", *options)).replace("/", "") + ".squashfs")
+    subprocess.run(["mksquashfs", root, image, "-noappend", "-quiet", "-no-progress", *options], check=True,
+                   stdout=subprocess.DEVNULL)
+    return image
+
+
+@test
+def labels_are_the_default_and_sorted(folder):
+    root = make_root(folder)
+    assert inspect(root) == "a: 1\nb: 2\n"
+    assert inspect("--labels", root) == "a: 1\nb: 2\n"
+
+
+@test
+def every_compression_reads_alike(folder):
+    root = make_root(folder)
+    expected = json.loads(inspect("--all", root))
+    for name in ("gzip", "xz", "lzo", "lz4", "zstd"):
+        assert json.loads(inspect("--all", squashfs(root, "-comp", name))) == expected, name
+
+
+@test
+def sections_as_text_and_json(folder):
+    root = make_root(folder)
+    assert inspect("-r", root) == "#!/bin/sh\nfalse\n"
+    assert inspect("-e", root) == "=== /.singularity.d/env/90-environment.sh ===\ntouch /tmp/never-run\n\n"
+    assert json.loads(inspect("-j", "-r", root)) == {"data": {"attributes": {"runscript": "#!/bin/sh\nfalse"}}, "type": "container"}
+    assert inspect("-H", "-t", "-s", "-d", "--list-apps", root) == ""
+
+
+@test
+def the_image_of_another_implementation(_):
+    image = IMAGES / "busybox_amd64.sif"
+    assert "org.label-schema.build-arch: amd64\n" in inspect(image)
+    assert inspect("-d", image) == "BootStrap: docker\nFrom: busybox:1.33.1\n"
+    data = json.loads(inspect("--all", image))
+    assert sorted(data["data"]["attributes"]) == ["deffile", "environment", "labels", "runscript", "startscript"]
+
+
+@test
+def nothing_of_the_image_is_run(folder):
+    root = make_root(folder)
+    inspect("--all", root)
+    inspect("--all", squashfs(root))
+    assert not pathlib.Path("/tmp/never-run").exists()
+
+
+@test
+def bad_input_is_one_line_and_255(folder):
+    assert "No such file" in inspect(folder / "gone.sif", status=255)
+    (folder / "text").write_text("hello\n" * 1000)
+    assert "unknown image format" in inspect(folder / "text", status=255)
+    (folder / "empty").write_bytes(b"")
+    assert "empty" in inspect(folder / "empty", status=255)
+    secret = folder / "secret"
+    secret.write_bytes(b"x")
+    secret.chmod(0)
+    assert "Permission denied" in inspect(secret, status=255)
+    assert "no root file system" in inspect(IMAGES / "empty.sif", status=255)
+    assert "no app 'nope'" in inspect("--app", "nope", IMAGES / "busybox_amd64.sif", status=255)
+    whole = (IMAGES / "busybox_amd64.sif").read_bytes()
+    (folder / "cut.sif").write_bytes(whole[:20000])
+    assert "beyond the end" in inspect(folder / "cut.sif", status=255)
+
+
+@test
+def a_damaged_squashfs_is_an_error(folder):
+    image = squashfs(make_root(folder))
+    data = bytearray(image.read_bytes())
+    used = int.from_bytes(data[40:48], "little")
+    data[96:used] = bytes(used - 96)
+    image.write_bytes(data)
+    inspect(image, status=255)
+
+
+@test
+def wrong_usage_shows_the_usage_and_exits_1(folder):
+    assert "Usage" in inspect("--nonsense", folder, status=1)
+    assert "Usage" in inspect(status=1)
+    assert "Usage" in inspect(folder, folder, status=1)
+    assert "Usage" in inspect("--help")
+
+
+@test
+def an_image_cannot_steer_the_terminal(folder):
+    root = make_root(folder)
+    (root / ".singularity.d/runscript").write_text("\x1b]0;owned\x07")
+    master, slave = pty.openpty()
+    inspect("-r", root, stdout=slave)
+    os.close(slave)
+    shown = os.read(master, 4096)
+    os.close(master)
+    assert b"\x1b" not in shown and b"\\x1b]0;owned\\x07" in shown, shown
+    assert inspect("-r", root) == "\x1b]0;owned\x07\n"  # a pipe gets the bytes
+
+
+print(f"1..{len(TESTS)}")
+bad = 0
+for index, function in enumerate(TESTS, 1):
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="postern-inspect-"))
+    folder.chmod(0o755)
+    try:
+        function(folder)
+        print(f"ok {index} - {function.__name__}")
+    except Exception as error:  # a failed test must not hide the others
+        bad = 1
+        print(f"not ok {index} - {function.__name__}\n# " + str(error).replace("\n", "\n# "))
+    finally:
+        shutil.rmtree(folder)
+shutil.rmtree(PLACE)
+sys.exit(bad)
