@@ -1,9 +1,10 @@
 // The SIF reader, image detection, and the writer opening somebody else's image.
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstdint>
 #include <string>
+
+#include <sys/mman.h>
+
+#include <unistd.h>
 
 #include "fuzz/target.h"
 #include "policy/image/image.h"

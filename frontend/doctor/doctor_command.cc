@@ -11,7 +11,8 @@ namespace {
 
 constexpr const char* kUsage =
     "Usage: postern doctor [--json]\n\n"
-    "Say what this host offers to containers, what it does not, and the cure. Exits 0 when an image\n"
+    "Say what this host offers to containers, what it does not, and the cure. Exits 0 when an "
+    "image\n"
     "can run.\n\n"
     "Options:\n"
     "  -j, --json  print JSON instead of text\n"

@@ -1,18 +1,5 @@
 #include "frontend/doctor/facts.h"
 
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <pwd.h>
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
-#include <sys/statvfs.h>
-#include <sys/utsname.h>
-#include <sys/wait.h>
-#include <sys/xattr.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -21,6 +8,20 @@
 #include <iterator>
 #include <sstream>
 #include <tuple>
+
+#include <linux/magic.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <sys/xattr.h>
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include "frontend/run/libexec.h"
 #include "policy/config/trusted_file.h"
@@ -50,7 +51,16 @@ std::optional<long> setting(const char* path) {
 
 // --- the tries. In the child only system calls: it is a copy of a program that may have threads.
 
-enum Step : std::uint8_t { kNone, kUnshare, kMap, kTmpfs, kFuseOpen, kFuseMount, kDirectories, kOverlay };
+enum Step : std::uint8_t {
+  kNone,
+  kUnshare,
+  kMap,
+  kTmpfs,
+  kFuseOpen,
+  kFuseMount,
+  kDirectories,
+  kOverlay
+};
 
 constexpr std::array<const char*, 8> kStepNames{
     "",
@@ -68,7 +78,9 @@ struct ChildResult {
   int err;
 };
 
-ChildResult failed(Step step) { return {step, errno}; }
+ChildResult failed(Step step) {
+  return {step, errno};
+}
 
 bool put(const char* path, const char* text, std::size_t size) {
   const int fd = ::open(path, O_WRONLY | O_CLOEXEC);
@@ -105,7 +117,8 @@ ChildResult enter() {
     return failed(kMap);
   }
   if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
-      (::mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m") != 0 && errno != ENOENT)) {
+      (::mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "size=1m") != 0 &&
+       errno != ENOENT)) {
     return failed(kTmpfs);
   }
   return {kNone, 0};
@@ -178,7 +191,7 @@ Attempt in_child(ChildResult (*more)()) {
 bool privileged(const char* name) {
   for (const char* directory : {"/usr/bin/", "/usr/local/bin/", "/bin/"}) {
     const std::string path = std::string(directory) + name;
-    struct stat status {};
+    struct stat status{};
     if (::stat(path.c_str(), &status) == 0) {
       return (status.st_uid == 0 && (status.st_mode & S_ISUID) != 0) ||
              ::getxattr(path.c_str(), "security.capability", nullptr, 0) > 0;
@@ -190,13 +203,13 @@ bool privileged(const char* name) {
 HelperFacts helper_facts() {
   HelperFacts h;
   h.path = run::libexec_program("postern-helper");
-  struct stat status {};
+  struct stat status{};
   if (::stat(h.path.c_str(), &status) == 0) {
     h.present = true;
     h.owned_by_root = status.st_uid == 0;
     h.setuid = (status.st_mode & S_ISUID) != 0;
     h.writable_by_others = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
-    struct statvfs mount {};
+    struct statvfs mount{};
     h.nosuid_mount = ::statvfs(h.path.c_str(), &mount) == 0 && (mount.f_flag & ST_NOSUID) != 0;
   }
   h.judge_present = ::access(run::libexec_program("postern-judge").c_str(), X_OK) == 0;
@@ -220,7 +233,7 @@ void site_facts(Facts& facts) {
 }
 
 void cgroup_facts(Facts& facts) {
-  struct statfs mount {};
+  struct statfs mount{};
   facts.cgroup_v2 = ::statfs("/sys/fs/cgroup", &mount) == 0 && mount.f_type == CGROUP2_SUPER_MAGIC;
   if (!facts.cgroup_v2) {
     return;
@@ -259,7 +272,8 @@ std::uint64_t subordinate_ids(std::string_view text, std::string_view user, std:
     }
     const std::string_view owner = line.substr(0, first);
     std::uint32_t count = 0;
-    if (!owner.empty() && (owner == user || owner == id) && number(line.substr(second + 1), count)) {
+    if (!owner.empty() && (owner == user || owner == id) &&
+        number(line.substr(second + 1), count)) {
       total += count;
     }
   }
@@ -278,13 +292,21 @@ std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
   return {major, minor};
 }
 
-Attempt try_user_namespace() { return in_child(nullptr); }
-Attempt try_fuse() { return in_child(mount_fuse); }
-Attempt try_overlay() { return in_child(mount_overlay); }
+Attempt try_user_namespace() {
+  return in_child(nullptr);
+}
+
+Attempt try_fuse() {
+  return in_child(mount_fuse);
+}
+
+Attempt try_overlay() {
+  return in_child(mount_overlay);
+}
 
 Facts gather() {
   Facts f;
-  struct utsname names {};
+  struct utsname names{};
   if (::uname(&names) == 0) {
     f.release = names.release;
     std::tie(f.kernel_major, f.kernel_minor) = kernel_version(f.release);

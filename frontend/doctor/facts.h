@@ -23,41 +23,41 @@ struct HelperFacts {
   std::string path;
   bool present = false;
   bool owned_by_root = false;
-  bool setuid = false;         // the mode bit
+  bool setuid = false;  // the mode bit
   bool nosuid_mount = false;
   bool writable_by_others = false;
   bool judge_present = false;
 };
 
 struct Facts {
-  std::string release;                            // uname(2)
+  std::string release;  // uname(2)
   unsigned kernel_major = 0;
   unsigned kernel_minor = 0;
-  std::uint32_t uid = 0;                          // effective
-  std::string user;                               // empty where the uid has no name
+  std::uint32_t uid = 0;  // effective
+  std::string user;       // empty where the uid has no name
   // /proc/sys; nothing where the kernel has no such setting.
   std::optional<long> max_user_namespaces;
   std::optional<long> unprivileged_userns_clone;
   std::optional<long> apparmor_restricts_userns;
-  Attempt user_namespace;                         // create one, map ids, mount a tmpfs
-  Attempt fuse;                                   // open /dev/fuse in one and mount it
-  Attempt overlay;                                // overlay of tmpfs directories in one
-  std::uint64_t subuids = 0;                      // ids that /etc/subuid gives the caller
+  Attempt user_namespace;     // create one, map ids, mount a tmpfs
+  Attempt fuse;               // open /dev/fuse in one and mount it
+  Attempt overlay;            // overlay of tmpfs directories in one
+  std::uint64_t subuids = 0;  // ids that /etc/subuid gives the caller
   std::uint64_t subgids = 0;
-  bool newuidmap = false;                         // found, and privileged
+  bool newuidmap = false;  // found, and privileged
   bool newgidmap = false;
-  bool cgroup_v2 = false;                         // /sys/fs/cgroup is the unified hierarchy
-  bool cgroup_delegated = false;                  // the caller may make groups below its own
+  bool cgroup_v2 = false;         // /sys/fs/cgroup is the unified hierarchy
+  bool cgroup_delegated = false;  // the caller may make groups below its own
   HelperFacts helper;
   std::string judge_user;
   bool judge_user_exists = false;
   std::string config_path;
   bool config_present = false;
-  std::string config_fault;                       // why the site's policy cannot be relied on
+  std::string config_fault;  // why the site's policy cannot be relied on
   bool suid_enabled = false;
   bool device_mapper = false;
   bool loop_devices = false;
-  std::vector<std::string> interpreters;          // architectures that binfmt_misc emulates
+  std::vector<std::string> interpreters;  // architectures that binfmt_misc emulates
 };
 
 Facts gather();

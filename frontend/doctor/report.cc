@@ -35,7 +35,8 @@ std::string user_namespace_cure(const Facts& f) {
   }
   if (f.apparmor_restricts_userns && *f.apparmor_restricts_userns != 0) {
     return "as root: allow it to postern in an AppArmor profile (`profile postern PATH flags="
-           "(unconfined) { userns, }`), or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0";
+           "(unconfined) { userns, }`), or sysctl -w "
+           "kernel.apparmor_restrict_unprivileged_userns=0";
   }
   if (f.user_namespace.err == ENOSPC) {
     return "the limit of nested or simultaneous namespaces is reached: raise "
@@ -60,7 +61,9 @@ Check user_namespaces(const Facts& f) {
 }
 
 // A try that failed before its own subject failed for want of a user namespace.
-bool blocked_by_namespace(const Facts& f) { return f.user_namespace.err != 0; }
+bool blocked_by_namespace(const Facts& f) {
+  return f.user_namespace.err != 0;
+}
 
 Check fuse(const Facts& f) {
   Check c{.name = "fuse", .works = f.fuse.err == 0, .needed = true};
@@ -72,12 +75,13 @@ Check fuse(const Facts& f) {
   } else {
     c.detail = words_of(f.fuse);
     const bool opening = f.fuse.step == kOpeningFuse;
-    c.cure = f.fuse.err == ENODEV || (opening && (f.fuse.err == ENOENT || f.fuse.err == ENXIO))
-                 ? "as root: modprobe fuse, and `fuse` in a file in /etc/modules-load.d/"
-             : opening && f.fuse.err == EACCES
-                 ? "as root: chmod 666 /dev/fuse (the mode that udev gives it)"
-                 : "the kernel or a container around this process forbids it; images cannot be run, "
-                   "directories can";
+    c.cure =
+        f.fuse.err == ENODEV || (opening && (f.fuse.err == ENOENT || f.fuse.err == ENXIO))
+            ? "as root: modprobe fuse, and `fuse` in a file in /etc/modules-load.d/"
+        : opening && f.fuse.err == EACCES
+            ? "as root: chmod 666 /dev/fuse (the mode that udev gives it)"
+            : "the kernel or a container around this process forbids it; images cannot be run, "
+              "directories can";
   }
   return c;
 }
@@ -106,11 +110,13 @@ Check subordinate(const Facts& f) {
   c.detail = count_of(f.subuids, "uids and ") + count_of(f.subgids, "gids for ") + who +
              (f.newuidmap && f.newgidmap ? "" : ", newuidmap or newgidmap missing or not setuid");
   if (!c.works) {
-    c.cure = f.newuidmap && f.newgidmap
-                 ? "for --fakeroot with more than one id, as root: usermod --add-subuids "
-                   "100000-165535 --add-subgids 100000-165535 " + who
-                 : "for --fakeroot with more than one id, as root: install newuidmap (package uidmap "
-                   "or shadow-utils)";
+    c.cure =
+        f.newuidmap && f.newgidmap
+            ? "for --fakeroot with more than one id, as root: usermod --add-subuids "
+              "100000-165535 --add-subgids 100000-165535 " +
+                  who
+            : "for --fakeroot with more than one id, as root: install newuidmap (package uidmap "
+              "or shadow-utils)";
   }
   return c;
 }
@@ -133,8 +139,9 @@ Check cgroups(const Facts& f) {
 std::pair<std::string, std::string> suid_obstacle(const Facts& f) {
   const HelperFacts& h = f.helper;
   if (!h.present) {
-    return {"not installed", "only needed where user namespaces are not allowed: build with "
-                             "-Dsuid=enabled and install as root"};
+    return {"not installed",
+            "only needed where user namespaces are not allowed: build with "
+            "-Dsuid=enabled and install as root"};
   }
   if (!h.owned_by_root || !h.setuid) {
     return {h.path + " is not setuid root",
@@ -180,8 +187,9 @@ Check device_mapper(const Facts& f) {
                      : std::string(f.device_mapper ? "device-mapper" : "no device-mapper") +
                            (f.loop_devices ? ", loop devices" : ", no loop devices");
   if (!c.works) {
-    c.cure = "only for sealed and encrypted images that the kernel mounts in suid mode, as root: "
-             "modprobe -a loop dm-mod dm-verity dm-crypt";
+    c.cure =
+        "only for sealed and encrypted images that the kernel mounts in suid mode, as root: "
+        "modprobe -a loop dm-mod dm-verity dm-crypt";
   }
   return c;
 }
@@ -208,8 +216,9 @@ Check site_policy(const Facts& f, bool suid_works) {
     c.cure = "a site that wants its limits enforced sets user.max_user_namespaces=0";
   } else {
     c.detail = "advisory: suid mode does not work";
-    c.cure = "a site that wants limits on images enforced needs suid mode, and no user namespaces "
-             "for users";
+    c.cure =
+        "a site that wants limits on images enforced needs suid mode, and no user namespaces "
+        "for users";
   }
   return c;
 }
@@ -233,15 +242,20 @@ void append_json(std::string& out, const std::string& text) {
   out += '"';
 }
 
-const char* truth(bool value) { return value ? "true" : "false"; }
+const char* truth(bool value) {
+  return value ? "true" : "false";
+}
 
 }  // namespace
 
 Report examine(const Facts& f) {
   Report r;
   const Check suid = helper(f);
-  r.checks = {kernel(f),  user_namespaces(f), fuse(f),          overlay(f),   subordinate(f),
-              cgroups(f), suid,               device_mapper(f), emulation(f), site_policy(f, suid.works)};
+  r.checks = {kernel(f),      user_namespaces(f),
+              fuse(f),        overlay(f),
+              subordinate(f), cgroups(f),
+              suid,           device_mapper(f),
+              emulation(f),   site_policy(f, suid.works)};
   r.user_namespace_mode = true;
   for (const Check& c : r.checks) {
     r.user_namespace_mode = r.user_namespace_mode && (c.works || !c.needed);
@@ -263,10 +277,10 @@ std::string to_text(const Report& report) {
     return text + "Images cannot run here.\n";
   }
   return text + "Images can run here, " +
-         (report.user_namespace_mode
-              ? report.suid_mode ? "in user namespaces and through the setuid helper.\n"
-                                 : "in user namespaces.\n"
-              : "through the setuid helper.\n");
+         (report.user_namespace_mode ? report.suid_mode
+                                           ? "in user namespaces and through the setuid helper.\n"
+                                           : "in user namespaces.\n"
+                                     : "through the setuid helper.\n");
 }
 
 std::string to_json(const Report& report) {

@@ -9,17 +9,18 @@
 namespace postern::doctor {
 
 struct Check {
-  std::string name;    // stable, for --json: "user-namespaces"
+  std::string name;  // stable, for --json: "user-namespaces"
   bool works = false;
-  bool needed = false; // an image cannot run in user-namespace mode without it
-  std::string detail;  // one line: what was found
-  std::string cure;    // empty where there is nothing to mend
+  bool needed = false;  // an image cannot run in user-namespace mode without it
+  std::string detail;   // one line: what was found
+  std::string cure;     // empty where there is nothing to mend
 };
 
 struct Report {
   std::vector<Check> checks;
   bool user_namespace_mode = false;  // an image can run this way
   bool suid_mode = false;
+
   [[nodiscard]] bool can_run() const { return user_namespace_mode || suid_mode; }
 };
 

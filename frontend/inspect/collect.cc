@@ -1,9 +1,9 @@
 #include "frontend/inspect/collect.h"
 
+#include <cerrno>
+
 #include <fcntl.h>
 #include <unistd.h>
-
-#include <cerrno>
 
 #include "frontend/message/message.h"
 #include "policy/image/image.h"
@@ -44,7 +44,8 @@ Outcome<> take_labels(Tree& tree,
 // The scripts that a definition file or an OCI image made; not the runtime's own.
 bool shown(std::string_view name, bool of_app) {
   const auto matches = [&](std::string_view start, std::string_view end) {
-    return name.starts_with(start) && name.ends_with(end) && name.size() >= start.size() + end.size();
+    return name.starts_with(start) && name.ends_with(end) &&
+           name.size() >= start.size() + end.size();
   };
   return matches("9", "-environment.sh") || (!of_app && matches("10-docker", ".sh"));
 }

@@ -1,13 +1,13 @@
 // postern-inspect: shows an image's metadata. A program of its own, because it reads squashfs with
 // all its compressors, which bin/postern must not carry at every start.
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #include "frontend/cli/option.h"
 #include "frontend/inspect/collect.h"

@@ -51,7 +51,9 @@ Outcome<> take_common(const Json& object, Part& part) {
 }
 
 // nlohmann-json throws on wrong input only where it is told to; this never does.
-Json parse(std::string_view json) { return Json::parse(json, nullptr, false); }
+Json parse(std::string_view json) {
+  return Json::parse(json, nullptr, false);
+}
 
 template <class Part>
 Ordered common_json(const Part& part) {

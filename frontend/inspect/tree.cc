@@ -1,15 +1,16 @@
 #include "frontend/inspect/tree.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <linux/openat2.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
+
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/squashfs/reader.h"
 #include "protocol/base/unique_fd.h"
@@ -21,15 +22,17 @@ using FileBytes = Outcome<std::optional<std::string>>;
 using Names = Outcome<std::vector<std::string>>;
 
 Problem too_large(const std::string& path, std::uint64_t max_bytes) {
-  return Problem{.what = path + " in the image is larger than " + std::to_string(max_bytes) +
-                         " bytes"};
+  return Problem{.what =
+                     path + " in the image is larger than " + std::to_string(max_bytes) + " bytes"};
 }
 
 Problem too_many(const std::string& path) {
   return Problem{.what = path + " in the image has too many entries"};
 }
 
-bool absent(int err) { return err == ENOENT || err == ENOTDIR || err == ELOOP; }
+bool absent(int err) {
+  return err == ENOENT || err == ENOTDIR || err == ELOOP;
+}
 
 // --- directories
 
@@ -42,7 +45,7 @@ class DirectoryTree final : public Tree {
     if (!fd.valid()) {
       return absent(errno) ? FileBytes{std::nullopt} : system_problem("reading " + path, errno);
     }
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd.get(), &status) != 0) {
       return system_problem("reading " + path, errno);
     }
@@ -97,7 +100,7 @@ class DirectoryTree final : public Tree {
  private:
   // A link in the image leads to a place in the image.
   [[nodiscard]] UniqueFd open_inside(const std::string& path, int flags) const {
-    struct open_how how {};
+    struct open_how how{};
     how.flags = static_cast<decltype(how.flags)>(flags | O_CLOEXEC);
     how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
     const long fd = ::syscall(SYS_openat2, root_.get(), path.c_str(), &how, sizeof how);
@@ -114,8 +117,8 @@ class SquashfsTree final : public Tree {
   static Outcome<std::unique_ptr<Tree>> open(int fd, const sif::Extent& extent) {
     auto tree = std::unique_ptr<SquashfsTree>(new SquashfsTree(fd, extent));
     // A few blocks: some small files are read once.
-    POSTERN_TRY_ASSIGN(tree->image_, squashfs::Image::open(tree->extent_, {.data = 8 << 20,
-                                                                           .metadata = 1 << 20}));
+    POSTERN_TRY_ASSIGN(
+        tree->image_, squashfs::Image::open(tree->extent_, {.data = 8 << 20, .metadata = 1 << 20}));
     tree->reader_ = std::make_unique<squashfs::Reader>(*tree->image_);
     return std::unique_ptr<Tree>(std::move(tree));
   }

@@ -138,7 +138,8 @@ std::string header_text(const Image& image) {
 
 std::string list_text(const Image& image) {
   const std::string rule(78, '-');
-  std::string text = rule + "\nID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE\n" + rule + "\n";
+  std::string text =
+      rule + "\nID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE\n" + rule + "\n";
   for (const Descriptor& d : image.descriptors()) {
     std::string link = "NONE";
     if (d.link != 0) {
@@ -152,8 +153,8 @@ std::string list_text(const Image& image) {
                                                static_cast<std::uint64_t>(d.size));
     text += padded(std::to_string(d.id), 4) + " |" + padded(group_text(d), 7) + " |" +
             padded(link, 7) + " |" +
-            padded(std::to_string(d.offset) + "-" + std::to_string(end), 25) + " |" +
-            type_text(d) + "\n";
+            padded(std::to_string(d.offset) + "-" + std::to_string(end), 25) + " |" + type_text(d) +
+            "\n";
   }
   return text;
 }
@@ -163,9 +164,9 @@ std::string info_text(const Descriptor& d) {
   rows.emplace_back("Data Type:", name_of(d.type));
   rows.emplace_back("ID:", std::to_string(d.id));
   rows.emplace_back("Group ID:", group_text(d));
-  rows.emplace_back("Linked ID:", d.link == 0 ? "NONE"
-                                              : std::to_string(d.link) +
-                                                    (d.link_is_group ? " (G)" : ""));
+  rows.emplace_back("Linked ID:", d.link == 0
+                                      ? "NONE"
+                                      : std::to_string(d.link) + (d.link_is_group ? " (G)" : ""));
   rows.emplace_back("Offset:", std::to_string(d.offset));
   rows.emplace_back("Size:", std::to_string(d.size));
   if (d.created != kNoTime) {

@@ -1,13 +1,13 @@
 #include "frontend/sif/sif_command.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/cli/option.h"
 #include "frontend/message/message.h"
@@ -61,7 +61,8 @@ Outcome<> list(const std::string& path) {
   POSTERN_TRY_ASSIGN(const OpenImage opened, open_image(path));
   const Header& h = opened.image.header();
   if (h.free == h.total && !opened.image.descriptors().empty()) {
-    message::warning(path + ": the header says that the image is empty, which it is not; other "
+    message::warning(path +
+                     ": the header says that the image is empty, which it is not; other "
                      "programs may refuse it");
   }
   return print(list_text(opened.image));
@@ -177,9 +178,10 @@ Outcome<Extra> extra_of(DataType type, const AddOptions& options) {
   if (type == DataType::kSbom) {
     SbomInfo info{};
     if (!parse_name(options.sbomformat, info.format)) {
-      return missing("--sbomformat (cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, "
-                     "spdx-tag-value, spdx-yaml or syft-json)",
-                     "SBOMs (--datatype 9)");
+      return missing(
+          "--sbomformat (cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, "
+          "spdx-tag-value, spdx-yaml or syft-json)",
+          "SBOMs (--datatype 9)");
     }
     return Extra{info};
   }
@@ -191,7 +193,8 @@ Outcome<Extra> extra_of(DataType type, const AddOptions& options) {
 
 Outcome<> add(const AddOptions& options) {
   ObjectInput input;
-  input.type = static_cast<DataType>(static_cast<int>(DataType::kDefinition) + options.datatype - 1);
+  input.type =
+      static_cast<DataType>(static_cast<int>(DataType::kDefinition) + options.datatype - 1);
   POSTERN_TRY_ASSIGN(input.extra, extra_of(input.type, options));
   const bool from_stdin = options.file == "-";
   const std::string base = options.file.substr(options.file.rfind('/') + 1);
@@ -201,9 +204,8 @@ Outcome<> add(const AddOptions& options) {
   if (options.alignment_given) {
     input.alignment = options.alignment;
   }
-  const UniqueFd source(from_stdin
-                            ? ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
-                            : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  const UniqueFd source(from_stdin ? ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
+                                   : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!source.valid()) {
     return system_problem("opening " + options.file, errno);
   }
@@ -268,7 +270,8 @@ std::string usage(const Command* command) {
            std::string(command->arguments) + "\n\n" + std::string(command->about) + "\n\n" +
            cli::describe(kOptions, set);
   }
-  std::string text = "Usage: postern sif COMMAND ...\n\nLook into SIF images and change them.\n\nCommands:\n";
+  std::string text =
+      "Usage: postern sif COMMAND ...\n\nLook into SIF images and change them.\n\nCommands:\n";
   for (const Command& c : kCommands) {
     const std::string words = std::string(c.name) + " " + std::string(c.arguments);
     text += "  " + words + std::string(words.size() < 28 ? 28 - words.size() : 1, ' ') +
@@ -381,8 +384,8 @@ int sif_command(std::span<const std::string> args) {
   }
   const std::vector<std::string> words(args.begin() + 1, args.end());
   constexpr std::array<const char*, 1> kNoEnvironment{nullptr};  // these options have no keys
-  const auto given = cli::parse(kOptions, name == "add" ? kAdd : kOther, words,
-                                kNoEnvironment.data(), false);
+  const auto given =
+      cli::parse(kOptions, name == "add" ? kAdd : kOther, words, kNoEnvironment.data(), false);
   if (!given) {
     return fail(given.error(), command);
   }

@@ -1,14 +1,15 @@
 #include "policy/image/image.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <memory>
+
+#include <sys/stat.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/sif/bytes.h"
 #include "protocol/base/unique_fd.h"
@@ -31,6 +32,7 @@ struct Probe {
   std::size_t size;
 
   [[nodiscard]] std::span<const std::uint8_t> view() const { return std::span(bytes).first(size); }
+
   // SAFETY: any object may be read as char.
   [[nodiscard]] std::string_view text() const {
     return {reinterpret_cast<const char*>(bytes.data()), size};
@@ -40,8 +42,8 @@ struct Probe {
 Outcome<Probe> probe(int fd, const Extent& extent) {
   Probe p{};
   p.size = static_cast<std::size_t>(std::min<std::uint64_t>(kProbeBytes, extent.bytes));
-  POSTERN_TRY(sif::read_exactly(fd, extent.offset, std::span(p.bytes).first(p.size),
-                                "reading the image"));
+  POSTERN_TRY(
+      sif::read_exactly(fd, extent.offset, std::span(p.bytes).first(p.size), "reading the image"));
   return p;
 }
 
@@ -64,17 +66,20 @@ bool is_ext(std::span<const std::uint8_t> bytes) {
 
 Problem ext_refused() {
   return Problem{
-      .what = "ext3 images are not supported: mounting one would hand a file system made by a user "
-              "to the kernel",
-      .cure = "convert it once: mount it as root (`mount -o loop,ro`) and run `postern build new.sif "
-              "DIRECTORY`"};
+      .what =
+          "ext3 images are not supported: mounting one would hand a file system made by a user "
+          "to the kernel",
+      .cure =
+          "convert it once: mount it as root (`mount -o loop,ro`) and run `postern build new.sif "
+          "DIRECTORY`"};
 }
 
 Problem gocryptfs_refused() {
   return Problem{
       .what = "the image is encrypted with gocryptfs, which is not supported",
-      .cure = "decrypt it with the program that made it (`apptainer build --sandbox DIRECTORY "
-              "IMAGE`), then `postern build new.sif DIRECTORY` and `postern encrypt new.sif`"};
+      .cure =
+          "decrypt it with the program that made it (`apptainer build --sandbox DIRECTORY "
+          "IMAGE`), then `postern build new.sif DIRECTORY` and `postern encrypt new.sif`"};
 }
 
 Outcome<ImageInfo> identify_sif(int fd) {
@@ -183,12 +188,13 @@ Outcome<FileSystemInfo> identify_squashfs(int fd, const Extent& whole) {
   const std::size_t skip = launch_line(start.text());
   FileSystemInfo info{};
   info.extent = {.offset = whole.offset + skip, .bytes = whole.bytes - skip};
-  POSTERN_TRY_ASSIGN(info.squashfs, parse_superblock(start.view().subspan(skip), info.extent.bytes));
+  POSTERN_TRY_ASSIGN(info.squashfs,
+                     parse_superblock(start.view().subspan(skip), info.extent.bytes));
   return info;
 }
 
 Outcome<ImageInfo> identify(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) {
     return system_problem("examining the image", errno);
   }
@@ -247,7 +253,10 @@ Architecture parse_interpreter(std::string_view entry) noexcept {
     return Architecture::kUnknown;
   }
   const auto magic = from_hex(value_of(entry, "magic "));
-  if (std::memcmp(magic.data(), "\x7f" "ELF", 4) != 0) {
+  if (std::memcmp(magic.data(),
+                  "\x7f"
+                  "ELF",
+                  4) != 0) {
     return Architecture::kUnknown;
   }
   for (const ElfMachine& row : kElfMachines) {
@@ -267,7 +276,8 @@ std::vector<Architecture> interpreters(const std::string& directory) {
   if (entries == nullptr) {
     return found;
   }
-  while (const dirent* entry = ::readdir(entries.get())) {  // NOLINT(concurrency-mt-unsafe): own DIR
+  while (const dirent* entry =
+             ::readdir(entries.get())) {  // NOLINT(concurrency-mt-unsafe): own DIR
     const UniqueFd file(
         ::openat(::dirfd(entries.get()), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOCTTY));
     std::array<char, 4096> text{};
@@ -289,8 +299,9 @@ Outcome<> check_architecture(Architecture image) {
   }
   return Problem{.what = "the image targets '" + std::string(sif::name_of(image)) +
                          "', cannot run on '" + std::string(sif::name_of(host)) + "'",
-                 .cure = "use an image for this architecture, or have the administrator install "
-                         "qemu-user-static with persistent binfmt_misc entries (flag F)"};
+                 .cure =
+                     "use an image for this architecture, or have the administrator install "
+                     "qemu-user-static with persistent binfmt_misc entries (flag F)"};
 }
 
 }  // namespace postern::image

@@ -25,13 +25,13 @@ struct ImageInfo {
   Kind kind = Kind::kDirectory;
   // Where the root file system lies; for an encrypted one the LUKS2 container. Not for directories.
   sif::Extent extent{};
-  bool encrypted = false;                 // LUKS2; the superblock is inside
-  std::optional<Superblock> squashfs;     // absent for directories and encrypted images
+  bool encrypted = false;              // LUKS2; the superblock is inside
+  std::optional<Superblock> squashfs;  // absent for directories and encrypted images
   sif::Architecture architecture = sif::Architecture::kUnknown;  // of the primary partition
-  std::uint32_t root_object = 0;          // SIF only: id and group of the primary partition
+  std::uint32_t root_object = 0;  // SIF only: id and group of the primary partition
   std::uint32_t root_group = 0;
   std::vector<Overlay> overlays;
-  std::optional<sif::Image> sif;          // SIF only
+  std::optional<sif::Image> sif;  // SIF only
 };
 
 // Looks at `fd` (opened for reading, or O_PATH for a directory). The problem's text does not name
@@ -46,6 +46,7 @@ struct FileSystemInfo {
   sif::Extent extent;
   Superblock squashfs;
 };
+
 Outcome<FileSystemInfo> identify_squashfs(int fd, const sif::Extent& extent);
 
 // Can programs of `image` run on `host`? True for the same or an unknown architecture, for the

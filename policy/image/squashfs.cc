@@ -16,8 +16,9 @@ constexpr std::uint32_t kMinBlock = 4096;
 constexpr std::uint32_t kMaxBlock = 1024 * 1024;
 
 Problem damaged(std::string why) {
-  return Problem{.what = "not a usable squashfs file system: " + std::move(why),
-                 .cure = "the image is damaged or was not copied completely; fetch or build it again"};
+  return Problem{
+      .what = "not a usable squashfs file system: " + std::move(why),
+      .cure = "the image is damaged or was not copied completely; fetch or build it again"};
 }
 
 Outcome<> check_tables(std::span<const std::uint8_t> b, std::uint64_t bytes_used) {
@@ -26,7 +27,9 @@ Outcome<> check_tables(std::span<const std::uint8_t> b, std::uint64_t bytes_used
     std::size_t at;
     bool optional;
   };
-  // The kernel's own test: these lie in this order (fs/squashfs/super.c); an absent one is all ones.
+
+  // The kernel's own test: these lie in this order (fs/squashfs/super.c); an absent one is all
+  // ones.
   constexpr std::array kTables = std::to_array<Table>({
       {"inode", 64, false},
       {"directory", 72, false},

@@ -28,7 +28,7 @@ struct Superblock {
   std::uint32_t inodes;
   std::uint32_t block_bytes;  // power of two, 4 KiB … 1 MiB
   Compression compression;
-  std::uint64_t bytes_used;   // ≤ the extent
+  std::uint64_t bytes_used;  // ≤ the extent
 };
 
 // Does `bytes` begin with the magic number?

@@ -105,21 +105,39 @@ constexpr auto kArchitectures = std::to_array<Name<Architecture>>({
     {Architecture::kRiscv64, "riscv64"},
     {Architecture::kLoong64, "loong64"},
 });
-static_assert(kArchitectures.size() == std::size_t(Architecture::kCount_), "one row per architecture");
+static_assert(kArchitectures.size() == std::size_t(Architecture::kCount_),
+              "one row per architecture");
 
 }  // namespace
 
-std::string_view name_of(DataType type) noexcept { return find(kDataTypes, type, "Unknown"); }
-std::string_view name_of(FileSystem fs) noexcept { return find(kFileSystems, fs, "Unknown"); }
+std::string_view name_of(DataType type) noexcept {
+  return find(kDataTypes, type, "Unknown");
+}
+
+std::string_view name_of(FileSystem fs) noexcept {
+  return find(kFileSystems, fs, "Unknown");
+}
+
 std::string_view name_of(PartitionType type) noexcept {
   return find(kPartitionTypes, type, "Unknown");
 }
-std::string_view name_of(HashType hash) noexcept { return find(kHashTypes, hash, "Unknown"); }
+
+std::string_view name_of(HashType hash) noexcept {
+  return find(kHashTypes, hash, "Unknown");
+}
+
 std::string_view name_of(MessageFormat format) noexcept {
   return find(kMessageFormats, format, "Unknown");
 }
-std::string_view name_of(MessageType type) noexcept { return find(kMessageTypes, type, "Unknown"); }
-std::string_view name_of(SbomFormat format) noexcept { return find(kSbomFormats, format, "Unknown"); }
+
+std::string_view name_of(MessageType type) noexcept {
+  return find(kMessageTypes, type, "Unknown");
+}
+
+std::string_view name_of(SbomFormat format) noexcept {
+  return find(kSbomFormats, format, "Unknown");
+}
+
 std::string_view name_of(Architecture architecture) noexcept {
   return find(kArchitectures, architecture, "unknown");
 }
@@ -127,6 +145,7 @@ std::string_view name_of(Architecture architecture) noexcept {
 bool parse_name(std::string_view name, SbomFormat& out) noexcept {
   return parse(kSbomFormats, name, out);
 }
+
 bool parse_name(std::string_view name, Architecture& out) noexcept {
   return parse(kArchitectures, name, out);
 }

@@ -3,9 +3,9 @@
 // All integers are little endian on every host; nothing is padded. A file is
 //
 //     0 ┌──────────────────────────────┐
-//       │ global header, 128 bytes     │   0 launch script  32  text, NUL padded, ≤ 31 bytes of text
-//       └──────────────────────────────┘  32 magic          10  "SIF_MAGIC" NUL
-//       (zeros)                           42 version         3  "01" NUL
+//       │ global header, 128 bytes     │   0 launch script  32  text, NUL padded, ≤ 31 bytes of
+//       text └──────────────────────────────┘  32 magic          10  "SIF_MAGIC" NUL (zeros) 42
+//       version         3  "01" NUL
 //  4096 ┌──────────────────────────────┐  45 architecture    3  two digits NUL (Architecture)
 //       │ descriptor table             │  48 image id       16  UUID, all zero = nil
 //       │ `total` slots of 585 bytes   │  64 created       i64  Unix seconds, kNoTime = none
@@ -121,7 +121,12 @@ enum class FileSystem : std::int32_t {
   kGocryptfsSquashfs = 6,  // squashfs holding a gocryptfs file holding squashfs
 };
 
-enum class PartitionType : std::int32_t { kSystem = 1, kPrimarySystem = 2, kData = 3, kOverlay = 4 };
+enum class PartitionType : std::int32_t {
+  kSystem = 1,
+  kPrimarySystem = 2,
+  kData = 3,
+  kOverlay = 4
+};
 
 enum class HashType : std::int32_t {
   kSha256 = 1,

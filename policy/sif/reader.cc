@@ -1,10 +1,11 @@
 #include "policy/sif/reader.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <limits>
+
+#include <sys/stat.h>
+
+#include <unistd.h>
 
 #include "policy/sif/bytes.h"
 
@@ -24,11 +25,14 @@ std::string_view without_trailing_nuls(std::string_view text) {
   return text.substr(0, last == std::string_view::npos ? 0 : last + 1);
 }
 
-std::string_view until_nul(std::string_view text) { return text.substr(0, text.find('\0')); }
+std::string_view until_nul(std::string_view text) {
+  return text.substr(0, text.find('\0'));
+}
 
 Problem malformed(std::string what) {
-  return Problem{.what = "not a valid SIF image: " + std::move(what),
-                 .cure = "the file is damaged or was not copied completely; fetch or build it again"};
+  return Problem{
+      .what = "not a valid SIF image: " + std::move(what),
+      .cure = "the file is damaged or was not copied completely; fetch or build it again"};
 }
 
 Extra decode_extra(DataType type, Bytes extra) {
@@ -76,8 +80,8 @@ Header decode_header(Bytes raw) {
 // BOUNDARY: after this, total, table_offset and total × kDescriptorBytes are safe to compute with.
 Outcome<> check_table(const Header& h, std::uint64_t file_bytes) {
   if (h.total < 0 || h.total > kMaxCapacity) {
-    return malformed("the descriptor table claims " + std::to_string(h.total) +
-                     " entries (0 to " + std::to_string(kMaxCapacity) + " are possible)");
+    return malformed("the descriptor table claims " + std::to_string(h.total) + " entries (0 to " +
+                     std::to_string(kMaxCapacity) + " are possible)");
   }
   if (h.table_offset < std::int64_t(kHeaderBytes)) {
     return malformed("the descriptor table overlaps the header");
@@ -93,7 +97,9 @@ Outcome<> check_table(const Header& h, std::uint64_t file_bytes) {
   return Ok{};
 }
 
-std::string object_words(std::uint32_t id) { return "object " + std::to_string(id); }
+std::string object_words(std::uint32_t id) {
+  return "object " + std::to_string(id);
+}
 
 }  // namespace
 
@@ -146,7 +152,7 @@ Outcome<> read_exactly(int fd,
 }
 
 Outcome<Image> read(int fd) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) {
     return system_problem("reading the image's size", errno);
   }

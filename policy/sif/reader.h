@@ -19,7 +19,7 @@ struct Header {
   std::string launch;         // without the NUL padding; may be empty
   Architecture architecture;  // of the primary partition when the writer was honest: only a hint
   std::array<std::uint8_t, kUuidBytes> id;
-  std::int64_t created;       // Unix seconds, kNoTime = none
+  std::int64_t created;  // Unix seconds, kNoTime = none
   std::int64_t modified;
   std::int64_t free;          // as stored; nothing relies on it
   std::int64_t total;         // 0 … kMaxCapacity
@@ -59,32 +59,34 @@ using Extra =
     std::variant<std::monostate, PartitionInfo, SignatureInfo, MessageInfo, SbomInfo, OciInfo>;
 
 struct Descriptor {
-  DataType type;            // values outside DataType are legal and kept
+  DataType type;  // values outside DataType are legal and kept
   std::uint32_t id;
-  std::uint32_t group;      // without the mask; 0 = no group
-  std::uint32_t link;       // without the mask; 0 = none
+  std::uint32_t group;  // without the mask; 0 = no group
+  std::uint32_t link;   // without the mask; 0 = none
   bool link_is_group;
   std::uint32_t raw_group;  // as stored: signatures compare and hash these
   std::uint32_t raw_link;
-  std::int64_t offset;      // bytes; checked against the file only by extent_of()
+  std::int64_t offset;  // bytes; checked against the file only by extent_of()
   std::int64_t size;
   std::int64_t padded_size;
   std::int64_t created;
   std::int64_t modified;
   std::int64_t uid;
   std::int64_t gid;
-  std::string name;         // without trailing NULs; inner NULs and control characters are kept
+  std::string name;  // without trailing NULs; inner NULs and control characters are kept
   Extra extra;
-  std::size_t slot;         // index in the table
+  std::size_t slot;                                // index in the table
   std::array<std::uint8_t, kDescriptorBytes> raw;  // the stored bytes, for hashing
 
   // Null where the data type is another one.
   [[nodiscard]] const PartitionInfo* partition() const noexcept {
     return std::get_if<PartitionInfo>(&extra);
   }
+
   [[nodiscard]] const SignatureInfo* signature() const noexcept {
     return std::get_if<SignatureInfo>(&extra);
   }
+
   [[nodiscard]] const MessageInfo* message() const noexcept {
     return std::get_if<MessageInfo>(&extra);
   }
@@ -99,12 +101,15 @@ struct Extent {
 class Image {
  public:
   [[nodiscard]] const Header& header() const noexcept { return header_; }
+
   // The 128 stored bytes, for hashing.
   [[nodiscard]] std::span<const std::uint8_t, kHeaderBytes> raw_header() const noexcept {
     return raw_header_;
   }
+
   // Used slots, in table order.
   [[nodiscard]] const std::vector<Descriptor>& descriptors() const noexcept { return descriptors_; }
+
   // When the table was read.
   [[nodiscard]] std::uint64_t file_bytes() const noexcept { return file_bytes_; }
 

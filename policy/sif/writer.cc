@@ -1,15 +1,16 @@
 #include "policy/sif/writer.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <limits>
+
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/sif/bytes.h"
 #include "policy/sif/sha256.h"
@@ -74,7 +75,7 @@ Outcome<std::uint64_t> copy_all(int source, int fd, std::int64_t offset) {
 // partition). Open-file-description locks: they work across threads and are not dropped when
 // another descriptor of the file is closed.
 Outcome<> lock(int fd) {
-  struct flock all {};
+  struct flock all{};
   all.l_type = F_WRLCK;
   all.l_whence = SEEK_SET;
   if (::fcntl(fd, F_OFD_SETLK, &all) == 0) {
@@ -108,6 +109,7 @@ struct Encoder {
                        type == DataType::kCryptoMessage || type == DataType::kSbom;
     return needs ? wrong() : Outcome<>{};
   }
+
   Outcome<> operator()(const PartitionInfo& info) const {
     if (type != DataType::kPartition) {
       return wrong();
@@ -118,6 +120,7 @@ struct Encoder {
     std::copy(code.begin(), code.end(), raw.begin() + kExtraAt + 8);
     return Ok{};
   }
+
   Outcome<> operator()(const SignatureInfo& info) const {
     if (type != DataType::kSignature) {
       return wrong();
@@ -126,6 +129,7 @@ struct Encoder {
     std::copy(info.fingerprint.begin(), info.fingerprint.end(), raw.begin() + kExtraAt + 4);
     return Ok{};
   }
+
   Outcome<> operator()(const MessageInfo& info) const {
     if (type != DataType::kCryptoMessage) {
       return wrong();
@@ -134,6 +138,7 @@ struct Encoder {
     store(raw, kExtraAt + 4, static_cast<std::int32_t>(info.type));
     return Ok{};
   }
+
   Outcome<> operator()(const SbomInfo& info) const {
     if (type != DataType::kSbom) {
       return wrong();
@@ -141,6 +146,7 @@ struct Encoder {
     store(raw, kExtraAt, static_cast<std::int32_t>(info.format));
     return Ok{};
   }
+
   Outcome<> operator()(const OciInfo& /*digest*/) const { return wrong(); }  // computed by end()
 
   static Problem wrong() {
@@ -167,7 +173,9 @@ Outcome<> encode(const ObjectInput& input, std::uint32_t id, std::span<std::uint
 }
 
 // OCI objects carry the digest of their own bytes, in the extra area.
-Outcome<> store_digest(int fd, std::uint64_t offset, std::uint64_t bytes,
+Outcome<> store_digest(int fd,
+                       std::uint64_t offset,
+                       std::uint64_t bytes,
                        std::span<std::uint8_t> raw) {
   constexpr std::string_view kHex = "0123456789abcdef";
   std::vector<std::uint8_t> buffer(1 << 20);
@@ -239,8 +247,8 @@ Outcome<> check_layout(const Image& image) {
   for (std::size_t i = 1; i < extents.size(); ++i) {
     const auto& [before, id] = extents[i - 1];
     if (before.offset + before.bytes > extents[i].first.offset) {
-      return refuse("objects " + std::to_string(id) + " and " +
-                    std::to_string(extents[i].second) + " overlap");
+      return refuse("objects " + std::to_string(id) + " and " + std::to_string(extents[i].second) +
+                    " overlap");
     }
   }
   return Ok{};
@@ -259,8 +267,8 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
     return Problem{.what = "the launch script is longer than 31 bytes"};
   }
   if (options.capacity < 1 || options.capacity > kMaxCapacity) {
-    return Problem{.what = "the number of descriptors must be 1 to " +
-                           std::to_string(kMaxCapacity)};
+    return Problem{.what =
+                       "the number of descriptors must be 1 to " + std::to_string(kMaxCapacity)};
   }
   const SplitPath where = split(path);
   if (where.name.empty()) {
@@ -274,7 +282,7 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
   if (!w.directory_.valid()) {
     return system_problem("opening the directory " + where.directory, errno);
   }
-  struct stat status {};
+  struct stat status{};
   if (::fstatat(w.directory_.get(), w.target_.c_str(), &status, 0) == 0 &&
       !S_ISREG(status.st_mode)) {
     return Problem{.what = path + " exists and is not a regular file"};
@@ -339,9 +347,13 @@ Outcome<Writer> Writer::open(const std::string& path) {
   return w;
 }
 
-std::int64_t Writer::now() const { return deterministic_ ? kNoTime : std::int64_t{::time(nullptr)}; }
+std::int64_t Writer::now() const {
+  return deterministic_ ? kNoTime : std::int64_t{::time(nullptr)};
+}
 
-bool Writer::used(std::size_t slot) const noexcept { return table_[slot][kUsedAt] != 0; }
+bool Writer::used(std::size_t slot) const noexcept {
+  return table_[slot][kUsedAt] != 0;
+}
 
 std::vector<Descriptor> Writer::descriptors() const {
   std::vector<Descriptor> all;
@@ -466,7 +478,7 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
     std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
   }
   // An empty object, or one that ends in a hole, still makes the file reach to its end.
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd_.get(), &status) != 0) {
     return system_problem("reading the image's size", errno);
   }

@@ -6,14 +6,14 @@
 // either as before or as after: data, fsync, the descriptor with its `used` byte last, header.
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <sys/types.h>
 
 #include "policy/problem.h"
 #include "policy/sif/format.h"
@@ -23,8 +23,8 @@
 namespace postern::sif {
 
 struct CreateOptions {
-  std::string launch{kLaunchScript};       // at most kMaxLaunchText bytes
-  mode_t mode = 0755;                      // less the umask; the execute bit makes ./image.sif work
+  std::string launch{kLaunchScript};  // at most kMaxLaunchText bytes
+  mode_t mode = 0755;                 // less the umask; the execute bit makes ./image.sif work
   std::int64_t capacity = kDefaultCapacity;
   // Nil id and no times: the same input gives the same bytes (what SOURCE_DATE_EPOCH asks for).
   // Later changes of such an image write no times either.
@@ -35,12 +35,13 @@ struct CreateOptions {
 // begin() and end().
 struct ObjectInput {
   DataType type = DataType::kGeneric;
-  std::string name = {};                   // at most kNameBytes
-  std::uint32_t group = 1;                 // 0 = no group
-  std::uint32_t link = 0;                  // 0 = none
+  std::string name = {};    // at most kNameBytes
+  std::uint32_t group = 1;  // 0 = no group
+  std::uint32_t link = 0;   // 0 = none
   bool link_is_group = false;
-  std::optional<std::int64_t> alignment = {};  // default: kPartitionAlignment for partitions, else none
-  Extra extra = {};                        // must fit the type; OCI objects get their digest by end()
+  std::optional<std::int64_t> alignment =
+      {};            // default: kPartitionAlignment for partitions, else none
+  Extra extra = {};  // must fit the type; OCI objects get their digest by end()
 };
 
 class Writer {
@@ -69,6 +70,7 @@ class Writer {
   // recorded before end(), and only one object can be begun at a time.
   Outcome<std::uint64_t> begin(const ObjectInput& input);
   Outcome<std::uint32_t> end(std::uint64_t bytes);
+
   [[nodiscard]] int fd() const noexcept { return fd_.get(); }
 
   // Frees the object's slot; other objects neither move nor change their ids. Error: no such id.
@@ -107,9 +109,9 @@ class Writer {
   Outcome<> link_into_place();
 
   UniqueFd fd_;
-  UniqueFd directory_;         // of a new image's target
-  std::string target_;         // its name in there; empty when changing in place
-  std::string temporary_;      // name in there where O_TMPFILE does not work
+  UniqueFd directory_;     // of a new image's target
+  std::string target_;     // its name in there; empty when changing in place
+  std::string temporary_;  // name in there where O_TMPFILE does not work
   bool fresh_ = false;
   bool deterministic_ = false;
   std::array<std::uint8_t, kHeaderBytes> header_{};

@@ -1,11 +1,12 @@
-#include <doctest/doctest.h>
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <iterator>
+
+#include <sys/resource.h>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "frontend/doctor/report.h"
 #include "tests/unit/in_child.h"
@@ -85,16 +86,31 @@ TEST_SUITE("frontend/doctor") {
       void (*spoil)(Facts&);
       const char* cure;
     };
+
     const Row rows[] = {
-        {"kernel", [](Facts& f) { f.kernel_major = 5; f.kernel_minor = 13; }, "5.14"},
+        {"kernel",
+         [](Facts& f) {
+           f.kernel_major = 5;
+           f.kernel_minor = 13;
+         },
+         "5.14"},
         {"user-namespaces",
-         [](Facts& f) { f.user_namespace = {"x", ENOSPC}; f.max_user_namespaces = 0; },
+         [](Facts& f) {
+           f.user_namespace = {"x", ENOSPC};
+           f.max_user_namespaces = 0;
+         },
          "user.max_user_namespaces=15000"},
         {"user-namespaces",
-         [](Facts& f) { f.user_namespace = {"x", EPERM}; f.unprivileged_userns_clone = 0; },
+         [](Facts& f) {
+           f.user_namespace = {"x", EPERM};
+           f.unprivileged_userns_clone = 0;
+         },
          "unprivileged_userns_clone=1"},
         {"user-namespaces",
-         [](Facts& f) { f.user_namespace = {"x", EACCES}; f.apparmor_restricts_userns = 1; },
+         [](Facts& f) {
+           f.user_namespace = {"x", EACCES};
+           f.apparmor_restricts_userns = 1;
+         },
          "AppArmor"},
         {"user-namespaces", [](Facts& f) { f.user_namespace = {"x", ENOSPC}; }, "limit"},
         {"user-namespaces", [](Facts& f) { f.user_namespace = {"x", EINVAL}; }, "CONFIG_USER_NS"},
@@ -122,6 +138,7 @@ TEST_SUITE("frontend/doctor") {
       void (*spoil)(Facts&);
       const char* cure;
     };
+
     const Row rows[] = {
         {"overlay", [](Facts& f) { f.overlay = {"x", ENODEV}; }, "modprobe overlay"},
         {"overlay", [](Facts& f) { f.overlay = {"x", EPERM}; }, "5.11"},
@@ -145,10 +162,12 @@ TEST_SUITE("frontend/doctor") {
 
   TEST_CASE("suid mode names the first obstacle") {
     CHECK(examine(suid_host()).suid_mode);
+
     struct Row {
       void (*spoil)(Facts&);
       const char* words;
     };
+
     const Row rows[] = {
         {[](Facts& f) { f.helper.present = false; }, "not installed"},
         {[](Facts& f) { f.helper.owned_by_root = false; }, "not setuid root"},
@@ -187,15 +206,17 @@ TEST_SUITE("frontend/doctor") {
     Report r = examine(suid_host());
     r.checks.resize(1);
     r.checks[0].detail = "a \"b\"\\\n";
-    CHECK(to_json(r) ==
-          "{\"can_run\":true,\"user_namespace_mode\":true,\"suid_mode\":true,\"checks\":["
-          "{\"name\":\"kernel\",\"works\":true,\"needed\":true,\"detail\":\"a \\\"b\\\"\\\\\\u000a\","
-          "\"cure\":\"\"}]}\n");
+    CHECK(
+        to_json(r) ==
+        "{\"can_run\":true,\"user_namespace_mode\":true,\"suid_mode\":true,\"checks\":["
+        "{\"name\":\"kernel\",\"works\":true,\"needed\":true,\"detail\":\"a \\\"b\\\"\\\\\\u000a\","
+        "\"cure\":\"\"}]}\n");
   }
 
   TEST_CASE("subordinate ids count by name or number, and odd lines count nothing") {
-    const std::string text = "alice:100000:65536\nbob:165536:65536\n1000:300000:10\n\nalice\nalice:1\n"
-                             "alice:1:x\nalice:1:-5\n:5:7\nalicex:1:1";
+    const std::string text =
+        "alice:100000:65536\nbob:165536:65536\n1000:300000:10\n\nalice\nalice:1\n"
+        "alice:1:x\nalice:1:-5\n:5:7\nalicex:1:1";
     CHECK(subordinate_ids(text, "alice", 1000) == 65546);
     CHECK(subordinate_ids(text, "bob", 7) == 65536);
     CHECK(subordinate_ids(text, "", 7) == 0);
@@ -221,7 +242,7 @@ TEST_SUITE("frontend/doctor") {
 
   TEST_CASE("a try that cannot even start a process says so") {
     const auto status = in_child([] {
-      const struct rlimit none { .rlim_cur = 0, .rlim_max = 0 };
+      const struct rlimit none{.rlim_cur = 0, .rlim_max = 0};
       ::setrlimit(RLIMIT_NOFILE, &none);
       const Attempt attempt = try_user_namespace();
       return attempt.err == EMFILE ? 0 : 1;

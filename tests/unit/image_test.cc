@@ -1,11 +1,12 @@
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <unistd.h>
+#include "policy/image/image.h"
 
 #include <cstdlib>
 #include <filesystem>
 
-#include "policy/image/image.h"
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "tests/unit/sif_bytes.h"
 
 namespace postern::image {
@@ -20,19 +21,19 @@ using sif_bytes::put;
 std::string superblock() {
   std::string b(4096, '\0');
   put(b, 0, "hsqs");
-  put(b, 4, le(1, 4));             // inodes
-  put(b, 12, le(131072, 4));       // block size
-  put(b, 20, le(6, 2));            // zstd
-  put(b, 22, le(17, 2));           // log2
-  put(b, 26, le(1, 2));            // ids
-  put(b, 28, le(4, 2));            // 4.0
-  put(b, 40, le(1000, 8));         // bytes used
-  put(b, 48, le(700, 8));          // id table
-  put(b, 56, le(~0ULL, 8));        // no xattrs
-  put(b, 64, le(96, 8));           // inode table
-  put(b, 72, le(300, 8));          // directory table
-  put(b, 80, le(400, 8));          // fragment table
-  put(b, 88, le(~0ULL, 8));        // no export table
+  put(b, 4, le(1, 4));        // inodes
+  put(b, 12, le(131072, 4));  // block size
+  put(b, 20, le(6, 2));       // zstd
+  put(b, 22, le(17, 2));      // log2
+  put(b, 26, le(1, 2));       // ids
+  put(b, 28, le(4, 2));       // 4.0
+  put(b, 40, le(1000, 8));    // bytes used
+  put(b, 48, le(700, 8));     // id table
+  put(b, 56, le(~0ULL, 8));   // no xattrs
+  put(b, 64, le(96, 8));      // inode table
+  put(b, 72, le(300, 8));     // directory table
+  put(b, 80, le(400, 8));     // fragment table
+  put(b, 88, le(~0ULL, 8));   // no export table
   return b;
 }
 
@@ -90,8 +91,7 @@ TEST_SUITE("policy/image") {
   }
 
   TEST_CASE("the real image of another implementation is recognised") {
-    const UniqueFd fd(
-        ::open(POSTERN_TEST_DATA "/images/busybox_amd64.sif", O_RDONLY | O_CLOEXEC));
+    const UniqueFd fd(::open(POSTERN_TEST_DATA "/images/busybox_amd64.sif", O_RDONLY | O_CLOEXEC));
     const auto info = identify(fd.get());
     REQUIRE(info);
     CHECK(info->extent.offset == 45056);
@@ -164,19 +164,20 @@ TEST_SUITE("policy/image") {
       std::string value;
       const char* words;
     };
+
     const Row rows[] = {
-        {28, le(3, 2), "version 3.0"},         {30, le(1, 2), "version 4.1"},
-        {12, le(2048, 4), "block size"},       {12, le(131073, 4), "block size"},
-        {12, le(1U << 21, 4), "block size"},   {22, le(16, 2), "block size"},
-        {22, le(63, 2), "block size"},         {20, le(0, 2), "compression 0"},
-        {20, le(7, 2), "compression 7"},       {40, le(4097, 8), "needs 4097"},
-        {40, le(95, 8), "needs 95"},           {40, le(~0ULL, 8), "needs"},
-        {4, le(0, 4), "no files"},             {26, le(0, 2), "no files"},
-        {64, le(95, 8), "inode table"},        {64, le(~0ULL, 8), "inode table"},
-        {72, le(90, 8), "directory table"},    {72, le(1000, 8), "directory table"},
-        {80, le(200, 8), "fragment table"},    {88, le(100, 8), "export table"},
-        {48, le(1000, 8), "id table"},         {48, le(~0ULL, 8), "id table"},
-        {56, le(600, 8), "xattr table"},       {32, le(204ULL << 16, 8), "root directory"},
+        {28, le(3, 2), "version 3.0"},       {30, le(1, 2), "version 4.1"},
+        {12, le(2048, 4), "block size"},     {12, le(131073, 4), "block size"},
+        {12, le(1U << 21, 4), "block size"}, {22, le(16, 2), "block size"},
+        {22, le(63, 2), "block size"},       {20, le(0, 2), "compression 0"},
+        {20, le(7, 2), "compression 7"},     {40, le(4097, 8), "needs 4097"},
+        {40, le(95, 8), "needs 95"},         {40, le(~0ULL, 8), "needs"},
+        {4, le(0, 4), "no files"},           {26, le(0, 2), "no files"},
+        {64, le(95, 8), "inode table"},      {64, le(~0ULL, 8), "inode table"},
+        {72, le(90, 8), "directory table"},  {72, le(1000, 8), "directory table"},
+        {80, le(200, 8), "fragment table"},  {88, le(100, 8), "export table"},
+        {48, le(1000, 8), "id table"},       {48, le(~0ULL, 8), "id table"},
+        {56, le(600, 8), "xattr table"},     {32, le(204ULL << 16, 8), "root directory"},
         {32, le(8192, 8), "root directory"},
     };
     for (const Row& row : rows) {
@@ -202,9 +203,8 @@ TEST_SUITE("policy/image") {
     CHECK(runs_on(Architecture::kMipsle, Architecture::kMips64le, {}));
     CHECK_FALSE(runs_on(Architecture::kMipsle, Architecture::kMips64, {}));
     CHECK(runs_on(Architecture::kArm64, Architecture::kAmd64, {Architecture::kArm64}));
-    const auto foreign = sif::host_architecture() == Architecture::kS390x
-                             ? Architecture::kLoong64
-                             : Architecture::kS390x;
+    const auto foreign = sif::host_architecture() == Architecture::kS390x ? Architecture::kLoong64
+                                                                          : Architecture::kS390x;
     const auto refused = check_architecture(foreign);
     if (!refused) {
       CHECK(contains(refused.error().what, "the image targets '"));

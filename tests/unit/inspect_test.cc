@@ -1,10 +1,10 @@
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/inspect/collect.h"
 #include "policy/sif/writer.h"
@@ -46,22 +46,27 @@ struct Root {
     fs::create_symlink("/etc/passwd", top / "scif/apps/escape/scif/runscript.help");
     fs::create_directories(top / "scif/apps/no-scif-folder");
   }
+
   ~Root() { fs::remove_all(path); }
+
   Root(const Root&) = delete;
   Root& operator=(const Root&) = delete;
+
   [[nodiscard]] std::string tree() const { return path + "/root"; }
+
   [[nodiscard]] std::string squashfs() const {
     const std::string image = path + "/root.squashfs";
     REQUIRE(in_child([&] {
               const int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
               ::dup2(null, 1);
               ::dup2(null, 2);
-              ::execlp("mksquashfs", "mksquashfs", tree().c_str(), image.c_str(), "-noappend", "-comp",
-                       "zstd", nullptr);
+              ::execlp("mksquashfs", "mksquashfs", tree().c_str(), image.c_str(), "-noappend",
+                       "-comp", "zstd", nullptr);
               return 127;
             }) == 0);
     return image;
   }
+
   std::string path = "/tmp/postern-inspect-XXXXXX";
 };
 
@@ -72,10 +77,9 @@ void check_all(const Metadata& m) {
   CHECK(m.helpfile == "some help");
   CHECK(m.deffile == "bootstrap: scratch");
   CHECK(m.test == "tested through a link");
-  CHECK(m.environment ==
-        std::map<std::string, std::string>{
-            {"/.singularity.d/env/10-docker2singularity.sh", "export A=1"},
-            {"/.singularity.d/env/90-environment.sh", "export B=2"}});
+  CHECK(m.environment == std::map<std::string, std::string>{
+                             {"/.singularity.d/env/10-docker2singularity.sh", "export A=1"},
+                             {"/.singularity.d/env/90-environment.sh", "export B=2"}});
   REQUIRE(m.apps.size() == 3);
   CHECK(m.apps.at("foo").runscript == "run foo");
   CHECK(m.apps.at("foo").environment.size() == 1);
@@ -155,7 +159,8 @@ TEST_SUITE("frontend/inspect") {
   TEST_CASE("malformed metadata is an error, never an exception") {
     for (const char* json :
          {"", "{", "[]", "{}", R"({"data":1})", R"({"data":{"attributes":{"labels":[]}}})",
-          R"({"data":{"attributes":{"runscript":{}}}})", R"({"data":{"attributes":{"apps":{"a":1}}}})"}) {
+          R"({"data":{"attributes":{"runscript":{}}}})",
+          R"({"data":{"attributes":{"apps":{"a":1}}}})"}) {
       CAPTURE(json);
       CHECK_FALSE(parse_metadata(json));
     }

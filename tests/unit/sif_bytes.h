@@ -4,9 +4,11 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <fcntl.h>
 #include <string>
+
 #include <sys/mman.h>
+
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "protocol/base/unique_fd.h"

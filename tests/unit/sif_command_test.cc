@@ -1,6 +1,4 @@
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <unistd.h>
+#include "frontend/sif/sif_command.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -9,8 +7,11 @@
 #include <iterator>
 #include <vector>
 
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "frontend/sif/print.h"
-#include "frontend/sif/sif_command.h"
 #include "policy/sif/sha256.h"
 #include "tests/unit/in_child.h"
 #include "tests/unit/sif_bytes.h"
@@ -33,7 +34,9 @@ std::string contents(const std::string& path) {
 
 struct Scratch {
   Scratch() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
+
   ~Scratch() { std::filesystem::remove_all(path); }
+
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   std::string path = "/tmp/postern-sifc-XXXXXX";
@@ -106,8 +109,10 @@ TEST_SUITE("frontend/sif") {
           "  Filesystem Type:  Squashfs\n"
           "  Partition Type:   *System\n"
           "  Architecture:     386\n");
-    CHECK(contains(sif({"info", "5", kImages + "busybox_amd64.sif"}).out, "  Linked ID:    1 (G)\n"));
-    CHECK(contains(sif({"info", "5", kImages + "busybox_amd64.sif"}).out, "Hash Type:    SHA-256\n"));
+    CHECK(
+        contains(sif({"info", "5", kImages + "busybox_amd64.sif"}).out, "  Linked ID:    1 (G)\n"));
+    CHECK(
+        contains(sif({"info", "5", kImages + "busybox_amd64.sif"}).out, "Hash Type:    SHA-256\n"));
   }
 
   TEST_CASE("dump writes the object's bytes and nothing else") {
@@ -124,8 +129,8 @@ TEST_SUITE("frontend/sif") {
     std::ofstream(data) << "abc";
     CHECK(sif({"new", image}).status == 0);
     CHECK(sif({"add", "--datatype", "1", image, data}).status == 0);
-    CHECK(sif({"add", image, data, "--datatype", "4", "--partfs", "1", "--parttype", "2", "--partarch",
-               "2", "--filename", "root"})
+    CHECK(sif({"add", image, data, "--datatype", "4", "--partfs", "1", "--parttype", "2",
+               "--partarch", "2", "--filename", "root"})
               .status == 0);
     CHECK(sif({"add", "--datatype=4", "--partfs=1", "--parttype=1", "--partarch=4", "--groupid=0",
                "--link=1", "--alignment=512", image, data})
@@ -138,8 +143,10 @@ TEST_SUITE("frontend/sif") {
     CHECK(sif({"add", "--datatype=8", image, data}).status == 0);
     const std::string list = sif({"list", image}).out;
     CHECK(contains(list, "1    |1       |NONE    |32176-32179               |Def.FILE\n"));
-    CHECK(contains(list, "2    |1       |NONE    |32768-32771               |FS (Squashfs/*System/amd64)\n"));
-    CHECK(contains(list, "3    |NONE    |1       |33280-33283               |FS (Squashfs/System/arm64)\n"));
+    CHECK(contains(
+        list, "2    |1       |NONE    |32768-32771               |FS (Squashfs/*System/amd64)\n"));
+    CHECK(contains(
+        list, "3    |NONE    |1       |33280-33283               |FS (Squashfs/System/arm64)\n"));
     CHECK(contains(list, "5    |1       |NONE    |33286-33289               |SBOM (spdx-json)\n"));
     CHECK(contains(sif({"info", "1", image}).out, "Name:         root.squashfs\n"));
     CHECK(contains(sif({"info", "2", image}).out, "Name:             root\n"));
@@ -188,7 +195,8 @@ TEST_SUITE("frontend/sif") {
     fails({"add", "--datatype=4", image, "/dev/null"}, "--parttype");
     fails({"add", "--datatype=5", image, "/dev/null"}, "--signhash");
     fails({"add", "--datatype=5", "--signhash=1", "--signentity=12", image, "/dev/null"}, "40");
-    fails({"add", "--datatype=5", "--signhash=1", "--signentity", std::string(40, 'g'), image, "/dev/null"},
+    fails({"add", "--datatype=5", "--signhash=1", "--signentity", std::string(40, 'g'), image,
+           "/dev/null"},
           "hexadecimal");
     fails({"add", "--datatype=9", image, "/dev/null"}, "--sbomformat");
     fails({"add", "--datatype=7", image, dir.path + "/gone"}, "No such file");
@@ -229,13 +237,16 @@ TEST_SUITE("frontend/sif") {
 
   TEST_CASE("SHA-256 gives the digests of the standard, however the input is cut") {
     Sha256 empty;
-    CHECK(hex(empty.finish()) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    CHECK(hex(empty.finish()) ==
+          "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     const std::vector<std::uint8_t> million(1000000, 'a');
     Sha256 pieces;
     for (std::size_t at = 0; at < million.size(); at += 9973) {
-      pieces.update(std::span(million).subspan(at, std::min<std::size_t>(9973, million.size() - at)));
+      pieces.update(
+          std::span(million).subspan(at, std::min<std::size_t>(9973, million.size() - at)));
     }
-    CHECK(hex(pieces.finish()) == "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+    CHECK(hex(pieces.finish()) ==
+          "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
   }
 }
 }  // namespace postern::sif

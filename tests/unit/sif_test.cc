@@ -1,14 +1,15 @@
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
@@ -36,17 +37,23 @@ std::string contents(const std::string& path) {
 // A directory of its own that is gone afterwards.
 struct Scratch {
   Scratch() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
+
   ~Scratch() { std::filesystem::remove_all(path); }
+
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   std::string path = "/tmp/postern-sif-XXXXXX";
+
   [[nodiscard]] std::string file(const std::string& name) const { return path + "/" + name; }
+
   [[nodiscard]] std::size_t entries() const {
     return std::size_t(std::distance(std::filesystem::directory_iterator(path), {}));
   }
 };
 
-std::string why(const Outcome<Image>& outcome) { return outcome ? "" : outcome.error().what; }
+std::string why(const Outcome<Image>& outcome) {
+  return outcome ? "" : outcome.error().what;
+}
 
 ObjectInput partition_input(PartitionType type, Architecture arch = Architecture::kAmd64) {
   return {.type = DataType::kPartition,
@@ -117,9 +124,10 @@ TEST_SUITE("policy/sif reader") {
       std::uint32_t group, link, group_out, link_out;
       bool is_group;
     };
-    for (const Row& row : {Row{0xF0000000, 0, 0, 0, false}, Row{0, 7, 0, 7, false},
-                           Row{0x50000003, 0xF0000002, 3, 2, true},
-                           Row{0xF0000002, 0x70000002, 2, 2, false}}) {
+
+    for (const Row& row :
+         {Row{0xF0000000, 0, 0, 0, false}, Row{0, 7, 0, 7, false},
+          Row{0x50000003, 0xF0000002, 3, 2, true}, Row{0xF0000002, 0x70000002, 2, 2, false}}) {
       CAPTURE(row.group);
       std::string file = sif_bytes::header();
       sif_bytes::object(file, 0, 0x4007, 32176, 0, "", "", row.group, row.link);
@@ -208,8 +216,12 @@ TEST_SUITE("policy/sif reader") {
 
   TEST_CASE("an object outside the file is an error when it is used, not before") {
     for (const auto& [offset, size] :
-         {std::pair<std::uint64_t, std::uint64_t>{std::uint64_t(-1), 1}, {1, std::uint64_t(-1)},
-          {40961, 0}, {40960, 1}, {INT64_MAX, INT64_MAX}, {0, 40961}}) {
+         {std::pair<std::uint64_t, std::uint64_t>{std::uint64_t(-1), 1},
+          {1, std::uint64_t(-1)},
+          {40961, 0},
+          {40960, 1},
+          {INT64_MAX, INT64_MAX},
+          {0, 40961}}) {
       CAPTURE(offset);
       std::string file = sif_bytes::two_objects();
       put(file, 4096 + 585 + 17, le(offset, 8));
@@ -323,7 +335,7 @@ TEST_SUITE("policy/sif writer") {
     REQUIRE(w->finish());
     ::umask(before);
     CHECK(dir.entries() == 1);
-    struct stat status {};
+    struct stat status{};
     REQUIRE(::stat(dir.file("a.sif").c_str(), &status) == 0);
     CHECK(status.st_size == 32176);
     CHECK((status.st_mode & 0777) == 0755);
@@ -422,13 +434,15 @@ TEST_SUITE("policy/sif writer") {
       REQUIRE(w->finish());
     }
     image = image_at(path);
-    CHECK((*image.object(1))->offset == 32176 + 8);  // after the last used object; no hole is filled
+    CHECK((*image.object(1))->offset ==
+          32176 + 8);  // after the last used object; no hole is filled
     CHECK(image.file_bytes() == 32176 + 10);
   }
 
   TEST_CASE("a free count that lies is put right by the next change") {
     const Scratch dir;
-    for (const std::uint64_t lie : {std::uint64_t{INT64_MAX}, std::uint64_t{1} << 63, std::uint64_t{4}}) {
+    for (const std::uint64_t lie :
+         {std::uint64_t{INT64_MAX}, std::uint64_t{1} << 63, std::uint64_t{4}}) {
       std::string file = sif_bytes::two_objects();
       put(file, 80, le(lie, 8));
       std::ofstream(dir.file("a.sif"), std::ios::binary) << file;
@@ -484,8 +498,9 @@ TEST_SUITE("policy/sif writer") {
     CHECK_FALSE(w->add({.type = DataType::kGenericJson, .extra = PartitionInfo{}}, ""));
     CHECK_FALSE(w->add({.alignment = INT64_MAX}, std::string(1, 'x')).has_value());
     REQUIRE(w->add(partition_input(PartitionType::kPrimarySystem), "a"));
-    CHECK(w->add(partition_input(PartitionType::kPrimarySystem), "a").error().what.find("already") !=
-          std::string::npos);
+    CHECK(
+        w->add(partition_input(PartitionType::kPrimarySystem), "a").error().what.find("already") !=
+        std::string::npos);
     REQUIRE(w->add({.name = std::string(128, 'n')}, "b"));
     CHECK(w->add({}, "c").error().what.find("no free descriptor") != std::string::npos);
     REQUIRE(w->finish());
@@ -495,10 +510,18 @@ TEST_SUITE("policy/sif writer") {
   TEST_CASE("an image with overlapping objects is read but not changed") {
     const Scratch dir;
     std::string file = sif_bytes::two_objects();
-    SUBCASE("each other") { put(file, 4096 + 17, le(36864, 8)); }
-    SUBCASE("the table") { put(file, 4096 + 17, le(4096, 8)); }
-    SUBCASE("data area in the table") { put(file, 112, le(4096, 8)); }
-    SUBCASE("data area beyond the file") { put(file, 112, le(1ULL << 40, 8)); }
+    SUBCASE("each other") {
+      put(file, 4096 + 17, le(36864, 8));
+    }
+    SUBCASE("the table") {
+      put(file, 4096 + 17, le(4096, 8));
+    }
+    SUBCASE("data area in the table") {
+      put(file, 112, le(4096, 8));
+    }
+    SUBCASE("data area beyond the file") {
+      put(file, 112, le(1ULL << 40, 8));
+    }
     CHECK(read(file_of(file).get()));
     std::ofstream(dir.file("a.sif"), std::ios::binary) << file;
     const auto w = Writer::open(dir.file("a.sif"));
