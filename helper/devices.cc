@@ -64,13 +64,21 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
 
 // One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel).
 struct Mapping {
-  dm_ioctl head{.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof(Mapping), .data_start = sizeof(dm_ioctl)};
+  dm_ioctl head{};
   dm_target_spec target{};
   Text parameters;
 
-  Result<> call(int control, unsigned long request, std::uint32_t flags, Op op) noexcept {
+  // The kernel overwrites sizes, and finds a device by name only where no number is given.
+  Result<dev_t> call(int control, unsigned long request, std::uint32_t flags, Op op) noexcept {
+    const std::array<std::uint32_t, 3> version{DM_VERSION_MAJOR, 0, 0};
+    std::copy(version.begin(), version.end(), head.version);
+    head.data_size = sizeof *this;
+    head.data_start = sizeof head;
+    head.target_count = 1;
     head.flags = flags;
-    return require(::ioctl(control, request, this) == 0, op);
+    head.dev = 0;
+    POSTERN_TRY(require(::ioctl(control, request, this) == 0, op));
+    return head.dev;
   }
 };
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
@@ -81,48 +89,49 @@ void add_device(Text& text, int device) noexcept {
   text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev)).add(" ");
 }
 
-// INVARIANT: the mapping is removed with its last user. Deferred removal can be armed only once the
-// device exists and is open, so for these three calls nothing the caller may send ends the helper: it
+// INVARIANT: a mapping is removed with its last user. Deferred removal can be armed only once the
+// device has a table and is open, so until then nothing that the caller may send ends the helper: it
 // holds no user id of the caller's, and signals of the terminal and of the clock wait.
-Result<UniqueFd> create_mapping(int control, Mapping& mapping, Op op) noexcept {
-  sigset_t all, before;
-  ::sigfillset(&all);
-  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, op));
-  POSTERN_TRY(mapping.call(control, DM_DEV_CREATE, 0, op));
-  const Text path = Text().add("/dev/dm-").add(minor(mapping.head.dev));
-  UniqueFd device(::open(path.text(), O_RDONLY | O_CLOEXEC));
-  const int err = errno;
+Result<Device> create_mapping(int control, Mapping& mapping, Op op) noexcept {
+  constexpr std::uint32_t kLoad = DM_READONLY_FLAG | DM_SECURE_DATA_FLAG;
+  POSTERN_TRY_ASSIGN(const dev_t number, mapping.call(control, DM_DEV_CREATE, 0, op));
+  Device device{.path = Text().add("/dev/dm-").add(minor(number))};
+  Result<> loaded = require(mapping.call(control, DM_TABLE_LOAD, kLoad, op).has_value(), op);
+  if (loaded) device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
+  if (loaded) loaded = require(device.fd.valid(), op);
   POSTERN_TRY(mapping.call(control, DM_DEV_REMOVE, DM_DEFERRED_REMOVE, op));
-  POSTERN_TRY(require(device.valid(), op, err));
-  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, op));
+  POSTERN_TRY(std::move(loaded));
   return device;
 }
 
 Result<Device> map_device(const char* type, std::uint64_t bytes, Mapping& mapping, Op op) noexcept {
   std::array<std::uint8_t, 16> random{};
+  sigset_t all, before;
+  ::sigfillset(&all);
   POSTERN_TRY(require(::getrandom(random.data(), random.size(), 0) == sizeof random, op));
   const Text name = Text().add("postern-").hex(random);
   std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);
   std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
   mapping.target.length = bytes / kSector;
-  mapping.head.target_count = 1;
   POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), op));
-  Device device;
-  POSTERN_TRY_ASSIGN(device.fd, create_mapping(control.get(), mapping, op));
-  device.path.add("/dev/dm-").add(minor(mapping.head.dev));
-  POSTERN_TRY(mapping.call(control.get(), DM_TABLE_LOAD, DM_READONLY_FLAG | DM_SECURE_DATA_FLAG, op));
-  POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));  // without DM_SUSPEND_FLAG: resume
+  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, op));
+  Result<Device> device = create_mapping(control.get(), mapping, op);
+  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, op));
+  if (device) POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));  // no DM_SUSPEND_FLAG: resume
   return device;
 }
 
 // No optional argument: a corrupt block is an I/O error, never a restart or a panic of the node.
 Result<Device> map_verity(const Plan& plan, int image, const Device& data) noexcept {
   const VerityGeometry& g = plan->verity;
-  POSTERN_TRY_ASSIGN(const Device tree, attach_loop(image, g.tree_offset, g.tree_bytes));
+  Device tree;  // one block has no tree: the root is its hash
+  if (g.tree_bytes != 0) {
+    POSTERN_TRY_ASSIGN(tree, attach_loop(image, g.tree_offset, g.tree_bytes));
+  }
   Mapping mapping;
   mapping.parameters.add("1 ");
   add_device(mapping.parameters, data.fd.get());
-  add_device(mapping.parameters, tree.fd.get());
+  add_device(mapping.parameters, tree.fd.valid() ? tree.fd.get() : data.fd.get());
   mapping.parameters.add("4096 4096 ").add(g.data_blocks).add(" 0 sha256 ").hex(g.root_hash).add(" ");
   mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes)).add(g.salt_bytes == 0 ? "-" : "");
   return map_device("verity", g.data_blocks * 4096, mapping, Op::kVerity);

@@ -119,12 +119,16 @@ void become_caller(Caller caller) noexcept {
   take_ids(caller, kKept, bit(CAP_SYS_ADMIN), 0);
 }
 
+Result<> send_reply(const Reply& reply) noexcept {
+  return require(::send(kSocket, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply, Op::kReply);
+}
+
 // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
 Result<> release(const Child& child, const Built& built, Reply& reply) noexcept {
   reply.pid = child.pid;
   reply.skipped = built.skipped;
   reply.skipped_items = built.skipped_items;
-  POSTERN_TRY(send_datagram(kSocket, std::as_bytes(std::span(&reply, 1)), {}));
+  POSTERN_TRY(send_reply(reply));
   const bool told = ::write(child.go.get(), &built.root_mount, sizeof built.root_mount) == sizeof built.root_mount;
   return require(told, Op::kRelease);
 }
@@ -168,6 +172,6 @@ int main(int argc, char** /*argv*/) {
   reply.op = static_cast<std::uint16_t>(error.op);
   reply.err = error.err;
   reply.item = refused ? reply.item : error.item;
-  (void)postern::send_datagram(kSocket, std::as_bytes(std::span(&reply, 1)), {}).has_value();
+  (void)postern::helper::send_reply(reply).has_value();
   return refused && error.item < 50 ? error.item : 50;
 }

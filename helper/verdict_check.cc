@@ -23,21 +23,13 @@ bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexce
 
 // Every descriptor is used, and used once: a second use would let one source be checked in one role
 // and act in another.
-class DescriptorUse {
- public:
-  explicit DescriptorUse(std::size_t count) noexcept : left_(count), count_(count) {}
-  bool take(std::uint8_t index) noexcept {
-    const bool fresh = index < count_ && !std::exchange(used_[index], true);
-    left_ -= fresh ? 1 : 0;
-    return fresh;
-  }
-  bool take_if(bool needed, std::uint8_t index) noexcept { return needed ? take(index) : index == kNoDescriptor; }
-  bool all_taken() const noexcept { return left_ == 0; }
+struct DescriptorUse {
+  std::size_t count;
+  std::size_t taken = 0;
+  std::array<bool, kNoDescriptor> used{};
 
- private:
-  std::size_t left_;
-  std::size_t count_;
-  std::array<bool, kNoDescriptor> used_{};
+  bool take(std::uint8_t i) noexcept { return i < count && !std::exchange(used[i], true) && ++taken != 0; }
+  bool take_if(bool needed, std::uint8_t i) noexcept { return needed ? take(i) : i == kNoDescriptor; }
 };
 static_assert(kMaxDescriptors < kNoDescriptor);
 
@@ -63,11 +55,9 @@ bool is_target(std::string_view path) noexcept {
 bool check_plain(const Verdict& /*v*/, const OperationEntry& e) noexcept {
   return e.text == 0 && e.mode == 0 && e.size == 0;
 }
-
 bool check_tmpfs(const Verdict& /*v*/, const OperationEntry& e) noexcept {
   return e.text == 0 && (e.mode & ~01777U) == 0 && e.size <= kMaxSessionBytes;
 }
-
 bool check_symlink(const Verdict& v, const OperationEntry& e) noexcept {
   return e.mode == 0 && e.size == 0 && !text_at(v, e.text).empty();
 }
@@ -127,7 +117,7 @@ bool check_verity(const Verdict& v) noexcept {
   return v.root == RootKind::kImage && g.present == 1 && g.reserved == kAbsent.reserved &&
          g.salt_bytes <= g.salt.size() && fits(0, g.data_blocks, v.image_bytes / kBlock) &&
          g.tree_offset % kSector == 0 && g.tree_bytes % kBlock == 0 &&
-         fits(g.tree_offset, g.tree_bytes, kMaxExtentBytes);
+         fits(g.tree_offset, g.tree_bytes + kBlock, kMaxExtentBytes);  // one data block has no tree
 }
 static_assert(sizeof(VerityGeometry) == 96 && sizeof(CryptGeometry) == 32);
 
@@ -200,14 +190,14 @@ bool check_head(const Verdict& v, std::size_t descriptors, std::uint8_t allowed,
 }  // namespace
 
 Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint8_t allowed_namespaces) noexcept {
-  DescriptorUse use(descriptors);
+  DescriptorUse use{descriptors};
   std::uint16_t item = 0;
   bool good = check_head(verdict, descriptors, allowed_namespaces, use);
   while (good && item < verdict.operation_count) {
     good = check_operation(verdict, verdict.operations[item], use);
     item = static_cast<std::uint16_t>(item + (good ? 1 : 0));
   }
-  return good && use.all_taken() ? Result<Plan>(Plan(verdict))
+  return good && use.taken == use.count ? Result<Plan>(Plan(verdict))
                                  : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
 }
 

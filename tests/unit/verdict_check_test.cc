@@ -118,7 +118,7 @@ const Case kRefused[] = {
     {"verity blocks that wrap", [](Verdict& v) { v.verity.data_blocks = (1ULL << 52) + 1; }},
     {"verity tree unaligned", [](Verdict& v) { v.verity.tree_offset += 1; }},
     {"verity tree of odd size", [](Verdict& v) { v.verity.tree_bytes += 512; }},
-    {"verity tree empty", [](Verdict& v) { v.verity.tree_bytes = 0; }},
+    {"verity tree bytes that wrap", [](Verdict& v) { v.verity.tree_bytes = ~0ULL & ~4095ULL; }},
     {"verity tree that wraps", [](Verdict& v) { v.verity.tree_offset = ~0ULL & ~511ULL; }},
     {"crypt flag", [](Verdict& v) { v.crypt.present = 3; }},
     {"crypt absent but not zero", [](Verdict& v) { v.crypt.present = 0; }},
@@ -188,6 +188,7 @@ const Case kRefused[] = {
 const Case kAllowed[] = {
     {"as it is", [](Verdict&) {}},
     {"no verity", [](Verdict& v) { v.verity = VerityGeometry{}; }},
+    {"verity of one block, without a tree", [](Verdict& v) { v.verity.tree_bytes = 0; }},
     {"short salt", [](Verdict& v) { v.verity.salt_bytes = 0; }},
     {"4096-byte crypt sectors", [](Verdict& v) { v.crypt.sector_bytes = 4096; }},
     {"all capabilities that exist", [](Verdict& v) { v.capabilities = (1ULL << 41) - 1; }},
