@@ -1,0 +1,185 @@
+"""A client of postern-helper, written from protocol/launch.capnp and protocol/verdict.h and not from our
+encoder: it says whatever a test wants said, well-formed or not."""
+import array
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import struct
+import traceback
+
+NONE = 0xFF
+IMAGE, FUSE, DIRECTORY = 1, 2, 3
+NO_SCRATCH, MOUNT_POINTS, WRITABLE, STORED = 0, 1, 2, 3
+PID, IPC, UTS, NET, CGROUP = 2, 4, 8, 16, 32
+BIND, FILE, TMPFS, PROC, SYSFS, DEV_HOST, DEVICE, DEVPTS, MQUEUE, SYMLINK = range(1, 11)
+READ_ONLY, OPTIONAL, IS_DIRECTORY, NEEDS_TARGET = 1, 2, 4, 8
+REPLY = struct.Struct("=IHHiIiI5Q")
+
+
+class Words:
+    """One Cap'n Proto segment, objects in the order in which they are allocated."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def allocate(self, words):
+        at = len(self.data)
+        self.data += bytes(8 * words)
+        return at
+
+    def point(self, at, kind_bits, target, high):
+        offset = (target - at - 8) // 8
+        struct.pack_into("<II", self.data, at, (offset << 2 | kind_bits) & 0xFFFFFFFF, high)
+
+    def text(self, at, value):
+        if value:
+            raw = value.encode("utf-8", "surrogateescape") + b"\0"
+            target = self.allocate((len(raw) + 7) // 8)
+            self.data[target:target + len(raw)] = raw
+            self.point(at, 1, target, len(raw) << 3 | 2)
+
+    def structs(self, at, count, words, pointers):
+        target = self.allocate(1 + count * (words + pointers))
+        struct.pack_into("<IHH", self.data, target, count << 2, words, pointers)
+        self.point(at, 1, target, count * (words + pointers) << 3 | 7)
+        return target + 8
+
+
+class Request:
+    """Fields by name; `descriptors` in order. Defaults: a directory root with nothing else."""
+
+    def __init__(self, root_fd, kind=DIRECTORY, **fields):
+        self.version, self.root, self.scratch, self.writable, self.scratch_bytes = 1, kind, MOUNT_POINTS, 0, 16 << 20
+        self.upper = self.key = self.net = self.init = self.record = NONE
+        self.namespaces = self.capabilities = 0
+        self.hostname, self.layers, self.mounts, self.descriptors = "", [], [], [root_fd]
+        self.__dict__.update(fields)
+
+    def add(self, fd):
+        self.descriptors.append(fd)
+        return len(self.descriptors) - 1
+
+    def mount(self, operation, target, descriptor=NONE, flags=0, mode=0, size=0, text=""):
+        if operation == TMPFS and mode == 0:
+            mode = 0o755
+        self.mounts.append((operation, flags, descriptor, mode, size, target, text))
+
+    def encode(self):
+        w = Words()
+        w.allocate(1)
+        body = w.allocate(4 + 3)
+        w.point(0, 0, body, 3 << 16 | 4)
+        struct.pack_into("<HBBBBBBQBBB5xQ", w.data, body, self.version, self.root, self.scratch, self.writable,
+                         self.upper ^ NONE, self.key ^ NONE, self.net ^ NONE, self.scratch_bytes, self.namespaces,
+                         self.init ^ NONE, self.record ^ NONE, self.capabilities)
+        w.text(body + 32, self.hostname)
+        at = w.structs(body + 40, len(self.layers), 1, 0)
+        for kind, descriptor in self.layers:
+            struct.pack_into("<BB", w.data, at, kind, descriptor ^ NONE)
+            at += 8
+        at = w.structs(body + 48, len(self.mounts), 2, 2)
+        for operation, flags, descriptor, mode, size, target, text in self.mounts:
+            struct.pack_into("<BBBxIQ", w.data, at, operation, flags, descriptor ^ NONE, mode, size)
+            w.text(at + 16, target)
+            w.text(at + 24, text)
+            at += 32
+        return struct.pack("<II", 0, len(w.data) // 8) + bytes(w.data)
+
+
+class Reply:
+    def __init__(self, raw):
+        self.raw = raw
+        self.refusal = self.op = self.err = self.item = self.pid = self.skipped = None
+        if len(raw) == REPLY.size:
+            _, self.refusal, self.op, self.err, self.item, self.pid, self.skipped, *_ = REPLY.unpack(raw)
+
+    def __repr__(self):
+        return (f"reply(refusal {self.refusal}, op {self.op}, errno {self.err}, item {self.item}, pid {self.pid}, "
+                f"skipped {self.skipped})" if self.refusal is not None else f"reply({self.raw!r})")
+
+
+def memfd(content, seals=0, name="liar"):
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(fd, content)
+    if seals:
+        fcntl.fcntl(fd, 1033, seals)  # F_ADD_SEALS
+    return fd
+
+
+class Start:
+    """A helper that runs. Made in a process that already is the attacking user."""
+
+    def __init__(self, program, argv=("postern-helper",), env=None, before_exec=None, sock_type=socket.SOCK_SEQPACKET,
+                 with_socket=True, stdout=None):
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, sock_type)
+        self.ours.settimeout(30)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                if stdout is not None:
+                    os.dup2(stdout, 1)
+                if with_socket:
+                    os.dup2(theirs.fileno(), 3)
+                else:
+                    os.close(3)
+                if before_exec:
+                    before_exec()
+                os.execve(program, list(argv), env or {})
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(99)
+        theirs.close()
+
+    def send(self, payload, fds=()):
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self.ours.sendmsg([payload], rights)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def ask(self, request):
+        self.send(request.encode(), request.descriptors)
+
+    def reply(self):
+        for _ in range(2):
+            try:
+                return Reply(self.ours.recv(256))
+            except ConnectionResetError:
+                pass  # it answered without having read the request (unix(7)); the answer is next
+            except TimeoutError as error:
+                return Reply(repr(error).encode())
+        return Reply(b"reset")
+
+    def wait(self):
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def end(self):
+        """Reply, helper's status, payload's status (None where there is none)."""
+        reply = self.reply()
+        status = self.wait()
+        payload = None
+        if reply.pid:
+            _, raw = os.waitpid(reply.pid, 0)
+            payload = os.waitstatus_to_exitcode(raw)
+        return reply, status, payload
+
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def set_no_new_privs():
+    assert LIBC.prctl(38, 1, 0, 0, 0) == 0
+
+
+def trace_me():
+    assert LIBC.ptrace(0, 0, 0, 0) == 0
+
+
+def detach(pid):
+    os.waitpid(pid, os.WUNTRACED)
+    LIBC.ptrace(7, pid, 0, 0)  # PTRACE_CONT: stays traced
+    return signal.SIGTRAP

@@ -1,0 +1,663 @@
+#!/usr/bin/env python3
+"""The installed helper, driven by an unprivileged user with a client of its own. Prints TAP.
+
+Every refusal has its positive twin: the plain start, which is also repeated at the end. After each case
+the mount table, the loop devices and the processes must be what they were before.
+
+Usage: suid_test.py HELPER JUDGE PROBE LIBEXEC CONFDIR [NAME-PART]
+"""
+import fcntl
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import liar  # noqa: E402
+import world as worlds  # noqa: E402
+from liar import Request, Start  # noqa: E402
+
+worlds.enter_namespace()
+W = worlds.World(*sys.argv[1:6])
+ONLY = sys.argv[6] if len(sys.argv) > 6 else ""
+
+# protocol/refusal.h, by hand.
+NOT_SETUID, REAL_ROOT, NO_NEW_PRIVS, USER_NAMESPACE, TRACED, ARGUMENTS, NO_SOCKET = 1, 2, 3, 4, 5, 6, 7
+JUDGE_USER, JUDGE_FAILED = 9, 10
+MALFORMED, VERSION, COUNT, KIND, IMAGE_DESCRIPTOR = 50, 51, 52, 53, 54
+
+CASES = []
+
+
+def case(function):
+    CASES.append(function)
+    return function
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def path_fd(path):
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def request(commands="facts", kind=liar.DIRECTORY, root=None, **fields):
+    root = root or W.root
+    fd = root if isinstance(root, int) else path_fd(root) if kind == liar.DIRECTORY else os.open(root, os.O_RDONLY)
+    r = Request(fd, kind, **fields)
+    r.mount(liar.PROC, "/proc", flags=liar.IS_DIRECTORY)
+    r.init = r.add(path_fd(W.probe))
+    r.record = r.add(liar.memfd(commands.encode()))
+    os.lseek(r.descriptors[r.record], 0, 0)
+    return r
+
+
+def start(r=None, **options):
+    """One start by the attacker: [refusal, op, errno, item, helper status, payload status, output]."""
+    read_end, write_end = os.pipe()
+    s = Start(W.helper, stdout=write_end, **options)
+    s.ask(r or request())
+    os.close(write_end)
+    reply, status, payload = s.end()
+    with os.fdopen(read_end, errors="replace") as out:
+        return [reply.refusal, reply.op, reply.err, reply.item, status, payload, out.read()]
+
+
+def runs(outcome, what="the plain start runs"):
+    check(outcome[0] == 0 and outcome[4] == 0 and outcome[5] == 7, f"{what}: {outcome[:6]} {outcome[6][:300]}")
+    return outcome[6]
+
+
+def refused(outcome, code, what):
+    check(outcome[0] == code and outcome[5] is None, f"{what}: expected refusal {code}, got {outcome[:6]}")
+    check(outcome[4] == (code if code < 50 else 50), f"{what}: exit status {outcome[4]}")
+
+
+def facts(text, tag):
+    return [line[len(tag) + 1:] for line in text.splitlines() if line.startswith(tag + " ")]
+
+
+def field(text, name):
+    return next(line.split(":", 1)[1].split() for line in facts(text, "status") if line.startswith(name + ":"))
+
+
+# ----------------------------------------------------------------------------------- what must work
+
+def check_payload(text, capabilities=0):
+    uid, gid = str(worlds.T1), str(worlds.T1)
+    check(field(text, "Uid") == [uid] * 4 and field(text, "Gid") == [gid] * 4, "ids")
+    check(sorted(field(text, "Groups")) == sorted(map(str, worlds.T1_GROUPS)), f"groups {field(text, 'Groups')}")
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        check(int(field(text, name)[0], 16) == capabilities, f"{name} {field(text, name)}")
+    check(field(text, "NoNewPrivs") == ["1"] and field(text, "Seccomp") == ["0"], "no_new_privs, no filter of ours")
+    check(all(int(line.split()[0]) <= 3 for line in facts(text, "fd")), f"descriptors {facts(text, 'fd')}")
+    check(facts(text, "cwd") == ["/"] and facts(text, "argv") == ["1 postern-init"], "cwd, argv")
+    check(facts(text, "environment") == ["empty"], "environment")
+    for mount in facts(text, "mount"):
+        options = mount.split()[5].split(",")
+        check("nosuid" in options and "shared:" not in mount, f"mount {mount}")
+        check("nodev" in options or mount.split()[4].startswith("/dev"), f"mount {mount}")
+
+
+@case
+def a_directory_root_runs_and_its_payload_has_no_privilege():
+    check_payload(runs(W.as_user(start)))
+
+
+@case
+def an_image_root_runs_from_a_loop_device():
+    def attack():
+        r = request("facts\nread /etc/hostname\nwrite /etc/x", liar.IMAGE, IMAGE)
+        return start(r)
+    text = runs(W.as_user(attack))
+    check_payload(text)
+    check(facts(text, "read") == ["image"] and "done" not in facts(text, "write")[0], "read-only image")
+
+
+@case
+def namespaces_hostname_and_every_system_mount():
+    def attack():
+        r = request("facts\nlist /sys/class/net\nlist /dev\nread /etc/generated", namespaces=62, hostname="inside")
+        r.mount(liar.SYSFS, "/sys", flags=4)
+        r.mount(liar.TMPFS, "/dev", flags=4)
+        r.mount(liar.DEVICE, "/dev/null", r.add(path_fd("/dev/null")))
+        r.mount(liar.DEVPTS, "/dev/pts", flags=4)
+        r.mount(liar.MQUEUE, "/dev/mqueue", flags=4)
+        r.mount(liar.SYMLINK, "/dev/ptmx", text="pts/ptmx")
+        r.mount(liar.TMPFS, "/tmp", flags=4, mode=0o1777)
+        r.mount(liar.FILE, "/etc/generated", r.add(liar.memfd(b"bytes\n")))
+        r.mount(liar.BIND, "/deep/er/bind", r.add(path_fd("/usr")), flags=liar.READ_ONLY | 4)
+        return start(r)
+    text = runs(W.as_user(attack))
+    check_payload(text)
+    check(facts(text, "pid") == ["1"] and facts(text, "hostname") == ["inside"], "pid and host name")
+    check(facts(text, "list").count("/sys/class/net/lo") == 1 and len([x for x in facts(text, "list") if "net/" in x]) == 3, "only lo")
+    check("/dev/ptmx" in facts(text, "list") and facts(text, "read") == ["bytes"], "device directory and file")
+
+
+@case
+def stdio_closed_in_every_combination_changes_nothing():
+    for mask in range(8):
+        def attack(mask=mask):
+            # The report is lost where descriptor 1 is closed: the payload's status tells.
+            return start(before_exec=lambda: [os.close(fd) for fd in range(3) if mask >> fd & 1])
+        runs(W.as_user(attack), f"closed {mask:03b}")
+
+
+@case
+def signals_environment_argv0_and_working_directory_of_the_caller_do_not_matter():
+    gone = f"{W.work}/gone"
+
+    def hostile():
+        os.mkdir(gone) if not os.path.exists(gone) else None
+        os.chdir(gone)
+        os.rmdir(gone)
+        for number in (signal.SIGCHLD, signal.SIGALRM, signal.SIGPIPE, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+    os.chmod(W.work, 0o777)
+    environment = {f"N{i}": "x" * 20 for i in range(10000)}
+    environment |= {"LD_PRELOAD": "/tmp/x.so", "LD_LIBRARY_PATH": "/tmp", "GCONV_PATH": "/tmp", "MALLOC_CHECK_": "7", "TZ": "../../x",
+                    "GLIBC_TUNABLES": "glibc.malloc.mxfast=glibc.malloc.mxfast=A", "POSIXLY_CORRECT": "1"}
+    check_payload(runs(W.as_user(lambda: start(before_exec=hostile, env=environment, argv=["\n\x1b[31m" * 50]))))
+    os.chmod(W.work, 0o755)
+
+
+# ------------------------------------------------------------------- refusals of the process itself
+
+@case
+def any_argument_is_refused():
+    refused(W.as_user(lambda: start(argv=["postern-helper", ""])), ARGUMENTS, "one empty argument")
+    refused(W.as_user(lambda: start(argv=["postern-helper"] + ["--debug"] * 1000)), ARGUMENTS, "a thousand arguments")
+
+
+@case
+def a_start_without_the_frontends_socket_is_refused():
+    def wait_only(**options):
+        s = Start(W.helper, **options)
+        return s.wait()
+    check(W.as_user(lambda: wait_only(with_socket=False)) == NO_SOCKET, "no descriptor 3")
+    check(W.as_user(lambda: wait_only(sock_type=socket.SOCK_STREAM)) == NO_SOCKET, "a stream")
+    check(W.as_user(lambda: wait_only(before_exec=lambda: os.dup2(os.open("/proc/self/status", 0), 3))) == NO_SOCKET, "a file")
+
+
+@case
+def no_new_privs_is_named():
+    refused(W.as_user(lambda: start(before_exec=liar.set_no_new_privs)), NO_NEW_PRIVS, "no_new_privs")
+
+
+@case
+def root_is_sent_away():
+    refused(W.as_user(start, uid=0, groups=[0]), REAL_ROOT, "root")
+
+
+@case
+def a_tracer_is_named():
+    def attack():
+        s = Start(W.helper, before_exec=liar.trace_me)
+        s.ask(request())
+        liar.detach(s.pid)
+        reply, status, payload = s.end()
+        return [reply.refusal, reply.op, reply.err, reply.item, status, payload, ""]
+    refused(W.as_user(attack), TRACED, "traced")
+
+
+@case
+def a_nosuid_mount_is_named():
+    place = f"{W.work}/nosuid"
+    os.mkdir(place)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nosuid,mode=755", "none", place], check=True)
+    try:
+        subprocess.run(["cp", "-p", W.helper, place], check=True)
+
+        def attack():
+            s = Start(f"{place}/postern-helper")
+            s.ask(request())
+            reply, status, payload = s.end()
+            return [reply.refusal, reply.op, reply.err, reply.item, status, payload, ""]
+        refused(W.as_user(attack), NOT_SETUID, "nosuid")
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@case
+def a_user_namespace_is_named():
+    def attack():
+        def enter():
+            check(liar.LIBC.unshare(0x10000000) == 0, "user namespaces are forbidden here")
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {worlds.T1} 1"), ("gid_map", f"0 {worlds.T1} 1")):
+                with open(f"/proc/self/{name}", "w") as file:
+                    file.write(text)
+        liar.LIBC.prctl(4, 1, 0, 0, 0)  # dumpable again after the change of ids, so that the map is ours to write
+        return start(before_exec=enter)
+    refused(W.as_user(attack), USER_NAMESPACE, "user namespace")
+
+
+@case
+def without_the_judges_user_or_the_judge_nothing_runs():
+    place = f"{W.libexec}/judge.d"
+    os.chown(place, 0, 0)
+    refused(W.as_user(start), JUDGE_USER, "a judge that would be root")
+    os.rename(place, place + ".away")
+    refused(W.as_user(start), JUDGE_USER, "no directory")
+    os.symlink(place + ".away", place)
+    refused(W.as_user(start), JUDGE_USER, "a link")
+    os.unlink(place)
+    os.rename(place + ".away", place)
+    os.chown(place, worlds.JUDGE, worlds.JUDGE)
+    os.rename(f"{W.libexec}/postern-judge", f"{W.libexec}/away")
+    refused(W.as_user(start), JUDGE_FAILED, "no judge")
+    os.rename(f"{W.libexec}/away", f"{W.libexec}/postern-judge")
+    runs(W.as_user(start))
+
+
+# ------------------------------------------------------------------------------ messages, descriptors
+
+@case
+def messages_that_are_none_are_refused():
+    good = W.as_user(lambda: request().encode().hex())
+    good = bytes.fromhex(good)
+    rng = random.Random(3)
+    messages = [b"\0", good[:-8], good[:8], good + bytes(8), rng.randbytes(64), rng.randbytes(65000), bytes(65536)]
+    for _ in range(60):
+        spoilt = bytearray(good)
+        spoilt[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        messages.append(bytes(spoilt))
+
+    def attack(message):
+        r = request()
+        s = Start(W.helper)
+        s.send(message, r.descriptors)
+        reply, status, payload = s.end()
+        return [reply.refusal, reply.op, reply.err, reply.item, status, payload, ""]
+    for number, message in enumerate(messages):
+        outcome = W.as_user(lambda: attack(message))
+        # A flipped bit may still be a request (another size, flag or target): then it starts or fails as such.
+        check(outcome[4] in (0, 50) and outcome[0] is not None, f"message {number}: {outcome}")
+        if number < 7:
+            check(outcome[0] in (MALFORMED, VERSION), f"message {number}: {outcome}")
+
+
+@case
+def too_long_a_message_and_a_silent_peer_end_it():
+    def long():
+        s = Start(W.helper)
+        s.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        s.send(bytes(65537), request().descriptors)
+        reply, status, _ = s.end()
+        return [reply.op, reply.err, status]
+    check(W.as_user(long) == [2, 90, 50], "EMSGSIZE at the receipt")
+
+    def silent():
+        s = Start(W.helper)
+        s.ours.close()
+        return s.wait()
+    check(W.as_user(silent) == 50, "the peer is gone")
+
+
+@case
+def descriptors_are_counted_used_once_and_bounded():
+    def flood(count):
+        r = request()
+        for _ in range(count):
+            r.add(path_fd("/etc/passwd"))
+        return start(r)
+    refused(W.as_user(lambda: flood(1)), COUNT, "one unused")
+    refused(W.as_user(lambda: flood(247)), COUNT, "250")
+    outcome = W.as_user(lambda: flood(250))
+    check(outcome[1] == 2 and outcome[2] == 90, f"253 descriptors: {outcome}")
+
+    def twice():
+        r = request()
+        r.mount(liar.BIND, "/a", r.record, flags=4)
+        return start(r)
+    refused(W.as_user(twice), COUNT, "used twice")
+
+    def none():
+        s = Start(W.helper)
+        s.send(request().encode())
+        reply, status, payload = s.end()
+        return [reply.refusal, reply.op, reply.err, reply.item, status, payload, ""]
+    refused(W.as_user(none), COUNT, "none")
+
+    def out_of_range(index):
+        r = request()
+        r.mount(liar.BIND, "/a", index, flags=4)
+        return start(r)
+    for index in (3, 4, 250, 254):
+        refused(W.as_user(lambda index=index: out_of_range(index)), COUNT, f"index {index}")
+
+
+@case
+def an_image_must_be_an_ordinary_file_that_its_opener_can_read():
+    secret = f"{W.work}/write-only"
+    with open(secret, "wb") as out, open(IMAGE, "rb") as image:
+        out.write(image.read())
+    os.chmod(secret, 0o222)
+
+    def attack(make):
+        return start(request("facts", liar.IMAGE, make()))
+    hostile = {
+        "write-only": lambda: os.open(secret, os.O_WRONLY),
+        "O_PATH": lambda: path_fd(IMAGE),
+        "a directory": lambda: os.open(W.root, os.O_RDONLY),
+        "a device": lambda: os.open("/dev/zero", os.O_RDONLY),
+        "a pipe": lambda: os.pipe()[0],
+        "a socket": lambda: socket.socketpair()[0].detach(),
+        "procfs": lambda: os.open("/proc/self/status", os.O_RDONLY),
+        "sysfs": lambda: os.open("/sys/kernel/notes", os.O_RDONLY),
+    }
+    for name, make in hostile.items():
+        refused(W.as_user(lambda make=make: attack(make)), IMAGE_DESCRIPTOR, name)
+    runs(W.as_user(lambda: attack(lambda: os.open(IMAGE, os.O_RDONLY))))
+
+
+@case
+def a_device_must_be_a_node_of_the_hosts_devtmpfs():
+    def attack(path):
+        r = request()
+        r.mount(liar.DEVICE, "/etc/hostname", r.add(path_fd(path)))
+        return start(r)
+    for path in ("/etc/passwd", "/dev", "/proc/self/status"):
+        outcome = W.as_user(lambda path=path: attack(path))
+        check(outcome[4] == 50 and outcome[5] is None, f"{path}: {outcome}")
+    runs(W.as_user(lambda: attack("/dev/null")))
+
+
+# --------------------------------------------------------------------------------- paths and mounts
+
+@case
+def mount_points_are_never_made_in_the_hosts_directories():
+    place = f"{W.work}/host-etc"
+    os.mkdir(place)
+
+    def attack():
+        r = request()
+        r.mount(liar.BIND, "/etc", r.add(path_fd(place)), flags=4)
+        r.mount(liar.BIND, "/etc/created", r.add(path_fd("/usr")), flags=4)
+        return start(r)
+    outcome = W.as_user(attack)
+    check(outcome[1] == 16 and outcome[2] == 13 and os.listdir(place) == [], f"{outcome}, {os.listdir(place)}")
+    os.chown(place, worlds.T1, worlds.T1)  # the twin: in its own directory the caller may
+    runs(W.as_user(attack))
+    check(os.listdir(place) == ["created"] and os.stat(f"{place}/created").st_uid == worlds.T1, "made as the caller")
+
+
+@case
+def links_of_the_root_stay_inside_it():
+    root = W.make_root("links")
+    for name, to in (("dev", "/etc"), ("proc", "../../../../../../etc"), ("up", "../../../../../../.."), ("magic", "/proc/self/root")):
+        os.symlink(to, f"{root}/{name}")
+
+    def attack(target):
+        r = Request(path_fd(root))
+        r.init, r.record = r.add(path_fd(W.probe)), r.add(liar.memfd(b""))
+        r.mount(liar.FILE, target, r.add(liar.memfd(b"x")))
+        return start(r)
+    for target in ("/dev/passwd-of-the-attack", "/proc/passwd-of-the-attack", "/up/etc/passwd-of-the-attack"):
+        runs(W.as_user(lambda target=target: attack(target)), target)
+    check(not os.path.exists("/etc/passwd-of-the-attack") and not os.path.exists(f"{root}/etc/passwd-of-the-attack"), "escaped")
+    outcome = W.as_user(lambda: attack("/magic/etc/passwd"))
+    check(outcome[5] == 7 or outcome[1] == 16, f"magic: {outcome}")
+
+
+@case
+def what_a_mount_hides_stays_hidden():
+    tree = f"{W.work}/tree"
+    os.makedirs(f"{tree}/covered")
+    with open(f"{tree}/covered/secret", "w") as file:
+        file.write("hidden")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", f"{tree}/covered"], check=True)
+    try:
+        def bind():
+            r = request("list /bind/covered")
+            r.mount(liar.BIND, "/bind", r.add(path_fd(tree)), flags=4)
+            return start(r)
+        check(not any("secret" in x for x in facts(runs(W.as_user(bind)), "list")), "a bind uncovered it")
+
+        def root(scratch):
+            r = Request(path_fd(tree), scratch=scratch)
+            r.init, r.record = r.add(path_fd(W.probe)), r.add(liar.memfd(b"list /covered\n"))
+            os.lseek(r.descriptors[r.record], 0, 0)
+            return start(r)
+        check(not any("secret" in x for x in facts(runs(W.as_user(lambda: root(liar.NO_SCRATCH))), "list")), "a root uncovered it")
+        for scratch in (liar.MOUNT_POINTS, liar.WRITABLE):
+            outcome = W.as_user(lambda scratch=scratch: root(scratch))
+            check(outcome[1] == 15 and outcome[2] == 16, f"an overlay over it: {outcome}")
+    finally:
+        subprocess.run(["umount", f"{tree}/covered"], check=True)
+
+
+@case
+def a_persistent_upper_layer_is_not_for_this_mode():
+    upper = f"{W.work}/upper"
+    os.makedirs(f"{upper}/upper")
+    os.makedirs(f"{upper}/work")
+    subprocess.run(["chown", "-R", str(worlds.T1), upper], check=True)
+
+    def attack():
+        r = request(scratch=liar.STORED)
+        r.upper = r.add(path_fd(upper))
+        return start(r)
+    outcome = W.as_user(attack)
+    check(outcome[0] not in (0, None) and outcome[5] is None and os.listdir(f"{upper}/upper") == [], f"{outcome}")
+
+
+@case
+def nothing_setuid_or_of_root_can_be_left_behind():
+    image_root = W.make_root("evil", owner=0)
+    with open(f"{image_root}/bin/suid", "w") as file:
+        file.write("x")
+    os.chmod(f"{image_root}/bin/suid", 0o4755)
+    image = W.squashfs("evil.sqfs", image_root)
+
+    def attack():
+        r = request("write /bin/suid\nmkdir /bin/new\nwrite /home/left", liar.IMAGE, image, scratch=liar.WRITABLE)
+        r.mount(liar.BIND, "/home", r.add(path_fd(W.root)), flags=4)
+        return start(r)
+    text = runs(W.as_user(attack))
+    check("done" not in facts(text, "write")[0] and "done" not in facts(text, "mkdir")[0], "the image's modes hold")
+    left = os.stat(f"{W.root}/left")
+    check(left.st_uid == worlds.T1 and left.st_mode & 0o7000 == 0, "what is written is the caller's")
+    os.unlink(f"{W.root}/left")
+
+
+# ------------------------------------------------------------------------------- clock and resources
+
+@case
+def killed_at_any_instant_it_leaves_nothing():
+    def attack(delay):
+        r = request("wait", liar.IMAGE, IMAGE, namespaces=2)
+        s = Start(W.helper)
+        s.ask(r)
+        time.sleep(delay)
+        try:
+            os.kill(s.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        s.wait()
+        reply = s.reply()
+        if reply.pid:  # it came that far: end the payload, as a frontend does
+            try:
+                os.kill(reply.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return reply.pid or 0
+    rng = random.Random(1)
+    started = 0
+    for _ in range(200):
+        started += W.as_user(lambda: attack(rng.uniform(0, 0.04))) != 0
+        rng.random()
+    check(W.settle() == [], f"left: {W.processes()}")
+    print(f"# {started} of 200 had started the payload before the kill")
+
+
+@case
+def many_starts_at_once_of_one_image_all_run():
+    def attack():
+        children = []
+        for _ in range(12):
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if start(request("facts", liar.IMAGE, IMAGE))[5] == 7 else 1)
+            children.append(pid)
+        return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    check(W.as_user(attack) == [0] * 12, "every one")
+
+
+@case
+def resource_limits_of_the_caller_end_it_cleanly_or_not_at_all():
+    limits = {"NOFILE": (0, 3, 5, 8, 16), "FSIZE": (0, 4096), "AS": (1 << 20, 64 << 20), "STACK": (4096, 1 << 16), "DATA": (0,),
+              "CPU": (1,), "NPROC": (0, 1), "MEMLOCK": (0,), "CORE": (resource.RLIM_INFINITY,)}
+    for name, values in limits.items():
+        for value in values:
+            def attack(name=name, value=value):
+                number = getattr(resource, f"RLIMIT_{name}")
+                return start(before_exec=lambda: resource.setrlimit(number, (value, value)))
+            outcome = W.as_user(attack)
+            check(outcome[5] in (7, None, 127, 254) or outcome[5] < 0, f"{name}={value}: {outcome[:6]}")
+            check(outcome[4] not in (-signal.SIGABRT, -signal.SIGBUS), f"{name}={value}: {outcome[:6]}")
+            if outcome[5] == 7 and "limit" in outcome[6]:
+                check(field(outcome[6], "NoNewPrivs") == ["1"], f"{name}={value}")
+
+
+@case
+def the_overall_deadline_ends_a_silent_start():
+    def attack():
+        s = Start(W.helper)
+        began = time.monotonic()
+        s.ours.settimeout(40)
+        status = s.wait()
+        return [status, time.monotonic() - began]
+    status, seconds = W.as_user(attack)
+    check(status == -signal.SIGALRM and 15 < seconds < 25, f"status {status} after {seconds:.1f} s")
+
+
+# ----------------------------------------------------------------------------- processes are untouchable
+
+PTRACE_SEIZE, PIDFD_GETFD, PIDFD_OPEN, PROCESS_VM_READV = 0x4206, 438, 434, 310
+
+
+def touch(pid):
+    """What the attacker can do to a process: names of what worked."""
+    worked = []
+    if liar.LIBC.ptrace(PTRACE_SEIZE, pid, 0, 0) == 0:
+        worked.append("ptrace")
+    for name in ("mem", "environ", "maps", "fd", "cwd", "root", "exe", "ns/mnt"):
+        path = f"/proc/{pid}/{name}"
+        try:
+            if name == "fd":
+                got = os.listdir(path)
+            elif name in ("mem", "environ", "maps"):
+                got = open(path, "rb").read(1)  # of a process that has ended: nothing
+            else:
+                got = os.readlink(path)
+            worked += [name] if got else []
+        except OSError:
+            pass
+    try:
+        pidfd = os.pidfd_open(pid)
+        for fd in range(12):
+            if liar.LIBC.syscall(PIDFD_GETFD, pidfd, fd, 0) >= 0:
+                worked.append(f"pidfd_getfd {fd}")
+    except OSError:
+        pass
+    return worked
+
+
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def tree(pid):
+    """The process and its children, and the children of ours (the payload is one)."""
+    found = [pid]
+    for parent in (pid, os.getpid()):
+        try:
+            with open(f"/proc/{parent}/task/{parent}/children") as file:
+                found += [int(child) for child in file.read().split() if int(child) not in found]
+        except OSError:
+            pass
+    return found
+
+
+@case
+def no_process_of_it_can_be_traced_read_or_robbed():
+    def attack(delay):
+        r = request("facts", liar.IMAGE, IMAGE, namespaces=2)
+        s = Start(W.helper)
+        while name_of(s.pid) == name_of(os.getpid()):  # not yet executed
+            time.sleep(0.0005)
+        s.ask(r)
+        time.sleep(delay)
+        seen, worked = 0, []
+        try:
+            os.kill(s.pid, signal.SIGSTOP)
+        except OSError:
+            pass
+        for pid in tree(s.pid):
+            name = name_of(pid)
+            if name in ("postern-helper", "postern-judge"):
+                did = touch(pid)
+                if name_of(pid) == name:  # else it became the payload meanwhile, which is the caller's to trace
+                    seen += 1
+                    worked += [f"{name}: {what}" for what in did]
+        try:
+            os.kill(s.pid, signal.SIGCONT)
+        except OSError:
+            pass
+        s.end()
+        return [seen, worked]
+    rng = random.Random(2)
+    total, worked = 0, []
+    for _ in range(120):
+        seen, found = W.as_user(lambda: attack(rng.uniform(0, 0.03)))
+        rng.random()
+        total += seen
+        worked += found
+    check(worked == [], f"{sorted(set(worked))}")
+    check(total > 100, f"only {total} processes were met alive")
+
+
+def invariants(before):
+    left = W.settle()
+    check(left == [], f"processes left: {left}")
+    end = time.monotonic() + 5
+    while W.loops() != before[1] and time.monotonic() < end:
+        time.sleep(0.02)
+    check(W.loops() == before[1], f"loop devices left: {W.loops()}")
+    check(W.mounts() == before[0], "the mount table changed")
+
+
+def main():
+    global IMAGE
+    IMAGE = W.squashfs("image.sqfs", W.root)
+    chosen = [c for c in CASES if ONLY in c.__name__]
+    print(f"1..{len(chosen)}")
+    failed = 0
+    for number, function in enumerate(chosen, 1):
+        before = (W.mounts(), W.loops())
+        try:
+            function()
+            invariants(before)
+            print(f"ok {number} - {function.__name__}", flush=True)
+        except Exception as error:
+            failed += 1
+            print(f"not ok {number} - {function.__name__}")
+            print("\n".join("# " + line for line in f"{type(error).__name__}: {error}".splitlines()), flush=True)
+    W.close()
+    return 1 if failed else 0
+
+
+IMAGE = ""
+sys.exit(main())

@@ -1,0 +1,161 @@
+"""The installed setuid program in a mount namespace of the test's own, and users to attack it with.
+
+The configured prefix is covered by a fresh tmpfs there, so nothing of the host is touched and the paths
+that are compiled in are the real ones.
+"""
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+T1, T2, JUDGE = 64001, 64002, 64003  # attacker, bystander, the judge's user: ids without names will do
+T1_GROUPS = [T1, 64101, 64102]
+SITE = """
+[suid]
+enabled = true
+[allow]
+user-namespace = true
+[kernel-mount]
+squashfs = "any"
+[audit]
+required = false
+"""
+
+
+def enter_namespace():
+    """Runs this script again in a private mount namespace; returns in the second run."""
+    if os.environ.get("POSTERN_SUID_WORLD") != "1":
+        os.environ["POSTERN_SUID_WORLD"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
+
+
+def skip(why):
+    print(f"1..0 # SKIP {why}")
+    sys.exit(1 if os.environ.get("POSTERN_MUST_RUN") == "1" else 77)
+
+
+class World:
+    def __init__(self, helper, judge, probe, libexec, confdir):
+        if os.geteuid() != 0:
+            skip("needs root to install a setuid program")
+        self.libexec, self.confdir = libexec, confdir
+        self.helper = f"{libexec}/postern-helper"
+        for path in (libexec, confdir):
+            while not os.path.isdir(path):
+                path = os.path.dirname(path)
+            if path in ("/", "/usr", "/etc"):
+                skip(f"the prefix would have to cover {path}")
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "postern-suid-test", path], check=True)
+            os.makedirs(libexec if path in libexec else confdir, exist_ok=True)
+        os.makedirs(f"{libexec}/judge.d", mode=0o700)
+        os.makedirs(confdir, exist_ok=True)
+        os.chown(f"{libexec}/judge.d", JUDGE, JUDGE)
+        self.install(helper, "postern-helper", 0o4711)
+        self.install(judge, "postern-judge", 0o711)
+        self.configure()
+        self.work = tempfile.mkdtemp(prefix="postern-suid.", dir="/var/tmp")
+        os.chmod(self.work, 0o755)
+        self.probe = f"{self.work}/probe"
+        shutil.copy(probe, self.probe)
+        os.chmod(self.probe, 0o755)
+        self.root = self.make_root("root")
+
+    def install(self, source, name, mode):
+        target = f"{self.libexec}/{name}"
+        shutil.copyfile(source, target)
+        os.chown(target, 0, 0)
+        os.chmod(target, mode)
+
+    def configure(self, site=SITE, ecl="activated = false\n"):
+        for name, text in (("postern.toml", site), ("ecl.toml", ecl)):
+            with open(f"{self.confdir}/{name}", "w") as file:
+                file.write(text)
+            os.chmod(f"{self.confdir}/{name}", 0o644)
+
+    def make_root(self, name, owner=T1):
+        root = f"{self.work}/{name}"
+        for directory in ("", "/etc", "/bin", "/usr"):
+            os.mkdir(root + directory)
+        with open(root + "/etc/hostname", "w") as file:
+            file.write("image\n")
+        os.symlink("/etc", root + "/link")
+        subprocess.run(["chown", "-R", f"{owner}:{owner}", root], check=True)
+        return root
+
+    def squashfs(self, name, source):
+        image = f"{self.work}/{name}"
+        subprocess.run(["mksquashfs", source, image, "-noappend", "-quiet", "-no-progress"], check=True,
+                       stdout=subprocess.DEVNULL)
+        os.chmod(image, 0o644)
+        return image
+
+    def close(self):
+        subprocess.run(["umount", "-R", "-q", self.work], check=False)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    # ---------------------------------------------------------------------------------- invariants
+
+    def mounts(self):
+        with open("/proc/self/mountinfo") as file:
+            return file.read()
+
+    def loops(self):
+        return sorted(open(path).read().strip() for path in glob.glob("/sys/block/loop*/loop/backing_file"))
+
+    def processes(self):
+        """What still runs of the helper, the judge or a payload: (pid, name)."""
+        found = []
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            try:
+                with open(f"/proc/{entry}/status") as file:
+                    fields = dict(line.split(":", 1) for line in file if ":" in line)
+            except OSError:
+                continue
+            uids = {int(uid) for uid in fields["Uid"].split()}
+            if uids & {T1, T2, JUDGE} and "Z" not in fields["State"]:
+                found.append((int(entry), fields["Name"].strip()))
+        return found
+
+    def settle(self, seconds=10.0):
+        """Waits until no process of the users is left; what is left, if any."""
+        end = time.monotonic() + seconds
+        while self.processes() and time.monotonic() < end:
+            time.sleep(0.01)
+        return self.processes()
+
+    # --------------------------------------------------------------------------------- as the user
+
+    def as_user(self, function, uid=T1, groups=None):
+        """Runs function() in a child with the user's ids; returns its JSON-able result."""
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read_end)
+            answer = ""
+            try:
+                os.setgroups(T1_GROUPS if groups is None else groups)
+                os.setresgid(uid, uid, uid)
+                os.setresuid(uid, uid, uid)
+                os.chdir("/")
+                answer = json.dumps({"value": function()})
+            except BaseException as error:  # the parent reports it
+                answer = json.dumps({"error": f"{error!r}\n{traceback.format_exc()}"})
+            finally:
+                with os.fdopen(write_end, "w") as out:
+                    out.write(answer)
+                os._exit(0)
+        os.close(write_end)
+        with os.fdopen(read_end) as answers:
+            text = answers.read()
+        os.waitpid(pid, 0)
+        answer = json.loads(text or '{"error": "the child died"}')
+        if "error" in answer:
+            raise AssertionError(answer["error"])
+        return answer["value"]
