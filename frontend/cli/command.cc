@@ -31,6 +31,7 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"buildcfg", "", "[NAME]", "", "", buildcfg_command, nullptr, 0},
   {"completion", "", "bash|zsh|fish", "", "bash zsh fish", completion_command, nullptr, 0},
   {"decrypt", "", "[options] IMAGE", "take the encryption from an image", "", nullptr, "postern-crypt", 0},
+  {"ecl", "", "COMMAND", "the execution control list: check an image, list the rules", "check list", nullptr, "postern-keys", 0},
   {"encrypt", "", "[options] IMAGE", "encrypt an image", "", nullptr, "postern-crypt", 0},
   {"exec", "", "[options] IMAGE COMMAND [ARGUMENT...]", "run a command in a container", "", exec_command, nullptr, kExec},
   {"help", "", "[COMMAND]", "show help", "", help_command, nullptr, 0},

@@ -364,4 +364,12 @@ Outcome<PublicKey> key_of_certificate(const CertificateFiles& files, std::string
   return out;
 }
 
+Outcome<std::string> certificate_fingerprint(std::string_view pem) {
+  POSTERN_TRY_ASSIGN(OwnedStack list, read_certificates(pem, "the certificate"));
+  if (sk_X509_num(list.get()) == 0) {
+    return Problem{"no certificate in it"};
+  }
+  return sha256_of_der<X509>(sk_X509_value(list.get(), 0), i2d_X509).substr(std::string_view("sha256:").size());
+}
+
 }  // namespace postern::signature

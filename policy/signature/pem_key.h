@@ -79,4 +79,8 @@ using RevocationCheck = std::function<Outcome<Ok>(const std::vector<std::string>
 Outcome<PublicKey> key_of_certificate(const CertificateFiles& files, std::string_view name,
                                       const RevocationCheck& revocation = {});
 
+// 64 hex digits: the SHA-256 of the first certificate (DER), what `openssl x509 -fingerprint` prints.
+// Nothing is verified.
+Outcome<std::string> certificate_fingerprint(std::string_view pem);
+
 }  // namespace postern::signature

@@ -1,0 +1,92 @@
+#include "frontend/keys/command.h"
+
+#include <charconv>
+#include <cstdio>
+#include <ctime>
+
+#include <array>
+
+#include "frontend/message/message.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::keys {
+
+Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const std::string> words) {
+  const std::string line = "Usage:\n  postern " + std::string(usage.name) + " " + std::string(usage.operands) + "\n";
+  for (const std::string& word : words) {
+    if (word == "--") {
+      break;
+    }
+    if (word == "--help" || word == "-h") {
+      const std::string text = std::string(usage.summary) + "\n\n" + line + "\nOptions:\n" +
+                               cli::describe(usage.options, usage.commands);
+      std::fputs(text.c_str(), stdout);
+      return 0;
+    }
+  }
+  auto parsed = cli::parse(usage.options, usage.commands, words, environ, /*stop_at_positional=*/false);
+  std::string wrong;
+  if (!parsed) {
+    if (parsed.error().exit_code != kExitUsage) {
+      return fail(parsed.error());
+    }
+    wrong = parsed.error().what;
+  } else if (parsed->positional().size() < usage.least || parsed->positional().size() > usage.most) {
+    wrong = "wrong number of arguments: " + std::to_string(parsed->positional().size());
+  }
+  if (!wrong.empty()) {
+    const std::string text = "Error for command \"" + std::string(usage.name) + "\": " + wrong + "\n\n" + line +
+                             "\nRun 'postern " + std::string(usage.name) + " --help' for more detailed usage information.\n";
+    std::fputs(text.c_str(), stderr);
+    return kExitUsage;
+  }
+  return *std::move(parsed);
+}
+
+int fail(Problem problem, int exit_code) {
+  message::fatal(problem);
+  return exit_code != 0 ? exit_code : problem.exit_code;
+}
+
+Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values, std::string_view what) {
+  std::vector<std::uint32_t> out;
+  for (const std::string& value : values) {
+    std::uint32_t number = 0;
+    const char* end = value.data() + value.size();
+    const auto [stop, error] = std::from_chars(value.data(), end, number);
+    if (error != std::errc() || stop != end || number == 0) {
+      return Problem{"'" + value + "' is not " + std::string(what)};
+    }
+    out.push_back(number);
+  }
+  return out;
+}
+
+std::string time_text(std::int64_t unix_seconds) {
+  const std::time_t time = unix_seconds;
+  std::tm parts{};
+  std::array<char, 64> text{};
+  if (::localtime_r(&time, &parts) == nullptr ||
+      std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S %z %Z", &parts) == 0) {
+    return std::to_string(unix_seconds);
+  }
+  return text.data();
+}
+
+std::string printable(std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      out += "\\x";
+      out += kDigits[byte >> 4];
+      out += kDigits[byte & 15];
+    } else {
+      out += c;
+    }
+  }
+  return out;
+}
+
+}  // namespace postern::keys

@@ -1,0 +1,246 @@
+// postern ecl: what the execution control list says, and what it would say about an image.
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <optional>
+
+#include <sys/stat.h>
+
+#include "frontend/keys/command.h"
+#include "frontend/keys/paths.h"
+#include "frontend/message/message.h"
+#include "policy/config/read_file.h"
+#include "policy/config/trusted_file.h"
+#include "policy/ecl/facts.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::keys {
+namespace {
+
+using cli::Kind;
+
+enum : cli::CommandSet { kCheck = 1, kList = 2 };
+
+// clang-format off
+constexpr std::array kOptions = std::to_array<cli::Option>({
+    {"as-user", 0, "", Kind::kText, kCheck, "USER", "whether this user could read the image is checked too (root only)"},
+    {"explain", 0, "", Kind::kFlag, kCheck, "",     "the rule, its place in the file, the signers and what is bound how"},
+});
+// clang-format on
+
+constexpr Usage kCheckUsage{"ecl check", "[options] IMAGE", "Would the execution control list admit this image?", kOptions, kCheck, 1, 1};
+constexpr Usage kListUsage{"ecl list", "", "Show the execution control list", kOptions, kList, 0, 0};
+
+std::string ecl_file() {
+  return configuration_directory() + "/ecl.toml";
+}
+
+struct Loaded {
+  ecl::EclConfig config;
+  bool present = false;
+  bool trusted = false;  // root's alone: what suid mode asks for
+  std::string distrust;  // why not
+};
+
+Outcome<Loaded> load() {
+  Loaded out;
+  const std::string path = ecl_file();
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> text, config::read_file(path));
+  out.present = text.has_value();
+  const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (const auto trusted = config::read_trusted(root.get(), path)) {
+    out.trusted = true;
+  } else {
+    out.distrust = trusted.error().problem.what;
+  }
+  POSTERN_TRY_ASSIGN(out.config, ecl::parse_ecl(text.value_or(""), path));
+  POSTERN_TRY(ecl::check_directories(out.config));
+  return out;
+}
+
+std::string shown_key(const std::string& identity) {
+  return identity.starts_with("pgp:") ? identity.substr(4) : identity;
+}
+
+// ---- ecl list
+
+int list() {
+  const auto loaded = load();
+  if (!loaded) {
+    return fail(loaded.error());
+  }
+  const ecl::EclConfig& config = loaded->config;
+  std::string out = ecl_file() + (loaded->present ? "" : " (missing: in suid mode every start is refused)") + "\n";
+  out += std::string("activated:       ") + (config.activated ? "yes" : "no") + "\n";
+  out += std::string("legacyinsecure:  ") + (config.legacy_insecure ? "yes" : "no") + "\n";
+  if (loaded->present && !loaded->trusted) {
+    out += "not usable in suid mode: " + loaded->distrust + "\n";
+  }
+  for (const ecl::Group& group : config.groups) {
+    out += "\nline " + std::to_string(group.line) + ": " + std::string(ecl::name_of(group.mode)) +
+           (group.tag.empty() ? "" : " '" + printable(group.tag) + "'") + "\n";
+    out += "  directory:  " + (group.directory.empty() ? "any" : printable(group.directory)) + "\n";
+    out += "  binding:    " + std::string(ecl::name_of(group.binding)) + "\n";
+    for (const std::string& key : group.keys) {
+      out += "  key:        " + shown_key(key) + "\n";
+    }
+  }
+  std::fputs(out.c_str(), stdout);
+  return 0;
+}
+
+// ---- ecl check
+
+// Takes the user's identity for good, so that opening the image is tried with that user's rights.
+Outcome<> become(const std::string& name) {
+  if (::geteuid() != 0) {
+    return Problem{"--as-user needs root"};
+  }
+  std::vector<char> buffer(std::size_t{256} << 10);
+  struct passwd entry {};
+  struct passwd* found = nullptr;
+  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return Problem{"there is no user '" + printable(name) + "'"};
+  }
+  if (::initgroups(found->pw_name, found->pw_gid) != 0 || ::setresgid(found->pw_gid, found->pw_gid, found->pw_gid) != 0 ||
+      ::setresuid(found->pw_uid, found->pw_uid, found->pw_uid) != 0) {
+    return system_problem("becoming " + name, errno);
+  }
+  return Ok{};
+}
+
+ecl::ContainerKind kind_of(int fd) {
+  struct stat status {};
+  std::array<char, 4> magic{};
+  if (::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode)) {
+    return ecl::ContainerKind::kDirectory;
+  }
+  if (::pread(fd, magic.data(), magic.size(), 0) == 4 && std::string_view(magic.data(), 4) == "hsqs") {
+    return ecl::ContainerKind::kSquashfs;
+  }
+  std::array<unsigned char, 2> ext{};
+  constexpr off_t kExtMagicAt = 1080;
+  if (::pread(fd, ext.data(), ext.size(), kExtMagicAt) == 2 && ext[0] == 0x53 && ext[1] == 0xef) {
+    return ecl::ContainerKind::kExt;
+  }
+  return ecl::ContainerKind::kSif;
+}
+
+Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trusted) {
+  ecl::Gathered out;
+  out.facts.kind = kind_of(fd);
+  if (out.facts.kind != ecl::ContainerKind::kSif) {
+    return out;
+  }
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(fd));
+  POSTERN_TRY_ASSIGN(const signature::KeyMaterial keys,
+                     ecl::load_keyring(global_keyring(), trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever, false));
+  ecl::GatherOptions options;
+  options.legacy = config.legacy_insecure;
+  out = ecl::gather(image, fd, keys, options);
+  out.facts.directory = ecl::locate(config, fd);
+  return out;
+}
+
+std::string explain(const Loaded& loaded, const ecl::Gathered& gathered, const ecl::EclDecision& decision) {
+  const ecl::ImageFacts& facts = gathered.facts;
+  std::string out;
+  out += "list:       " + ecl_file() + (loaded.config.activated ? ", activated" : ", not activated") + "\n";
+  out += "directory:  " + (facts.directory.empty() ? "none that the list names" : facts.directory) + "\n";
+  out += "rule:       " + (decision.group ? ecl_file() + ":" + std::to_string(decision.line) + " (" +
+                                                std::string(ecl::name_of(loaded.config.groups[*decision.group].mode)) + ")"
+                                          : std::string("none")) + "\n";
+  if (facts.kind == ecl::ContainerKind::kSif) {
+    for (const signature::SignatureReport& signature : gathered.signatures) {
+      const std::string who = signature.valid ? printable(signature.name) + ", " + signature.fingerprint
+                                              : (signature.claimed.empty() ? "unknown" : shown_key(signature.claimed)) +
+                                                    ", not validated: " + signature.why;
+      out += "signature:  object " + std::to_string(signature.id) + ", group " + std::to_string(signature.group) + ": " + who + "\n";
+    }
+    if (gathered.signatures.empty()) {
+      out += "signature:  none\n";
+    }
+    out += "bytes:      ";
+    if (facts.problem_code != RefusalCode::kNone || !facts.any_valid) {
+      out += "bound to no valid signature\n";
+    } else if (facts.binding == ecl::Binding::kSealed) {
+      out += "sealed: every block is checked as it is read (seal: object " + std::to_string(gathered.seal->seal_object) +
+             ", tree: object " + std::to_string(gathered.seal->tree_object) + ")\n";
+    } else if (facts.binding == ecl::Binding::kUnwritable) {
+      out += "hashed now; the file belongs to root and nobody else may write it\n";
+    } else {
+      out += "hashed now; whoever may write the file can change it afterwards\n";
+    }
+    out += std::string("kernel:     ") + (decision.trusted ? "may mount these bytes (kernel-mount squashfs = \"trusted\")\n"
+                                                           : "does not mount these bytes unless the site says \"any\"\n");
+  }
+  return out;
+}
+
+Outcome<int> check(const cli::Arguments& arguments) {
+  const std::string& path = arguments.positional()[0];
+  POSTERN_TRY_ASSIGN(const Loaded loaded, load());
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  const int opening = errno;
+  if (arguments.given("as-user")) {
+    // The decision needs root's view of the list's directories only where the user lacks it; what
+    // the user may open, the user opens.
+    POSTERN_TRY(become(std::string(arguments.text("as-user"))));
+    fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    if (!fd.valid()) {
+      return system_problem("opening " + path + " as " + std::string(arguments.text("as-user")), errno);
+    }
+  }
+  if (!fd.valid()) {
+    return system_problem("opening " + path, opening);
+  }
+  POSTERN_TRY_ASSIGN(const ecl::Gathered gathered, facts_of(fd.get(), loaded.config, loaded.trusted));
+  const ecl::EclDecision decision = ecl::decide_ecl(loaded.config, gathered.facts);
+  const bool allowed = decision.decision == Decision::kAllow;
+  if (arguments.given("explain")) {
+    std::fputs(explain(loaded, gathered, decision).c_str(), stdout);
+  }
+  std::fputs((std::string(allowed ? "allow: " : "refuse: ") + printable(decision.why) + "\n").c_str(), stdout);
+  if (!loaded.trusted) {
+    message::warning(loaded.present ? "suid mode refuses every start with this list: " + loaded.distrust
+                                    : "there is no " + ecl_file() + ": suid mode refuses every start");
+  }
+  message::verbose("In user-namespace mode the list is advisory: a user can bring another program");
+  return allowed ? 0 : kExitFatal;
+}
+
+int show_sub_commands(std::FILE* to) {
+  std::fputs("The execution control list: which signed images may run\n\nUsage:\n"
+             "  postern ecl check [--as-user USER] [--explain] IMAGE\n  postern ecl list\n", to);
+  return to == stdout ? 0 : kExitUsage;
+}
+
+}  // namespace
+
+int ecl_command(std::span<const std::string> words) {
+  if (words.empty() || words[0] == "--help" || words[0] == "-h") {
+    return show_sub_commands(words.empty() ? stderr : stdout);
+  }
+  if (words[0] != "check" && words[0] != "list") {
+    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"ecl\"\n\n").c_str(), stderr);
+    return show_sub_commands(stderr);
+  }
+  const bool checking = words[0] == "check";
+  const auto arguments = parse_command(checking ? kCheckUsage : kListUsage, words.subspan(1));
+  if (!arguments) {
+    return arguments.error();
+  }
+  if (!checking) {
+    return list();
+  }
+  auto status = check(*arguments);
+  return status ? *status : fail(std::move(status).error());
+}
+
+}  // namespace postern::keys

@@ -1,0 +1,93 @@
+#include "frontend/keys/material.h"
+
+#include <unistd.h>
+
+#include "frontend/keys/hkp.h"
+#include "frontend/keys/ocsp.h"
+#include "frontend/keys/paths.h"
+#include "frontend/message/message.h"
+
+namespace postern::keys {
+namespace {
+
+constexpr std::size_t kMaxPemBytes = std::size_t{1} << 20;
+constexpr unsigned kLookupSeconds = 5;
+
+Outcome<std::string> optional_file(const std::string& path) {
+  return path.empty() ? Outcome<std::string>(std::string()) : read_file(path, kMaxPemBytes);
+}
+
+Outcome<> add_pem(const MaterialOptions& options, signature::KeyMaterial& keys) {
+  if (!options.key.empty()) {
+    POSTERN_TRY_ASSIGN(const std::string text, read_file(options.key, kMaxPemBytes));
+    POSTERN_TRY_ASSIGN(signature::PublicKey key, signature::PublicKey::from_pem(text, options.key));
+    keys.keys.push_back(std::move(key));
+  }
+  if (!options.certificate.empty()) {
+    signature::CertificateFiles files;
+    POSTERN_TRY_ASSIGN(files.leaf, read_file(options.certificate, kMaxPemBytes));
+    POSTERN_TRY_ASSIGN(files.intermediates, optional_file(options.intermediates));
+    POSTERN_TRY_ASSIGN(files.roots, optional_file(options.roots));
+    const signature::RevocationCheck revocation = options.ocsp ? signature::RevocationCheck(check_ocsp) : nullptr;
+    POSTERN_TRY_ASSIGN(signature::PublicKey key, signature::key_of_certificate(files, options.certificate, revocation));
+    keys.keys.push_back(std::move(key));
+  }
+  return Ok{};
+}
+
+Outcome<> add_ring(const std::string& path, signature::KeyOrigin origin, signature::KeyMaterial& keys) {
+  POSTERN_TRY_ASSIGN(signature::PgpKeyring ring, signature::PgpKeyring::open(path, origin));
+  keys.rings.push_back(std::move(ring));
+  return Ok{};
+}
+
+}  // namespace
+
+Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options) {
+  std::unique_ptr<Material> out(new Material());
+  out->options_ = options;
+  POSTERN_TRY(add_pem(options, out->keys_));
+  POSTERN_TRY(add_ring(global_keyring(), signature::KeyOrigin::kGlobal, out->keys_));
+  POSTERN_TRY_ASSIGN(const std::string local, local_keyring(""));
+  // A keyring that is not there yet is made only if Apptainer's has keys to fill it with.
+  if (::access(local.c_str(), F_OK) == 0 || ::access((apptainer_keyring() + "/pgp-public").c_str(), F_OK) == 0) {
+    if (const auto made = KeyDirectory::open_local(local); !made) {
+      message::warning(made.error().what);
+    }
+  }
+  POSTERN_TRY(add_ring(local, signature::KeyOrigin::kLocal, out->keys_));
+  if (options.use_servers) {
+    out->keys_.fetch = [self = out.get()](const std::string& id) { return self->fetch(id); };
+  }
+  return out;
+}
+
+std::optional<signature::PgpKeyring> Material::fetch(const std::string& key_id) {
+  ServerOptions server;
+  server.url = options_.server.empty() ? std::string(kDefaultKeyServer) : options_.server;
+  server.timeout_seconds = kLookupSeconds;
+  const auto failed = [&](const Problem& problem) {
+    message::warning("key " + key_id + ": " + problem.what);
+    return std::nullopt;
+  };
+  message::verbose("Asking " + server.url + " for key " + key_id);
+  auto bytes = fetch_key(server, "0x" + key_id);
+  if (!bytes) {
+    return failed(bytes.error());
+  }
+  auto directory = KeyDirectory::open_temporary();
+  if (!directory) {
+    return failed(directory.error());
+  }
+  if (const auto imported = directory->import(*bytes); !imported) {
+    return failed(imported.error());
+  }
+  auto ring = signature::PgpKeyring::open(directory->path(), signature::KeyOrigin::kRemote);
+  if (!ring) {
+    return failed(ring.error());
+  }
+  fetched_.push_back(*std::move(directory));
+  return *std::move(ring);
+}
+
+}  // namespace postern::keys

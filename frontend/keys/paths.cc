@@ -1,0 +1,149 @@
+#include "frontend/keys/paths.h"
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+#include <vector>
+
+#include <sys/stat.h>
+
+namespace postern::keys {
+namespace {
+
+Outcome<std::string> home() {
+  if (std::string path = environment("HOME"); path.starts_with('/')) {
+    return path;
+  }
+  std::vector<char> buffer(std::size_t{256} << 10);
+  struct passwd entry {};
+  struct passwd* found = nullptr;
+  if (::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return Problem{"no home directory is known for this user", "set HOME, or name a directory with --keysdir"};
+  }
+  return std::string(found->pw_dir);
+}
+
+bool write_whole(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::write(fd, bytes.data(), bytes.size());
+    if (put < 0 && errno == EINTR) {
+      continue;
+    }
+    if (put <= 0) {
+      return false;
+    }
+    bytes.remove_prefix(static_cast<std::size_t>(put));
+  }
+  return true;
+}
+
+}  // namespace
+
+std::string environment(const char* name) {
+  const char* value = ::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody changes it
+  return value != nullptr ? value : "";
+}
+
+std::string configuration_directory() {
+  const std::string file = environment("POSTERN_CONFIG_FILE");
+  const std::size_t slash = file.rfind('/');
+  return slash == std::string::npos || slash == 0 ? POSTERN_CONFDIR : file.substr(0, slash);
+}
+
+std::string global_keyring() {
+  return configuration_directory() + "/keyring";
+}
+
+Outcome<std::string> local_keyring(const std::string& option) {
+  if (!option.empty()) {
+    return option;
+  }
+  for (const char* name : {"POSTERN_KEYSDIR", "APPTAINER_KEYSDIR", "SINGULARITY_KEYSDIR", "SINGULARITY_SYPGPDIR"}) {
+    if (std::string path = environment(name); !path.empty()) {
+      return path;
+    }
+  }
+  for (const char* name : {"POSTERN_CONFIGDIR", "APPTAINER_CONFIGDIR"}) {
+    if (const std::string path = environment(name); !path.empty()) {
+      return path + "/keys";
+    }
+  }
+  POSTERN_TRY_ASSIGN(const std::string base, home());
+  return base + "/.postern/keys";
+}
+
+std::string apptainer_keyring() {
+  const auto base = home();
+  return base ? *base + "/.apptainer/keys" : "";
+}
+
+Outcome<TemporaryDirectory> TemporaryDirectory::create() {
+  std::string path = environment("TMPDIR");
+  // GnuPG puts sockets beside its keys, and a socket's name has at most 107 bytes (unix(7)).
+  constexpr std::size_t kLongest = 60;
+  path = (path.starts_with('/') && path.size() < kLongest ? path : "/tmp") + "/postern-keys-XXXXXX";
+  if (::mkdtemp(path.data()) == nullptr) {
+    return system_problem("making a temporary directory", errno);
+  }
+  return TemporaryDirectory(path);
+}
+
+TemporaryDirectory::~TemporaryDirectory() {
+  if (!path_.empty()) {
+    std::error_code ignored;  // what cannot be removed stays, in a directory of our own
+    std::filesystem::remove_all(path_, ignored);
+  }
+}
+
+Outcome<std::string> read_file(const std::string& path, std::size_t max_bytes) {
+  UniqueFd opened;
+  int fd = STDIN_FILENO;
+  if (path != "-") {
+    opened = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+    fd = opened.get();
+  }
+  if (fd < 0) {
+    return system_problem("opening " + path, errno);
+  }
+  std::string out;
+  std::array<char, 65536> piece;
+  while (true) {
+    const ssize_t got = ::read(fd, piece.data(), piece.size());
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    if (got < 0) {
+      return system_problem("reading " + path, errno);
+    }
+    if (got == 0) {
+      return out;
+    }
+    out.append(piece.data(), static_cast<std::size_t>(got));
+    if (out.size() > max_bytes) {
+      return Problem{path + " is larger than " + std::to_string(max_bytes) + " bytes"};
+    }
+  }
+}
+
+Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode) {
+  std::string temporary = path + ".XXXXXX";
+  const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (!fd.valid()) {
+    return system_problem("writing " + path, errno);
+  }
+  if (!write_whole(fd.get(), bytes) || ::fchmod(fd.get(), mode) != 0 || ::fsync(fd.get()) != 0 ||
+      ::rename(temporary.c_str(), path.c_str()) != 0) {
+    const int saved = errno;
+    ::unlink(temporary.c_str());
+    return system_problem("writing " + path, saved);
+  }
+  return Ok{};
+}
+
+}  // namespace postern::keys
