@@ -575,16 +575,13 @@ Read<Image::BlockIndex::Entry> Reader::locate(const Inode& file, std::uint64_t b
   return at;
 }
 
-Read<DataBlock> Reader::fragment_of(const Inode& file) noexcept {
+Read<DataBlock> Reader::fragment(std::uint32_t index) noexcept {
   FragmentEntry entry;
-  POSTERN_TRY(table_entry(image_.fragments(), file.fragment, &entry));
-  const std::uint32_t block_size = image_.super().block_size;
-  if (entry.size == 0 || file.fragment_offset > block_size) {
+  POSTERN_TRY(table_entry(image_.fragments(), index, &entry));
+  if (entry.size == 0) {  // would read as a hole
     return Errno{EIO};
   }
-  return DataBlock{{entry.start, entry.size},
-                   file.fragment_offset,
-                   static_cast<std::uint32_t>(file.size % block_size)};
+  return DataBlock{{entry.start, entry.size}, 0, 0};
 }
 
 Read<> Reader::blocks(const Inode& file,
@@ -605,7 +602,9 @@ Read<> Reader::blocks(const Inode& file,
     }
   }
   if (count > 0 && file.fragment != kNoFragment && file.size % block_size != 0 && first <= full) {
-    POSTERN_TRY_ASSIGN(const DataBlock end, fragment_of(file));
+    POSTERN_TRY_ASSIGN(DataBlock end, fragment(file.fragment));
+    end.offset = file.fragment_offset;
+    end.length = static_cast<std::uint32_t>(file.size % block_size);
     out.push_back(end);
   }
   return Ok{};

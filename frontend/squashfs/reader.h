@@ -102,6 +102,8 @@ class Reader final : private BlockCache::Decoder {
                 std::uint64_t first,
                 std::size_t count,
                 std::vector<DataBlock>& out) noexcept;
+  // The whole of fragment `index`, whatever its length.
+  Read<DataBlock> fragment(std::uint32_t index) noexcept;
   // A block that is no hole, decoded, and long enough for its `offset` and `length`.
   Read<BlockCache::Pin> data(const DataBlock& block) noexcept;
 
@@ -121,7 +123,6 @@ class Reader final : private BlockCache::Decoder {
                        std::uint32_t position) noexcept;
   // Blocks that are not in a fragment.
   [[nodiscard]] std::uint64_t full_blocks(const Inode& file) const noexcept;
-  Read<DataBlock> fragment_of(const Inode& file) noexcept;
   Read<Image::BlockIndex::Entry> locate(const Inode& file, std::uint64_t block) noexcept;
   Read<> advance(Image::BlockIndex::Entry& at, std::uint64_t blocks) noexcept;
   template <class Visit>

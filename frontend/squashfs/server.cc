@@ -334,8 +334,14 @@ Read<BlockCache::Pin> fetch(Worker& w, const DataBlock& block) noexcept {
   return w.reader.data(block);
 }
 
-// Has resting threads decode what follows: the next blocks of a file that is read in order, or the
-// next fragment where small files are.
+void read_ahead(Server& server, const DataBlock& block) noexcept {
+  if (!block.hole() && !server.image.data().contains(block.key)) {
+    server.crew.read_ahead(block);
+  }
+}
+
+// Has resting threads decode what will probably be read next: the next blocks of a file that is read
+// in order, and the next fragment where the ends of files are.
 void look_ahead(Worker& w, const Inode& file, std::uint64_t offset, std::size_t size) noexcept {
   Server& server = w.server;
   const std::uint32_t block_size = server.image.super().block_size;
@@ -344,19 +350,26 @@ void look_ahead(Worker& w, const Inode& file, std::uint64_t offset, std::size_t 
                         sequence.offset.load(std::memory_order_relaxed) == offset;
   sequence.node.store(file.id, std::memory_order_relaxed);
   sequence.offset.store(offset + size, std::memory_order_relaxed);
+  bool next_fragment = false;
+  if (file.fragment != kNoFragment && offset + size == file.size) {
+    next_fragment = server.last_fragment.exchange(file.fragment, std::memory_order_relaxed) + 1 ==
+                    file.fragment;
+  }
   if (server.devices.spare.empty() || !server.crew.has_time()) {
     return;
   }
   if (in_order || (offset == 0 && size >= block_size)) {
     w.ahead.clear();
     const std::uint64_t next = (offset + size - 1) / block_size + 1;
-    if (!w.reader.blocks(file, next, server.options.processors, w.ahead)) {
-      return;
-    }
-    for (const DataBlock& block : w.ahead) {
-      if (!block.hole() && !server.image.data().contains(block.key)) {
-        server.crew.read_ahead(block);
+    if (w.reader.blocks(file, next, server.options.processors, w.ahead)) {
+      for (const DataBlock& block : w.ahead) {
+        read_ahead(server, block);
       }
+    }
+  }
+  if (next_fragment) {
+    if (const auto block = w.reader.fragment(file.fragment + 1)) {
+      read_ahead(server, *block);
     }
   }
 }
