@@ -402,6 +402,9 @@ Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset
       // SAFETY: writev(2) only reads what an iovec points at; the type has no const.
       auto* from = const_cast<std::byte*>(pin.bytes().data()) + block.offset + skip;
       w.iov.push_back({from, take});
+      if (take == block_size) {  // the kernel has it all now, and will not ask again soon
+        pin.mark_cold();
+      }
       w.pins.push_back(std::move(pin));
     }
     left -= take;

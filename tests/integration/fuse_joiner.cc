@@ -106,8 +106,7 @@ int main(int argc, char** argv) {
     fail("SO_PEERCRED");
   }
   const int fuse = receive_descriptor(socket);
-  // SO_PEERCRED names the process that called listen(2): the starter, whose user namespace the
-  // server shares once it has made it.
+  // SO_PEERCRED names the process that called listen(2) last: the server.
   const std::string path = "/proc/" + std::to_string(server.pid) + "/ns/user";
   const int users = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (users < 0) {

@@ -279,6 +279,26 @@ def test_sharing(work, gzip, want):
     late = subprocess.run(as_user([JOINER, name, work.mount2, "true"]), capture_output=True, text=True)
     work.check("a joiner that comes too late is told so", late.returncode == 111, late.stderr)
 
+    # The first start is killed while somebody has joined; others still can.
+    starter = subprocess.Popen(
+        as_user([STARTER, "-n", "-j", name, SERVER, gzip, "0", size, work.mount, "--", "sh", "-c",
+                 "cat setuid >/dev/null; echo up; exec sleep 60"]),
+        stdout=subprocess.PIPE, start_new_session=True, text=True)
+    starter.stdout.readline()
+    holder = subprocess.Popen(as_user([JOINER, name, work.mount2, "sh", "-c", "echo in; exec sleep 60"]),
+                              stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+    os.killpg(starter.pid, signal.SIGKILL)
+    starter.wait()
+    many = [subprocess.Popen(as_user([JOINER, name, work.mount2, "cmp", "setuid", "setuid"]))
+            for _ in range(64)]
+    codes = {process.wait(timeout=60) for process in many}
+    work.check("64 join when the first start was killed", codes == {0}, str(codes))
+    holder.kill()
+    holder.wait()
+    if AS_ROOT:
+        work.check("and the server ends with the last of them", gone(gzip))
+
     # Joiners during teardown: each runs its command or gets one of the two clean failures.
     outcomes = {}
     for _ in range(15):
@@ -291,7 +311,7 @@ def test_sharing(work, gzip, want):
         for process in late + [first]:
             process.wait(timeout=30)
             outcomes[process.returncode] = outcomes.get(process.returncode, 0) + 1
-    # 121: the starter's user namespace had gone from /proc before the joiner looked.
+    # 121: the server's user namespace had gone from /proc before the joiner looked.
     work.check("joiners during teardown succeed or fail cleanly", set(outcomes) <= {0, 111, 112, 121},
                str(outcomes))
 
