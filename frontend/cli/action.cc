@@ -100,6 +100,9 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
     message::fatal(arguments.error());
     return arguments.error().exit_code;
   }
+  for (const std::string& warning : arguments->warnings()) {
+    message::warning(warning);
+  }
   if (arguments->given("help")) {
     std::fputs(help(command).c_str(), stdout);
     return 0;

@@ -40,6 +40,7 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"run", "", "[options] IMAGE [ARGUMENT...]", "run the image's runscript", "", run_command, nullptr, kRun},
   {"seal", "", "[options] IMAGE", "bind the bytes of an image to a signed hash tree", "", nullptr, "postern-keys", 0},
   {"shell", "", "[options] IMAGE", "start a shell in a container", "", shell_command, nullptr, kShell},
+  {"sif", "siftool", "COMMAND", "look into SIF files and change them", "add del dump header info list new setprim", sif_command, nullptr, 0},
   {"sign", "", "[options] IMAGE", "sign an image", "", nullptr, "postern-keys", 0},
   {"test", "", "[options] IMAGE [ARGUMENT...]", "run the image's test script", "", test_command, nullptr, kTest},
   {"verify", "", "[options] IMAGE", "check the signatures of an image", "", nullptr, "postern-keys", 0},

@@ -65,6 +65,9 @@ int help_command(std::span<const std::string> words) {
   if (command->program != nullptr) {
     return run_program(*command, std::vector<std::string>{"--help"});
   }
+  if (!command->subcommands.empty() && command->handler != completion_command) {
+    return command->handler(std::vector<std::string>{"--help"});
+  }
   std::fputs(help(*command).c_str(), stdout);
   return 0;
 }

@@ -88,8 +88,9 @@ int dispatch(const std::vector<std::string>& words) {
   if (command->program != nullptr) {
     return run_program(*command, operands);
   }
-  const bool wants_help = command->options == 0 && !operands.empty() &&
-                          (operands[0] == "--help" || operands[0] == "-h");
+  // Commands with options of their own, or with commands below them, answer --help themselves.
+  const bool wants_help = command->options == 0 && command->subcommands.empty() &&
+                          !operands.empty() && (operands[0] == "--help" || operands[0] == "-h");
   return wants_help ? help_command(rest) : command->handler(operands);
 }
 

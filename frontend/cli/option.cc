@@ -259,6 +259,13 @@ Outcome<> Parser::environment(const char* const* environment) {
       return other.option == entry->option &&
              (!option.environment_adds || other.key == entry->key);
     });
+    const auto contradicted = std::find_if(found.begin(), entry, [&](const Found& other) {
+      return other.option == entry->option && other.key == entry->key && other.value != entry->value;
+    });
+    if (contradicted != entry) {
+      result_.warnings_.push_back(std::string(contradicted->variable) + " and " +
+                                  std::string(entry->variable) + " differ: the first one counts");
+    }
     const bool beaten = result_.values_[entry->option].command_line && !option.environment_adds;
     if (!superseded && !beaten) {
       POSTERN_TRY(set(entry->option, entry->value, entry->variable));

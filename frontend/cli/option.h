@@ -54,6 +54,8 @@ class Arguments {
   [[nodiscard]] bool on_command_line(std::string_view name) const;
 
   [[nodiscard]] const std::vector<std::string>& positional() const { return positional_; }
+  // Sentences for message::warning: variables that contradict each other.
+  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   struct Values {
@@ -67,6 +69,7 @@ class Arguments {
   std::span<const Option> table_;
   std::vector<Values> values_;
   std::vector<std::string> positional_;
+  std::vector<std::string> warnings_;
 };
 
 // Reads `words` (without program and command name) against the options of `commands` in `table`;

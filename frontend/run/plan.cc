@@ -77,7 +77,7 @@ class Planner {
   Outcome<> layers();
   Outcome<> overlay(const std::string& specification, bool& writable_seen);
   Outcome<> upper(const std::string& directory, std::string_view option);
-  void namespaces();
+  Outcome<> namespaces();
   void capabilities();
   Outcome<> dev();
   Outcome<> minimal_dev();
@@ -311,7 +311,7 @@ Outcome<> Planner::layers() {
 
 // -------------------------------------------------------------------- namespaces and capabilities
 
-void Planner::namespaces() {
+Outcome<> Planner::namespaces() {
   const auto want = [&](bool asked, bool allowed, unsigned bit, const char* option) {
     if (asked && !allowed) {
       warn(std::string(option) + " is not allowed by the site's configuration: the host's is shared");
@@ -328,6 +328,15 @@ void Planner::namespaces() {
   if (action_.uts) {
     plan_.request.hostname = action_.hostname;
   }
+  if (action_.network_namespace.empty()) {
+    return Ok{};
+  }
+  const std::string path = absolute_path(action_.network_namespace, input_.caller.directory);
+  if (!exists(path)) {
+    return system_problem("--netns-path " + path, errno, "name the file of a network namespace, as `ip netns` makes");
+  }
+  POSTERN_TRY_ASSIGN(plan_.request.join_net, add_source({.kind = Source::Kind::kPath, .path = path}));
+  return Ok{};
 }
 
 void Planner::capabilities() {
@@ -750,7 +759,7 @@ Outcome<LaunchPlan> Planner::run() {
   }
   POSTERN_TRY(root());
   POSTERN_TRY(layers());
-  namespaces();
+  POSTERN_TRY(namespaces());
   capabilities();
   // ORDER: what users bind comes last and so lies on top.
   POSTERN_TRY(dev());

@@ -91,6 +91,9 @@ TEST_SUITE("frontend/cli options") {
     CHECK(parse_exec({}, {singularity})->text("workdir") == "/s");
     CHECK(parse_exec({}, {"POSTERN_WORKDIR= ", apptainer})->text("workdir") == "/a");
     CHECK(parse_exec({"--contain=false"}, {"POSTERN_CONTAIN=1"})->given("contain") == false);
+    CHECK(parse_exec({}, {singularity, apptainer})->warnings() ==
+          Words{"APPTAINER_WORKDIR and SINGULARITY_WORKDIR differ: the first one counts"});
+    CHECK(parse_exec({}, {apptainer, "SINGULARITY_WORKDIR=/a"})->warnings().empty());
   }
 
   TEST_CASE("binds of command line and environment add up, command line first") {
