@@ -1,0 +1,331 @@
+#!/usr/bin/env python3
+"""exec, run, shell and test, as an ordinary user: what every option does, what every mistake says,
+and that nothing is left behind.
+
+    command_line.py SIF POSTERN PROGRAM...     (PROGRAM: postern-init, postern-squashfs, ...)
+
+TAP on standard output. Exit 77: this host cannot run it.
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+USER = 64322  # no account
+AS_ROOT = os.geteuid() == 0
+SIF, POSTERN, *PROGRAMS = (os.path.abspath(path) for path in sys.argv[1:])
+LIBEXEC = ":".join(dict.fromkeys(os.path.dirname(program) for program in PROGRAMS))
+
+number = 0
+failed = 0
+
+
+def report(ok, name, note=""):
+    global number, failed
+    number += 1
+    failed += not ok
+    print(f"{'ok' if ok else 'not ok'} {number} - {name}", flush=True)
+    if not ok:
+        print("".join(f"# {line}\n" for line in note.splitlines()), end="", flush=True)
+
+
+def as_user(command):
+    if not AS_ROOT:
+        return command
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"] + command
+
+
+def run(arguments, environment=None, cwd=None, stdin=""):
+    variables = {"HOME": HOME, "PATH": "/usr/bin:/bin", "TERM": "dumb", "POSTERN_LIBEXEC": LIBEXEC}
+    variables.update(environment or {})
+    return subprocess.run(as_user([POSTERN] + arguments), env=variables, cwd=cwd or HOME, input=stdin,
+                          capture_output=True, text=True, timeout=60, check=False)
+
+
+def expect(name, arguments, output=None, error=None, status=0, **how):
+    """`output`, `error`: regular expressions that must be found; None = anything."""
+    done = run(arguments, **how)
+    ok = done.returncode == status
+    ok = ok and (output is None or re.search(output, done.stdout, re.S | re.M) is not None)
+    ok = ok and (error is None or re.search(error, done.stderr, re.S | re.M) is not None)
+    report(ok, name, f"arguments: {arguments}\nexpected: status {status}, {output!r}, {error!r}\n"
+                     f"got: status {done.returncode}\nstdout: {done.stdout}\nstderr: {done.stderr}")
+    return done
+
+
+def give(path):
+    """To the user, with all below."""
+    if AS_ROOT:
+        for folder, names, files in os.walk(path):
+            for one in [folder] + [os.path.join(folder, f) for f in names + files]:
+                os.lchown(one, USER, USER)
+
+
+def make_image(path):
+    for folder in ["bin", "etc", "tmp", ".singularity.d/env"]:
+        os.makedirs(os.path.join(path, folder))
+    shutil.copy("/bin/busybox", os.path.join(path, "bin/busybox"))
+    for applet in ["sh", "ls", "cat", "id", "env", "echo", "true", "pwd", "mount", "grep", "touch", "sleep", "hostname"]:
+        os.symlink("busybox", os.path.join(path, "bin", applet))
+    for name, text in [("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nother:x:7:7:Other:/:/bin/no\n"),
+                       ("etc/group", "root:x:0:\n"),
+                       (".singularity.d/env/90-environment.sh", "export FROM_IMAGE=image\nexport BOTH=image\n"),
+                       (".singularity.d/env/99-base.sh", "")]:
+        with open(os.path.join(path, name), "w", encoding="utf-8") as file:
+            file.write(text)
+    for name, text in [("runscript", "echo runscript \"$@\"; echo args $#"), ("test", "echo testscript; exit 3")]:
+        script = os.path.join(path, ".singularity.d", name)
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(f"#!/bin/sh\n{text}\n")
+        os.chmod(script, 0o755)
+
+
+def left_behind():
+    """Processes of the user's that are no zombies of somebody else, and mounts of ours."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+                status = file.read()
+            with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
+                command = file.read().replace("\0", " ")
+        except OSError:
+            continue
+        if AS_ROOT and re.search(rf"^Uid:\t{USER}\t", status, re.M) or TOP in command and "command_line" not in command:
+            found.append(f"process {pid}: {command}")
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        found += [line for line in file if TOP in line]
+    return found
+
+
+def environment_tests(image):
+    shell = ["exec", image, "sh", "-c"]
+    expect("the image's scripts, then the host's variables where the image sets none",
+           shell + ["echo $FROM_IMAGE $BOTH $HOST"], r"^image image host$",
+           environment={"HOST": "host", "BOTH": "host"})
+    expect("POSTERNENV_ beats the image and APPTAINERENV_", shell + ["echo $BOTH"], "^postern$",
+           environment={"APPTAINERENV_BOTH": "apptainer", "POSTERNENV_BOTH": "postern"})
+    expect("SINGULARITYENV_ alone counts too", shell + ["echo $X"], "^s$", environment={"SINGULARITYENV_X": "s"})
+    expect("--env beats them all", ["exec", "--env", "BOTH=flag", image, "sh", "-c", "echo $BOTH"], "^flag$",
+           environment={"POSTERNENV_BOTH": "postern"})
+    expect("--env is evaluated inside", ["exec", "--env", "U=$(id -u)-$FROM_IMAGE", image, "sh", "-c", "echo $U"],
+           rf"^{USER if AS_ROOT else os.getuid()}-image$")
+    expect("--no-eval takes it literally", ["exec", "--no-eval", "--env", "U=$(id)", image, "sh", "-c", "echo \"$U\""],
+           r"^\$\(id\)$")
+    expect("--cleanenv", ["exec", "--cleanenv", image, "env"], r"^LANG=C$", environment={"HOST": "x"})
+    done = run(["exec", "--cleanenv", image, "env"], environment={"HOST": "x"})
+    report("HOST=" not in done.stdout, "--cleanenv keeps the host's variables out", done.stdout)
+    file = os.path.join(TOP, "variables")
+    with open(file, "w", encoding="utf-8") as out:
+        out.write("A='one two'\nB=\"$A three\"\n")
+    expect("--env-file is shell code", ["exec", "--env-file", file, image, "sh", "-c", "echo \"$B\""], "^one two three$")
+    expect("a missing --env-file", ["exec", "--env-file", "/nonexistent", image, "true"], status=255,
+           error="FATAL:   --env-file /nonexistent: No such file")
+    expect("PATH changes", shell + ["echo $PATH"], r"^/first:.*:/last$",
+           environment={"APPTAINERENV_PREPEND_PATH": "/first", "APPTAINERENV_APPEND_PATH": "/last"})
+    expect("the runtime's own variables in all spellings", shell + ["echo $POSTERN_NAME $APPTAINER_NAME $SINGULARITY_NAME"],
+           "^image image image$")
+    expect("a flag from the environment", ["exec", image, "pwd"], "^/etc$", environment={"SINGULARITY_CWD": "/etc"})
+    expect("POSTERN_ first", ["exec", image, "pwd"], "^/bin$", error="differ",
+           environment={"SINGULARITY_CWD": "/etc", "POSTERN_CWD": "/bin"})
+
+
+def mount_tests(image, squash):
+    data = os.path.join(TOP, "da ta:x,y\nz")
+    os.mkdir(data)
+    with open(os.path.join(data, "f"), "w", encoding="utf-8") as file:
+        file.write("content\n")
+    give(data)
+    os.chmod(TOP, 0o755)
+    escaped = data.replace(":", r"\:").replace(",", r"\,")
+    expect("a bind with space, colon, comma and newline", ["exec", "--bind", escaped + ":/mnt/a b", image, "cat", "/mnt/a b/f"],
+           "^content$")
+    expect("--mount with quotes", ["exec", "--mount", f'type=bind,"src={data}",dst=/mnt/c,ro', image, "sh", "-c",
+                                   "cat /mnt/c/f; touch /mnt/c/x"], "^content$", error="Read-only", status=1)
+    expect("binds of the environment add up", ["exec", "-B", HOME + ":/one", image, "ls", "/one", "/two"], "two",
+           environment={"APPTAINER_BIND": HOME + ":/two"})
+    expect("the destinations are told to nested starts", ["exec", "-B", HOME + ":/one,/etc:/two:ro", image, "sh", "-c",
+                                                          "echo $APPTAINER_BIND"], "^/one,/two$")
+    expect("a squashfs file bound from inside", ["exec", "-B", squash + ":/sq:image-src=/etc", image, "cat", "/sq/passwd"],
+           "^other:")
+    expect("a missing source", ["exec", "-B", "/nonexistent:/x", image, "true"], status=255,
+           error="FATAL:   bind source /nonexistent: No such file or directory; ")
+    expect("a relative destination", ["exec", "-B", "/etc:x", image, "true"], status=255, error='"/etc:x".*absolute')
+    expect("10,000 binds", ["exec"] + [word for i in range(10000) for word in ("-B", f"/etc:/m{i}")] + [image, "true"],
+           status=255, error="FATAL: .*more than 250 mounts.*; bind a directory")
+    expect("the home and the current directory are there", ["exec", image, "pwd"], f"^{re.escape(HOME)}/sub$",
+           cwd=os.path.join(HOME, "sub"))
+    expect("--no-home with the directory elsewhere", ["exec", "--no-home", "--no-mount", "tmp", image, "ls", HOME], status=1,
+           error="No such file", cwd="/")
+    expect("--home src:dst", ["exec", "--home", HOME + ":/h", image, "sh", "-c", "echo $HOME; ls /h"], "^/h\n.*sub")
+    expect("--contain: private /tmp and home, minimal /dev", ["exec", "--contain", image, "sh", "-c",
+                                                              f"ls /dev /tmp; ls -a {HOME}; echo tty >/dev/null; pwd"],
+           rf"urandom.*{re.escape(HOME)}$")
+    done = run(["exec", "--contain", image, "ls", HOME, "/tmp"])
+    report("sub" not in done.stdout and os.path.basename(TOP) not in done.stdout, "--contain hides the host's files", done.stdout)
+    work = os.path.join(HOME, "work")
+    expect("--workdir keeps them", ["exec", "--contain", "--workdir", work, "--scratch", "/scr", image, "sh", "-c",
+                                    "touch /tmp/kept /scr/kept2"])
+    report(os.path.exists(work + "/tmp/kept") and os.path.exists(work + "/scratch/scr/kept2"), "in the host's directory",
+           str(os.listdir(work)))
+    expect("--scratch", ["exec", "--scratch", "/scratch/deep", image, "sh", "-c", "touch /scratch/deep/x && ls /scratch/deep"], "^x$")
+    expect("--no-mount", ["exec", "--no-mount", "tmp,nonsense", image, "ls", "/tmp"], "^$", error="WARNING: --no-mount nonsense",
+           cwd="/")
+    expect("--dns", ["exec", "--dns", "192.0.2.1,192.0.2.2", image, "cat", "/etc/resolv.conf"],
+           "^nameserver 192.0.2.1\nnameserver 192.0.2.2$")
+    expect("passwd has the image's lines and the caller's", ["exec", image, "cat", "/etc/passwd"],
+           rf"^other:x:7:7:Other:/:/bin/no\n.*:x:{USER if AS_ROOT else os.getuid()}:.*:{re.escape(HOME)}:" if AS_ROOT else "^other:")
+    expect("and of an image that is mounted", ["exec", squash, "cat", "/etc/passwd"],
+           rf"^other:x:7:7:Other:/:/bin/no\n.*:x:{USER if AS_ROOT else os.getuid()}:")
+    expect("--cwd", ["exec", "--cwd", "/etc", image, "pwd"], "^/etc$")
+    expect("--cwd that is missing", ["exec", "--cwd", "/nonexistent", image, "pwd"], status=255, error="FATAL: .*/nonexistent")
+    expect("--containlibs", ["exec", "--containlibs", "/bin/busybox", image, "ls", "/.singularity.d/libs"], "^busybox$")
+    expect("--nv without a device", ["exec", "--nv", image, "echo", "on"], "^on$", error="WARNING: --nv|^$")
+
+
+def root_tests(image, squash):
+    upper = os.path.join(HOME, "upper")
+    os.mkdir(upper)
+    give(HOME)
+    expect("the root is read-only", ["exec", squash, "touch", "/x"], status=1, error="Read-only")
+    expect("--writable-tmpfs", ["exec", "--writable-tmpfs", squash, "sh", "-c", "echo new >/x; cat /x"], "^new$")
+    expect("--overlay keeps changes", ["exec", "--overlay", upper, squash, "sh", "-c", "echo kept >/x"])
+    expect("for the next start, read-only", ["exec", "--overlay", upper + ":ro", squash, "sh", "-c", "cat /x; touch /y"],
+           "^kept$", status=1)
+    expect("--overlay with squashfs", ["exec", "--overlay", squash, SIF, "ls", "/.singularity.d/env"], "90-environment.sh")
+    expect("two writable overlays", ["exec", "--overlay", upper, "--overlay", HOME, squash, "true"], status=255,
+           error="only one overlay can be writable; add :ro")
+    expect("a missing overlay", ["exec", "--overlay", "/nonexistent", squash, "true"], status=255, error="mkdir /nonexistent")
+    expect("--writable on a file", ["exec", "--writable", squash, "true"], status=255, error="--writable-tmpfs or --overlay")
+    expect("--writable on a directory", ["exec", "--writable", image, "touch", "/written"])
+    report(os.path.exists(image + "/written"), "writes to it")
+    expect("--fakeroot", ["exec", "--fakeroot", squash, "sh", "-c", "id -u; echo $HOME"], "^0\n/root$")
+    expect("no capability, no new privileges", ["exec", squash, "grep", "-E", "CapEff|NoNewPrivs", "/proc/self/status"],
+           r"CapEff:\t0{16}\nNoNewPrivs:\t1")
+
+
+def namespace_tests(image):
+    expect("--pid with postern-init as process 1", ["exec", "--pid", image, "cat", "/proc/1/comm"], "^postern-init$")
+    expect("--pid --no-init", ["exec", "--pid", "--no-init", image, "sh", "-c", "echo $$"], "^1$")
+    expect("--hostname", ["exec", "--hostname", "inside", image, "sh", "-c", "hostname; cat /etc/hostname"], "^inside\ninside$")
+    expect("--network none", ["exec", "--net", "--network", "none", image, "cat", "/proc/net/dev"], r"lo:")
+    expect("--net alone", ["exec", "--net", image, "true"], status=255, error="FATAL: .*--network none")
+    profile = os.path.join(TOP, "profile.json")
+    with open(profile, "w", encoding="utf-8") as file:
+        json.dump({"defaultAction": "SCMP_ACT_ALLOW",
+                   "syscalls": [{"names": ["uname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]}, file)
+    expect("--security seccomp", ["exec", "--security", "seccomp:" + profile, image, "hostname"], status=1, error="not implemented|.")
+    expect("--compat", ["exec", "--compat", image, "sh", "-c", "touch /x && umask"], "^0022$")
+    expect("the caller's umask", ["exec", image, "sh", "-c", "umask"], "^0")
+    expect("an option that cannot work", ["exec", "--cpus", "2", image, "true"], status=255,
+           error="FATAL:   --cpus is not available in postern; .*systemd-run")
+
+
+def command_tests(image, squash):
+    expect("exit status", ["exec", image, "sh", "-c", "exit 42"], status=42)
+    expect("a command that is missing", ["exec", image, "nosuch"], status=255, error="FATAL: .*nosuch.*not found")
+    expect("options behind the image are the command's", ["exec", image, "echo", "-n", "--bind"], "^--bind$")
+    expect("run", ["run", image, "a b", "c"], "^runscript a b c\nargs 2$")
+    expect("run without a runscript", ["run", SIF, "-c", "echo sh"], "^sh$")
+    expect("test", ["test", image], "^testscript$", status=3)
+    expect("shell", ["shell", image], "^typed$", stdin="echo typed\n")
+    expect("shell --shell", ["shell", "--shell", "/bin/sh", image], "^typed$", stdin="echo typed\n")
+    expect("stdin in a pipe", ["exec", squash, "cat"], "^through$", stdin="through\n")
+    link = os.path.join(TOP, "run-singularity")
+    os.symlink(POSTERN, link)
+    done = subprocess.run(as_user([link, image, "x"]), env={"HOME": HOME, "PATH": "/bin", "POSTERN_LIBEXEC": LIBEXEC},
+                          capture_output=True, text=True, timeout=60, check=False, cwd=HOME)
+    report(done.returncode == 0 and done.stdout.startswith("runscript x"), "run-singularity IMAGE runs it", done.stderr)
+    long = "x" * (128 * 1024 - 1)
+    expect("an argument of 128 KiB", ["exec", image, "sh", "-c", "echo ${#1}", "sh", long], f"^{len(long)}$")
+    expect("version", ["version"], r"^\d+\.\d+\.\d+$")
+    expect("--version", ["--version"], r"^\d+\.\d+\.\d+$")
+    expect("help of a command", ["exec", "--help"], r"--bind SPEC")
+    expect("help", ["help"], r"^  exec ")
+    expect("buildcfg", ["buildcfg", "PACKAGE_NAME"], "^postern$")
+    expect("sif", ["sif", "list", SIF], "Squashfs")
+    for shell in ["bash", "zsh", "fish"]:
+        script = expect(f"completion {shell}", ["completion", shell], "containall")
+        if shutil.which(shell):
+            checked = subprocess.run([shell, "-n"], input=script.stdout, text=True, capture_output=True, check=False)
+            report(checked.returncode == 0, f"which {shell} can read", checked.stderr)
+
+
+def mistake_tests(image):
+    expect("no command", [], status=1, error="^Usage:")
+    expect("an unknown command", ["nosuch"], status=1, error='^Error: unknown command "nosuch" for "postern"')
+    expect("an unknown flag", ["exec", "--nosuch", image, "true"], status=1,
+           error='^Error for command "exec": unknown flag: --nosuch\n')
+    expect("an unknown global flag", ["-z"], status=1, error="unknown shorthand flag: 'z'")
+    expect("no image", ["run"], status=1, error='^Error for command "run": an image is needed')
+    expect("no word for exec", ["exec", image], status=1, error="an image and a command are needed")
+    expect("an image that is missing", ["exec", "/nonexistent.sif", "true"], status=255,
+           error="^FATAL:   image /nonexistent.sif: No such file or directory; ")
+    expect("a file that is no image", ["exec", "/etc/hostname", "true"], status=255, error="^FATAL:   /etc/hostname: .*; ")
+    expect("a device", ["exec", "/dev/null", "true"], status=255, error="neither a file nor a directory")
+    secret = os.path.join(TOP, "secret.sif")
+    shutil.copy(SIF, secret)
+    os.chmod(secret, 0)
+    if AS_ROOT:
+        expect("an image that cannot be read", ["exec", secret, "true"], status=255, error="Permission denied; ask its owner")
+    for uri in ["docker://alpine", "library://a/b/c", "oras://x/y", "instance://x", "docker-archive:/x.tar"]:
+        expect(f"{uri} says what to do", ["exec", uri, "true"], status=255, error=f"^FATAL:   {re.escape(uri)}.*; .*postern ")
+    config = os.path.join(TOP, "postern.toml")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write("[mount]\nhome = false\nnosuchkey = 1\n")
+    expect("an unknown key of the configuration", ["--config", config, "exec", image, "true"], status=255,
+           error=r"postern\.toml:3:\d+: .*nosuchkey")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write("[mount]\nhome = false\n[allow]\ndirectory = false\n")
+    expect("a kind of image that the site does not want", ["--config", config, "exec", image, "true"], status=255,
+           error="allow.directory")
+    expect("-q hides INFO", ["-q", "run", SIF, "-c", "true"], error=r"\A\Z")
+    expect("-s hides warnings", ["-s", "exec", "--no-mount", "nonsense", image, "true"], error=r"\A\Z")
+    expect("-d says more", ["-d", "exec", image, "true"])
+
+
+def main():
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or not os.path.exists("/bin/busybox"):
+        print("1..0 # SKIP needs /dev/fuse and busybox-static")
+        return 77
+    if AS_ROOT:
+        os.chmod("/dev/fuse", 0o666)
+    image = os.path.join(TOP, "image")
+    make_image(image)
+    give(image)
+    os.makedirs(os.path.join(HOME, "sub"))
+    give(HOME)
+    squash = os.path.join(TOP, "image.sqfs")
+    subprocess.run(["mksquashfs", image, squash, "-quiet", "-noappend", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    os.chmod(squash, 0o644)
+    if run(["exec", image, "true"]).returncode != 0 and "user namespace" in run(["exec", image, "true"]).stderr:
+        print("1..0 # SKIP this host has no user namespaces")
+        return 77
+    command_tests(image, squash)
+    environment_tests(image)
+    mount_tests(image, squash)
+    root_tests(image, squash)
+    namespace_tests(image)
+    mistake_tests(image)
+    for _ in range(50):  # servers end when the kernel says that the last mount is gone
+        left = left_behind()
+        if not left:
+            break
+        time.sleep(0.1)
+    report(not left, "nothing is left behind", "\n".join(left))
+    print(f"1..{number}")
+    return 1 if failed else 0
+
+
+TOP = tempfile.mkdtemp(prefix="postern-cli-", dir="/tmp")
+HOME = os.path.join(TOP, "home")
+os.chmod(TOP, 0o755)
+try:
+    status = main()
+finally:
+    shutil.rmtree(TOP, ignore_errors=True)
+sys.exit(status)
