@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "frontend/cli/action_options.h"
+#include "frontend/sif/sif_command.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -35,12 +36,14 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"encrypt", "", "[options] IMAGE", "encrypt an image", "", nullptr, "postern-crypt", 0},
   {"exec", "", "[options] IMAGE COMMAND [ARGUMENT...]", "run a command in a container", "", exec_command, nullptr, kExec},
   {"help", "", "[COMMAND]", "show help", "", help_command, nullptr, 0},
+  {"inspect", "", "[options] IMAGE", "show the metadata of an image", "", nullptr, "postern-inspect", 0},
   {"key", "keys", "COMMAND", "manage OpenPGP keys", "export import list newpair pull push remove search", nullptr, "postern-keys", 0},
   {"rekey", "", "[options] IMAGE", "change the keys of an encrypted image", "", nullptr, "postern-crypt", 0},
   {"run", "", "[options] IMAGE [ARGUMENT...]", "run the image's runscript", "", run_command, nullptr, kRun},
+  {"run-help", "", "[--app NAME] IMAGE", "show the help text of an image", "", run_help_command, nullptr, 0},
   {"seal", "", "[options] IMAGE", "bind the bytes of an image to a signed hash tree", "", nullptr, "postern-keys", 0},
   {"shell", "", "[options] IMAGE", "start a shell in a container", "", shell_command, nullptr, kShell},
-  {"sif", "siftool", "COMMAND", "look into SIF files and change them", "add del dump header info list new setprim", sif_command, nullptr, 0},
+  {"sif", "siftool", "COMMAND", "look into SIF files and change them", "add del dump header info list new setprim", sif::sif_command, nullptr, 0},
   {"sign", "", "[options] IMAGE", "sign an image", "", nullptr, "postern-keys", 0},
   {"test", "", "[options] IMAGE [ARGUMENT...]", "run the image's test script", "", test_command, nullptr, kTest},
   {"verify", "", "[options] IMAGE", "check the signatures of an image", "", nullptr, "postern-keys", 0},

@@ -53,6 +53,6 @@ int version_command(std::span<const std::string> words);
 int buildcfg_command(std::span<const std::string> words);
 int help_command(std::span<const std::string> words);
 int completion_command(std::span<const std::string> words);
-int sif_command(std::span<const std::string> words);
+int run_help_command(std::span<const std::string> words);
 
 }  // namespace postern::cli

@@ -1,4 +1,4 @@
-// version, buildcfg and help.
+// version, buildcfg, help, run-help and completion.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -70,6 +70,12 @@ int help_command(std::span<const std::string> words) {
   }
   std::fputs(help(*command).c_str(), stdout);
   return 0;
+}
+
+int run_help_command(std::span<const std::string> words) {
+  std::vector<std::string> all{"--helpfile"};
+  all.insert(all.end(), words.begin(), words.end());
+  return run_program(*find_command("inspect"), all);
 }
 
 int completion_command(std::span<const std::string> words) {

@@ -765,8 +765,9 @@ Outcome<LaunchPlan> Planner::run() {
   POSTERN_TRY(dev());
   POSTERN_TRY(configured_binds());
   POSTERN_TRY(kernel_file_systems());
-  POSTERN_TRY(home());
+  // ORDER: homes may lie below /tmp, never the reverse.
   POSTERN_TRY(tmp());
+  POSTERN_TRY(home());
   POSTERN_TRY(scratch());
   POSTERN_TRY(cwd());
   POSTERN_TRY(files());

@@ -118,7 +118,7 @@ def environment_tests(image):
            r"^\$\(id\)$")
     expect("--cleanenv", ["exec", "--cleanenv", image, "env"], r"^LANG=C$", environment={"HOST": "x"})
     done = run(["exec", "--cleanenv", image, "env"], environment={"HOST": "x"})
-    report("HOST=" not in done.stdout, "--cleanenv keeps the host's variables out", done.stdout)
+    report(done.returncode == 0 and "HOST=" not in done.stdout, "--cleanenv keeps the host's variables out", done.stdout)
     file = os.path.join(TOP, "variables")
     with open(file, "w", encoding="utf-8") as out:
         out.write("A='one two'\nB=\"$A three\"\n")
@@ -165,13 +165,13 @@ def mount_tests(image, squash):
     expect("--contain: private /tmp and home, minimal /dev", ["exec", "--contain", image, "sh", "-c",
                                                               f"ls /dev /tmp; ls -a {HOME}; echo tty >/dev/null; pwd"],
            rf"urandom.*{re.escape(HOME)}$")
-    done = run(["exec", "--contain", image, "ls", HOME, "/tmp"])
-    report("sub" not in done.stdout and os.path.basename(TOP) not in done.stdout, "--contain hides the host's files", done.stdout)
+    done = run(["exec", "--contain", image, "ls", HOME, TOP])
+    report(done.returncode == 0 and "sub" not in done.stdout and "sqfs" not in done.stdout, "--contain hides the host's files", done.stdout)
     work = os.path.join(HOME, "work")
     expect("--workdir keeps them", ["exec", "--contain", "--workdir", work, "--scratch", "/scr", image, "sh", "-c",
                                     "touch /tmp/kept /scr/kept2"])
     report(os.path.exists(work + "/tmp/kept") and os.path.exists(work + "/scratch/scr/kept2"), "in the host's directory",
-           str(os.listdir(work)))
+           work)
     expect("--scratch", ["exec", "--scratch", "/scratch/deep", image, "sh", "-c", "touch /scratch/deep/x && ls /scratch/deep"], "^x$")
     expect("--no-mount", ["exec", "--no-mount", "tmp,nonsense", image, "ls", "/tmp"], "^$", error="WARNING: --no-mount nonsense",
            cwd="/")
@@ -202,7 +202,7 @@ def root_tests(image, squash):
     expect("a missing overlay", ["exec", "--overlay", "/nonexistent", squash, "true"], status=255, error="mkdir /nonexistent")
     expect("--writable on a file", ["exec", "--writable", squash, "true"], status=255, error="--writable-tmpfs or --overlay")
     expect("--writable on a directory", ["exec", "--writable", image, "touch", "/written"])
-    report(os.path.exists(image + "/written"), "writes to it")
+    report(os.path.exists(image + "/written"), "which writes to it")
     expect("--fakeroot", ["exec", "--fakeroot", squash, "sh", "-c", "id -u; echo $HOME"], "^0\n/root$")
     expect("no capability, no new privileges", ["exec", squash, "grep", "-E", "CapEff|NoNewPrivs", "/proc/self/status"],
            r"CapEff:\t0{16}\nNoNewPrivs:\t1")
@@ -218,7 +218,7 @@ def namespace_tests(image):
     with open(profile, "w", encoding="utf-8") as file:
         json.dump({"defaultAction": "SCMP_ACT_ALLOW",
                    "syscalls": [{"names": ["uname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}]}, file)
-    expect("--security seccomp", ["exec", "--security", "seccomp:" + profile, image, "hostname"], status=1, error="not implemented|.")
+    expect("--security seccomp", ["exec", "--security", "seccomp:" + profile, image, "hostname"], r"^\?$")
     expect("--compat", ["exec", "--compat", image, "sh", "-c", "touch /x && umask"], "^0022$")
     expect("the caller's umask", ["exec", image, "sh", "-c", "umask"], "^0")
     expect("an option that cannot work", ["exec", "--cpus", "2", image, "true"], status=255,
@@ -230,7 +230,13 @@ def command_tests(image, squash):
     expect("a command that is missing", ["exec", image, "nosuch"], status=255, error="FATAL: .*nosuch.*not found")
     expect("options behind the image are the command's", ["exec", image, "echo", "-n", "--bind"], "^--bind$")
     expect("run", ["run", image, "a b", "c"], "^runscript a b c\nargs 2$")
-    expect("run without a runscript", ["run", SIF, "-c", "echo sh"], "^sh$")
+    expect("run of an image made from OCI layers", ["run", SIF, "echo", "a  b"], "^a  b$")
+    bare = os.path.join(TOP, "bare")
+    os.makedirs(bare + "/bin")
+    shutil.copy("/bin/busybox", bare + "/bin/sh")
+    give(bare)
+    expect("run without a runscript starts a shell", ["run", bare, "-c", "echo sh"], "^sh$", error="INFO: .*runscript")
+    expect("-q hides INFO", ["-q", "run", bare, "-c", "true"], error=r"\A\Z")
     expect("test", ["test", image], "^testscript$", status=3)
     expect("shell", ["shell", image], "^typed$", stdin="echo typed\n")
     expect("shell --shell", ["shell", "--shell", "/bin/sh", image], "^typed$", stdin="echo typed\n")
@@ -283,7 +289,6 @@ def mistake_tests(image):
         file.write("[mount]\nhome = false\n[allow]\ndirectory = false\n")
     expect("a kind of image that the site does not want", ["--config", config, "exec", image, "true"], status=255,
            error="allow.directory")
-    expect("-q hides INFO", ["-q", "run", SIF, "-c", "true"], error=r"\A\Z")
     expect("-s hides warnings", ["-s", "exec", "--no-mount", "nonsense", image, "true"], error=r"\A\Z")
     expect("-d says more", ["-d", "exec", image, "true"])
 
