@@ -18,8 +18,8 @@ def page(name):
 
 keys = [f"{table}.{key}" for table, key in re.findall(r'\{"([\w-]+)", "([\w-]+)", &S::', source("policy/config/site.cc"))]
 rules = re.findall(r'\{RefusalCode::\w+, "([\w.-]+)"', source("protocol/refusal_table.h"))
-options = sorted(set(re.findall(r'"--?([a-z][a-z0-9-]+)"|\{"([a-z][a-z0-9-]+)", [\'"]', source("frontend/cli/option.cc"))))
-options = sorted({a or b for a, b in options})
+options = sorted({name for table in ("action_options.cc", "command.cc")
+                  for name in re.findall(r'\{"([a-z][a-z0-9-]+)", (?:0|\'.\'), "', source("frontend/cli/" + table))})
 codes = re.findall(r"kExit\w+ = (\d+);", source("protocol/exit_codes.h"))
 
 checks = [
