@@ -14,6 +14,7 @@
 #include "frontend/run/libexec.h"
 #include "frontend/run/plan.h"
 #include "frontend/run/unlock.h"
+#include "frontend/suid/launch.h"
 #include "frontend/userns/launch.h"
 #include "policy/config/site.h"
 #include "protocol/exit_codes.h"
@@ -37,13 +38,12 @@ Outcome<> take_operands(const std::vector<std::string>& operands, run::Action& a
   return Ok{};
 }
 
-Outcome<run::PlanInput> gather(run::Action action) {
+Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& site) {
   run::PlanInput input;
   input.caller = run::read_caller();
   if (input.caller.directory.empty()) {
     message::warning("the current directory does not exist any more: starting in the home directory");
   }
-  POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   input.site = site_of(site);
   action.nv = action.nv || (site.nv_always && !action.no_nv);
   action.rocm = action.rocm || (site.rocm_always && !action.no_rocm);
@@ -74,8 +74,21 @@ Outcome<run::PlanInput> gather(run::Action action) {
   return input;
 }
 
+// Through the setuid helper where there is one and nothing speaks against it.
+Outcome<int> launch(run::LaunchPlan plan, bool no_suid, const config::SiteConfig& site) {
+  const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
+  if (reason.empty()) {
+    message::verbose("starting in setuid mode");
+    return suid::launch(std::move(plan), site, config_path());
+  }
+  message::verbose("starting in user-namespace mode, not setuid mode: " + reason);
+  return userns::launch(std::move(plan));
+}
+
 Outcome<int> start(run::Action action) {
-  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action)));
+  POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
+  const bool no_suid = action.user_namespace;
+  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action), site));
   for (const std::string& warning : input.environment.warnings) {
     message::warning(warning);
   }
@@ -87,7 +100,7 @@ Outcome<int> start(run::Action action) {
   if (!plan) {
     return std::move(plan).error();
   }
-  return userns::launch(*std::move(plan));
+  return launch(*std::move(plan), no_suid, site);
 }
 
 int act(init::Action what, std::string_view name, std::span<const std::string> words) {

@@ -87,7 +87,8 @@ class ServerProcess {
       check(::listen(setup_.listener, kBacklog), "listening for other starts");
     }
     hand_over(fuse.get(), ns.get());
-    if (const int err = drop_capabilities(0); err != 0) {
+    // An ordinary user on the host has none to drop, and no right to try.
+    if (const int err = setup_.options.on_host ? no_new_privileges() : drop_capabilities(0); err != 0) {
       fail(err, "dropping capabilities");
     }
     keep_only(fuse.get());
@@ -109,7 +110,14 @@ class ServerProcess {
     }
   }
 
+  static int no_new_privileges() noexcept {
+    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : errno;
+  }
+
   void enter_user_namespace() noexcept {
+    if (setup_.options.on_host) {
+      return;
+    }
     if (setup_.options.user_namespace >= 0) {
       check(::setns(setup_.options.user_namespace, CLONE_NEWUSER), "entering the user namespace");
       return;
@@ -248,7 +256,8 @@ Outcome<Server> start_server(const run::ImageServer& image,
   }
   setup.argv.push_back(nullptr);
   const ChildStack stack;
-  const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD | (options.user_namespace < 0 ? CLONE_NEWUSER : 0);
+  const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD |
+                    (options.user_namespace < 0 && !options.on_host ? CLONE_NEWUSER : 0);
   server.pid = stack.valid()
                    ? ::clone([](void* argument) -> int {
                        ServerProcess(*static_cast<ServerSetup*>(argument)).run();
@@ -410,7 +419,7 @@ Outcome<std::string> server_name(const run::ImageServer& image, const ServerOpti
   put(identity, options.ids.gid, 4);
   put(identity,
       static_cast<std::uint64_t>(options.fakeroot) | (image.verity ? 0x10U : 0U) |
-          (image.crypt ? 0x20U : 0U),
+          (image.crypt ? 0x20U : 0U) | (options.on_host ? 0x40U : 0U),
       1);
   return "postern-" + base64url(identity);
 }

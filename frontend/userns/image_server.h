@@ -38,6 +38,7 @@ struct ServerOptions {
   run::Fakeroot fakeroot = run::Fakeroot::kNone;
   int user_namespace = -1;   // to open /dev/fuse in; -1 = a new one
   bool share = false;
+  bool on_host = false;      // suid mode: no user namespace at all, the helper mounts
 };
 
 // One server a node, caller and image: whoever binds the image's abstract socket first starts it,

@@ -1,0 +1,416 @@
+#include "frontend/suid/launch.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "frontend/init/record.h"
+#include "frontend/message/message.h"
+#include "frontend/run/descriptor.h"
+#include "frontend/run/libexec.h"
+#include "frontend/run/wait.h"
+#include "frontend/suid/refusal_words.h"
+#include "frontend/userns/failure.h"
+#include "frontend/userns/image_server.h"
+#include "policy/config/read_file.h"
+#include "policy/judge/decide.h"
+#include "policy/judge/gather.h"
+#include "protocol/channel.h"
+#include "protocol/launch_codec.h"
+#include "protocol/limits.h"
+
+namespace postern::suid {
+namespace {
+
+using Kind = run::Source::Kind;
+
+constexpr int kHelperSocket = 3;  // where the helper expects it
+constexpr const char* kHelper = "postern-helper";
+
+bool is_identity_map(const std::string& text) {
+  // "0 0 4294967295", padded: the initial user namespace (user_namespaces(7)).
+  std::string fields;
+  for (const char c : text) {
+    if (c != ' ' && c != '\n') {
+      fields += c;
+    } else if (!fields.empty() && fields.back() != ' ') {
+      fields += ' ';
+    }
+  }
+  return fields == "0 0 4294967295 ";
+}
+
+bool is_nested() {
+  const UniqueFd file(::open("/proc/self/uid_map", O_RDONLY | O_CLOEXEC));
+  std::array<char, 256> text{};
+  const ssize_t got = ::read(file.get(), text.data(), text.size());
+  return got <= 0 || !is_identity_map(std::string(text.data(), static_cast<std::size_t>(got)));
+}
+
+// What the helper is told and handed, for one way of mounting the root.
+struct Transmission {
+  LaunchRequest request;
+  std::vector<int> descriptors;
+  std::vector<UniqueFd> owned;
+
+  void add(UniqueFd fd) {
+    descriptors.push_back(fd.get());
+    owned.push_back(std::move(fd));
+  }
+};
+
+// Takes descriptor `index` out of a request: those behind it move up.
+void close_gap(LaunchRequest& request, std::uint8_t index) {
+  const auto move = [index](std::uint8_t& number) { number = static_cast<std::uint8_t>(number > index ? number - 1 : number); };
+  const auto move_optional = [&](std::optional<std::uint8_t>& number) {
+    if (number) {
+      move(*number);
+    }
+  };
+  move_optional(request.upper);
+  move_optional(request.volume_key);
+  move_optional(request.join_net);
+  move(request.init);
+  move(request.record);
+  for (LayerRequest& layer : request.layers) {
+    move(layer.descriptor);
+  }
+  for (MountRequest& mount : request.mounts) {
+    move_optional(mount.descriptor);
+  }
+}
+
+// An optional mount whose source does not exist is left out: the helper takes descriptors only.
+void leave_out(run::LaunchPlan& plan, std::size_t source) {
+  std::erase_if(plan.request.mounts, [source](const MountRequest& mount) {
+    return mount.descriptor && *mount.descriptor == source;
+  });
+  plan.sources.erase(plan.sources.begin() + static_cast<std::ptrdiff_t>(source));
+  close_gap(plan.request, static_cast<std::uint8_t>(source));
+}
+
+Outcome<> open_paths(run::LaunchPlan& plan) {
+  for (std::size_t i = 0; i < plan.sources.size();) {
+    run::Source& source = plan.sources[i];
+    if (source.kind == Kind::kPath) {
+      source.fd = UniqueFd(::open(source.path.c_str(), O_PATH | O_CLOEXEC));
+      if (!source.fd.valid()) {
+        if (!userns::is_optional(plan, i)) {
+          return userns::source_problem(plan, i, errno);
+        }
+        message::verbose("skipped the bind of " + source.path + ": " + strerrordesc_np(errno));
+        leave_out(plan, i);
+        continue;
+      }
+    }
+    ++i;
+  }
+  return Ok{};
+}
+
+Outcome<UniqueFd> open_program(std::string path) {
+  if (path.empty()) {
+    path = run::libexec_program("postern-init");
+  }
+  UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!program.valid()) {
+    return system_problem("opening " + path, errno, "the installation is incomplete: install again");
+  }
+  return program;
+}
+
+class Launch {
+ public:
+  Launch(run::LaunchPlan& plan, const config::SiteConfig& site, const std::string& site_file)
+      : plan_(plan), site_(site), site_file_(site_file) {}
+
+  // Until the helper is gone and the payload runs.
+  Outcome<> start() {
+    POSTERN_TRY(open_paths(plan_));
+    const bool by_kernel = kernel_first();
+    Outcome<std::optional<Refusal>> answer = attempt(by_kernel);
+    if (answer && *answer && (*answer)->code == RefusalCode::kKernelMount && by_kernel &&
+        judge::admits_any_server(site_, false)) {
+      message::debug("the site does not let the kernel mount this image: serving it in user space");
+      answer = attempt(false);
+    }
+    if (!answer) {
+      return std::move(answer).error();
+    }
+    return *answer ? Outcome<>(refusal_problem(plan_, **answer, site_, site_file_)) : Outcome<>(Ok{});
+  }
+
+  [[nodiscard]] run::Payload payload() const {
+    run::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
+    if (!servers_.empty()) {
+      out.server = servers_.front().pid;
+      out.server_pidfd = servers_.front().pidfd.valid() ? servers_.front().pidfd.get() : -1;
+    }
+    return out;
+  }
+
+  void release() {
+    plan_.sources.clear();
+    plan_.servers.clear();
+  }
+
+ private:
+  // Whether to ask for a mount by the kernel. A wrong guess costs one more question.
+  bool kernel_first() const {
+    if (plan_.request.root != RootKind::kFuse || plan_.servers.empty() ||
+        site_.kernel_mount_squashfs == config::KernelMount::kNever) {
+      return false;
+    }
+    // Where limits are active nothing else is admitted; and a sealed image may be trusted for its
+    // signature, which only the judge looks at.
+    const run::ImageServer& root = plan_.servers.front();
+    if (root.verity || !judge::admits_any_server(site_, false)) {
+      return true;
+    }
+    const judge::MountTable mounts = site_.kernel_mount_trusted_paths.empty()
+                                         ? judge::MountTable()
+                                         : judge::MountTable::read();
+    const judge::ImageFacts facts = judge::image_facts(root.image.get(), mounts);
+    return facts.problem == RefusalCode::kNone && judge::kernel_may_mount(facts, std::nullopt, site_);
+  }
+
+  // A refusal where the helper or the judge said no.
+  Outcome<std::optional<Refusal>> attempt(bool by_kernel) {
+    POSTERN_TRY_ASSIGN(const Transmission transmission, prepare(by_kernel));
+    Outcome<Reply> reply = ask(transmission);
+    if (reply && reply->refusal == 0 && reply->err == 0) {
+      pid_ = reply->pid;
+      userns::report_skipped(plan_, {.skipped = reply->skipped, .skipped_items = reply->skipped_items});
+      return std::optional<Refusal>();
+    }
+    std::string last_words;
+    for (userns::Server& server : servers_) {
+      last_words += userns::end_server(server);
+    }
+    servers_.clear();
+    if (!reply) {
+      return std::move(reply).error();
+    }
+    if (reply->refusal != 0) {
+      return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
+    }
+    return fault(*reply, last_words);
+  }
+
+  Problem fault(const Reply& reply, const std::string& last_words) const {
+    userns::Failure failure;
+    failure.step = static_cast<Op>(reply.op) == Op::kCloneSource ? userns::Step::kCloneSources
+                                                                 : userns::Step::kBuild;
+    failure.error = Error{.err = reply.err, .op = static_cast<Op>(reply.op),
+                          .item = static_cast<std::uint16_t>(reply.item)};
+    const auto op = static_cast<Op>(reply.op);
+    if (op == Op::kLoop) {
+      return system_problem("setting up a loop device for " + plan_.image_name, reply.err,
+                            "load the module (modprobe loop), or ask for more loop devices");
+    }
+    if (op == Op::kVerity || op == Op::kCrypt) {
+      return system_problem("mapping " + plan_.image_name + " with device-mapper", reply.err,
+                            "load the modules (modprobe dm-verity dm-crypt)");
+    }
+    if (op == Op::kSpawn) {
+      return system_problem("creating the container's process", reply.err);
+    }
+    return userns::payload_problem(plan_, failure, last_words);
+  }
+
+  Outcome<Transmission> prepare(bool by_kernel) {
+    Transmission out;
+    out.request = plan_.request;
+    for (std::size_t i = 0; i < plan_.sources.size(); ++i) {
+      const run::Source& source = plan_.sources[i];
+      switch (source.kind) {
+        case Kind::kPath:
+        case Kind::kImage:
+        case Kind::kKey:
+          out.descriptors.push_back(source.fd.get());
+          break;
+        case Kind::kContent: {
+          const bool is_record = i == plan_.request.record;
+          POSTERN_TRY_ASSIGN(UniqueFd fd, run::make_content_fd("postern", is_record ? init::encode(plan_.record)
+                                                                                    : content_of(source)));
+          out.add(std::move(fd));
+          break;
+        }
+        case Kind::kInit: {
+          POSTERN_TRY_ASSIGN(UniqueFd fd, open_program(source.path));
+          out.add(std::move(fd));
+          break;
+        }
+        case Kind::kFuse:
+          if (by_kernel && i == 0) {
+            out.descriptors.push_back(plan_.servers[source.server].image.get());
+            break;
+          }
+          POSTERN_TRY(add_server(source, out));
+          break;
+        case Kind::kServed:
+          return Problem{.what = "binding from inside an image needs user-namespace mode", .cure = "use --userns"};
+      }
+    }
+    if (by_kernel) {
+      out.request.root = RootKind::kImage;
+      const UniqueFd& key = plan_.servers[plan_.sources.front().server].key;
+      if (key.valid()) {
+        out.request.volume_key = static_cast<std::uint8_t>(out.descriptors.size());
+        out.descriptors.push_back(key.get());
+      }
+    }
+    return out;
+  }
+
+  std::string content_of(const run::Source& source) const {
+    return source.merge == run::Source::Merge::kNone ? source.content
+                                                     : run::finish_content(plan_, source, {});
+  }
+
+  Outcome<> add_server(const run::Source& source, Transmission& out) {
+    POSTERN_TRY_ASSIGN(userns::Server server,
+                       userns::obtain_server(plan_.servers[source.server],
+                                             {.ids = {::geteuid(), ::getegid()},
+                                              .share = plan_.share && source.server == 0,
+                                              .on_host = true}));
+    userns::ServerDescriptors got;
+    const int err = userns::receive_server_descriptors(server.channel.get(), got);
+    servers_.push_back(std::move(server));
+    // A joined server's user namespace is ours: that it cannot be looked at does not matter.
+    if (!got.fuse.valid()) {
+      return system_problem("waiting for the server of " + plan_.servers[source.server].path, err,
+                            "try again, or with --no-share");
+    }
+    out.add(std::move(got.fuse));
+    return Ok{};
+  }
+
+  // Spawns the helper, sends the request, receives the answer, and reaps.
+  Outcome<Reply> ask(const Transmission& transmission) {
+    const auto bytes = encode(transmission.request, transmission.descriptors.size());
+    if (!bytes) {
+      return userns::refusal_problem(plan_, bytes.error());
+    }
+    std::array<int, 2> pair = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
+      return system_problem("creating a socket pair", errno);
+    }
+    const UniqueFd mine(pair[0]);
+    UniqueFd theirs(pair[1]);
+    // The helper's own deadline and some more: it answers even then.
+    const timeval patience{.tv_sec = kHelperDeadlineSeconds + 5, .tv_usec = 0};
+    ::setsockopt(mine.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    POSTERN_TRY_ASSIGN(const pid_t helper, spawn(theirs.get()));
+    theirs.reset();
+    const bool sent = send_datagram(mine.get(), *bytes, transmission.descriptors).has_value();
+    Reply reply{};
+    ssize_t got = 0;
+    do {
+      got = ::recv(mine.get(), &reply, sizeof reply, 0);
+    } while (got < 0 && errno == EINTR);
+    int status = 0;
+    while (::waitpid(helper, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (got == static_cast<ssize_t>(sizeof reply) && reply.magic == kReplyMagic) {
+      return reply;
+    }
+    return helper_died(sent, status);
+  }
+
+  static Problem helper_died(bool sent, int status) {
+    const std::string how = WIFSIGNALED(status)
+                                ? std::string("was killed by ") + sigdescr_np(WTERMSIG(status))
+                                : "ended with status " + std::to_string(WEXITSTATUS(status));
+    return Problem{.what = std::string("postern-helper ") + how + (sent ? " without an answer" : " before it read the request"),
+                   .cure = "try again; postern doctor checks the installation"};
+  }
+
+  static Outcome<pid_t> spawn(int socket) {
+    const std::string path = run::libexec_program(kHelper);
+    posix_spawn_file_actions_t actions;
+    ::posix_spawn_file_actions_init(&actions);
+    // dup2 clears close-on-exec; where the numbers are equal, posix_spawn(3) of glibc does too.
+    ::posix_spawn_file_actions_adddup2(&actions, socket, kHelperSocket);
+    std::string name = kHelper;
+    std::array<char*, 2> argv = {name.data(), nullptr};
+    std::array<char*, 1> environment = {nullptr};
+    pid_t pid = -1;
+    const int err = ::posix_spawn(&pid, path.c_str(), &actions, nullptr, argv.data(), environment.data());
+    ::posix_spawn_file_actions_destroy(&actions);
+    if (err != 0) {
+      return system_problem("executing " + path, err, "use --userns, or have the installation mended");
+    }
+    return pid;
+  }
+
+  run::LaunchPlan& plan_;
+  const config::SiteConfig& site_;
+  const std::string& site_file_;
+  std::vector<userns::Server> servers_;
+  pid_t pid_ = -1;
+};
+
+}  // namespace
+
+std::string reason_against(const config::SiteConfig& site) {
+  if (!site.suid_enabled) {
+    return "the site's configuration does not enable it (suid.enabled)";
+  }
+  if (::geteuid() == 0 || ::getuid() == 0) {
+    return "root does not need it";
+  }
+  struct stat status {};
+  const std::string helper = run::libexec_program(kHelper);
+  if (::stat(helper.c_str(), &status) != 0) {
+    return helper + " is not installed";
+  }
+  if (status.st_uid != 0 || (status.st_mode & S_ISUID) == 0) {
+    return helper + " is not setuid root";
+  }
+  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) {
+    return "no_new_privs is set";
+  }
+  return is_nested() ? "this process is inside a user namespace" : "";
+}
+
+std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig& site) {
+  if (plan.fakeroot != run::Fakeroot::kNone) {
+    return "--fakeroot needs a user namespace";
+  }
+  if (plan.request.scratch == Scratch::kDirectory) {
+    return "a writable overlay directory needs a user namespace";
+  }
+  const bool served = std::any_of(plan.sources.begin(), plan.sources.end(), [](const run::Source& source) {
+    return source.kind == Kind::kServed;
+  });
+  return served ? "a bind from inside an image needs a user namespace" : reason_against(site);
+}
+
+Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site, const std::string& site_file) {
+  const run::BlockedSignals signals;
+  Launch start(plan, site, site_file);
+  POSTERN_TRY(start.start());
+  const std::string image = plan.image_name;
+  start.release();
+  const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  if (ended.server_died) {
+    message::error("image server died: the files of " + image + " were lost to the container while it ran");
+  }
+  return run::finish_like(ended.status);
+}
+
+}  // namespace postern::suid

@@ -1,0 +1,139 @@
+#include "frontend/suid/refusal_words.h"
+
+#include <array>
+#include <filesystem>
+#include <string_view>
+
+#include "policy/config/capabilities.h"
+#include "protocol/refusal_table.h"
+
+namespace postern::suid {
+namespace {
+
+std::string mount_words(const run::LaunchPlan& plan, std::uint32_t item) {
+  return item < plan.request.mounts.size() ? " (" + plan.request.mounts[item].target + ")" : "";
+}
+
+std::string namespace_words(std::uint32_t bit) {
+  constexpr std::array<std::string_view, 6> kNames = {"user", "pid", "ipc", "uts", "net", "cgroup"};
+  return bit < kNames.size() ? " (" + std::string(kNames[bit]) + ")" : "";
+}
+
+std::string capability_words(std::uint32_t bit) {
+  const auto names = bit < 64 ? config::capability_names(std::uint64_t{1} << bit) : std::vector<std::string>();
+  return names.empty() ? "" : " (" + names.front() + ")";
+}
+
+// Which of the things that were asked for.
+std::string item_words(const run::LaunchPlan& plan, Refusal refusal) {
+  switch (refusal.code) {
+    case RefusalCode::kNamespaceForbidden:
+      return namespace_words(refusal.item);
+    case RefusalCode::kCapability:
+      return capability_words(refusal.item);
+    case RefusalCode::kBindForbidden:
+    case RefusalCode::kBindTarget:
+    case RefusalCode::kMountForbidden:
+      return mount_words(plan, refusal.item);
+    case RefusalCode::kImageDescriptor:
+    case RefusalCode::kContainerKind:
+    case RefusalCode::kOwnerLimit:
+    case RefusalCode::kGroupLimit:
+    case RefusalCode::kPathLimit:
+    case RefusalCode::kUnboundRoot:
+    case RefusalCode::kKernelMount:
+    case RefusalCode::kImageMalformed:
+    case RefusalCode::kNoRootPartition:
+    case RefusalCode::kEclNoGroup:
+    case RefusalCode::kEclUnsigned:
+    case RefusalCode::kEclForbidden:
+    case RefusalCode::kEclSignature:
+    case RefusalCode::kEclBinding:
+    case RefusalCode::kSeal:
+    case RefusalCode::kCryptHeader:
+    case RefusalCode::kCryptKey:
+    case RefusalCode::kCryptForbidden:
+      return " (" + plan.image_name + ")";
+    case RefusalCode::kNone:
+    case RefusalCode::kNotSetuid:
+    case RefusalCode::kRealRoot:
+    case RefusalCode::kNoNewPrivs:
+    case RefusalCode::kUserNamespace:
+    case RefusalCode::kTraced:
+    case RefusalCode::kArguments:
+    case RefusalCode::kNoSocket:
+    case RefusalCode::kDeadline:
+    case RefusalCode::kJudgeUser:
+    case RefusalCode::kJudgeFailed:
+    case RefusalCode::kKernelTooOld:
+    case RefusalCode::kMalformedRequest:
+    case RefusalCode::kProtocolVersion:
+    case RefusalCode::kDescriptorCount:
+    case RefusalCode::kDescriptorKind:
+    case RefusalCode::kMalformedVerdict:
+    case RefusalCode::kConfigMissing:
+    case RefusalCode::kConfigInsecure:
+    case RefusalCode::kConfigMalformed:
+    case RefusalCode::kSuidDisabled:
+    case RefusalCode::kOverlayForbidden:
+    case RefusalCode::kNetworkNamespace:
+    case RefusalCode::kSessionSize:
+    case RefusalCode::kAuditLog:
+      return "";
+  }
+  return "";
+}
+
+// The keys of postern.toml that a rule may stand for: the first one that the file sets is the one
+// to show.
+std::vector<std::string> keys_of(const RefusalRow& row, std::uint32_t item) {
+  constexpr std::array<std::string_view, 6> kNamespaces = {"user", "pid", "ipc", "uts", "net", "cgroup"};
+  if (row.code == RefusalCode::kContainerKind) {
+    return {"allow.sif", "allow.squashfs", "allow.directory"};
+  }
+  if (row.code == RefusalCode::kUnboundRoot) {
+    return {"limit.paths", "limit.owners",    "limit.groups",   "allow.sif",
+            "allow.squashfs", "allow.directory", "allow.encrypted"};
+  }
+  if (row.code == RefusalCode::kNamespaceForbidden) {
+    return {"allow." + std::string(item < kNamespaces.size() ? kNamespaces[item] : "user") + "-namespace"};
+  }
+  if (row.code == RefusalCode::kMountForbidden) {
+    return {"mount.proc", "mount.sys", "mount.dev", "mount.devpts"};
+  }
+  return {std::string(row.rule)};
+}
+
+// "/etc/postern/postern.toml:12". The judge may have read another file than the caller can see, so
+// this is a hint and the rule's name is what holds.
+std::string place_of(const RefusalRow& row, std::uint32_t item, const config::SiteConfig& site,
+                     const std::string& site_file) {
+  if (row.file != "postern.toml") {
+    return (std::filesystem::path(site_file).parent_path() / row.file).string();
+  }
+  for (const std::string& key : keys_of(row, item)) {
+    if (const std::uint32_t line = config::line_of(site, key); line != 0) {
+      return site_file + ":" + std::to_string(line);
+    }
+  }
+  return site_file;
+}
+
+}  // namespace
+
+Problem refusal_problem(const run::LaunchPlan& plan, Refusal refusal, const config::SiteConfig& site,
+                        const std::string& site_file) {
+  const RefusalRow* row = find_refusal(refusal.code);
+  if (row == nullptr) {
+    return Problem{.what = "refused with code " + std::to_string(static_cast<unsigned>(refusal.code)) +
+                           ", which this release does not know",
+                   .cure = "have postern and postern-helper installed from the same release"};
+  }
+  std::string what = std::string(row->words) + item_words(plan, refusal) + " [rule " + std::string(row->rule);
+  if (!row->file.empty()) {
+    what += " of " + place_of(*row, refusal.item, site, site_file);
+  }
+  return Problem{.what = what + "]", .cure = std::string(row->cure)};
+}
+
+}  // namespace postern::suid
