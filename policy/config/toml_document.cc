@@ -86,7 +86,8 @@ class Flattener {
                         "the value of \"" + std::string(key.str()) +
                             "\" is neither true or false, nor an integer, a string or a list of strings");
     }
-    table.entries.push_back(TomlEntry{std::string(key.str()), std::move(*value), place});
+    table.entries.push_back(TomlEntry{std::string(key.str()), std::move(*value), place,
+                                      Place{node.source().end.line, node.source().end.column}});
     return Ok{};
   }
 

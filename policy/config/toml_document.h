@@ -24,6 +24,7 @@ struct TomlEntry {
   std::string key;
   TomlValue value;
   Place place;  // of the key
+  Place end;    // behind the value
 };
 
 // [name], or one element of [[name]]; the top level is the first table and has no name.
