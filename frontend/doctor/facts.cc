@@ -11,6 +11,7 @@
 
 #include <linux/magic.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
@@ -59,10 +60,11 @@ enum Step : std::uint8_t {
   kFuseOpen,
   kFuseMount,
   kDirectories,
-  kOverlay
+  kOverlay,
+  kDrop
 };
 
-constexpr std::array<const char*, 8> kStepNames{
+constexpr std::array<const char*, 9> kStepNames{
     "",
     "creating a user and mount namespace",
     "mapping the caller's ids into it",
@@ -71,6 +73,7 @@ constexpr std::array<const char*, 8> kStepNames{
     "mounting FUSE in a user namespace",
     "making directories on a tmpfs",
     "mounting an overlay in a user namespace",
+    "becoming an ordinary user",
 };
 
 struct ChildResult {
@@ -155,7 +158,21 @@ ChildResult mount_overlay() {
   return {kNone, 0};
 }
 
-Attempt in_child(ChildResult (*more)()) {
+constexpr uid_t kNobody = 65534;
+
+// What root may do says nothing about others.
+ChildResult become_user() {
+  if (::geteuid() == 0 && (::setresgid(kNobody, kNobody, kNobody) != 0 ||
+                           ::setresuid(kNobody, kNobody, kNobody) != 0)) {
+    return failed(kDrop);
+  }
+  // Dropping made the process undumpable, and its files in /proc root's: uid_map could not be
+  // opened.
+  (void)::prctl(PR_SET_DUMPABLE, 1);
+  return {kNone, 0};
+}
+
+Attempt in_child(ChildResult (*first)(), ChildResult (*more)()) {
   std::array<int, 2> ends{-1, -1};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return {"making a pipe", errno};
@@ -167,7 +184,10 @@ Attempt in_child(ChildResult (*more)()) {
     return {"starting a process", errno};
   }
   if (pid == 0) {
-    ChildResult result = enter();
+    ChildResult result = first != nullptr ? first() : ChildResult{kNone, 0};
+    if (result.err == 0) {
+      result = enter();
+    }
     if (result.err == 0 && more != nullptr) {
       result = more();
     }
@@ -293,15 +313,19 @@ std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
 }
 
 Attempt try_user_namespace() {
-  return in_child(nullptr);
+  return in_child(nullptr, nullptr);
+}
+
+Attempt try_user_namespace_of_users() {
+  return in_child(become_user, nullptr);
 }
 
 Attempt try_fuse() {
-  return in_child(mount_fuse);
+  return in_child(nullptr, mount_fuse);
 }
 
 Attempt try_overlay() {
-  return in_child(mount_overlay);
+  return in_child(nullptr, mount_overlay);
 }
 
 Facts gather() {
@@ -319,6 +343,7 @@ Facts gather() {
   f.unprivileged_userns_clone = setting("/proc/sys/kernel/unprivileged_userns_clone");
   f.apparmor_restricts_userns = setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns");
   f.user_namespace = try_user_namespace();
+  f.user_namespace_of_users = f.uid == 0 ? try_user_namespace_of_users() : f.user_namespace;
   f.fuse = try_fuse();
   f.overlay = try_overlay();
   f.subuids = subordinate_ids(contents("/etc/subuid"), f.user, f.uid);

@@ -39,10 +39,11 @@ struct Facts {
   std::optional<long> max_user_namespaces;
   std::optional<long> unprivileged_userns_clone;
   std::optional<long> apparmor_restricts_userns;
-  Attempt user_namespace;     // create one, map ids, mount a tmpfs
-  Attempt fuse;               // open /dev/fuse in one and mount it
-  Attempt overlay;            // overlay of tmpfs directories in one
-  std::uint64_t subuids = 0;  // ids that /etc/subuid gives the caller
+  Attempt user_namespace;           // create one, map ids, mount a tmpfs
+  Attempt user_namespace_of_users;  // the same by somebody who is not root
+  Attempt fuse;                     // open /dev/fuse in one and mount it
+  Attempt overlay;                  // overlay of tmpfs directories in one
+  std::uint64_t subuids = 0;        // ids that /etc/subuid gives the caller
   std::uint64_t subgids = 0;
   bool newuidmap = false;  // found, and privileged
   bool newgidmap = false;
@@ -70,6 +71,8 @@ std::pair<unsigned, unsigned> kernel_version(std::string_view release);
 
 // The tries, one by one.
 Attempt try_user_namespace();
+// By the caller, or by nobody (65534) where the caller is root.
+Attempt try_user_namespace_of_users();
 Attempt try_fuse();
 Attempt try_overlay();
 

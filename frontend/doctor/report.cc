@@ -208,7 +208,7 @@ Check emulation(const Facts& f) {
 
 // A policy is only as good as the host: who may create user namespaces can bring another runtime.
 Check site_policy(const Facts& f, bool suid_works) {
-  Check c{.name = "site-policy", .works = suid_works && f.user_namespace.err != 0};
+  Check c{.name = "site-policy", .works = suid_works && f.user_namespace_of_users.err != 0};
   if (c.works) {
     c.detail = "enforced: containers start through the setuid helper only";
   } else if (suid_works) {

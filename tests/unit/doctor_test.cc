@@ -195,6 +195,8 @@ TEST_SUITE("frontend/doctor") {
     Facts f = suid_host();
     CHECK_FALSE(check(examine(f), "site-policy").works);
     CHECK(contains(check(examine(f), "site-policy").detail, "bring another runtime"));
+    f.user_namespace_of_users = {"x", EPERM};
+    CHECK(check(examine(f), "site-policy").works);  // what root may do does not matter
     f.user_namespace = {"x", ENOSPC};
     const Report r = examine(f);
     CHECK(check(r, "site-policy").works);
@@ -233,6 +235,7 @@ TEST_SUITE("frontend/doctor") {
   TEST_CASE("the tries leave no mount and no process behind") {
     const std::string before = own_mounts();
     (void)try_user_namespace();
+    (void)try_user_namespace_of_users();
     (void)try_fuse();
     (void)try_overlay();
     CHECK(own_mounts() == before);
