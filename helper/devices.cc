@@ -29,8 +29,8 @@ constexpr std::size_t kKeyBytes = 64;
 // File systems whose files are not bytes at rest: a FUSE server can wedge the kernel's block layer,
 // and pseudo files show the reader what the caller cannot read.
 constexpr auto kNotAtRest = std::to_array<std::uint32_t>(
-    {0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC, CGROUP_SUPER_MAGIC,
-     CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC, SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC, NSFS_MAGIC, ANON_INODE_FS_MAGIC});
+    {0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC,
+     CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC, SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC});
 
 // The loop driver would read through a descriptor that was opened for writing only.
 bool is_image(int fd) noexcept {
@@ -117,7 +117,8 @@ Result<Device> map_device(const char* type, std::uint64_t bytes, Mapping& mappin
   POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, op));
   Result<Device> device = create_mapping(control.get(), mapping, op);
   POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, op));
-  if (device) POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));  // no DM_SUSPEND_FLAG: resume
+  // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
+  if (device) POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));
   return device;
 }
 

@@ -55,16 +55,19 @@ bool proc_says(const char* path, std::string_view text) noexcept {
   return got > 0 && std::string_view(buffer.data(), static_cast<std::size_t>(got)).find(text) != text.npos;
 }
 
+constexpr std::string_view kHostIds = "         0          0 4294967295\n";  // user_namespaces(7)
+
 // AT_SECURE and geteuid() prove nothing: the ids do, outside of user namespaces.
 Result<Caller> record_caller(int argc) noexcept {
   uid_t uid = 0, euid = 0, suid = 0;
   int type = 0;
   socklen_t bytes = sizeof type;
   POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kCleanse));
-  if (::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) != 0 || type != SOCK_SEQPACKET) return refuse(RefusalCode::kNoSocket);
+  const bool socket = ::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_SEQPACKET;
+  if (!socket) return refuse(RefusalCode::kNoSocket);
   if (argc != 1) return refuse(RefusalCode::kArguments);
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(RefusalCode::kNoNewPrivs);
-  if (!proc_says("/proc/self/uid_map", "         0          0 4294967295\n")) return refuse(RefusalCode::kUserNamespace);
+  if (!proc_says("/proc/self/uid_map", kHostIds)) return refuse(RefusalCode::kUserNamespace);
   if (uid == 0) return refuse(RefusalCode::kRealRoot);
   if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(RefusalCode::kTraced);
   if (euid != 0 || suid != 0) return refuse(RefusalCode::kNotSetuid);
@@ -106,12 +109,9 @@ Result<> lock_down() noexcept {
 
 // ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
 // process; nothing is looked up in the new namespace before the caller's ids are taken.
-Result<> join_child(const Child& child, const Plan& plan) noexcept {
-  int which = CLONE_NEWNS;
-  if ((plan->namespaces & kNamespaceIpc) != 0) which |= CLONE_NEWIPC;
-  if ((plan->namespaces & kNamespaceUts) != 0) which |= CLONE_NEWUTS;
-  if ((plan->namespaces & kNamespaceNet) != 0) which |= CLONE_NEWNET;
-  return require(::setns(child.process.get(), which) == 0, Op::kJoinNamespace);
+Result<> join_child(const Child& child) noexcept {
+  constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+  return require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace);
 }
 
 void become_caller(Caller caller) noexcept {
@@ -148,7 +148,7 @@ Result<> serve(int argc, Reply& reply) noexcept {
   POSTERN_TRY(lock_down());
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
-  POSTERN_TRY(join_child(child, plan));
+  POSTERN_TRY(join_child(child));
   become_caller(caller);
   POSTERN_TRY_ASSIGN(const Built built, build_root(plan, fds, device.path.text(), child.procfs.get()));
   return release(child, built, reply);
@@ -168,7 +168,8 @@ int main(int argc, char** /*argv*/) {
   const postern::Error& error = result.error();
   const bool refused = error.err == 0;
   const bool malformed = error.op == postern::Op::kCheckVerdict;
-  reply.refusal = refused ? error.item : malformed ? std::uint16_t{static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict)} : 0;
+  constexpr auto kMalformed = static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict);
+  reply.refusal = refused ? error.item : malformed ? kMalformed : std::uint16_t{0};
   reply.op = static_cast<std::uint16_t>(error.op);
   reply.err = error.err;
   reply.item = refused ? reply.item : error.item;

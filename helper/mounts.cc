@@ -65,7 +65,8 @@ Result<> attach(int mount, int target, const char* path, Op op) noexcept {
 Result<UniqueFd> new_tmpfs(std::uint64_t bytes, std::uint32_t mode) noexcept {
   const Text size = Text().add(bytes);
   const Text octal = Text().add(mode, 8);
-  return new_mount("tmpfs", std::array<Option, 2>{{{"size", size.text()}, {"mode", octal.text()}}}, kPlain, Op::kSession);
+  const std::array<Option, 2> options{{{"size", size.text()}, {"mode", octal.text()}}};
+  return new_mount("tmpfs", options, kPlain, Op::kSession);
 }
 
 // --------------------------------------------------------------------------------- the new root
@@ -143,7 +144,8 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
     options[used++] = {"upperdir", stored ? "upper/upper" : "upper"};
     options[used++] = {"workdir", stored ? "upper/work" : "work"};
   }
-  if (stored) POSTERN_TRY(attach(root.descriptors[root.plan->upper_descriptor].get(), AT_FDCWD, "upper", Op::kOverlay));
+  if (stored)
+    POSTERN_TRY(attach(root.descriptors[root.plan->upper_descriptor].get(), AT_FDCWD, "upper", Op::kOverlay));
   // Copy-up acts with the mounter's capabilities of this moment for as long as the mount lives.
   use_capabilities(root.user_namespace ? ~0ULL : kOwnOverlay);
   const auto overlay = new_mount("overlay", std::span(options).first(used), kPlain, Op::kOverlay);
@@ -203,7 +205,8 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e, mode_t type) 
     auto next = resolve(root, path.data());
     if ((!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) || wanted == S_IFLNK) {
       const auto made = create(root, at.get(), name, wanted, root.plan.text(e.text));
-      if (wanted == S_IFLNK || (!made && made.error().err != EEXIST)) return made ? Result<UniqueFd>(std::move(at)) : made.error();
+      if (!made && (made.error().err != EEXIST || wanted == S_IFLNK)) return made.error();
+      if (wanted == S_IFLNK) return at;
       next = resolve(root, path.data());
     }
     POSTERN_TRY_ASSIGN(at, std::move(next));
@@ -249,7 +252,8 @@ constexpr std::array kSystemMounts = std::to_array<SystemMount>({
 
 Result<UniqueFd> system_mount(const Root& root, Operation operation) noexcept {
   static constexpr std::array<Option, 2> kTerminals{{{"mode", "0620"}, {"ptmxmode", "0666"}}};
-  const auto* m = std::find_if(kSystemMounts.begin(), kSystemMounts.end(), [&](auto& row) { return row.operation == operation; });
+  const auto is_it = [&](const SystemMount& row) { return row.operation == operation; };
+  const auto* m = std::find_if(kSystemMounts.begin(), kSystemMounts.end(), is_it);
   POSTERN_CHECK(m != kSystemMounts.end());
   if (m->host != nullptr && (root.plan->namespaces & m->namespaces) == 0)
     return clone_tree(AT_FDCWD, m->host, m->attributes, Op::kSystemMount);
@@ -260,7 +264,8 @@ Result<UniqueFd> system_mount(const Root& root, Operation operation) noexcept {
 }
 
 Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
-  if (e.operation == Operation::kBind || e.operation == Operation::kDevice) return std::move(root.descriptors[e.descriptor]);
+  const bool source = e.operation == Operation::kBind || e.operation == Operation::kDevice;
+  if (source) return std::move(root.descriptors[e.descriptor]);
   if (e.operation == Operation::kFile) return copy_file(root, root.descriptors[e.descriptor].get(), item);
   if (e.operation == Operation::kTmpfs) return new_tmpfs(e.size != 0 ? e.size : root.plan->scratch_bytes, e.mode);
   return system_mount(root, e.operation);
@@ -291,7 +296,8 @@ Result<> pivot(const Root& root, Built& built) noexcept {
   struct statx now {};
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
                      ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0 &&
-                     ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 && ::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &now) == 0;
+                     ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 &&
+                     ::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &now) == 0;
   POSTERN_TRY(require(moved, Op::kPivot));
   built.root_mount = now.stx_mnt_id;
   return require(above.stx_mnt_id == now.stx_mnt_id, Op::kPivot, EBUSY);
@@ -346,9 +352,9 @@ Result<Built> build_root(const Plan& plan, std::span<UniqueFd> descriptors, cons
     if (!done) built.skipped_items[i / 64] |= bit(i % 64);
     if (!done) ++built.skipped;
   }
-  const bool writable = plan->writable_root == 1 || plan->scratch == Scratch::kWritable || plan->scratch == Scratch::kDirectory;
-  mount_attr read_only{.attr_set = writable ? 0U : MOUNT_ATTR_RDONLY};
-  POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &read_only, sizeof read_only) == 0, Op::kMountRoot));
+  const bool writable = plan->writable_root == 1 || plan->scratch >= Scratch::kWritable;
+  mount_attr seal{.attr_set = writable ? 0U : MOUNT_ATTR_RDONLY};
+  POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &seal, sizeof seal) == 0, Op::kMountRoot));
   POSTERN_TRY(pivot(root, built));
   use_capabilities(root.user_namespace ? ~0ULL : 0);
   return built;

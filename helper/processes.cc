@@ -3,8 +3,6 @@
 #include <sched.h>
 #include <signal.h>
 
-#include <algorithm>
-
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -25,17 +23,12 @@ constexpr int kRecord = 3;  // postern-init's launch record
 
 std::array<gid_t, kMaxGroups> g_groups;
 
-// By resource number (getrlimit(2)): cpu, fsize, data, stack, core, rss, nproc, nofile, memlock, as,
-// locks, sigpending, msgqueue, nice, rtprio, rttime. nproc counts the judges of all callers together.
-constexpr std::array<rlim_t, RLIM_NLIMITS> kJudgeLimits{
-    kJudgeDeadlineSeconds, 64 << 20, RLIM_INFINITY, 8 << 20, 0, RLIM_INFINITY, RLIM_INFINITY, 1024, 1 << 20,
-    4ULL << 30, RLIM_INFINITY, 1024, 0, 0, 0, RLIM_INFINITY};
-
 // protocol/judge_input.h draws the descriptors. Those of the request are already in their places.
 void place_judge_descriptors(int descriptors, int answer, int request) noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  POSTERN_CHECK(::dup2(kFirstDescriptor, kJudgeRootFd) == kJudgeRootFd && ::dup2(null, 1) == 1 && ::dup2(null, 2) == 2);
-  POSTERN_CHECK(::dup2(answer, kJudgeVerdictFd) == kJudgeVerdictFd && ::dup2(request, kJudgeRequestFd) == kJudgeRequestFd);
+  const std::array<std::array<int, 2>, 5> places{{{kFirstDescriptor, kJudgeRootFd}, {null, 1}, {null, 2},
+                                                  {answer, kJudgeVerdictFd}, {request, kJudgeRequestFd}}};
+  for (const auto& [from, to] : places) POSTERN_CHECK(::dup2(from, to) == to);
   for (int i = 1; i < descriptors; ++i) POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + i, F_SETFD, 0) == 0);
   POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
 }
@@ -43,13 +36,10 @@ static_assert(kJudgeDescriptorBase == kFirstDescriptor);
 
 [[noreturn]] void become_judge(Caller judge, int descriptors, int answer, int request, pid_t helper) noexcept {
   place_judge_descriptors(descriptors, answer, request);
-  for (unsigned r = 0; r < kJudgeLimits.size(); ++r) {
-    rlimit old{}, limit{kJudgeLimits[r], kJudgeLimits[r]};
-    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, r, nullptr, &old) == 0);
-    if (::syscall(SYS_prlimit64, 0, r, &limit, nullptr) == 0) continue;  // else without CAP_SYS_RESOURCE
-    limit.rlim_cur = limit.rlim_max = std::min(old.rlim_max, limit.rlim_max);
-    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, r, &limit, nullptr) == 0);
-  }
+  // The judge sets its own limits. What the caller's would deny it is lifted where we may (CAP_SYS_RESOURCE).
+  constexpr rlimit kUnlimited{RLIM_INFINITY, RLIM_INFINITY};
+  for (const unsigned r : {RLIMIT_AS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NPROC})
+    (void)::syscall(SYS_prlimit64, 0, r, &kUnlimited, nullptr);
   POSTERN_CHECK(::syscall(SYS_setgroups, 0, nullptr) == 0);
   take_ids(judge, 0, 0, 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
@@ -67,10 +57,12 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
   POSTERN_TRY_ASSIGN(UniqueFd file, own(::memfd_create("request", MFD_CLOEXEC | MFD_ALLOW_SEALING), Op::kJudge));
   const int groups = ::getgroups(g_groups.size(), g_groups.data());
   POSTERN_TRY(require(groups >= 0, Op::kJudge));
-  JudgeInput input{kJudgeInputMagic, caller.uid, caller.gid, static_cast<std::uint32_t>(descriptors), static_cast<std::uint32_t>(groups), 0};
+  JudgeInput input{kJudgeInputMagic, caller.uid, caller.gid, static_cast<std::uint32_t>(descriptors),
+                   static_cast<std::uint32_t>(groups), 0};
   const std::size_t group_bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
   // SAFETY: writev(2) only reads through iov_base.
-  const std::array<iovec, 3> parts{{{&input, sizeof input}, {g_groups.data(), group_bytes}, {const_cast<std::byte*>(request.data()), request.size()}}};
+  const std::array<iovec, 3> parts{{{&input, sizeof input}, {g_groups.data(), group_bytes},
+                                    {const_cast<std::byte*>(request.data()), request.size()}}};
   const ssize_t written = ::writev(file.get(), parts.data(), parts.size());
   const bool whole = written == static_cast<ssize_t>(sizeof input + group_bytes + request.size());
   POSTERN_TRY(require(whole && ::fcntl(file.get(), F_ADD_SEALS, kSeals) == 0, Op::kJudge));
@@ -99,7 +91,9 @@ bool read_verdict(int pipe, Verdict& verdict) noexcept {
     if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
   POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
-  POSTERN_CHECK((init == 4 || ::close_range(4, init - 1, 0) == 0) && (init + 1 == wait || ::close_range(init + 1, wait - 1, 0) == 0) && ::close_range(wait + 1, ~0U, 0) == 0);
+  for (unsigned fd = kRecord + 1; fd < wait; ++fd)
+    if (fd != init) (void)::close(static_cast<int>(fd));
+  POSTERN_CHECK(::close_range(wait + 1, ~0U, 0) == 0);
 
   std::uint64_t root_mount = 0;
   struct statx root {};
@@ -123,7 +117,8 @@ Result<UniqueFd> mount_procfs(int child) noexcept {
     const int context = ::fsopen("proc", FSOPEN_CLOEXEC);
     const bool made = ::fsconfig(context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0;
     const int mount = ::fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
-    ::_exit(made && ::dup3(mount, slot.get(), O_CLOEXEC) == slot.get() && ::close(mount) == 0 && ::close(context) == 0 ? 0 : errno);
+    const bool placed = made && ::dup3(mount, slot.get(), O_CLOEXEC) == slot.get();
+    ::_exit(placed && ::close(mount) == 0 && ::close(context) == 0 ? 0 : errno);
   }
   int status = 0;
   POSTERN_TRY(require(maker > 0 && ::waitpid(static_cast<pid_t>(maker), &status, 0) == maker, Op::kSystemMount));
@@ -146,10 +141,12 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
   POSTERN_CHECK(::setresuid(0, 0, 0) == -1);
 }
 
-Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors, Verdict& verdict) noexcept {
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
+                   Verdict& verdict) noexcept {
   struct stat user {};
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
-  if (!found || user.st_uid == 0 || user.st_gid == 0 || user.st_uid == caller.uid) return refuse(RefusalCode::kJudgeUser);
+  const bool own = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
+  if (!found || !own) return refuse(RefusalCode::kJudgeUser);
   std::array<int, 2> ends{};
   const pid_t self = ::getpid();
   POSTERN_TRY_ASSIGN(const UniqueFd input, write_request(caller, request, descriptors));
@@ -157,7 +154,8 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
   const UniqueFd answer(ends[0]);
   UniqueFd ask(ends[1]);
   const pid_t judge = ::fork();
-  if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
+  if (judge == 0)
+    become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
   POSTERN_TRY(require(judge > 0, Op::kJudge));
   ask.reset();
   int status = -1;
@@ -168,17 +166,19 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
-  static constexpr std::array<int, 6> kFlags{0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
-  int flags = CLONE_PARENT | CLONE_PIDFD | CLONE_NEWNS | SIGCHLD;
+  static constexpr std::array<int, 6> kFlags{0,            CLONE_NEWPID, CLONE_NEWIPC,
+                                             CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
+  Child child{.namespaces = CLONE_NEWNS};
   for (unsigned i = 0; i < kFlags.size(); ++i)
-    if ((plan->namespaces & bit(i)) != 0) flags |= kFlags[i];
+    if ((plan->namespaces & bit(i)) != 0) child.namespaces |= kFlags[i];
   if (plan->net_descriptor != kNoDescriptor)
     POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kJoinNamespace));
   std::array<int, 2> ends{};
   POSTERN_TRY(require(::pipe2(ends.data(), O_CLOEXEC) == 0, Op::kSpawn));
   const UniqueFd wait(ends[0]);
-  Child child{.go = UniqueFd(ends[1])};
+  child.go.reset(ends[1]);
   int process = -1;
+  const int flags = child.namespaces | CLONE_PARENT | CLONE_PIDFD | SIGCHLD;
   const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, 0);
   if (pid == 0) run_payload(plan, caller, wait.get());
   child.pid = static_cast<pid_t>(pid);

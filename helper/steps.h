@@ -29,13 +29,15 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
 
 // Runs the judge on the request as the judge's own user and reads its verdict, which nothing has
 // checked yet. Refuses: kJudgeUser, kJudgeFailed.
-Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors, Verdict& verdict) noexcept;
+Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
+                   Verdict& verdict) noexcept;
 
 struct Child {
   UniqueFd process;  // pidfd
   UniqueFd go;       // the mount id of its new root releases it; closing ends it
   UniqueFd procfs;   // of a new pid namespace, detached
   pid_t pid = -1;    // a child of the frontend
+  int namespaces = 0;  // CLONE_NEW… of its new ones
 };
 
 // The payload's process, in its new namespaces, without any privilege, waiting.

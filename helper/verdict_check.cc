@@ -165,7 +165,8 @@ bool check_hostname(const Verdict& v) noexcept {
   constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
   const std::string_view field(v.hostname.data(), v.hostname.size());
   const std::string_view rest = field.substr(std::min(field.find_first_not_of(kAllowed), field.size()));
-  return rest.find_first_not_of('\0') == rest.npos && (rest.size() == field.size() || (v.namespaces & kNamespaceUts) != 0);
+  const bool kept = rest.size() == field.size();
+  return rest.find_first_not_of('\0') == rest.npos && (kept || (v.namespaces & kNamespaceUts) != 0);
 }
 
 bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {

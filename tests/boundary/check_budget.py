@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Line budget of the privileged program.
+"""Line budgets of the privileged program. Prints TAP.
 
-The setuid program proper: helper/ without the mount library, which user-namespace mode runs too;
-and everything of ours that it links, the mount library and the wire types included.
+Three numbers, so that growth shows where it happens: what only the setuid program runs; what of helper/
+user-namespace mode runs too (the mount library and the verdict's check); and everything of ours that the
+helper links, the wire types included.
 
 Counted: lines that are neither blank nor comment. What it links is found by following the includes
 from helper/, so a new dependency is counted without being listed here.
@@ -12,8 +13,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-OWN, LINKED = 750, 1500
-MOUNT_LIBRARY = {"mounts.cc", "mounts.h"}
+OWN, SHARED, LINKED = 600, 500, 1470
+BOTH_MODES = {"mounts.cc", "mounts.h", "plan.h", "verdict_check.cc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 
@@ -31,15 +32,17 @@ def main():
                 if path.exists() and path not in seen:
                     seen.add(path)
                     queue.append(path)
-    count_own = sum(code_lines(p) for p in own if p.name not in MOUNT_LIBRARY)
-    count_all = sum(map(code_lines, seen))
-    print("1..2")
-    for number, (count, limit, what) in enumerate(
-            [(count_own, OWN, "the setuid program, helper/ without the mount library"), (count_all, LINKED, "helper/ and all of ours that it links")], 1):
+    counts = [
+        (sum(code_lines(p) for p in own if p.name not in BOTH_MODES), OWN, "what only the setuid program runs"),
+        (sum(code_lines(p) for p in own if p.name in BOTH_MODES), SHARED, "what of helper/ both modes run"),
+        (sum(map(code_lines, seen)), LINKED, "everything of ours that the helper links"),
+    ]
+    print(f"1..{len(counts)}")
+    for number, (count, limit, what) in enumerate(counts, 1):
         print(f"{'ok' if count <= limit else 'not ok'} {number} - {what}: {count} of {limit} lines of code")
     for path in sorted(seen):
         print(f"# {code_lines(path):4d} {path.relative_to(ROOT)}")
-    return 0 if count_own <= OWN and count_all <= LINKED else 1
+    return 0 if all(count <= limit for count, limit, _ in counts) else 1
 
 
 sys.exit(main())
