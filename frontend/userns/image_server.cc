@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
@@ -32,9 +33,12 @@ namespace {
 
 // A server that does not answer within this time is stopped or wedged: the start goes on without it.
 constexpr timeval kServerPatience = {.tv_sec = 5, .tv_usec = 0};
-// Between bind(2) and listen(2) of the first start: some hundred microseconds.
-constexpr timespec kListenPause = {.tv_sec = 0, .tv_nsec = 200'000};
-constexpr int kListenAttempts = 10'000;
+// From bind(2) to listen(2) of the first start it takes the birth of a process; from the last
+// unmount to the end of a server, a little more. Pauses double: hundreds of starts that poll would
+// keep the one that they wait for from the processor.
+constexpr long kFirstPauseNanoseconds = 100'000;
+constexpr long kLastPauseNanoseconds = 10'000'000;
+constexpr int kListenAttempts = 500;
 constexpr int kBacklog = 4096;
 // Descriptor numbers of the server's arguments start here, clear of standard streams.
 constexpr int kFirstServerFd = 10;
@@ -76,16 +80,16 @@ class ServerProcess {
   explicit ServerProcess(ServerSetup& setup) noexcept : setup_(setup) {}
 
   [[noreturn]] void run() noexcept {
+    if (setup_.listener >= 0) {
+      // ORDER: here, not in the parent: SO_PEERCRED of a connection names who called listen(2).
+      check(::listen(setup_.listener, kBacklog), "listening for other starts");
+    }
     ::setsid();  // Ctrl-C at the terminal is for the payload, which needs its files to end
     enter_user_namespace();
     const UniqueFd fuse(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
     check(fuse.get(), "opening /dev/fuse");
     const UniqueFd ns(::open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
     check(ns.get(), "opening /proc/self/ns/user");
-    if (setup_.listener >= 0) {
-      // ORDER: here, not in the parent: SO_PEERCRED of a connection names who called listen(2).
-      check(::listen(setup_.listener, kBacklog), "listening for other starts");
-    }
     hand_over(fuse.get(), ns.get());
     // An ordinary user on the host has none to drop, and no right to try.
     if (const int err = setup_.options.on_host ? no_new_privileges() : drop_capabilities(0); err != 0) {
@@ -320,6 +324,7 @@ bool is_ours(int socket, UniqueFd& pidfd) {
 
 Found find_server(const std::string& name, UniqueFd& socket, UniqueFd& pidfd) {
   const Address address(name);
+  long nanoseconds = kFirstPauseNanoseconds;
   for (int attempt = 0; attempt < kListenAttempts; ++attempt) {
     socket = UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
     if (!socket.valid()) {
@@ -339,7 +344,10 @@ Found find_server(const std::string& name, UniqueFd& socket, UniqueFd& pidfd) {
     if (errno != ECONNREFUSED) {
       return Found::kNeither;
     }
-    ::nanosleep(&kListenPause, nullptr);  // bound, not listening yet; or just gone
+    // Bound, not listening yet; or about to go.
+    const timespec pause = {.tv_sec = 0, .tv_nsec = nanoseconds};
+    ::nanosleep(&pause, nullptr);
+    nanoseconds = std::min(2 * nanoseconds, kLastPauseNanoseconds);
   }
   return Found::kNeither;
 }
