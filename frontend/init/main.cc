@@ -211,6 +211,12 @@ Environment image_environment(const LaunchRecord& record) {
   bool plain = true;
   std::string commands;
   for (const std::string& path : scripts) {
+    struct stat info = {};
+    if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
+        ::access(path.c_str(), R_OK) != 0) {
+      message::warning("environment script " + path + " is not a readable file: skipped");
+      continue;
+    }
     const std::optional<std::string> text = read_script(path.c_str());
     Environment changed = environment;
     if (text && interpret(*text, changed)) {
@@ -218,11 +224,7 @@ Environment image_environment(const LaunchRecord& record) {
     } else {
       plain = false;
     }
-    if (::access(path.c_str(), R_OK) == 0) {
-      commands += ". " + quoted(path, '\'', "'\\''", '\'') + '\n';
-    } else {
-      message::warning("environment script " + path + " is not readable: skipped");
-    }
+    commands += ". " + quoted(path, '\'', "'\\''", '\'') + '\n';
   }
   if (!plain && shell_is_usable("environment scripts of the image")) {
     continue_in_shell(std::move(commands), "environment", base_environment(record));

@@ -563,8 +563,9 @@ Outcome<> Planner::resolv_conf() {
 }
 
 Outcome<> Planner::files() {
-  // Root in a container that it can change keeps the image's own accounts.
-  const bool keep = is_root() && (action_.writable || action_.writable_tmpfs ||
+  // Root, real or fake, in a container that it can change keeps the image's own accounts: package
+  // managers add to them.
+  const bool keep = (is_root() || action_.fakeroot) && (action_.writable || action_.writable_tmpfs ||
                                   !action_.overlays.empty());
   if (input_.site.passwd && !keep) {
     POSTERN_TRY(account_file(Source::Merge::kPasswd, "/etc/passwd"));

@@ -63,7 +63,7 @@ std::string mount_cure(const run::LaunchPlan& plan, const Failure& failure, cons
   if (failure.error.op == Op::kFile && err == ENOSPC) {
     return "the session's tmpfs is full: raise `session.max-size`";
   }
-  if (err == ENOTDIR) {
+  if (err == ENOTDIR || (err == EINVAL && failure.error.op == Op::kBind)) {
     return "a directory can be bound only on a directory, a file only on a file";
   }
   if (mount.operation == Operation::kProc && err == EPERM) {
@@ -86,6 +86,8 @@ Problem root_problem(const run::LaunchPlan& plan, const Failure& failure) {
                : "the kernel has no FUSE: load the module (modprobe fuse), or run from a directory";
   } else if (err == EPERM || err == EACCES) {
     cure = user_namespace_cure(err);
+  } else if (err == EIO || err == EINVAL) {
+    cure = "the image is damaged: copy or build it again";
   } else if (err == EBUSY && failure.error.op == Op::kOverlay) {
     cure = "a directory below which something is mounted cannot be a layer: bind it instead";
   }

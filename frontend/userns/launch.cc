@@ -110,7 +110,8 @@ class Launch {
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
-      const bool share = plan_.share && !user_namespace_.valid() && attempt < kShareAttempts;
+      const bool share = plan_.share && !user_namespace_.valid() && attempt < kShareAttempts &&
+                         !server_is_stuck_;
       Outcome<bool> started = try_start(share);
       if (!started) {
         return std::move(started).error();
@@ -160,6 +161,7 @@ class Launch {
       last_words += end_server(server);
     }
     if (joined && is_lost_server(setup.failure)) {
+      server_is_stuck_ = setup.failure.error.err == EAGAIN;  // it did not answer in time
       return false;
     }
     return payload_problem(plan_, setup.failure, last_words);
@@ -208,6 +210,7 @@ class Launch {
   UniqueFd frontend_;
   UniqueFd user_namespace_;
   std::vector<Server> servers_;
+  bool server_is_stuck_ = false;
   pid_t pid_ = -1;
 };
 

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Bad input: one clear line of error with the cure, the right exit code, nothing left behind."""
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+
+import harness
+
+bench = harness.Bench()
+ROOT = bench.rootfs()
+SQUASHFS = bench.squashfs(ROOT)
+SIF = bench.sif(SQUASHFS)
+PLAIN = bench.make_directory("plain")
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return bytearray(file.read())
+
+
+def write(b, name, data):
+    path = os.path.join(b.top, name)
+    with open(path, "wb") as file:
+        file.write(data)
+    os.chown(path, b.user.uid, b.user.gid)
+    return path
+
+
+def missing_and_unreadable_images(b):
+    """a missing image, an empty one, one that is no image, one that may not be read"""
+    b.run("exec", b.top + "/nothing.sif", "true").fails(255, "nothing.sif", "No such file")
+    b.run("exec", write(b, "empty.sif", b""), "true").fails(255, "empty.sif")
+    b.run("exec", write(b, "text.sif", b"hello\n" * 1000), "true").fails(255, "text.sif")
+    hidden = write(b, "hidden.sif", read(SIF))
+    os.chown(hidden, 0, 0)
+    os.chmod(hidden, 0o600)
+    b.run("exec", hidden, "true").fails(255, "hidden.sif", "Permission denied")
+    os.mkfifo(b.top + "/fifo")
+    b.run("exec", b.top + "/fifo", "true", timeout=20).fails(255, "fifo")
+
+
+def truncated_sif(b):
+    """a SIF cut at any length fails with one line"""
+    data = read(SIF)
+    for length in (1, 32, 64, 127, 128, 200, 4096, 4200, 4096 + 585, 32767, 32768, 33000, len(data) - 5000):
+        b.run("exec", write(b, "cut.sif", data[:length]), "true").fails(255, "cut.sif")
+
+
+def mutated_sif(b):
+    """every field of the header and of the descriptor, set to extremes: an error or a run, never a crash"""
+    data = read(SIF)
+    fields = [(offset, 1) for offset in (32, 42, 45)] + [(offset, 8) for offset in range(64, 128, 8)]
+    fields += [(4096 + offset, size) for offset, size in ((0, 4), (4, 1), (5, 4), (9, 4), (13, 4), (17, 8), (25, 8), (33, 8),
+                                                            (41, 8), (49, 8), (57, 8), (65, 8), (201, 4), (205, 4), (209, 3))]
+    for offset, size in fields:
+        for value in (b"\0" * size, b"\xff" * size, b"\x7f" + b"\xff" * (size - 1), b"\xff" * (size - 1) + b"\x7f"):
+            changed = bytearray(data)
+            changed[offset:offset + size] = value
+            result = b.run("exec", write(b, "changed.sif", changed), "true", timeout=20)
+            assert result.code in (0, 255), (offset, value, result)
+            if result.code == 255:
+                result.fails(255)
+
+
+def wrong_architecture(b):
+    """an image for another processor says so"""
+    result = b.run("exec", b.sif(SQUASHFS, "arm.sif", arch=b"04"), "true")
+    result.fails(255, "arm64", "amd64")
+
+
+def corrupt_squashfs(b):
+    """damage anywhere in a squashfs: an error or a failing payload, never a hang or a crash"""
+    data = read(SQUASHFS)
+    choose = random.Random(7)
+    for round_number in range(40):
+        changed = bytearray(data)
+        if round_number < 24:
+            at = 4 * round_number  # every word of the superblock
+            changed[at:at + 4] = choose.randbytes(4)
+        else:
+            for _ in range(200):
+                changed[choose.randrange(96, len(changed))] = choose.randrange(256)
+        result = b.run("exec", write(b, "changed.sqfs", changed), "true", timeout=20)
+        # A payload whose own pages are damaged may die of it.
+        assert result.code in (0, 1, 126, 127, 255) or result.code in (-7, -11, -4, -6, -5), (round_number, result)
+        if result.code == 255:
+            result.fails(255)
+    b.run("exec", write(b, "cut.sqfs", data[:3000]), "true").fails(255, "cut.sqfs")
+
+
+def no_fuse(b):
+    """/dev/fuse missing or closed to the user"""
+    os.chmod("/dev/fuse", 0o600)
+    try:
+        b.run("exec", SQUASHFS, "true").fails(255, "/dev/fuse", "0666")
+        b.run("exec", ROOT, "true").ok()
+    finally:
+        os.chmod("/dev/fuse", 0o666)
+
+
+def no_user_namespaces(b):
+    """user namespaces switched off: the message names the sysctl"""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for image in (ROOT, SQUASHFS):
+        unshared, mapped, output = os.pipe(), os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                # The limit of a user namespace of our own, so that nobody else notices.
+                assert libc.unshare(0x10000000) == 0
+                os.write(unshared[1], b".")
+                os.read(mapped[0], 1)
+                with open("/proc/sys/user/max_user_namespaces", "w") as file:
+                    file.write("0")
+                os.setgroups([])
+                os.setgid(b.user.gid)
+                os.setuid(b.user.uid)
+                os.dup2(output[1], 2)
+                os.chdir("/")
+                os.execve(b.postern, [b.postern, "exec", image, "true"], b.environment())
+            finally:
+                os._exit(99)
+        os.read(unshared[0], 1)
+        for kind in ("uid_map", "gid_map"):
+            with open(f"/proc/{pid}/{kind}", "w") as file:
+                file.write("0 0 65536\n")
+        os.write(mapped[1], b".")
+        os.close(output[1])
+        with os.fdopen(output[0], "rb") as file:
+            err = file.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for fd in (*unshared, *mapped):
+            os.close(fd)
+        harness.Result(code, b"", err).fails(255, "user namespace", "max_user_namespaces")
+
+
+def bad_binds(b):
+    """missing sources, targets that cannot be made, files on directories"""
+    b.run("exec", "--bind", "/no/such/dir:/mnt", SIF, "true").fails(255, "/no/such/dir")
+    b.run("exec", "--bind", f"{PLAIN}:relative", SIF, "true").fails(255, "relative")
+    b.run("exec", "--bind", f"{PLAIN}:/etc/passwd/x", SIF, "true").fails(255, "/etc/passwd/x")
+    b.run("exec", "--bind", f"{PLAIN}:/etc/hosts", SIF, "true").fails(255, "/etc/hosts", "directory")
+    b.run("exec", "--bind", f"{SIF}:/bin", SIF, "true").fails(255, "/bin", "directory")
+    # With --writable a mount point is made in the image directory, as the caller, who must own it.
+    os.chown(ROOT, 0, 0)
+    b.run("exec", "--writable", "--bind", f"{PLAIN}:/not/there", ROOT, "true").fails(255, "/not/there", "--writable")
+    os.chown(ROOT, b.user.uid, b.user.gid)
+    b.run("exec", "--bind", f"{PLAIN}:" + "/x" * 3000, SIF, "true").fails(255)
+    b.run("exec", "--bind", f"{PLAIN}:/" + "y" * 300, SIF, "true").fails(255)
+
+
+def ten_thousand_binds(b):
+    """more binds than fit are refused at once, two hundred are not"""
+    b.run("exec", *[word for i in range(10000) for word in ("--bind", f"{PLAIN}:/m{i}")], SIF, "true", timeout=60).fails(255)
+    b.run("exec", *[word for i in range(200) for word in ("--bind", f"{PLAIN}:/m{i}")], SIF, "sh", "-c", "ls -d /m* | wc -l").prints("200\n")
+
+
+def too_many_arguments(b):
+    """arguments that fit the kernel's limit outside, but not with the runtime's variables, say so"""
+    import resource
+
+    def prepare():
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, 1 << 20))  # a quarter of it is for arguments
+
+    kept = {f"V{i}": "v" * 1000 for i in range(100)}
+    b.run("exec", SIF, "true", *["z" * 100000] * 15).ok()
+    b.run("exec", SIF, "true", "y" * 100000, env=kept, preexec_fn=prepare).ok()
+    b.run("exec", "--env", "BIG=" + "x" * 30000, "--env", "BIG2=" + "x" * 30000, SIF, "true", env=kept, preexec_fn=prepare).ok()
+    b.run("exec", SIF, "true", "y" * 100000, env={**kept, "POSTERNENV_A": "a" * 40000, "B": "$A" * 10, "POSTERNENV_C": "$A$A$A$A"},
+          preexec_fn=prepare).fails(255, "Argument list too long", "ulimit -s")
+
+
+def descriptor_limits(b):
+    """a low limit of descriptors, or of processes, gives an error or a run, never a hang"""
+    import resource
+
+    for limit in (12, 20, 64):
+        result = b.run("exec", SIF, "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)), timeout=30)
+        assert result.code in (0, 255), (limit, result)
+        if result.code == 255:
+            result.fails(255)
+    assert b.run("exec", SIF, "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))).code == 0
+
+
+def full_session(b):
+    """generated files that do not fit the session's tmpfs are an error that says so"""
+    result = b.run("exec", "--writable-tmpfs", SIF, "sh", "-c", "dd if=/dev/zero of=/x bs=1M count=500 2>&1; rm /x; echo fine")
+    assert result.lines[-1] == "fine", repr(result)
+
+
+def not_installed_whole(b):
+    """a missing part of the installation is named"""
+    if os.environ.get("POSTERN"):
+        raise harness.Skip("the installation is not ours to take apart")
+    prefix = os.path.join(b.top, "partial")
+    shutil.copytree(os.path.join(b.top, "prefix"), prefix)
+    for part in ("postern-init", "postern-squashfs"):
+        os.rename(f"{prefix}/libexec/postern/{part}", f"{prefix}/{part}")
+        b.run(command=[f"{prefix}/bin/postern", "exec", SIF, "true"]).fails(255, part)
+        os.rename(f"{prefix}/{part}", f"{prefix}/libexec/postern/{part}")
+    b.run(command=[f"{prefix}/bin/postern", "exec", SIF, "true"]).ok()
+
+
+def damaged_environment_scripts(b):
+    """an environment script with a syntax error ends the start; a binary one and a directory are told"""
+    top = b.rootfs("scripts", files={".singularity.d/env/50-broken.sh": "#!/bin/sh\nif [ x = \n"})
+    assert b.run("exec", top, "true").code != 0
+    os.unlink(top + "/.singularity.d/env/50-broken.sh")
+    os.mkdir(top + "/.singularity.d/env/60-directory.sh")
+    assert "60-directory.sh" in b.run("exec", top, "true", timeout=20).ok().err
+    os.rmdir(top + "/.singularity.d/env/60-directory.sh")
+    os.mkfifo(top + "/.singularity.d/env/70-fifo.sh")
+    process = b.popen("exec", top, "true")
+    try:
+        process.communicate(timeout=3)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise AssertionError("a fifo among the scripts hangs the start") from None
+    assert process.returncode == 0
+
+
+bench.main([missing_and_unreadable_images, truncated_sif, mutated_sif, wrong_architecture, corrupt_squashfs, no_fuse,
+            no_user_namespaces, bad_binds, ten_thousand_binds, too_many_arguments, descriptor_limits, full_session,
+            not_installed_whole, damaged_environment_scripts])

@@ -1,0 +1,300 @@
+"""What the tests of running share: an ordinary user, images, a run, and a look at what was left.
+
+Run as root (a user is made and removed). The programs are those of POSTERN=/path/bin/postern, or are
+copied from the build tree named by POSTERN_BUILD into a prefix of the test's own. Prints TAP.
+"""
+import atexit
+import glob
+import os
+import pwd
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+SKIP = 77
+BUSYBOX = "/bin/busybox"
+PARTS = {
+    "bin/postern": "frontend/cli/postern",
+    "libexec/postern/postern-init": "frontend/init/postern-init",
+    "libexec/postern/postern-squashfs": "frontend/squashfs/postern-squashfs",
+}
+APPLETS = ("sh cat ls id env echo true false sleep kill pwd mount readlink stat touch mkdir hostname "
+           "head tr grep seq wc ps umask dd printf test ip ifconfig sort").split()
+
+
+def skip(why):
+    print(f"1..0 # SKIP {why}")
+    sys.exit(SKIP)
+
+
+class User:
+    """A fresh account, removed at the end."""
+
+    def __init__(self):
+        self.name = f"pt{os.getpid()}"
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", self.name], check=True,
+                       stderr=subprocess.DEVNULL)
+        entry = pwd.getpwnam(self.name)
+        self.uid, self.gid, self.home = entry.pw_uid, entry.pw_gid, entry.pw_dir
+        self.groups = [self.gid, 100]  # and a supplementary one
+
+    def remove(self):
+        subprocess.run(["userdel", "--remove", "--force", self.name], stderr=subprocess.DEVNULL)
+
+
+class Bench:
+    """One test program's surroundings."""
+
+    def __init__(self):
+        if os.geteuid() != 0:
+            skip("needs root, to become somebody else")
+        if not os.path.exists(BUSYBOX):
+            skip("needs busybox-static")
+        if os.path.exists("/dev/fuse"):
+            os.chmod("/dev/fuse", 0o666)
+        self.user = User()
+        atexit.register(self.cleanup)
+        self.top = tempfile.mkdtemp(prefix="postern-it-")
+        os.chmod(self.top, 0o755)
+        self.work = self.make_directory("work")
+        self.postern = os.environ.get("POSTERN") or self.copy_programs()
+        self.mounts_before = self.host_mounts()
+        self.loops_before = self.loops()
+        self.passed = self.failed = self.skipped = 0
+
+    def cleanup(self):
+        for pid in self.processes():
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
+        shutil.rmtree(self.top, ignore_errors=True)
+        self.user.remove()
+
+    def make_directory(self, name, mode=0o755):
+        path = os.path.join(self.top, name)
+        os.makedirs(path)
+        os.chown(path, self.user.uid, self.user.gid)
+        os.chmod(path, mode)
+        return path
+
+    def copy_programs(self):
+        build = os.environ["POSTERN_BUILD"]
+        for target, source in PARTS.items():
+            path = os.path.join(self.top, "prefix", target)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            shutil.copy(os.path.join(build, source), path)
+            os.chmod(path, 0o755)
+        return os.path.join(self.top, "prefix/bin/postern")
+
+    # ------------------------------------------------------------------------------------ images
+
+    def rootfs(self, name="rootfs", files=None, empty=False):
+        """A small root with busybox; `files`: path -> text, executable if it starts with #!."""
+        top = self.make_directory(name)
+        if not empty:
+            for directory in ("bin dev proc sys tmp etc root home var/tmp".split()):
+                os.makedirs(os.path.join(top, directory))
+            shutil.copy(BUSYBOX, os.path.join(top, "bin/busybox"))
+            for applet in APPLETS:
+                os.symlink("busybox", os.path.join(top, "bin", applet))
+            for path, text in (("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"), ("etc/group", "root:x:0:\n"),
+                               ("etc/hosts", ""), ("etc/resolv.conf", "")):
+                with open(os.path.join(top, path), "w") as file:
+                    file.write(text)
+        for path, text in (files or {}).items():
+            full = os.path.join(top, path)
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            with open(full, "w") as file:
+                file.write(text)
+            if text.startswith("#!"):
+                os.chmod(full, 0o755)
+        subprocess.run(["chown", "-R", f"{self.user.uid}:{self.user.gid}", top], check=True)
+        return top
+
+    def squashfs(self, directory, compression="zstd"):
+        image = directory + f".{compression}.sqfs"
+        subprocess.run(["mksquashfs", directory, image, "-comp", compression, "-noappend", "-quiet", "-no-progress"],
+                       check=True, stdout=subprocess.DEVNULL)
+        os.chown(image, self.user.uid, self.user.gid)
+        return image
+
+    def sif(self, squashfs, name="hand.sif", arch=b"02", parttype=2, fstype=1):
+        """A SIF with one partition, written field by field."""
+        with open(squashfs, "rb") as file:
+            data = file.read()
+        now, offset = int(time.time()), 32768
+        header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", arch,
+                             os.urandom(16), now, now, 47, 48, 4096, 48 * 585, offset, len(data))
+        descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data),
+                                 now, now, 0, 0, b"rootfs", struct.pack("<ii3s", fstype, parttype, arch))
+        assert len(header) == 128 and len(descriptor) == 585
+        path = os.path.join(self.top, name)
+        with open(path, "wb") as file:
+            file.write(header.ljust(4096, b"\0"))
+            file.write(descriptor.ljust(48 * 585, b"\0"))
+            file.seek(offset)
+            file.write(data)
+        os.chown(path, self.user.uid, self.user.gid)
+        return path
+
+    # --------------------------------------------------------------------------------------- runs
+
+    def environment(self, extra=None):
+        base = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": self.user.home, "USER": self.user.name,
+                "TERM": "dumb", "LANG": "C"}
+        base.update(extra or {})
+        return base
+
+    def popen(self, *arguments, env=None, cwd=None, command=None, **keywords):
+        keywords.setdefault("stdin", subprocess.DEVNULL)
+        keywords.setdefault("stdout", subprocess.PIPE)
+        keywords.setdefault("stderr", subprocess.PIPE)
+        return subprocess.Popen(command or [self.postern, *arguments], user=self.user.uid, group=self.user.gid,
+                                extra_groups=self.user.groups, env=self.environment(env), cwd=cwd or self.work,
+                                **keywords)
+
+    def run(self, *arguments, timeout=60, stdin=None, **keywords):
+        if stdin is not None:
+            keywords["stdin"] = subprocess.PIPE
+        process = self.popen(*arguments, **keywords)
+        try:
+            out, err = process.communicate(stdin.encode() if stdin is not None else None, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise AssertionError(f"{arguments} did not end within {timeout} s") from None
+        return Result(process.returncode, out, err)
+
+    # -------------------------------------------------------------------------------------- leaks
+
+    def processes(self, pattern=None):
+        """Pids of the user's live processes."""
+        found = []
+        for path in glob.glob("/proc/[0-9]*"):
+            try:
+                with open(path + "/status") as file:
+                    status = file.read()
+                if f"\nUid:\t{self.user.uid}\t" not in status or "\nState:\tZ" in status:
+                    continue
+                with open(path + "/cmdline", "rb") as file:
+                    command = file.read().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if pattern is None or pattern in command:
+                found.append(int(path[6:]))
+        return found
+
+    def host_mounts(self):
+        with open("/proc/1/mountinfo") as file:
+            return {line.split()[4] for line in file if "postern" in line}
+
+    def loops(self):
+        return {path for path in glob.glob("/sys/block/loop*/loop/backing_file")}
+
+    def sockets(self):
+        """Names of servers of this user; the uid is inside the name, so by process instead."""
+        inodes = set()
+        for pid in self.processes():
+            for path in glob.glob(f"/proc/{pid}/fd/*"):
+                try:
+                    inodes.add(os.readlink(path))
+                except OSError:
+                    continue
+        with open("/proc/net/unix") as file:
+            return [line.split()[-1] for line in file if "@postern-" in line and f"socket:[{line.split()[6]}]" in inodes]
+
+    def temporary_files(self):
+        found = []
+        for place in ("/tmp", "/var/tmp", "/dev/shm"):
+            for name in os.listdir(place):
+                try:
+                    if os.lstat(os.path.join(place, name)).st_uid == self.user.uid:
+                        found.append(os.path.join(place, name))
+                except OSError:
+                    continue
+        return found
+
+    def leaks(self):
+        return {name: value for name, value in (
+            ("processes", self.processes()), ("sockets", self.sockets()), ("files", self.temporary_files()),
+            ("mounts", sorted(self.host_mounts() - self.mounts_before)),
+            ("loop devices", sorted(self.loops() - self.loops_before))) if value}
+
+    # ---------------------------------------------------------------------------------- reporting
+
+    def main(self, tests):
+        chosen = sys.argv[1:]
+        for test in tests:
+            if chosen and test.__name__ not in chosen:
+                continue
+            number = self.passed + self.failed + self.skipped + 1
+            title = (test.__doc__ or test.__name__).strip().splitlines()[0]
+            try:
+                test(self)
+                self.check_leaks()
+            except Skip as why:
+                self.skipped += 1
+                print(f"ok {number} - {title} # SKIP {why}")
+            except Exception as error:  # noqa: BLE001: a test's own mistake is a failure too
+                self.failed += 1
+                print(f"not ok {number} - {title}")
+                text = str(error) if isinstance(error, AssertionError) and str(error) else traceback.format_exc()
+                print("".join(f"#   {line}\n" for line in text.splitlines()), end="")
+                for pid in self.processes():
+                    os.kill(pid, 9)
+            else:
+                self.passed += 1
+                print(f"ok {number} - {title}")
+            sys.stdout.flush()
+        total = self.passed + self.failed + self.skipped
+        print(f"1..{total}")
+        print(f"# {self.passed} passed, {self.failed} failed, {self.skipped} skipped")
+        sys.exit(1 if self.failed or total == 0 else 0)
+
+    def check_leaks(self):
+        # The kernel takes mounts down a little after the last process; a server notices after that.
+        deadline = time.time() + 5
+        while leaks := self.leaks():
+            if time.time() > deadline:
+                raise AssertionError(f"left behind: {leaks}")
+            time.sleep(0.02)
+
+
+class Skip(Exception):
+    pass
+
+
+class Result:
+    def __init__(self, code, out, err):
+        self.code = code
+        self.out = out.decode(errors="replace") if out is not None else ""
+        self.err = err.decode(errors="replace") if err is not None else ""
+
+    def __repr__(self):
+        return f"exit {self.code}\nstdout: {self.out[:1500]}\nstderr: {self.err[:1500]}"
+
+    def ok(self):
+        assert self.code == 0, repr(self)
+        return self
+
+    def fails(self, code, *words):
+        """With this status and one line of error that has all the words."""
+        assert self.code == code, f"expected exit {code}: {self!r}"
+        for word in words:
+            assert word in self.err, f"{word!r} is not in: {self!r}"
+        lines = [line for line in self.err.splitlines() if line.startswith(("FATAL:", "ERROR:"))]
+        assert len(lines) == 1, f"one line of error: {self!r}"
+        return self
+
+    def prints(self, text):
+        self.ok()
+        assert self.out == text, f"expected {text!r}: {self!r}"
+        return self
+
+    @property
+    def lines(self):
+        return self.out.splitlines()

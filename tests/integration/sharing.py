@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""One mount a node: starts of one image share one server, whoever comes, goes or is killed."""
+import os
+import signal
+import socket
+import subprocess
+import time
+
+import harness
+
+bench = harness.Bench()
+ROOT = bench.rootfs(files={"big": "x" * 4000000})
+SQUASHFS = bench.squashfs(ROOT)
+OTHER = bench.squashfs(bench.rootfs("other"))
+
+
+def servers(b):
+    return b.processes("postern-squashfs --fuse-fd")
+
+
+def wait_until(condition, what, seconds=10):
+    deadline = time.time() + seconds
+    while not condition():
+        assert time.time() < deadline, what
+        time.sleep(0.01)
+
+
+def start_sleeper(b, *arguments, image=SQUASHFS, seconds=60):
+    process = b.popen("exec", *arguments, image, "sh", "-c", f"echo ready; exec sleep {seconds}")
+    assert process.stdout.readline() == b"ready\n", process.stderr.read()
+    return process
+
+
+def stop(*processes):
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def at_once(b, count):
+    # Each waits for the last: all are alive together, so that the number of servers means something.
+    gate = b.work + "/gate"
+    running = [b.popen("exec", SQUASHFS, "sh", "-c", f"echo ready; while ! test -e {gate}; do sleep 0.05; done; exit 5",
+                       stderr=subprocess.STDOUT) for _ in range(count)]
+    try:
+        for process in running:
+            line = process.stdout.readline()
+            assert line == b"ready\n", line + process.stdout.read()
+        assert len(servers(b)) == 1, f"{len(servers(b))} servers"
+    finally:
+        with open(gate, "w"):
+            pass
+        codes = [process.wait(timeout=60) for process in running]
+        for process in running:
+            process.stdout.close()
+        os.unlink(gate)
+    assert codes == [5] * count, codes
+
+
+def sixty_four_at_once(b):
+    """64 simultaneous first starts: one server, all succeed"""
+    at_once(b, 64)
+
+
+def two_hundred_and_fifty_six_at_once(b):
+    """256 simultaneous first starts: one server, all succeed"""
+    at_once(b, 256)
+
+
+def bursts_against_teardown(b):
+    """starts that meet a server at its end succeed all the same"""
+    for _ in range(40):
+        running = [b.popen("exec", SQUASHFS, "true") for _ in range(6)]
+        for process in running:
+            out, err = process.communicate(timeout=30)
+            assert process.returncode == 0, (process.returncode, err)
+
+
+def same_user_namespace(b):
+    """starts of one image live in one user namespace, and in mount namespaces of their own"""
+    one = start_sleeper(b)
+    names = b.run("exec", "--bind", "/usr:/mnt", SQUASHFS, "sh", "-c", "readlink /proc/self/ns/user; readlink /proc/self/ns/mnt").ok().lines
+    host = os.readlink("/proc/self/ns/user")
+    child = [pid for pid in b.processes("sleep 60") if os.readlink(f"/proc/{pid}/ns/user") != host]
+    inside = [os.readlink(f"/proc/{pid}/ns/{ns}") for pid in child for ns in ("user", "mnt")]
+    assert names[0] == inside[0] and names[1] != inside[1], (names, inside)
+    assert b.run("exec", SQUASHFS, "test", "-e", "/mnt/bin").code == 1
+    stop(one)
+
+
+def no_share(b):
+    """--no-share starts a server of its own"""
+    one = start_sleeper(b)
+    two = start_sleeper(b, "--no-share")
+    assert len(servers(b)) == 2
+    three = start_sleeper(b)
+    assert len(servers(b)) == 2
+    stop(one, two, three)
+
+
+def first_rank_may_die_first(b):
+    """SIGKILL of the first start leaves the others their image; the server ends with the last"""
+    one, two = start_sleeper(b), start_sleeper(b)
+    assert len(servers(b)) == 1
+    one.kill()
+    one.communicate()
+    three = b.run("exec", SQUASHFS, "sh", "-c", "wc -c < /big").prints("4000000\n")
+    assert three and len(servers(b)) == 1
+    two.kill()
+    two.communicate()
+    wait_until(lambda: not servers(b), "the server stayed after the last of its users")
+
+
+def background_children_keep_the_image(b):
+    """a background child of the payload reads the image after the program has ended"""
+    result = b.run("exec", SQUASHFS, "sh", "-c", f"(sleep 0.7; wc -c < /big > {b.work}/late) >/dev/null 2>&1 & exit 0")
+    result.ok()
+    wait_until(lambda: os.path.exists(b.work + "/late") and os.path.getsize(b.work + "/late"), "the child did not finish")
+    with open(b.work + "/late") as file:
+        assert file.read() == "4000000\n"
+    os.unlink(b.work + "/late")
+
+
+def server_killed_under_a_payload(b):
+    """a server killed under its payload: errors at once, no hang, and a message that says it"""
+    process = b.popen("exec", SQUASHFS, "sh", "-c", "echo ready; read line; cat /big > /dev/null; exit 6", stdin=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    for pid in servers(b):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.3)
+    # The payload may have died by itself: its own pages are the image's.
+    _, err = process.communicate(b"go\n", timeout=10)
+    assert process.returncode != 0 and b"image server died" in err, (process.returncode, err)
+    b.run("exec", SQUASHFS, "true").ok()
+
+
+def joiner_of_a_killed_server(b):
+    """… and a joined start says the same"""
+    one = start_sleeper(b)
+    two = b.popen("exec", SQUASHFS, "sh", "-c", "echo ready; read line; cat /big > /dev/null; exit 6", stdin=subprocess.PIPE)
+    assert two.stdout.readline() == b"ready\n"
+    for pid in servers(b):
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.3)
+    _, err = two.communicate(b"go\n", timeout=10)
+    assert two.returncode != 0 and b"image server died" in err, (two.returncode, err)
+    stop(one)
+
+
+def stopped_server(b):
+    """a server that is stopped delays a start for some seconds, and then it goes on without"""
+    one = start_sleeper(b)
+    stuck = servers(b)[0]
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        begun = time.time()
+        b.run("exec", SQUASHFS, "true", timeout=60).ok()
+        assert time.time() - begun < 20
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+    stop(one)
+
+
+def replaced_image(b):
+    """an image that was replaced on disk is another image"""
+    one = start_sleeper(b, image=OTHER)
+    replacement = b.squashfs(b.rootfs("replacement", files={"version": "two\n"}))
+    os.rename(replacement, OTHER)
+    b.run("exec", OTHER, "cat", "/version").prints("two\n")
+    stop(one)
+
+
+def squatted_name(b):
+    """a name that another user has bound is not believed: the start gets a server of its own"""
+    one = start_sleeper(b)
+    name = b.sockets()[0]
+    stop(one)
+    wait_until(lambda: not servers(b), "server stayed")
+    squatter = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    squatter.bind("\0" + name[1:])
+    squatter.listen(5)
+    try:
+        b.run("exec", SQUASHFS, "wc", "-c", "/big").prints("4000000 /big\n")
+        squatter.setblocking(False)
+        peer = squatter.accept()[0]
+        assert peer.recv(10) == b"", "something was said to a stranger"
+        peer.close()
+    finally:
+        squatter.close()
+
+
+def two_users(b):
+    """two users with one image have a server each"""
+    os.chmod(SQUASHFS, 0o644)
+    one = start_sleeper(b)
+    theirs = subprocess.Popen([b.postern, "exec", SQUASHFS, "sh", "-c", "echo $(id -u)"], user=65534, group=65534, extra_groups=[],
+                              env={"PATH": "/bin:/usr/bin", "HOME": "/"}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = theirs.communicate(timeout=30)
+    assert (theirs.returncode, out) == (0, b"65534\n"), (out, err)
+    assert len(servers(b)) == 1
+    stop(one)
+
+
+def single_copy_between_ranks(b):
+    """process_vm_readv works between two ranks of one image (what MPI's single-copy transfers need)"""
+    if int(open("/proc/sys/kernel/yama/ptrace_scope").read() if os.path.exists("/proc/sys/kernel/yama/ptrace_scope") else 0) > 0:
+        raise harness.Skip("yama forbids it on this host, outside containers too")
+    source = b.work + "/rank.c"
+    with open(source, "w") as file:
+        file.write("""
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+int main(int argc, char** argv) {
+  if (argc == 1) {
+    static char secret[] = "of the other rank";
+    printf("%d %p\\n", (int)getpid(), (void*)secret);
+    fflush(stdout);
+    return getchar() == 0;
+  }
+  char got[32] = {0};
+  void* from = NULL;
+  sscanf(argv[2], "%p", &from);
+  struct iovec here = {got, 17}, there = {from, 17};
+  if (process_vm_readv(atoi(argv[1]), &here, 1, &there, 1, 0) != 17) { perror("process_vm_readv"); return 1; }
+  puts(got);
+  return 0;
+}
+""")
+    program = b.work + "/rank"
+    if subprocess.run(["gcc", "-static", "-o", program, source], capture_output=True).returncode != 0:
+        raise harness.Skip("no compiler for a static program")
+    os.chmod(program, 0o755)
+    one = b.popen("exec", SQUASHFS, program, stdin=subprocess.PIPE)
+    pid, address = one.stdout.readline().decode().split()
+    b.run("exec", SQUASHFS, program, pid, address).prints("of the other rank\n")
+    one.communicate(b"\n", timeout=10)
+
+
+bench.main([sixty_four_at_once, two_hundred_and_fifty_six_at_once, bursts_against_teardown, same_user_namespace, no_share,
+            first_rank_may_die_first, background_children_keep_the_image, server_killed_under_a_payload,
+            joiner_of_a_killed_server, stopped_server, replaced_image, squatted_name, two_users, single_copy_between_ranks])
