@@ -1,36 +1,28 @@
 #include "frontend/build/build.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
 #include <optional>
 #include <system_error>
 #include <utility>
 
+#include "frontend/build/container.h"
 #include "frontend/build/directory_writer.h"
 #include "frontend/build/interrupt.h"
-#include "frontend/build/layout.h"
-#include "frontend/build/open_source.h"
-#include "frontend/build/spec.h"
+#include "frontend/build/plan.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
+#include "frontend/run/libexec.h"
 #include "policy/sif/writer.h"
+#include "protocol/base/unique_fd.h"
 
 namespace postern::build {
 namespace {
-
-// Everything that is known once the source was read.
-struct Plan {
-  OpenedSource opened;
-  Tree tree;
-  Facts facts;
-  Description description;
-};
 
 bool confirmed(const std::string& question) {
   if (::isatty(STDIN_FILENO) != 1) {
@@ -75,70 +67,9 @@ Outcome<> check_target(const BuildOptions& options) {
   return {};
 }
 
-// Times of the tree never exceed SOURCE_DATE_EPOCH; returns the newest that is left.
-std::int64_t clamp_times(Tree& tree, const std::optional<std::int64_t>& epoch) {
-  std::int64_t newest = 0;
-  for (InodeId id = 0; id < tree.size(); ++id) {
-    if (epoch) {
-      tree[id].mtime = std::min(tree[id].mtime, *epoch);
-    }
-    newest = std::max(newest, tree[id].mtime);
-  }
-  return newest;
-}
-
-void fix_permissions(Tree& tree) {
-  for (InodeId id = 0; id < tree.size(); ++id) {
-    Inode& inode = tree[id];
-    if (inode.kind == Kind::kDirectory) {
-      inode.mode |= 0700;
-    } else if (inode.kind == Kind::kFile) {
-      inode.mode |= static_cast<std::uint16_t>(0600 | ((inode.mode & 0111) != 0 ? 0100 : 0));
-    }
-  }
-}
-
-// Seconds since 1970 of an RFC 3339 time; nothing where it is none, or the zero time of Go.
-std::optional<std::int64_t> time_of(const std::string& text) {
-  std::tm utc{};
-  const char* rest = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &utc);
-  if (rest == nullptr) {
-    return std::nullopt;
-  }
-  const std::time_t seconds = ::timegm(&utc);
-  return seconds > 0 ? std::optional<std::int64_t>(seconds) : std::nullopt;
-}
-
-Outcome<Plan> read_source(const SourceSpec& spec, const BuildOptions& options) {
-  Plan plan;
-  POSTERN_TRY_ASSIGN(plan.opened, open_source(spec, {.architecture = options.architecture,
-                                                     .temporary = options.temporary,
-                                                     .skip_path = options.output}));
-  POSTERN_TRY_ASSIGN(plan.tree, plan.opened.source->index());
-  plan.tree.finish();
-  if (options.fix_permissions) {
-    fix_permissions(plan.tree);
-  }
-  plan.facts.bootstrap = bootstrap_name(spec.kind);
-  plan.facts.from = spec.reference.empty() ? spec.path : spec.path + ":" + spec.reference;
-  plan.facts.newest = clamp_times(plan.tree, options.epoch);
-  plan.facts.time = options.epoch ? options.epoch : time_of(plan.opened.config.created);
-  if (!sif::parse_name(options.architecture, plan.facts.architecture) &&
-      !sif::parse_name(plan.opened.config.architecture, plan.facts.architecture)) {
-    plan.facts.architecture = architecture_of(plan.tree, *plan.opened.source);
-    if (plan.facts.architecture == sif::Architecture::kUnknown) {
-      plan.facts.architecture = sif::host_architecture();
-    }
-  }
-  POSTERN_TRY_ASSIGN(plan.description,
-                     complete_layout(plan.tree, *plan.opened.source, plan.opened.config, {}, plan.facts));
-  plan.tree.finish();
-  return plan;
-}
-
-Outcome<> write_sif(Plan& plan, const BuildOptions& options) {
+Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
   message::info("Creating SIF file...");
-  POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::create(options.output, {.deterministic = true}));
+  POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::create(output, {.deterministic = true}));
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
                          plan.description.inspect));
@@ -162,6 +93,141 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options) {
   return writer.finish();
 }
 
+// The plain image goes to a private directory for temporary files, loses its name there at once, and
+// is read by postern-crypt through its descriptor.
+Outcome<> write_encrypted(Plan& plan, const BuildOptions& options) {
+  const std::string program = run::libexec_program("postern-crypt");
+  if (::access(program.c_str(), X_OK) != 0) {
+    return Problem{.what = "'" + program + "' is missing: images cannot be encrypted", .cure = "install postern whole"};
+  }
+  UniqueFd plain;
+  {
+    POSTERN_TRY_ASSIGN(const NewDirectory place, NewDirectory::create(options.temporary + "/postern-encrypt"));
+    const std::string path = place.path() + "/image.sif";
+    POSTERN_TRY(write_sif(plan, options, path));
+    plain.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!plain.valid()) {
+      return system_problem("opening '" + path + "'", errno);
+    }
+  }
+  std::vector<std::string> words{"encrypt", "--force"};
+  words.insert(words.end(), options.key.begin(), options.key.end());
+  words.push_back("/proc/self/fd/" + std::to_string(plain.get()));
+  words.push_back(options.output);
+  return run_program(program, words, plain.get(), "encrypting");
+}
+
+// The programs of a definition file need a directory: a container that they may write to.
+class Workshop {
+ public:
+  Workshop(const Recipe& recipe, const BuildOptions& options) : recipe_(recipe), options_(options) {}
+
+  // Unpacks `plan`, or with --update takes what is there, and runs the programs. Returns the plan of
+  // what they left.
+  Outcome<Plan> work(Plan plan);
+  // The directory gets the name that the user wanted.
+  Outcome<> keep() { return directory_ ? directory_->finish() : Outcome<>(); }
+
+ private:
+  Outcome<> run_script(const Program& program, const std::string& what, const std::string& directory);
+  [[nodiscard]] std::vector<std::string> container(const char* action, const std::string& directory) const;
+  Outcome<std::map<std::string, std::string>> take_labels() const;
+  [[nodiscard]] std::string path() const { return directory_ ? directory_->path() : options_.output; }
+
+  const Recipe& recipe_;
+  const BuildOptions& options_;
+  std::optional<NewDirectory> directory_;
+};
+
+constexpr const char* kScript = "/.postern.script";
+constexpr const char* kLabels = "/.postern.labels";
+
+std::vector<std::string> Workshop::container(const char* action, const std::string& directory) const {
+  std::vector<std::string> words{action, "--fakeroot", "--writable", "--cleanenv", "--no-home", "--no-mount", "tmp,cwd,home", "--pwd", directory};
+  for (const char* prefix : {"POSTERN", "APPTAINER", "SINGULARITY"}) {
+    words.push_back("--env");
+    words.push_back(std::string(prefix) + "_ENVIRONMENT=/.singularity.d/env/91-environment.sh," + prefix + "_LABELS=" + kLabels);
+  }
+  words.insert(words.end(), options_.container.begin(), options_.container.end());
+  words.push_back(path());
+  return words;
+}
+
+Outcome<> Workshop::run_script(const Program& program, const std::string& what, const std::string& directory) {
+  const std::string script = path() + kScript;
+  {
+    const UniqueFd fd(::open(script.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700));
+    if (!fd.valid() || ::write(fd.get(), program.text.data(), program.text.size()) != static_cast<ssize_t>(program.text.size())) {
+      return system_problem("writing '" + script + "'", errno);
+    }
+  }
+  message::info("Running " + what + " scriptlet");
+  std::vector<std::string> words = container("exec", directory);
+  words.insert(words.end(), {program.interpreter, "-ex", kScript});
+  const auto done = run_postern(words, what);
+  ::unlink(script.c_str());
+  return done;
+}
+
+Outcome<std::map<std::string, std::string>> Workshop::take_labels() const {
+  std::map<std::string, std::string> labels;
+  const std::string file = path() + kLabels;
+  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) {
+    return labels;  // %post wrote none
+  }
+  std::string text(kMaxCaptured, '\0');
+  const ssize_t got = ::read(fd.get(), text.data(), text.size());
+  if (got < 0) {
+    return system_problem("reading '" + file + "'", errno);
+  }
+  text.resize(static_cast<std::size_t>(got));
+  ::unlink(file.c_str());
+  return parse_label_lines(text);
+}
+
+Outcome<Plan> Workshop::work(Plan plan) {
+  const Owners owners = owners_of(plan.tree);
+  if (!options_.update) {
+    const std::string target = options_.sandbox ? options_.output : options_.temporary + "/postern-build";
+    POSTERN_TRY_ASSIGN(NewDirectory made, NewDirectory::create(target));
+    directory_.emplace(std::move(made));
+    message::Progress progress("Unpacking", plan.opened.source->bytes());
+    POSTERN_TRY(write_directory(plan.tree, *plan.opened.source, path(), progress));
+  } else {
+    POSTERN_TRY(write_additions(plan.tree, *plan.opened.source, path()));
+  }
+  const auto failed = [&](Problem problem) {
+    if (options_.keep_on_failure && directory_) {
+      message::warning("the sandbox is kept in '" + path() + "'");
+      directory_->keep();
+    }
+    return problem;
+  };
+  if (recipe_.post) {
+    if (auto done = run_script(*recipe_.post, "%post", "/"); !done) {
+      return failed(std::move(done).error());
+    }
+  }
+  for (const auto& [name, program] : recipe_.installs) {
+    if (auto done = run_script(program, "%appinstall " + name, "/scif/apps/" + name); !done) {
+      return failed(std::move(done).error());
+    }
+  }
+  Recipe after = recipe_;
+  POSTERN_TRY_ASSIGN(const auto labels, take_labels());
+  after.scripts.labels.insert(labels.begin(), labels.end());
+  POSTERN_TRY_ASSIGN(Plan done, plan_directory(path(), owners, after, plan, options_));
+  POSTERN_TRY(write_additions(done.tree, *done.opened.source, path()));
+  if (recipe_.run_test) {
+    message::info("Running testscript");
+    if (auto tested = run_postern(container("test", "/"), "%test"); !tested) {
+      return failed(std::move(tested).error());
+    }
+  }
+  return done;
+}
+
 Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
   message::info("Creating sandbox directory...");
   POSTERN_TRY_ASSIGN(NewDirectory directory, NewDirectory::create(options.output));
@@ -170,13 +236,28 @@ Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
   return directory.finish();
 }
 
+Outcome<> write_image(Plan& plan, const BuildOptions& options) {
+  return options.encrypt ? write_encrypted(plan, options) : write_sif(plan, options, options.output);
+}
+
+// With programs to run, the sandbox is the source of the image, or the result itself.
+Outcome<> build_with_programs(Plan plan, const Recipe& recipe, const BuildOptions& options) {
+  Workshop workshop(recipe, options);
+  POSTERN_TRY_ASSIGN(Plan done, workshop.work(std::move(plan)));
+  return options.sandbox ? workshop.keep() : write_image(done, options);
+}
+
 }  // namespace
 
 Outcome<> run_build(const BuildOptions& options) {
   POSTERN_TRY(check_target(options));
-  POSTERN_TRY_ASSIGN(const SourceSpec spec, identify_source(options.source));
-  POSTERN_TRY_ASSIGN(Plan plan, read_source(spec, options));
-  POSTERN_TRY(options.sandbox ? write_sandbox(plan, options) : write_sif(plan, options));
+  POSTERN_TRY_ASSIGN(const Recipe recipe, make_recipe(options));
+  POSTERN_TRY_ASSIGN(Plan plan, plan_source(recipe, options));
+  if (recipe.needs_container() || options.update) {
+    POSTERN_TRY(build_with_programs(std::move(plan), recipe, options));
+  } else {
+    POSTERN_TRY(options.sandbox ? write_sandbox(plan, options) : write_image(plan, options));
+  }
   message::info("Build complete: " + options.output);
   return {};
 }

@@ -276,7 +276,7 @@ Outcome<> DirectorySource::stream(Tree& tree, ContentSink& sink, message::Progre
   std::vector<InodeId> files;
   tree.walk([&](const std::string&, InodeId id) {
     const Inode& inode = tree[id];
-    if (inode.kind == Kind::kFile && !inode.literal && inode.size > 0) {
+    if (inode.kind == Kind::kFile && inode.origin == Origin::kSource && inode.size > 0) {
       files.push_back(id);
     }
   });
@@ -329,7 +329,7 @@ Outcome<> DirectorySource::stream_file(const Tree& tree, InodeId id, ContentSink
 }
 
 Outcome<std::string> DirectorySource::head(const Tree& tree, InodeId file, std::size_t most) {
-  if (tree[file].literal) {
+  if (tree[file].origin == Origin::kLiteral) {
     return tree[file].captured.substr(0, most);
   }
   const std::string& path = paths_[tree[file].place.position];

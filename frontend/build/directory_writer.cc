@@ -84,7 +84,7 @@ Outcome<> Writer::make_skeleton() {
 Outcome<> Writer::make(InodeId id) {
   const Inode& inode = tree_[id];
   const std::string& path = paths_[id];
-  if (inode.kind == Kind::kFile && inode.size > 0 && !inode.literal) {
+  if (inode.kind == Kind::kFile && inode.size > 0 && inode.origin != Origin::kLiteral) {
     return {};  // its bytes come with the stream
   }
   const UniqueFd parent = open_beneath(root_.get(), parent_of(path), O_PATH | O_DIRECTORY);
@@ -100,7 +100,7 @@ Outcome<> Writer::make(InodeId id) {
   if (inode.kind == Kind::kFile) {
     made_[id] = false;
     POSTERN_TRY(begin(id));
-    POSTERN_TRY(append(std::as_bytes(std::span(inode.captured.data(), inode.literal ? inode.captured.size() : 0))));
+    POSTERN_TRY(append(std::as_bytes(std::span(inode.captured.data(), inode.origin == Origin::kLiteral ? inode.captured.size() : 0))));
     return end();
   }
   return make_special(parent.get(), id);
@@ -305,6 +305,52 @@ Outcome<> remove_directory(const std::string& path) {
     return system_problem("opening '" + parent + "'", errno);
   }
   return remove_tree(directory.get(), name_of(path));
+}
+
+namespace {
+
+Outcome<> write_addition(int parent, const std::string& name, const Inode& inode, const std::string& bytes, const std::string& shown) {
+  if (inode.kind == Kind::kDirectory) {
+    return ::mkdirat(parent, name.c_str(), inode.mode) == 0 || errno == EEXIST ? Outcome<>() : failed("making", shown);
+  }
+  if (::unlinkat(parent, name.c_str(), 0) != 0 && errno != ENOENT) {
+    return failed("replacing", shown);
+  }
+  const UniqueFd fd = open_beneath(parent, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
+  const auto size = static_cast<ssize_t>(bytes.size());
+  if (!fd.valid() || ::write(fd.get(), bytes.data(), bytes.size()) != size || ::fchmod(fd.get(), inode.mode) != 0) {
+    return failed("writing", shown);
+  }
+  return {};
+}
+
+}  // namespace
+
+Outcome<> write_additions(const Tree& tree, Source& source, const std::string& path) {
+  const UniqueFd root(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) {
+    return system_problem("opening '" + path + "'", errno);
+  }
+  std::vector<std::pair<std::string, InodeId>> additions;
+  tree.walk([&](const std::string& name, InodeId id) {
+    const bool file = tree[id].kind == Kind::kFile && tree[id].origin != Origin::kSource;
+    if (!name.empty() && (file || tree[id].kind == Kind::kDirectory)) {
+      additions.emplace_back(name, id);
+    }
+  });
+  for (const auto& [name, id] : additions) {
+    const Inode& inode = tree[id];
+    const UniqueFd parent = open_beneath(root.get(), parent_of(name), O_PATH | O_DIRECTORY);
+    if (!parent.valid()) {
+      return failed("opening", path + "/" + parent_of(name));
+    }
+    std::string bytes = inode.captured;
+    if (inode.origin == Origin::kHost) {
+      POSTERN_TRY_ASSIGN(bytes, source.head(tree, id, inode.size));
+    }
+    POSTERN_TRY(write_addition(parent.get(), name_of(name), inode, bytes, path + "/" + name));
+  }
+  return {};
 }
 
 Outcome<> write_directory(Tree& tree, Source& source, const std::string& path, message::Progress& progress) {

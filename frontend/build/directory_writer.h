@@ -36,6 +36,10 @@ class NewDirectory {
 // made is left out, with one warning for all of a kind. tree.finish() must have been called.
 Outcome<> write_directory(Tree& tree, Source& source, const std::string& path, message::Progress& progress);
 
+// Writes what the build adds to a source (every Origin but kSource) into the present directory at
+// `path`, in place of what stands there under their names.
+Outcome<> write_additions(const Tree& tree, Source& source, const std::string& path);
+
 // Removes the directory at `path`.
 Outcome<> remove_directory(const std::string& path);
 

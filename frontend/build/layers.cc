@@ -150,7 +150,7 @@ Outcome<> LayerSource::stream(Tree& tree, ContentSink& sink, message::Progress& 
   std::vector<std::unordered_map<std::uint64_t, InodeId>> wanted(layers_.size());
   for (InodeId id = 0; id < tree.size(); ++id) {
     const Inode& inode = tree[id];
-    if (inode.kind == Kind::kFile && inode.links > 0 && inode.size > 0 && !inode.literal) {
+    if (inode.kind == Kind::kFile && inode.links > 0 && inode.size > 0 && inode.origin == Origin::kSource) {
       wanted[inode.place.source].emplace(inode.place.position, id);
     }
   }

@@ -99,7 +99,7 @@ class Additions {
     Inode inode;
     inode.kind = Kind::kFile;
     inode.mode = mode;
-    inode.literal = true;
+    inode.origin = Origin::kLiteral;
     inode.size = text.size();
     inode.captured = std::move(text);
     return inode;
@@ -261,6 +261,35 @@ Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& 
   return {};
 }
 
+// /scif/apps/NAME and /scif/data/NAME, as the Scientific Filesystem has them.
+Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps) {
+  for (const auto& [name, app] : apps) {
+    const std::string root = "scif/apps/" + name;
+    for (const std::string& folder : {std::string("scif"), std::string("scif/apps"), std::string("scif/data"), root, root + "/bin",
+                                      root + "/lib", root + "/scif", root + "/scif/env", "scif/data/" + name,
+                                      "scif/data/" + name + "/input", "scif/data/" + name + "/output"}) {
+      POSTERN_TRY(add.directory(folder, 0755));
+    }
+    const std::array<std::pair<const char*, const std::optional<std::string>*>, 4> scripts = {{
+        {"/scif/runscript", &app.runscript},
+        {"/scif/startscript", &app.startscript},
+        {"/scif/test", &app.test},
+        {"/scif/env/90-environment.sh", &app.environment}}};
+    for (const auto& [path, text] : scripts) {
+      if (*text) {
+        POSTERN_TRY(add.replace(root + path, 0755, with_interpreter(**text)));
+      }
+    }
+    if (app.help) {
+      POSTERN_TRY(add.replace(root + "/scif/runscript.help", 0644, *app.help));
+    }
+    if (!app.labels.empty()) {
+      POSTERN_TRY(add.replace(root + "/scif/labels.json", 0644, dumped(json(app.labels), 1) + "\n"));
+    }
+  }
+  return {};
+}
+
 // One attribute of the inspect document from one file, left out where the file is not there.
 Outcome<> describe_file(json& out, const char* key, const Tree& tree, Source& source, const std::string& path) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, file_text(tree, source, path));
@@ -382,7 +411,7 @@ Outcome<std::optional<std::string>> file_text(const Tree& tree, Source& source, 
   if (id == Tree::kNone || tree[id].kind != Kind::kFile || tree[id].size > kMaxCaptured) {
     return std::optional<std::string>();
   }
-  if (tree[id].literal || tree[id].size == tree[id].captured.size()) {
+  if (tree[id].origin == Origin::kLiteral || tree[id].size == tree[id].captured.size()) {
     return std::optional<std::string>(tree[id].captured);
   }
   POSTERN_TRY_ASSIGN(std::string text, source.head(tree, id, kMaxCaptured));
@@ -428,7 +457,7 @@ sif::Architecture architecture_of(const Tree& tree, Source& source) {
   static constexpr std::array kUsual = {"/bin/sh", "/bin/bash", "/bin/busybox", "/usr/bin/env", "/bin/ls", "/sbin/init"};
   const auto look = [&](InodeId id) {
     const Inode& inode = tree[id];
-    if (inode.kind != Kind::kFile || inode.literal || inode.size < 20 || (inode.mode & 0111) == 0) {
+    if (inode.kind != Kind::kFile || inode.origin == Origin::kLiteral || inode.size < 20 || (inode.mode & 0111) == 0) {
       return sif::Architecture::kUnknown;
     }
     const auto head = source.head(tree, id, 20);
@@ -461,6 +490,7 @@ Outcome<Description> complete_layout(Tree& tree,
   Additions add(tree, facts.time.value_or(facts.newest));
   POSTERN_TRY(add_mount_points(add));
   POSTERN_TRY(add_scripts(add, config, scripts));
+  POSTERN_TRY(add_apps(add, scripts.apps));
   POSTERN_TRY_ASSIGN(const Lines labels, labels_of(tree, source, config, scripts, facts));
   POSTERN_TRY(add.replace(".singularity.d/labels.json", 0644, dumped(json(labels), 1) + "\n"));
 

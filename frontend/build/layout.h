@@ -31,6 +31,16 @@ struct ImageConfig {
   std::string raw;           // the configuration as it was, for the SIF; empty: not an OCI image
 };
 
+// Of a SCIF app, from the sections %app….
+struct AppScripts {
+  std::optional<std::string> environment;
+  std::optional<std::string> runscript;
+  std::optional<std::string> startscript;
+  std::optional<std::string> test;
+  std::optional<std::string> help;
+  std::map<std::string, std::string> labels;
+};
+
 // Of a definition file, or nothing. Texts are the sections' bodies.
 struct Scripts {
   std::optional<std::string> environment;
@@ -39,6 +49,7 @@ struct Scripts {
   std::optional<std::string> test;
   std::optional<std::string> help;
   std::map<std::string, std::string> labels;
+  std::map<std::string, AppScripts> apps;
   std::string definition;  // the whole file
 };
 

@@ -2,13 +2,11 @@
 
 #include <unistd.h>
 
-#include <charconv>
 #include <clocale>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "frontend/build/build.h"
@@ -21,16 +19,6 @@ namespace {
 
 namespace build = postern::build;
 namespace message = postern::message;
-
-void configure_messages() {
-  int level = static_cast<int>(message::Level::kInfo);
-  if (const char* text = std::getenv("POSTERN_MESSAGELEVEL"); text != nullptr) {  // NOLINT(concurrency-mt-unsafe)
-    const std::string_view digits = text;
-    std::from_chars(digits.data(), digits.data() + digits.size(), level);
-  }
-  const bool colour = std::getenv("POSTERN_NOCOLOR") == nullptr;  // NOLINT(concurrency-mt-unsafe)
-  message::configure(static_cast<message::Level>(level), colour);
-}
 
 int usage_error(const std::string& what) {
   std::fprintf(stderr, "Error for command \"build\": %s\n\n%s", what.c_str(), build::usage_text().c_str());
@@ -57,7 +45,7 @@ int run(const std::vector<std::string>& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  configure_messages();
+  message::configure_from_environment();
   // Names in archives are bytes; libarchive converts pax headers by the locale, and this one is the
   // identity.
   if (std::setlocale(LC_CTYPE, "C.UTF-8") == nullptr) {

@@ -195,16 +195,13 @@ std::vector<std::string> container_options(const cli::Arguments& arguments) {
   return out;
 }
 
-std::vector<std::string> encryption_options(const cli::Arguments& arguments) {
+std::vector<std::string> key_options(const cli::Arguments& arguments) {
   std::vector<std::string> out;
   if (arguments.given("passphrase")) {
     out.emplace_back("--passphrase");
   }
   if (arguments.given("pem-path")) {
     out.push_back("--pem-path=" + std::string(arguments.text("pem-path")));
-  }
-  if (out.empty() && arguments.given("encrypt")) {
-    out.emplace_back("--from-environment");
   }
   return out;
 }
@@ -248,7 +245,8 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words, const ch
   out.sections = arguments.values("section");
   out.build_arguments = arguments.values("build-arg");
   out.build_argument_file = arguments.text("build-arg-file");
-  out.encryption = encryption_options(arguments);
+  out.key = key_options(arguments);
+  out.encrypt = arguments.given("encrypt") || !out.key.empty();
   out.container = container_options(arguments);
   out.sandbox = arguments.given("sandbox");
   out.force = arguments.given("force");
@@ -260,7 +258,7 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words, const ch
   if (out.update && !out.sandbox) {
     return usage("--update works on directories: add --sandbox");
   }
-  if (!out.encryption.empty() && out.sandbox) {
+  if (out.encrypt && out.sandbox) {
     return usage("a directory cannot be encrypted: leave out --sandbox");
   }
   return out;

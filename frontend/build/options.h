@@ -24,9 +24,10 @@ struct BuildOptions {
   std::vector<std::string> sections;       // of a definition file; empty: all
   std::vector<std::string> build_arguments;  // NAME=VALUE
   std::string build_argument_file;
-  std::vector<std::string> encryption;     // options handed to postern-crypt; empty: not encrypted
+  std::vector<std::string> key;            // options that say with which key, for postern-crypt
   std::vector<std::string> container;      // options for %post and %test, handed to `postern exec`
   bool sandbox = false;
+  bool encrypt = false;
   bool force = false;
   bool update = false;
   bool fix_permissions = false;

@@ -258,7 +258,7 @@ Outcome<> SquashSource::each_piece(const squashfs::Inode& file, Take take) {
 Outcome<> SquashSource::stream(Tree& tree, ContentSink& sink, message::Progress& progress) {
   for (const File& file : files_) {
     const Inode& inode = tree[file.id];
-    if (inode.links == 0 || inode.literal) {
+    if (inode.links == 0 || inode.origin != Origin::kSource) {
       progress.advance(inode.size);
       continue;
     }
@@ -290,7 +290,7 @@ Outcome<> SquashSource::stream(Tree& tree, ContentSink& sink, message::Progress&
 
 Outcome<std::string> SquashSource::head(const Tree& tree, InodeId file, std::size_t most) {
   const Inode& inode = tree[file];
-  if (inode.literal) {
+  if (inode.origin == Origin::kLiteral) {
     return inode.captured.substr(0, most);
   }
   const auto from = reader_->inode(inode.place.position);

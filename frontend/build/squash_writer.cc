@@ -450,7 +450,7 @@ Outcome<> Writer::end() { return check(sqfs_block_processor_end_file(processor_.
 Outcome<> Writer::write_literals() {
   for (InodeId id = 0; id < tree_.size(); ++id) {
     const Inode& inode = tree_[id];
-    if (inode.kind == Kind::kFile && inode.literal && inode.links > 0 && !inode.captured.empty()) {
+    if (inode.kind == Kind::kFile && inode.origin == Origin::kLiteral && inode.links > 0 && !inode.captured.empty()) {
       POSTERN_TRY(begin(id));
       POSTERN_TRY(append(std::as_bytes(std::span(inode.captured))));
       POSTERN_TRY(end());

@@ -19,6 +19,10 @@ namespace postern::build {
 
 enum class Kind : std::uint8_t { kFile, kDirectory, kSymlink, kCharDevice, kBlockDevice, kFifo };
 
+// Who has the bytes of a file: the source of the tree, `captured` (files that the build adds), or a
+// file of this host that %files names.
+enum class Origin : std::uint8_t { kSource, kLiteral, kHost };
+
 struct Attribute {  // extended attribute: full name with its prefix, raw value
   std::string name;
   std::string value;
@@ -43,7 +47,7 @@ using Children = std::map<std::string, Entry, std::less<>>;
 
 struct Inode {
   Kind kind = Kind::kFile;
-  bool literal = false;     // the bytes are in `captured`: a file that the build itself adds
+  Origin origin = Origin::kSource;
   std::uint16_t mode = 0;   // permission bits, 07777
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;

@@ -11,7 +11,6 @@ import json
 import lzma
 import os
 import pathlib
-import pwd
 import shutil
 import signal
 import socket
@@ -716,23 +715,24 @@ CURRENT_UMASK = os.umask(0)
 os.umask(CURRENT_UMASK)
 
 
+USER = 64322  # no account: nothing here asks for a name
+
+
 def become_unprivileged(scratch):
     if os.getuid() != 0:
         return
-    user = pwd.getpwnam("nobody")
-    os.chown(scratch, user.pw_uid, user.pw_gid)
+    os.chown(scratch, USER, USER)
     os.setgroups([])
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
+    os.setgid(USER)
+    os.setuid(USER)
     os.environ["HOME"] = scratch
 
 
-def main():
+def main(tests, wanted):
     if shutil.which("unsquashfs") is None:
         print("1..0 # SKIP unsquashfs is not installed")
         return 77
-    wanted = sys.argv[2:]
-    chosen = [t for t in TESTS if not wanted or t.__name__ in wanted]
+    chosen = [t for t in tests if not wanted or t.__name__ in wanted]
     print(f"1..{len(chosen)}")
     failed = 0
     with tempfile.TemporaryDirectory(prefix="postern-build-test-", dir="/var/tmp") as scratch:
@@ -762,4 +762,5 @@ def main():
     return os.waitstatus_to_exitcode(status)
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main(TESTS, sys.argv[2:]))

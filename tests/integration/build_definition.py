@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""`build` from definition files, with programs that run in containers, and encrypted images.
+
+Usage: build_definition.py POSTERN-BUILD POSTERN PROGRAM...
+PROGRAM...: the programs of libexec. As an unprivileged user; prints TAP. Exit 77: no user namespaces.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from build_image import PROGRAM, build, content, entry, listing, main, objects, symlink, tar  # noqa: E402
+
+POSTERN = str(pathlib.Path(sys.argv[2]).resolve())
+PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[2:]))
+os.environ["POSTERN_LIBEXEC"] = PLACES
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def make(*arguments, **more):
+    return build(*arguments, env={"POSTERN_LIBEXEC": PLACES, **more.pop("env", {})}, **more)
+
+
+def execute(image, *command, env=None):
+    done = subprocess.run([POSTERN, "exec", "--cleanenv", image, *command], capture_output=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, **(env or {})})
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    return done.stdout.decode()
+
+
+def base():
+    """base.sif: busybox and nothing else. Its owners are 0, and one that no sandbox of a user shows."""
+    busybox = pathlib.Path("/bin/busybox").read_bytes()
+    pathlib.Path("base.tar").write_bytes(tar(
+        entry("bin/busybox", busybox, mode=0o755), *(symlink("bin/" + name, "busybox") for name in ("sh", "cat", "id", "mkdir", "touch", "test", "chmod")),
+        entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), entry("var/mail/someone", b"mail", uid=42, gid=8, mode=0o640)))
+    make("base.sif", "base.tar")
+
+
+def definition(text):
+    pathlib.Path("image.def").write_text("Bootstrap: localimage\nFrom: base.sif\n" + text)
+
+
+def attributes(sif):
+    found = [o["data"] for o in objects(sif) if o["name"] == "inspect-metadata.json"]
+    return json.loads(found[0])["data"]["attributes"]
+
+
+@test
+def files_and_texts_need_no_container():
+    base()
+    os.makedirs("tree/sub")
+    pathlib.Path("tree/sub/file").write_text("in a tree")
+    pathlib.Path("tree/run").write_text("#!/bin/sh\n")
+    pathlib.Path("tree/run").chmod(0o755)
+    os.symlink("sub/file", "tree/link")
+    pathlib.Path("one.txt").write_text("1")
+    pathlib.Path("two.txt").write_text("2")
+    pathlib.Path("with blank").write_text("3")
+    definition("""%arguments
+  WHO=world
+%files
+  tree /opt
+  tree /etc
+  *.txt /data/
+  one.txt /renamed
+  "with blank" "/other name"
+%environment
+  export GREETING="hello {{ WHO }}"
+%runscript
+  echo run: $GREETING "$@"
+%startscript
+  echo started
+%labels
+  Author some body
+%help
+  Read this.
+%apprun tool
+  echo tool
+%appenv tool
+  export IN_TOOL=1
+%applabels tool
+  Kind hammer
+""")
+    make("--build-arg", "WHO=moon", "out.sif", "image.def")
+    assert content("out.sif", "opt/sub/file") == b"in a tree" and content("out.sif", "opt/link") == b"in a tree"
+    assert content("out.sif", "etc/tree/link") == b"in a tree"
+    assert content("out.sif", "data/one.txt") == b"1" and content("out.sif", "data/two.txt") == b"2"
+    assert content("out.sif", "renamed") == b"1" and content("out.sif", "other name") == b"3"
+    tree = listing("out.sif")
+    assert tree[b"/opt/run"]["mode"] == "-rwxr-xr-x" and tree[b"/opt/run"]["owner"] == "0/0"
+    assert tree[b"/var/mail/someone"]["owner"] == "42/8"
+    told = attributes("out.sif")
+    assert told["labels"]["Author"] == "some body" and "Read this." in told["helpfile"] and "started" in told["startscript"]
+    assert told["apps"]["tool"]["labels"] == {"Kind": "hammer"} and "echo tool" in told["apps"]["tool"]["runscript"]
+    assert "moon" in told["deffile"] and [o["type"] for o in objects("out.sif")][0] == 0x4001
+    assert objects("out.sif")[0]["data"].decode() == told["deffile"]
+    done = subprocess.run([POSTERN, "run", "out.sif", "a", "b c"], capture_output=True)
+    assert done.stdout == b"run: hello moon a b c\n", done
+    make("-F", "again.sif", "image.def", "--build-arg", ok=False)  # options come first
+    make("--build-arg", "WHO=moon", "again.sif", "image.def")
+    assert pathlib.Path("out.sif").read_bytes() == pathlib.Path("again.sif").read_bytes()
+
+
+@test
+def post_runs_as_root_of_a_container_and_its_files_are_roots():
+    base()
+    definition("""%post
+  id -u > /made
+  mkdir -p /srv/deep
+  touch /srv/deep/file
+  chmod 4755 /made
+  echo 'export LATER="yes"' >> "$APPTAINER_ENVIRONMENT"
+  echo Built by-post >> "$APPTAINER_LABELS"
+%labels
+  Author me
+%test
+  test -f /made
+  echo the test ran
+""")
+    text = make("out.sif", "image.def")
+    assert "Running %post" in text and "+ mkdir -p /srv/deep" in text
+    tree = listing("out.sif")
+    assert tree[b"/made"] == {"mode": "-rwsr-xr-x", "owner": "0/0", "size": "2", "link": None} and content("out.sif", "made") == b"0\n"
+    assert tree[b"/srv/deep/file"]["owner"] == "0/0"
+    assert tree[b"/var/mail/someone"]["owner"] == "42/8", "owners of the source survive the sandbox"
+    assert not [path for path in tree if path.startswith(b"/.postern")]
+    assert attributes("out.sif")["labels"]["Built"] == "by-post" and attributes("out.sif")["labels"]["Author"] == "me"
+    assert execute("out.sif", "/bin/sh", "-c", "echo $LATER") == "yes\n"
+    make("--sandbox", "box", "image.def")
+    assert json.loads(pathlib.Path("box/.singularity.d/labels.json").read_text())["Built"] == "by-post"
+    pathlib.Path("more.def").write_text("Bootstrap: localimage\nFrom: nothing.sif\n%files\n  base.tar /added\n%post\n  cat /made > /again\n")
+    make("--sandbox", "--update", "box", "more.def")
+    assert pathlib.Path("box/again").read_text() == "0\n" and pathlib.Path("box/added").read_bytes() == pathlib.Path("base.tar").read_bytes()
+    assert sorted(os.listdir(".")) == ["base.sif", "base.tar", "box", "image.def", "more.def", "out.sif"]
+
+
+@test
+def a_failing_program_fails_the_build_and_leaves_nothing():
+    base()
+    before = sorted(os.listdir("."))
+    os.mkdir("tmp")
+    for section, word in (("%post\n  test -f /nowhere\n  echo never\n", "%post failed"), ("%post\n  exit 7\n", "status 7"), ("%test\n  exit 3\n", "%test failed")):
+        definition(section)
+        text = make("--tmpdir", "tmp", "out.sif", "image.def", ok=False)
+        assert word in text and "+ echo never" not in text, text
+        assert not os.path.exists("out.sif") and os.listdir("tmp") == []
+    make("--notest", "--tmpdir", "tmp", "out.sif", "image.def")
+    os.unlink("out.sif")
+    make("--section", "none", "out.sif", "image.def")
+    os.unlink("out.sif")
+    definition("%post\n  exit 1\n")
+    assert "is kept in" in make("--no-cleanup", "--tmpdir", "tmp", "out.sif", "image.def", ok=False)
+    assert len(os.listdir("tmp")) == 1
+    shutil.rmtree("tmp")
+    os.mkdir("tmp")
+    definition("%post\n  while true; do :; done\n")
+    process = subprocess.Popen([PROGRAM, "build", "--tmpdir", "tmp", "out.sif", "image.def"], stderr=subprocess.DEVNULL, start_new_session=True)
+    for _ in range(500):
+        if any(os.path.exists(f"tmp/{name}/.postern.script") for name in os.listdir("tmp")):
+            break
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
+    assert process.wait(30) == -signal.SIGINT
+    assert os.listdir("tmp") == []
+    os.unlink("image.def")
+    os.rmdir("tmp")
+    assert sorted(os.listdir(".")) == before
+
+
+@test
+def what_cannot_be_built_says_why():
+    base()
+    cases = {
+        "Bootstrap: docker\nFrom: alpine:3\n": "skopeo copy docker://alpine:3",
+        "Bootstrap: debootstrap\nFrom: x\n": "is not known",
+        "Bootstrap: localimage\n": "no 'From:'",
+        "Bootstrap: localimage\nFrom: missing.sif\n": "missing.sif",
+        "Bootstrap: localimage\nFrom: base.sif\n%files\n  missing /x\n": "'missing' is not there",
+        "Bootstrap: localimage\nFrom: base.sif\n%setup\n  touch /tmp/x\n": "line 3",
+        "Bootstrap: localimage\nFrom: {{ NAME }}\n": "--build-arg NAME=VALUE",
+        "Bootstrap: scratch\nStage: a\nBootstrap: scratch\nStage: b\n": "several stages",
+        "Bootstrap: localimage\nFrom: base.sif\nFingerprints: 1234\n": "postern verify",
+    }
+    for text, word in cases.items():
+        pathlib.Path("bad.def").write_text(text)
+        said = make("bad.sif", "bad.def", ok=False)
+        assert word in said, (text, said)
+    definition("")
+    assert "not use: X" in make("--build-arg", "X=1", "bad.sif", "image.def", ok=False)
+    assert "WARNING" in make("--build-arg", "X=1", "--warn-unused-build-args", "good.sif", "image.def")
+    assert not os.path.exists("bad.sif")
+
+
+@test
+def scratch_and_archives_are_sources_too():
+    from build_image import BASE, UPPER, docker_archive, check_merged
+    docker_archive("image.tar", [BASE, UPPER], Cmd=["/bin/app"])
+    pathlib.Path("a.def").write_text("Bootstrap: docker-archive\nFrom: image.tar\n%labels\n  X y\n")
+    make("a.sif", "a.def")
+    check_merged("a.sif")
+    assert attributes("a.sif")["labels"]["X"] == "y" and "'/bin/app'" in attributes("a.sif")["runscript"]
+    pathlib.Path("s.def").write_text("Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n%runscript\n  echo from nothing\n")
+    make("s.sif", "s.def")
+    assert subprocess.run([POSTERN, "run", "s.sif"], capture_output=True).stdout == b"from nothing\n"
+
+
+@test
+def an_encrypted_image_starts_with_its_key_only():
+    base()
+    os.mkdir("tmp")
+    key = {"POSTERN_ENCRYPTION_PASSPHRASE": "correct horse"}
+    make("--encrypt", "--tmpdir", "tmp", "secret.sif", "base.tar", env=key)
+    assert os.listdir("tmp") == []
+    assert b"hsqs" not in pathlib.Path("secret.sif").read_bytes()[32176:]
+    assert execute("secret.sif", "/bin/sh", "-c", "echo inside", env=key) == "inside\n"
+    wrong = subprocess.run([POSTERN, "exec", "secret.sif", "/bin/sh"], capture_output=True, stdin=subprocess.DEVNULL,
+                           env={**os.environ, "POSTERN_ENCRYPTION_PASSPHRASE": "wrong"})
+    assert wrong.returncode == 255
+    assert "decrypt it first" in make("copy.sif", "secret.sif", ok=False)
+    assert "cannot be encrypted" in make("--encrypt", "--sandbox", "box", "base.tar", ok=False, env=key)
+
+
+def usable():
+    probe = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True,
+                           preexec_fn=(lambda: (os.setgroups([]), os.setgid(64322), os.setuid(64322))) if os.getuid() == 0 else None)
+    return probe.returncode == 0 and os.path.exists("/bin/busybox")
+
+
+if __name__ == "__main__":
+    if not usable():
+        print("1..0 # SKIP no user namespaces, or no busybox-static")
+        sys.exit(77)
+    if os.getuid() == 0 and os.path.exists("/dev/fuse") and not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
+        os.chmod("/dev/fuse", 0o666)  # as every distribution has it
+    sys.exit(main(TESTS, []))
