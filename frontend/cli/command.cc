@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "frontend/cli/action_options.h"
+#include "frontend/doctor/doctor_command.h"
 #include "frontend/sif/sif_command.h"
 #include "protocol/exit_codes.h"
 
@@ -32,6 +33,7 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"buildcfg", "", "[NAME]", "", "", buildcfg_command, nullptr, 0},
   {"completion", "", "bash|zsh|fish", "", "bash zsh fish", completion_command, nullptr, 0},
   {"decrypt", "", "[options] IMAGE", "take the encryption from an image", "", nullptr, "postern-crypt", 0},
+  {"doctor", "", "[--json]", "say what this host offers, and the cure for what it does not", "", doctor::doctor_command, nullptr, 0},
   {"ecl", "", "COMMAND", "the execution control list: check an image, list the rules", "check list", nullptr, "postern-keys", 0},
   {"encrypt", "", "[options] IMAGE", "encrypt an image", "", nullptr, "postern-crypt", 0},
   {"exec", "", "[options] IMAGE COMMAND [ARGUMENT...]", "run a command in a container", "", exec_command, nullptr, kExec},

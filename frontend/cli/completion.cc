@@ -41,12 +41,16 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
-// Options that take a value are followed by a file name, which is what most of them want.
+// Commands of other programs are asked for their options: their --help names them.
+constexpr std::string_view kAskForOptions = "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+'";
+
+// After an option that takes a value, and for everything that is no option, the shell's own file
+// names are what most people want.
 std::string bash() {
   std::string text =
       "# bash completion for postern, made by `postern completion bash`\n"
       "_postern() {\n"
-      "  local word=${COMP_WORDS[COMP_CWORD]} command= at=1 known=\n"
+      "  local word=${COMP_WORDS[COMP_CWORD]} command= at=1 known= below=\n"
       "  while [ $at -lt $COMP_CWORD ]; do\n"
       "    case ${COMP_WORDS[at]} in\n"
       "      -c|--config) at=$((at + 1)) ;;\n"
@@ -56,30 +60,24 @@ std::string bash() {
       "    at=$((at + 1))\n"
       "  done\n"
       "  case $command in\n"
-      "    '') known=\"" + command_words() + ' ' + option_words(global_options(), ~CommandSet{0}) +
-      "\" ;;\n";
+      "    '') known=\"" + option_words(global_options(), ~CommandSet{0}) + "\"; below=\"" + command_words() +
+      "\" ;;\n"
+      "    help) below=\"" + command_words() + "\" ;;\n";
   for (const Command& command : commands()) {
-    std::string words(command.subcommands);
+    const std::string names =
+        std::string(command.name) + (command.alias.empty() ? "" : "|" + std::string(command.alias));
     if (command.options != 0) {
-      words = option_words(action_options(), command.options);
-    }
-    if (!words.empty()) {
-      text += "    " + std::string(command.name) +
-              (command.alias.empty() ? "" : "|" + std::string(command.alias)) + ") known=\"" + words +
-              "\" ;;\n";
+      text += "    " + names + ") known=\"" + option_words(action_options(), command.options) + "\" ;;\n";
+    } else if (!command.subcommands.empty()) {
+      text += "    " + names + ") below=\"" + std::string(command.subcommands) + "\" ;;\n";
     }
   }
   return text +
-         "    help) known=\"" + command_words() + "\" ;;\n"
+         "    *) known=$(" + std::string(kAskForOptions) + ") ;;\n"
          "  esac\n"
-         "  case $command:$word in\n"
-         "    :*|help:*|*:-*) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
-         "    *)\n"
-         "      COMPREPLY=()\n"
-         "      case $known in\n"
-         "        -*) ;;\n"
-         "        *) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
-         "      esac ;;\n"
+         "  case $word in\n"
+         "    -*) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
+         "    *) COMPREPLY=($(compgen -W \"$below\" -- \"$word\")) ;;\n"
          "  esac\n"
          "}\n"
          "complete -o bashdefault -o default -F _postern postern\n";
@@ -134,7 +132,11 @@ std::string zsh() {
               std::string(command.subcommands) + "; else _files; fi ;;\n";
     }
   }
-  return text + "      *) _files ;;\n      esac ;;\n  esac\n}\n_postern \"$@\"\n";
+  return text +
+         "      *)\n"
+         "        local command=$words[1]\n"
+         "        if [[ $PREFIX = -* ]]; then compadd -- $(" + std::string(kAskForOptions) + "); else _files; fi ;;\n"
+         "      esac ;;\n  esac\n}\n_postern \"$@\"\n";
 }
 
 std::string fish_option(const Option& option, std::string_view condition) {
@@ -165,8 +167,9 @@ std::string fish() {
       text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
               quoted(command.subcommands) + "\n";
     }
-    if (command.options == 0) {
-      continue;
+    if (command.options == 0 && command.program != nullptr && command.subcommands.empty()) {
+      text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
+              quoted("(postern " + name + " --help 2>/dev/null | string match -ra -- '--[a-z][a-z0-9-]+')") + "\n";
     }
     for (const Option& option : action_options()) {
       if (is_offered(option, command.options)) {

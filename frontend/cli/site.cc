@@ -1,5 +1,18 @@
 #include "frontend/cli/site.h"
 
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <grp.h>
+#include <pwd.h>
+#include <sys/stat.h>
+
+#include "frontend/run/bind.h"
 #include "policy/config/site.h"
 
 namespace postern::cli {
@@ -36,7 +49,69 @@ run::Site site_of(const config::SiteConfig& config) {
   return site;
 }
 
+namespace {
+
+// Ids of the names (or numbers) that a list of postern.toml holds; unknown names have none.
+template <class Lookup>
+std::vector<std::uint32_t> ids_of(const std::vector<std::string>& names, Lookup lookup) {
+  std::vector<std::uint32_t> ids;
+  for (const std::string& name : names) {
+    std::uint32_t number = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error == std::errc{} && end == name.data() + name.size()) {
+      ids.push_back(number);
+    } else if (const auto found = lookup(name)) {
+      ids.push_back(*found);
+    }
+  }
+  return ids;
+}
+
+std::optional<std::uint32_t> user_id(const std::string& name) {
+  const struct passwd* entry = ::getpwnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
+  return entry != nullptr ? std::optional<std::uint32_t>(entry->pw_uid) : std::nullopt;
+}
+
+std::optional<std::uint32_t> group_id(const std::string& name) {
+  const struct group* entry = ::getgrnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
+  return entry != nullptr ? std::optional<std::uint32_t>(entry->gr_gid) : std::nullopt;
+}
+
+bool contains(const std::vector<std::uint32_t>& list, std::uint32_t id) {
+  return std::find(list.begin(), list.end(), id) != list.end();
+}
+
+// limit.paths, limit.groups, limit.owners, in Apptainer's order and words.
+Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& image) {
+  if (!config.limit_paths.empty()) {
+    char* real = ::realpath(image.path.c_str(), nullptr);
+    const std::string path = real != nullptr ? real : image.path;
+    ::free(real);  // NOLINT(cppcoreguidelines-no-malloc): realpath(3) allocates
+    if (std::none_of(config.limit_paths.begin(), config.limit_paths.end(),
+                     [&](const std::string& directory) { return run::is_within(path, directory); })) {
+      return Problem{.what = image.path + " is not in an allowed configured path (limit.paths)"};
+    }
+  }
+  if (config.limit_groups.empty() && config.limit_owners.empty()) {
+    return Ok{};
+  }
+  struct stat status = {};
+  if (::stat(image.path.c_str(), &status) != 0) {
+    return system_problem("looking at " + image.path, errno);
+  }
+  if (!config.limit_groups.empty() && !contains(ids_of(config.limit_groups, group_id), status.st_gid)) {
+    return Problem{.what = image.path + " is not owned by required group(s) (limit.groups)"};
+  }
+  if (!config.limit_owners.empty() && !contains(ids_of(config.limit_owners, user_id), status.st_uid)) {
+    return Problem{.what = image.path + " is not owned by required user(s) (limit.owners)"};
+  }
+  return Ok{};
+}
+
+}  // namespace
+
 Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image) {
+  POSTERN_TRY(check_limits(config, image));
   const auto denied = [&image](const char* kind, const char* key) {
     return Problem{.what = image.path + ": the site's configuration allows no " + kind + " (" + key + ')'};
   };

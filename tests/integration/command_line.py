@@ -254,6 +254,7 @@ def command_tests(image, squash):
     expect("help", ["help"], r"^  exec ")
     expect("buildcfg", ["buildcfg", "PACKAGE_NAME"], "^postern$")
     expect("sif", ["sif", "list", SIF], "Squashfs")
+    expect("doctor", ["doctor"], "user namespace")
     for shell in ["bash", "zsh", "fish"]:
         script = expect(f"completion {shell}", ["completion", shell], "containall")
         if shutil.which(shell):
@@ -289,6 +290,15 @@ def mistake_tests(image):
         file.write("[mount]\nhome = false\n[allow]\ndirectory = false\n")
     expect("a kind of image that the site does not want", ["--config", config, "exec", image, "true"], status=255,
            error="allow.directory")
+    for limit, error in [(f'paths = ["{TOP}/ima"]', "limit.paths"), ('owners = ["root"]', "limit.owners"),
+                         ('groups = ["0"]', "limit.groups")]:
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(f"[limit]\n{limit}\n")
+        if AS_ROOT:
+            expect(f"an image outside of {error}", ["--config", config, "exec", image, "true"], status=255, error=error)
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(f'[limit]\npaths = ["{TOP}"]\nowners = ["{USER if AS_ROOT else os.getuid()}"]\n')
+    expect("an image within the limits", ["--config", config, "exec", image, "true"])
     expect("-s hides warnings", ["-s", "exec", "--no-mount", "nonsense", image, "true"], error=r"\A\Z")
     expect("-d says more", ["-d", "exec", image, "true"])
 
