@@ -261,8 +261,14 @@ void report_skipped(const run::LaunchPlan& plan, const helper::Built& built) {
       continue;
     }
     const MountRequest& mount = plan.request.mounts[i];
-    message::verbose("skipped the " + describe(plan, mount) +
-                     ": its source or its place in the image is missing");
+    const std::string text = "skipped the " + describe(plan, mount) +
+                             ": its source or its place in the image is missing";
+    // Small images have no /etc, and no program there that would miss these files.
+    if (mount.operation == Operation::kBind && !mount.target.starts_with("/etc/")) {
+      message::warning(text);
+    } else {
+      message::verbose(text);
+    }
   }
 }
 
