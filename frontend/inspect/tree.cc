@@ -12,7 +12,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "frontend/squashfs/reader.h"
+#include "frontend/squashfs/path_reader.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::inspect {
@@ -119,63 +119,41 @@ class SquashfsTree final : public Tree {
     // A few blocks: some small files are read once.
     POSTERN_TRY_ASSIGN(
         tree->image_, squashfs::Image::open(tree->extent_, {.data = 8 << 20, .metadata = 1 << 20}));
-    tree->reader_ = std::make_unique<squashfs::Reader>(*tree->image_);
+    tree->paths_ = std::make_unique<squashfs::PathReader>(*tree->image_);
     return std::unique_ptr<Tree>(std::move(tree));
   }
 
   FileBytes file(const std::string& path, std::uint64_t max_bytes) override {
-    const auto inode = resolve(path);
+    const auto inode = paths_->resolve(path);
     if (!inode) {
       return absent(inode.error().number) ? FileBytes{std::nullopt} : damaged(path, inode.error());
     }
     if (!S_ISREG(inode->mode)) {
       return FileBytes{std::nullopt};
     }
-    if (inode->size > max_bytes) {
-      return too_large(path, max_bytes);
+    auto text = paths_->bytes(*inode, max_bytes);
+    if (!text) {
+      return text.error().number == EFBIG ? too_large(path, max_bytes) : damaged(path, text.error());
     }
-    std::vector<squashfs::DataBlock> blocks;
-    const std::uint64_t count = inode->size / image_->super().block_size + 1;
-    const auto found = reader_->blocks(*inode, 0, count, blocks);
-    if (!found) {
-      return damaged(path, found.error());
-    }
-    std::string text;
-    for (const squashfs::DataBlock& block : blocks) {
-      if (block.length > max_bytes - text.size()) {
-        return too_large(path, max_bytes);
-      }
-      if (block.hole()) {
-        text.append(block.length, '\0');
-        continue;
-      }
-      const auto data = reader_->data(block);
-      if (!data) {
-        return damaged(path, data.error());
-      }
-      const auto bytes = data->bytes().subspan(block.offset, block.length);
-      // SAFETY: bytes, as characters.
-      text.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    }
-    return FileBytes{std::move(text)};
+    return FileBytes{*std::move(text)};
   }
 
   Names names(const std::string& path) override {
     std::vector<std::string> found;
-    const auto inode = resolve(path);
+    const auto inode = paths_->resolve(path);
     if (!inode) {
       return absent(inode.error().number) ? Names{found} : Names{damaged(path, inode.error())};
     }
     if (!S_ISDIR(inode->mode)) {
       return found;
     }
-    auto cursor = reader_->open_listing(*inode, 0);
+    auto cursor = paths_->reader().open_listing(*inode, 0);
     if (!cursor) {
       return damaged(path, cursor.error());
     }
     squashfs::Entry entry{};
     while (true) {
-      const auto more = reader_->next_entry(*cursor, entry);
+      const auto more = paths_->reader().next_entry(*cursor, entry);
       if (!more) {
         return damaged(path, more.error());
       }
@@ -199,52 +177,9 @@ class SquashfsTree final : public Tree {
                           "the image is damaged; fetch or build it again");
   }
 
-  // As the kernel would with this image as the root: ".." at the top stays there, at most 40 links
-  // (path_resolution(7)).
-  squashfs::Read<squashfs::Inode> resolve(std::string path) {
-    std::vector<squashfs::InodeId> parents{reader_->root()};
-    for (unsigned links = 0;;) {
-      const std::size_t start = path.find_first_not_of('/');
-      if (start == std::string::npos) {
-        return reader_->inode(parents.back());
-      }
-      const std::size_t end = std::min(path.find('/', start), path.size());
-      const std::string name = path.substr(start, end - start);
-      path.erase(0, end);
-      if (name == "." || name == "..") {
-        if (name == ".." && parents.size() > 1) {
-          parents.pop_back();
-        }
-        continue;
-      }
-      POSTERN_TRY_ASSIGN(const squashfs::Inode directory, reader_->inode(parents.back()));
-      if (!S_ISDIR(directory.mode)) {
-        return squashfs::Errno{ENOTDIR};
-      }
-      squashfs::Entry entry{};
-      POSTERN_TRY_ASSIGN(const bool found, reader_->find_entry(directory, name, entry));
-      if (!found) {
-        return squashfs::Errno{ENOENT};
-      }
-      POSTERN_TRY_ASSIGN(const squashfs::Inode inode, reader_->inode(entry.inode));
-      if (!S_ISLNK(inode.mode)) {
-        parents.push_back(entry.inode);
-        continue;
-      }
-      POSTERN_TRY_ASSIGN(const std::string target, reader_->link_text(inode));
-      if (++links > 40 || path.size() + target.size() > 65536) {
-        return squashfs::Errno{ELOOP};
-      }
-      if (target.starts_with('/')) {
-        parents.resize(1);
-      }
-      path = target + path;
-    }
-  }
-
   squashfs::Extent extent_;
   std::unique_ptr<squashfs::Image> image_;
-  std::unique_ptr<squashfs::Reader> reader_;
+  std::unique_ptr<squashfs::PathReader> paths_;
 };
 
 }  // namespace

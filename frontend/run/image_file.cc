@@ -11,6 +11,7 @@
 
 #include "frontend/run/bind.h"
 #include "policy/image/image.h"
+#include "policy/seal/seal.h"
 
 namespace postern::run {
 namespace {
@@ -64,6 +65,12 @@ Problem named(const std::string& path, Problem problem) {
   return problem;
 }
 
+// The tree that a sealed partition's blocks are checked against.
+Outcome<std::optional<VerityGeometry>> seal_of(const sif::Image& sif, int file, std::uint32_t object) {
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* partition, sif.object(object));
+  return seal::find_seal(sif, file, *partition);
+}
+
 // A descriptor of its own for each server: they are handed to different processes.
 Outcome<ImageServer> server_of(const std::string& path, int file, const sif::Extent& extent) {
   UniqueFd own(::fcntl(file, F_DUPFD_CLOEXEC, 3));
@@ -107,9 +114,17 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   }
   image.encrypted = info->encrypted;
   POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), info->extent));
+  if (image.sif) {
+    auto verity = seal_of(*info->sif, file.get(), info->root_object);
+    if (!verity) {
+      return named(image.path, std::move(verity).error());
+    }
+    image.root->verity = *verity;
+  }
   for (const image::Overlay& overlay : info->overlays) {
     if (overlay.fs == sif::FileSystem::kSquashfs) {
       POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file.get(), overlay.extent));
+      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, file.get(), overlay.object));
       image.overlays.push_back(std::move(layer));
     }
   }
@@ -123,6 +138,7 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
     return Problem{.what = path + " is not an image file"};
   }
   sif::Extent extent{.offset = 0, .bytes = static_cast<std::uint64_t>(status.st_size)};
+  std::optional<VerityGeometry> verity;
   if (auto sif = sif::read(file.get())) {
     const sif::Descriptor* chosen = nullptr;
     unsigned candidates = 0;
@@ -145,12 +161,15 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
       return named(path, std::move(where).error());
     }
     extent = *where;
+    POSTERN_TRY_ASSIGN(verity, seal::find_seal(*sif, file.get(), *chosen));
   }
   auto info = image::identify_squashfs(file.get(), extent);
   if (!info) {
     return named(path, std::move(info).error());
   }
-  return server_of(path, file.get(), info->extent);
+  POSTERN_TRY_ASSIGN(ImageServer server, server_of(path, file.get(), info->extent));
+  server.verity = verity;
+  return server;
 }
 
 }  // namespace postern::run

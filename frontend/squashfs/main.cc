@@ -11,6 +11,7 @@
 #include <string>
 
 #include "frontend/message/message.h"
+#include "frontend/squashfs/accounts.h"
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/image.h"
 #include "frontend/squashfs/options.h"
@@ -31,12 +32,13 @@ std::size_t address_space(const Options& options) noexcept {
 Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& devices) noexcept {
   POSTERN_TRY_ASSIGN(const auto image, Image::open(extent, {.data = options.cache_mib * kMib,
                                                             .metadata = kMetadataCacheBytes}));
-  return serve(*image, options, devices);
+  return options.accounts_fd >= 0 ? write_accounts(*image, options.accounts_fd)
+                                  : serve(*image, options, devices);
 }
 
 Outcome<> run(std::span<char* const> arguments) noexcept {
   POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
-  POSTERN_TRY(detach({options.fuse_fd, options.image_fd, options.listen_fd, options.key_fd}));
+  POSTERN_TRY(detach({options.fuse_fd, options.accounts_fd, options.image_fd, options.listen_fd, options.key_fd}));
   if (options.listen_fd >= 0 && ::listen(options.listen_fd, SOMAXCONN) != 0) {
     // Again, after the starter: SO_PEERCRED then names this process, which lives as long as the mount.
     return system_problem("postern-squashfs: listening for those who join", errno);

@@ -124,6 +124,9 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   if (option == "--image-fd") {
     return descriptor(option, value, options.image_fd);
   }
+  if (option == "--accounts-fd") {
+    return descriptor(option, value, options.accounts_fd);
+  }
   if (option == "--listen-fd") {
     return descriptor(option, value, options.listen_fd);
   }
@@ -174,7 +177,7 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
     }
     POSTERN_TRY(take(arguments[i], arguments[i + 1], options));
   }
-  if (options.fuse_fd < 0 || options.image_fd < 0 || options.size == 0) {
+  if ((options.fuse_fd < 0) == (options.accounts_fd < 0) || options.image_fd < 0 || options.size == 0) {
     return Problem{.what = "postern-squashfs: --fuse-fd, --image-fd and --size are needed",
                    .cure = "this program is started by postern, not by hand"};
   }

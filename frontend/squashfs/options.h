@@ -21,6 +21,7 @@ struct Owner {
 struct Options {
   int fuse_fd = -1;    // /dev/fuse, opened in the user namespace of the mount
   int image_fd = -1;
+  int accounts_fd = -1;  // instead of fuse_fd: hand over the account files and end
   int listen_fd = -1;  // a listening unix socket; -1: the mount is not shared
   std::uint64_t offset = 0;  // of the partition in the image file
   std::uint64_t size = 0;

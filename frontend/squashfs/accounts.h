@@ -1,0 +1,14 @@
+// The image's account files, for a start whose root nobody of ours can read before the container is
+// complete: setuid mode.
+#pragma once
+
+#include "frontend/squashfs/image.h"
+#include "policy/problem.h"
+
+namespace postern::squashfs {
+
+// Writes /etc/passwd and /etc/group of the image to `out` (not seekable): for each a line with the
+// number of its bytes, then these; "-" stands for a file that is not there.
+Outcome<> write_accounts(Image& image, int out) noexcept;
+
+}  // namespace postern::squashfs
