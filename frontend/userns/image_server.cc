@@ -188,9 +188,7 @@ std::string hex(const std::uint8_t* bytes, std::size_t count) {
 std::vector<std::string> server_arguments(const run::ImageServer& image,
                                           const ServerOptions& options,
                                           bool listening) {
-  std::vector<std::string> out = {"postern-squashfs", "--fuse-fd", "00", "--image-fd", "00",
-                                  "--offset", std::to_string(image.offset),
-                                  "--size", std::to_string(image.bytes)};
+  std::vector<std::string> out = {"postern-squashfs", "--fuse-fd", "00", "--image-fd", "00"};
   if (options.fakeroot == run::Fakeroot::kNone) {
     out.insert(out.end(), {"--owner", std::to_string(options.ids.uid) + ":" +
                                           std::to_string(options.ids.gid)});
@@ -200,21 +198,8 @@ std::vector<std::string> server_arguments(const run::ImageServer& image,
   if (listening) {
     out.insert(out.end(), {"--listen-fd", "00"});
   }
-  if (image.key.valid() && image.crypt) {
-    const CryptGeometry& crypt = *image.crypt;
-    out.insert(out.end(),
-               {"--key-fd", "00", "--crypt",
-                std::to_string(crypt.sector_bytes) + ":" + std::to_string(crypt.data_offset) + ":" +
-                    std::to_string(crypt.data_bytes) + ":" + std::to_string(crypt.iv_offset)});
-  }
-  if (image.verity) {
-    const VerityGeometry& verity = *image.verity;
-    out.insert(out.end(),
-               {"--verity", hex(verity.root_hash.data(), verity.root_hash.size()) + ":" +
-                                hex(verity.salt.data(), verity.salt_bytes) + ":" +
-                                std::to_string(verity.data_blocks) + ":" +
-                                std::to_string(verity.tree_offset) + ":" +
-                                std::to_string(verity.tree_bytes)});
+  for (std::string& argument : extent_arguments(image)) {
+    out.push_back(std::move(argument));
   }
   return out;
 }
@@ -366,6 +351,28 @@ int open_peer_namespace(int channel, UniqueFd& out) noexcept {
 }
 
 }  // namespace
+
+std::vector<std::string> extent_arguments(const run::ImageServer& image) {
+  std::vector<std::string> out = {"--offset", std::to_string(image.offset), "--size",
+                                  std::to_string(image.bytes)};
+  if (image.key.valid() && image.crypt) {
+    const CryptGeometry& crypt = *image.crypt;
+    out.insert(out.end(),
+               {"--key-fd", "00", "--crypt",
+                std::to_string(crypt.sector_bytes) + ":" + std::to_string(crypt.data_offset) + ":" +
+                    std::to_string(crypt.data_bytes) + ":" + std::to_string(crypt.iv_offset)});
+  }
+  if (image.verity) {
+    const VerityGeometry& verity = *image.verity;
+    out.insert(out.end(),
+               {"--verity", hex(verity.root_hash.data(), verity.root_hash.size()) + ":" +
+                                hex(verity.salt.data(), verity.salt_bytes) + ":" +
+                                std::to_string(verity.data_blocks) + ":" +
+                                std::to_string(verity.tree_offset) + ":" +
+                                std::to_string(verity.tree_bytes)});
+  }
+  return out;
+}
 
 int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept {
   const std::array<int, 2> fds = {fuse, user_namespace};

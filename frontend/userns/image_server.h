@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <sys/types.h>
 
@@ -24,6 +25,10 @@ int receive_server_descriptors(int channel, ServerDescriptors& out) noexcept;
 
 // The other direction. Returns 0 or errno.
 int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept;
+
+// The arguments of postern-squashfs that say where the file system lies in the image, and how its
+// bytes are checked and decrypted. After "--key-fd" stands "00", for the number of `image.key`.
+std::vector<std::string> extent_arguments(const run::ImageServer& image);
 
 struct Server {
   UniqueFd channel;     // the descriptors of the mount arrive here

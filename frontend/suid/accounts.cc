@@ -1,0 +1,132 @@
+#include "frontend/suid/accounts.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/openat2.h>
+
+#include "frontend/run/libexec.h"
+#include "frontend/run/small_file.h"
+#include "frontend/userns/image_server.h"
+#include "protocol/base/unique_fd.h"
+#include "protocol/limits.h"
+
+namespace postern::suid {
+namespace {
+
+std::string file_in(int root, const char* path) {
+  open_how how{.flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
+               .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+  const UniqueFd file(static_cast<int>(::syscall(SYS_openat2, root, path, &how, sizeof how)));
+  return file.valid() ? run::read_small_file(file.get()).value_or("") : std::string{};
+}
+
+Accounts of_directory(const std::string& path) {
+  const UniqueFd root(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) {
+    return {};  // the start itself will say so
+  }
+  return {.passwd = file_in(root.get(), "/etc/passwd"), .group = file_in(root.get(), "/etc/group")};
+}
+
+std::vector<std::string> arguments_of(const run::ImageServer& server, int output) {
+  std::vector<std::string> words = {"postern-squashfs", "--threads", "1", "--accounts-fd",
+                                    std::to_string(output), "--image-fd",
+                                    std::to_string(server.image.get())};
+  for (std::string& word : userns::extent_arguments(server)) {
+    words.push_back(std::move(word));
+  }
+  if (const auto key = std::find(words.begin(), words.end(), "--key-fd"); key != words.end()) {
+    *(key + 1) = std::to_string(server.key.get());
+  }
+  return words;
+}
+
+Outcome<pid_t> start(const run::ImageServer& server, int output) {
+  std::vector<std::string> words = arguments_of(server, output);
+  std::vector<char*> argv;
+  for (std::string& word : words) {
+    argv.push_back(word.data());
+  }
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  if (::posix_spawn_file_actions_init(&actions) != 0) {
+    return system_problem("starting postern-squashfs", ENOMEM);
+  }
+  // A descriptor duplicated to itself loses its close-on-exec flag (posix_spawn(3)).
+  for (const int fd : {output, server.image.get(), server.key.get()}) {
+    if (fd >= 0) {
+      ::posix_spawn_file_actions_adddup2(&actions, fd, fd);
+    }
+  }
+  const std::string program = run::libexec_program("postern-squashfs");
+  std::array<char*, 1> environment = {nullptr};
+  pid_t pid = -1;
+  const int err =
+      ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environment.data());
+  ::posix_spawn_file_actions_destroy(&actions);
+  if (err != 0) {
+    return system_problem("starting " + program, err,
+                          "the installation is incomplete: install postern again");
+  }
+  return pid;
+}
+
+Outcome<Accounts> of_image(const run::ImageServer& server) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    return system_problem("reading the accounts of " + server.path, errno);
+  }
+  const UniqueFd reading(ends[0]);
+  UniqueFd writing(ends[1]);
+  POSTERN_TRY_ASSIGN(const pid_t pid, start(server, writing.get()));
+  writing.reset();
+  const std::optional<std::string> text = run::read_small_file(reading.get());
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!text || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return Problem{.what = server.path + ": its /etc/passwd and /etc/group cannot be read",
+                   .cure = "the image is damaged; fetch or build it again"};
+  }
+  return parse_accounts(*text);
+}
+
+}  // namespace
+
+Outcome<Accounts> parse_accounts(std::string_view text) {
+  Accounts accounts;
+  for (std::string* file : {&accounts.passwd, &accounts.group}) {
+    const auto end = text.find('\n');
+    const std::string_view line = text.substr(0, end);
+    std::size_t bytes = 0;
+    const auto [last, error] = std::from_chars(line.data(), line.data() + line.size(), bytes);
+    const bool number = error == std::errc{} && last == line.data() + line.size();
+    if (end == text.npos || (!number && line != "-") || bytes > text.size() - end - 1) {
+      return Problem{.what = "postern-squashfs answered with something else than account files"};
+    }
+    file->assign(text.substr(end + 1, bytes));
+    text.remove_prefix(end + 1 + bytes);
+  }
+  return accounts;
+}
+
+Outcome<Accounts> read_accounts(const run::LaunchPlan& plan) {
+  const run::Source& root = plan.sources.front();
+  return root.kind == run::Source::Kind::kPath ? Outcome<Accounts>(of_directory(root.path))
+                                               : of_image(plan.servers[root.server]);
+}
+
+}  // namespace postern::suid
