@@ -187,6 +187,23 @@ def mount_tests(image, squash):
     expect("--nv without a device", ["exec", "--nv", image, "echo", "on"], "^on$", error="WARNING: --nv|^$")
 
 
+def accounts_tests(squash):
+    """What setuid mode asks postern-squashfs for."""
+    program = next(p for p in PROGRAMS if os.path.basename(p) == "postern-squashfs")
+    receive, send = os.pipe()
+    with open(squash, "rb") as image:
+        done = subprocess.run([program, "--threads", "1", "--accounts-fd", str(send), "--image-fd", str(image.fileno()),
+                               "--offset", "0", "--size", str(os.path.getsize(squash))],
+                              pass_fds=[send, image.fileno()], timeout=60, check=False, env={})
+    os.close(send)
+    with os.fdopen(receive, "rb") as pipe:
+        text = pipe.read()
+    passwd = b"root:x:0:0:root:/root:/bin/sh\nother:x:7:7:Other:/:/bin/no\n"
+    group = b"root:x:0:\n"
+    report(done.returncode == 0 and text == b"%d\n%s%d\n%s" % (len(passwd), passwd, len(group), group),
+           "postern-squashfs hands over the account files of an image", repr(text))
+
+
 def root_tests(image, squash):
     upper = os.path.join(HOME, "upper")
     os.mkdir(upper)
@@ -323,6 +340,7 @@ def main():
     command_tests(image, squash)
     environment_tests(image)
     mount_tests(image, squash)
+    accounts_tests(squash)
     root_tests(image, squash)
     namespace_tests(image)
     mistake_tests(image)
