@@ -751,6 +751,10 @@ Outcome<LaunchPlan> Planner::run() {
       warn("--no-mount " + name + ": there is no such mount");
     }
   }
+  if (action_.keep_privileges && !is_root()) {
+    return Problem{.what = "--keep-privs is for root: you have no privileges to keep",
+                   .cure = "use --fakeroot to appear as root, or --add-caps"};
+  }
   plan_.image_name = input_.image.path;
   plan_.share = action_.share;
   plan_.identity = input_.caller.identity;

@@ -342,6 +342,26 @@ TEST_SUITE("frontend/run plan") {
     CHECK(result.plan->request.capabilities != 0);
   }
 
+  TEST_CASE("only root has privileges to keep or to drop") {
+    const TemporaryDirectory directory;
+    PlanInput input = input_in(directory);
+    input.action.keep_privileges = true;
+    CHECK_FALSE(planned(std::move(input)).plan);
+    const auto capabilities = [&](auto change) {
+      PlanInput root = input_in(directory);
+      root.caller.identity.uid = 0;
+      change(root.action);
+      return planned(std::move(root)).plan->request.capabilities;
+    };
+    CHECK(capabilities([](Action& /*action*/) {}) == (1ULL << 41) - 1);
+    CHECK(capabilities([](Action& action) { action.no_privileges = true; }) == 0);
+    CHECK(capabilities([](Action& action) { action.drop_capabilities = 1; }) == (1ULL << 41) - 2);
+    input = input_in(directory);
+    input.action.add_capabilities = 6;
+    input.action.drop_capabilities = 4;
+    CHECK(planned(std::move(input)).plan->request.capabilities == 2);
+  }
+
   TEST_CASE("--dns makes a resolv.conf of exactly these servers") {
     const TemporaryDirectory directory;
     PlanInput input = input_in(directory);
