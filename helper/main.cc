@@ -111,7 +111,13 @@ Result<> lock_down() noexcept {
 // process; nothing is looked up in the new namespace before the caller's ids are taken.
 Result<> join_child(const Child& child) noexcept {
   constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
-  return require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace);
+  struct statx before {};
+  struct statx after {};
+  POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &before) == 0, Op::kJoinNamespace));
+  POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace));
+  POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &after) == 0, Op::kJoinNamespace));
+  // Proof: a mount has another id in each namespace. What follows would else rebuild the host's root.
+  return require(before.stx_mnt_id != after.stx_mnt_id, Op::kJoinNamespace, ESTALE);
 }
 
 void become_caller(Caller caller) noexcept {

@@ -7,11 +7,14 @@ import glob
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+
+import liar
 
 T1, T2, JUDGE = 64001, 64002, 64003  # attacker, bystander, the judge's user: ids without names will do
 T1_GROUPS = [T1, 64101, 64102]
@@ -132,7 +135,7 @@ class World:
 
     # --------------------------------------------------------------------------------- as the user
 
-    def as_user(self, function, uid=T1, groups=None):
+    def as_user(self, function, uid=T1, groups=None, keep_sys_admin=False):
         """Runs function() in a child with the user's ids; returns its JSON-able result."""
         read_end, write_end = os.pipe()
         pid = os.fork()
@@ -142,7 +145,13 @@ class World:
             try:
                 os.setgroups(T1_GROUPS if groups is None else groups)
                 os.setresgid(uid, uid, uid)
+                if keep_sys_admin:  # until the next exec
+                    liar.LIBC.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
                 os.setresuid(uid, uid, uid)
+                if keep_sys_admin:
+                    header, caps = struct.pack("=Ii", 0x20080522, 0), struct.pack("=6I", 1 << 21, 1 << 21, 0, 0, 0, 0)
+                    if liar.LIBC.capset(header, caps) != 0:
+                        raise OSError("capset")
                 os.chdir("/")
                 answer = json.dumps({"value": function()})
             except BaseException as error:  # the parent reports it
