@@ -34,8 +34,8 @@ constexpr auto kNotAtRest = std::to_array<std::uint32_t>(
 
 // The loop driver would read through a descriptor that was opened for writing only.
 bool is_image(int fd) noexcept {
-  struct stat status {};
-  struct statfs system {};
+  struct stat status{};
+  struct statfs system{};
   const int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
          S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
@@ -84,7 +84,7 @@ struct Mapping {
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
 
 void add_device(Text& text, int device) noexcept {
-  struct stat status {};
+  struct stat status{};
   POSTERN_CHECK(::fstat(device, &status) == 0);
   text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev)).add(" ");
 }

@@ -19,7 +19,9 @@
 #include "protocol/channel.h"
 
 // The C++ library's hook for a broken precondition (an index out of range): no text, no abort.
-void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept { postern::die_of_bug(); }
+void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept {
+  postern::die_of_bug();
+}
 
 namespace postern::helper {
 
@@ -31,8 +33,7 @@ Verdict g_verdict;
 // open(2) takes the lowest free number, so what was closed becomes /dev/null.
 Result<> sanitize_stdio() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0)
-      POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
+    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
   return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kCleanse);
 }
 
@@ -111,8 +112,8 @@ Result<> lock_down() noexcept {
 // process; nothing is looked up in the new namespace before the caller's ids are taken.
 Result<> join_child(const Child& child) noexcept {
   constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
-  struct statx before {};
-  struct statx after {};
+  struct statx before{};
+  struct statx after{};
   POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &before) == 0, Op::kJoinNamespace));
   POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace));
   POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &after) == 0, Op::kJoinNamespace));

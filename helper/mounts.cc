@@ -21,7 +21,9 @@ constexpr unsigned kPlainReadOnly = kPlain | MOUNT_ATTR_RDONLY;
 constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN);
 constexpr std::uint64_t kOwnOverlay = kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
 
-void use_capabilities(std::uint64_t effective) noexcept { set_capabilities(~0ULL, effective, 0); }
+void use_capabilities(std::uint64_t effective) noexcept {
+  set_capabilities(~0ULL, effective, 0);
+}
 
 // ---------------------------------------------------------------------------- mounts as objects
 
@@ -106,9 +108,13 @@ Result<UniqueFd> mount_layer(const Root& root, RootKind kind, UniqueFd& source, 
   const Text fd = Text().add(static_cast<std::uint64_t>(source.get()));
   const Text uid = Text().add(::getuid());
   const Text gid = Text().add(::getgid());
-  const std::array<Option, 7> fuse{
-      {{"source", "postern"}, {"fd", fd.text()}, {"rootmode", "40000"}, {"user_id", uid.text()},
-       {"group_id", gid.text()}, {"default_permissions", nullptr}, {"allow_other", nullptr}}};
+  const std::array<Option, 7> fuse{{{"source", "postern"},
+                                    {"fd", fd.text()},
+                                    {"rootmode", "40000"},
+                                    {"user_id", uid.text()},
+                                    {"group_id", gid.text()},
+                                    {"default_permissions", nullptr},
+                                    {"allow_other", nullptr}}};
   return new_mount("fuse", std::span(fuse).first(root.user_namespace ? 7 : 6), kPlainReadOnly, Op::kMountRoot);
 }
 
@@ -136,16 +142,18 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // redirect_dir, metacopy: an image's own overlay attributes must not reach into other layers.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const bool stored = root.plan->scratch == Scratch::kDirectory;
-  std::array<Option, 7> options{{{"source", "postern"}, {"lowerdir", lower.text()}, {"redirect_dir", "nofollow"},
-                                 {"metacopy", "off"}, {"userxattr", nullptr}}};
+  std::array<Option, 7> options{{{"source", "postern"},
+                                 {"lowerdir", lower.text()},
+                                 {"redirect_dir", "nofollow"},
+                                 {"metacopy", "off"},
+                                 {"userxattr", nullptr}}};
   std::size_t used = root.user_namespace ? 5 : 4;
   for (const char* name : {"upper", "work", "top"}) POSTERN_TRY(make_directory(name));
   if (root.plan->scratch != Scratch::kNone) {
     options[used++] = {"upperdir", stored ? "upper/upper" : "upper"};
     options[used++] = {"workdir", stored ? "upper/work" : "work"};
   }
-  if (stored)
-    POSTERN_TRY(attach(root.descriptors[root.plan->upper_descriptor].get(), AT_FDCWD, "upper", Op::kOverlay));
+  if (stored) POSTERN_TRY(attach(root.descriptors[root.plan->upper_descriptor].get(), AT_FDCWD, "upper", Op::kOverlay));
   // Copy-up acts with the mounter's capabilities of this moment for as long as the mount lives.
   use_capabilities(root.user_namespace ? ~0ULL : kOwnOverlay);
   const auto overlay = new_mount("overlay", std::span(options).first(used), kPlain, Op::kOverlay);
@@ -156,7 +164,7 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
 
 Result<> mount_root(Root& root, const char* device) noexcept {
   Text lower;
-  struct stat status {};
+  struct stat status{};
   const bool overlaid = root.plan->scratch != Scratch::kNone || root.plan->layer_count != 0;
   POSTERN_TRY(mount_layers(root, device, lower));
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
@@ -181,7 +189,7 @@ Result<UniqueFd> resolve(const Root& root, const char* path) noexcept {
 // Only our own overlay may be written with capabilities: a bind of /etc with a second bind below it
 // must not let root create entries in the host's /etc.
 Result<> create(const Root& root, int parent, const char* name, mode_t type, const char* link) noexcept {
-  struct stat status {};
+  struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
   use_capabilities(status.st_dev == root.overlay ? kOwnOverlay : 0);
   const int made = type == S_IFDIR   ? ::mkdirat(parent, name, 0755)
@@ -222,7 +230,7 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e, mode_t type) 
 Result<UniqueFd> copy_file(const Root& root, int source, std::uint16_t item) noexcept {
   constexpr int kNew = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   const Text name = Text().add(item);
-  struct stat status {};
+  struct stat status{};
   POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::openat(root.session.get(), name.text(), kNew, 0644), Op::kFile));
   POSTERN_TRY(require(::fstat(source, &status) == 0, Op::kFile));
   const auto bytes = static_cast<std::size_t>(status.st_size);
@@ -292,8 +300,8 @@ Result<bool> settle(Result<> result, const OperationEntry& e, std::uint16_t item
 // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies on top
 // of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
 Result<> pivot(const Root& root, Built& built) noexcept {
-  struct statx above {};
-  struct statx now {};
+  struct statx above{};
+  struct statx now{};
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
                      ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0 &&
                      ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 &&
@@ -304,9 +312,9 @@ Result<> pivot(const Root& root, Built& built) noexcept {
 }
 
 bool is_host_device(int node) noexcept {
-  struct stat status {};
-  struct stat dev {};
-  struct stat pts {};
+  struct stat status{};
+  struct stat dev{};
+  struct stat pts{};
   return ::fstat(node, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) &&
          ((::stat("/dev", &dev) == 0 && dev.st_dev == status.st_dev) ||
           (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));

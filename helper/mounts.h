@@ -21,7 +21,7 @@ namespace postern::helper {
 Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexcept;
 
 struct Built {
-  unsigned skipped = 0;  // kOptional operations skipped
+  unsigned skipped = 0;                                            // kOptional operations skipped
   std::array<std::uint64_t, kMaxOperations / 64> skipped_items{};  // bit n % 64 of word n / 64
   std::uint64_t root_mount = 0;  // mount id of the new "/" (statx(2)): what every process must see
 };

@@ -27,8 +27,6 @@ class Plan {
 // that came with the request; `allowed_namespaces` the kNamespace… bits that this mode may use
 // (setuid: all but kNamespaceUser). The verdict must outlive the plan.
 // Error: EBADMSG, Op::kCheckVerdict, item = the offending operation.
-Result<Plan> check_verdict(const Verdict& verdict,
-                           std::size_t descriptors,
-                           std::uint8_t allowed_namespaces) noexcept;
+Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint8_t allowed_namespaces) noexcept;
 
 }  // namespace postern::helper

@@ -26,8 +26,8 @@ std::array<gid_t, kMaxGroups> g_groups;
 // protocol/judge_input.h draws the descriptors. Those of the request are already in their places.
 void place_judge_descriptors(int descriptors, int answer, int request) noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  const std::array<std::array<int, 2>, 5> places{{{kFirstDescriptor, kJudgeRootFd}, {null, 1}, {null, 2},
-                                                  {answer, kJudgeVerdictFd}, {request, kJudgeRequestFd}}};
+  const std::array<std::array<int, 2>, 5> places{
+      {{kFirstDescriptor, kJudgeRootFd}, {null, 1}, {null, 2}, {answer, kJudgeVerdictFd}, {request, kJudgeRequestFd}}};
   for (const auto& [from, to] : places) POSTERN_CHECK(::dup2(from, to) == to);
   for (int i = 1; i < descriptors; ++i) POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + i, F_SETFD, 0) == 0);
   POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
@@ -57,11 +57,16 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
   POSTERN_TRY_ASSIGN(UniqueFd file, own(::memfd_create("request", MFD_CLOEXEC | MFD_ALLOW_SEALING), Op::kJudge));
   const int groups = ::getgroups(g_groups.size(), g_groups.data());
   POSTERN_TRY(require(groups >= 0, Op::kJudge));
-  JudgeInput input{kJudgeInputMagic, caller.uid, caller.gid, static_cast<std::uint32_t>(descriptors),
-                   static_cast<std::uint32_t>(groups), 0};
+  JudgeInput input{kJudgeInputMagic,
+                   caller.uid,
+                   caller.gid,
+                   static_cast<std::uint32_t>(descriptors),
+                   static_cast<std::uint32_t>(groups),
+                   0};
   const std::size_t group_bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
   // SAFETY: writev(2) only reads through iov_base.
-  const std::array<iovec, 3> parts{{{&input, sizeof input}, {g_groups.data(), group_bytes},
+  const std::array<iovec, 3> parts{{{&input, sizeof input},
+                                    {g_groups.data(), group_bytes},
                                     {const_cast<std::byte*>(request.data()), request.size()}}};
   const ssize_t written = ::writev(file.get(), parts.data(), parts.size());
   const bool whole = written == static_cast<ssize_t>(sizeof input + group_bytes + request.size());
@@ -96,8 +101,8 @@ bool read_verdict(int pipe, Verdict& verdict) noexcept {
   POSTERN_CHECK(::close_range(wait + 1, ~0U, 0) == 0);
 
   std::uint64_t root_mount = 0;
-  struct statx root {};
-  struct statx cwd {};
+  struct statx root{};
+  struct statx cwd{};
   if (::read(go, &root_mount, sizeof root_mount) != sizeof root_mount) ::_exit(kExitBug);
   POSTERN_CHECK(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &root) == 0 && root.stx_mnt_id == root_mount);
   POSTERN_CHECK(::statx(AT_FDCWD, ".", 0, STATX_MNT_ID, &cwd) == 0 && cwd.stx_mnt_id == root_mount);
@@ -143,7 +148,7 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
 
 Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
                    Verdict& verdict) noexcept {
-  struct stat user {};
+  struct stat user{};
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
   const bool own = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
   if (!found || !own) return refuse(RefusalCode::kJudgeUser);
@@ -154,8 +159,7 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
   const UniqueFd answer(ends[0]);
   UniqueFd ask(ends[1]);
   const pid_t judge = ::fork();
-  if (judge == 0)
-    become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
+  if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
   POSTERN_TRY(require(judge > 0, Op::kJudge));
   ask.reset();
   int status = -1;
@@ -166,8 +170,8 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
-  static constexpr std::array<int, 6> kFlags{0,            CLONE_NEWPID, CLONE_NEWIPC,
-                                             CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
+  static constexpr std::array<int, 6> kFlags{
+      0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
   Child child{.namespaces = CLONE_NEWNS};
   for (unsigned i = 0; i < kFlags.size(); ++i)
     if ((plan->namespaces & bit(i)) != 0) child.namespaces |= kFlags[i];

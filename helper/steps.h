@@ -33,10 +33,10 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
                    Verdict& verdict) noexcept;
 
 struct Child {
-  UniqueFd process;  // pidfd
-  UniqueFd go;       // the mount id of its new root releases it; closing ends it
-  UniqueFd procfs;   // of a new pid namespace, detached
-  pid_t pid = -1;    // a child of the frontend
+  UniqueFd process;    // pidfd
+  UniqueFd go;         // the mount id of its new root releases it; closing ends it
+  UniqueFd procfs;     // of a new pid namespace, detached
+  pid_t pid = -1;      // a child of the frontend
   int namespaces = 0;  // CLONE_NEW… of its new ones
 };
 

@@ -53,7 +53,9 @@ class Text {
   std::size_t used_ = 0;
 };
 
-constexpr std::uint64_t bit(unsigned n) noexcept { return std::uint64_t{1} << n; }
+constexpr std::uint64_t bit(unsigned n) noexcept {
+  return std::uint64_t{1} << n;
+}
 
 // Keeps of the permitted set what `permitted` allows, and makes exactly the rest of the sets what is
 // asked, as far as still permitted. Proved by reading back; a failure ends the process, because it

@@ -199,7 +199,7 @@ Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std:
     item = static_cast<std::uint16_t>(item + (good ? 1 : 0));
   }
   return good && use.taken == use.count ? Result<Plan>(Plan(verdict))
-                                 : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
+                                        : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
 }
 
 }  // namespace postern::helper

@@ -1,9 +1,9 @@
 #include "protocol/channel.h"
 
+#include <cstring>
+
 #include <sys/socket.h>
 #include <sys/uio.h>
-
-#include <cstring>
 
 namespace postern {
 
@@ -50,7 +50,8 @@ Result<> receive_datagram(int socket, std::span<std::byte> buffer, Received& out
   Received received;
   const bool expected = adopt(message, received);
   const bool cut = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
-  if (cut || !expected || got == 0) return Error{.err = cut ? EMSGSIZE : !expected ? EPROTO : ENODATA, .op = Op::kReceive};
+  if (cut || !expected || got == 0)
+    return Error{.err = cut ? EMSGSIZE : !expected ? EPROTO : ENODATA, .op = Op::kReceive};
   received.bytes = static_cast<std::size_t>(got);
   out = std::move(received);
   return Ok{};

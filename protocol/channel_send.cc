@@ -1,19 +1,23 @@
+#include <cstring>
+
 #include <sys/socket.h>
 #include <sys/uio.h>
-
-#include <cstring>
 
 #include "protocol/channel.h"
 
 namespace postern {
 
-Result<> send_datagram(int socket, std::span<const std::byte> bytes, std::span<const int> fds) noexcept {
+Result<> send_datagram(int socket,
+                       std::span<const std::byte> bytes,
+                       std::span<const int> fds) noexcept {
   if (fds.size() > kMaxDescriptors) {
     return Error{.err = EMSGSIZE, .op = Op::kReply};
   }
+
   struct alignas(cmsghdr) Control {
     std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptors)> bytes;
   } control;
+
   // SAFETY: sendmsg(2) only reads through iov_base.
   iovec part{.iov_base = const_cast<std::byte*>(bytes.data()), .iov_len = bytes.size()};
   msghdr message{};

@@ -29,13 +29,14 @@ inline constexpr int kJudgeDescriptorBase = 4;  // request descriptor i, i >= 1,
 
 // Layout of the memfd:  | JudgeInput (24) | group_count x uint32 | request bytes … EOF |
 struct JudgeInput {
-  std::uint32_t magic;             // kJudgeInputMagic
-  std::uint32_t uid;               // real ids of the caller, as the kernel gave them to the helper
+  std::uint32_t magic;  // kJudgeInputMagic
+  std::uint32_t uid;    // real ids of the caller, as the kernel gave them to the helper
   std::uint32_t gid;
   std::uint32_t descriptor_count;  // that came with the request datagram
   std::uint32_t group_count;       // supplementary groups that follow; at most kMaxGroups
   std::uint32_t reserved;          // 0
 };
+
 static_assert(sizeof(JudgeInput) == 24 && std::is_trivially_copyable_v<JudgeInput>);
 
 }  // namespace postern

@@ -13,7 +13,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-OWN, SHARED, LINKED = 600, 500, 1470
+OWN, SHARED, LINKED = 600, 500, 1490
 BOTH_MODES = {"mounts.cc", "mounts.h", "plan.h", "verdict_check.cc"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 

@@ -1,15 +1,16 @@
 // The payload of the suid tests, in the place of postern-init: says what it finds, one fact a line.
 // The record (descriptor 3) holds commands: "facts", "list PATH", "read PATH", "write PATH",
 // "mkdir PATH", "wait". Static: it runs in any root.
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <string>
+
+#include <sys/stat.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace {
 
@@ -53,7 +54,8 @@ void facts() {
   char cwd[4096] = {};
   char host[256] = {};
   ::gethostname(host, sizeof host - 1);
-  std::printf("cwd %s\nhostname %s\npid %d\n", ::getcwd(cwd, sizeof cwd) != nullptr ? cwd : std::strerror(errno), host, ::getpid());
+  std::printf("cwd %s\nhostname %s\npid %d\n",
+              ::getcwd(cwd, sizeof cwd) != nullptr ? cwd : std::strerror(errno), host, ::getpid());
   print_file("status", "/proc/self/status");
   print_file("limit", "/proc/self/limits");
   print_file("mount", "/proc/self/mountinfo");
@@ -69,9 +71,11 @@ void run(const std::string& command, const std::string& path) {
     print_file("read", path);
   } else if (command == "write") {
     const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-    std::printf("write %s %s\n", path.c_str(), fd >= 0 && ::write(fd, "x", 1) == 1 ? "done" : std::strerror(errno));
+    std::printf("write %s %s\n", path.c_str(),
+                fd >= 0 && ::write(fd, "x", 1) == 1 ? "done" : std::strerror(errno));
   } else if (command == "mkdir") {
-    std::printf("mkdir %s %s\n", path.c_str(), ::mkdir(path.c_str(), 0755) == 0 ? "done" : std::strerror(errno));
+    std::printf("mkdir %s %s\n", path.c_str(),
+                ::mkdir(path.c_str(), 0755) == 0 ? "done" : std::strerror(errno));
   } else if (command == "wait") {
     std::fflush(stdout);
     ::pause();
@@ -81,7 +85,8 @@ void run(const std::string& command, const std::string& path) {
 }  // namespace
 
 int main(int argc, char** argv, char** environment) {
-  std::printf("argv %d %s\nenvironment %s\n", argc, argv[0], environment[0] != nullptr ? environment[0] : "empty");
+  std::printf("argv %d %s\nenvironment %s\n", argc, argv[0],
+              environment[0] != nullptr ? environment[0] : "empty");
   FILE* record = ::fdopen(3, "re");
   char line[4200];
   while (record != nullptr && std::fgets(line, sizeof line, record) != nullptr) {

@@ -1,19 +1,19 @@
 #include "protocol/channel.h"
 
-#include <doctest/doctest.h>
-#include <fcntl.h>
+#include <algorithm>
+#include <vector>
+
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <algorithm>
-#include <vector>
+#include <doctest/doctest.h>
+#include <fcntl.h>
 
 using postern::kMaxDescriptors;
 using postern::receive_datagram;
 using postern::Received;
 using postern::send_datagram;
 using postern::UniqueFd;
-
 
 namespace {
 
@@ -53,7 +53,7 @@ TEST_SUITE("protocol/channel") {
     CHECK(received.bytes == 3);
     CHECK(buffer[2] == std::byte{3});
     REQUIRE(received.descriptors == 2);
-    struct stat got {}, want {};
+    struct stat got{}, want{};
     ::fstat(received.fds[1].get(), &got);
     ::fstat(zero.get(), &want);
     CHECK(got.st_rdev == want.st_rdev);
@@ -72,7 +72,8 @@ TEST_SUITE("protocol/channel") {
       REQUIRE(receive_datagram(pair.b.get(), buffer, received));
       CHECK(received.descriptors == kMaxDescriptors);
     }
-    CHECK_FALSE(send_datagram(pair.a.get(), byte, std::vector<int>(kMaxDescriptors + 1, null.get())));
+    CHECK_FALSE(
+        send_datagram(pair.a.get(), byte, std::vector<int>(kMaxDescriptors + 1, null.get())));
 
     // A peer that does not use our sender: 253 is the kernel's own limit.
     const std::size_t before = open_descriptors();

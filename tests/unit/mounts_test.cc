@@ -1,22 +1,6 @@
 // The mount library, driven as user-namespace mode drives it: by an ordinary user, in a child.
 #include "helper/mounts.h"
 
-#include <dirent.h>
-#include <doctest/doctest.h>
-#include <fcntl.h>
-#include <linux/capability.h>
-#include <linux/fuse.h>
-#include <sched.h>
-#include <sys/mman.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -27,6 +11,23 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <linux/capability.h>
+#include <linux/fuse.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <dirent.h>
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include "protocol/channel.h"
 #include "tests/unit/in_child.h"
@@ -58,17 +59,17 @@ std::string get(const std::string& path) {
 }
 
 bool exists(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   return ::lstat(path.c_str(), &status) == 0;
 }
 
 unsigned long flags_of(const std::string& path) {
-  struct statvfs status {};
+  struct statvfs status{};
   return ::statvfs(path.c_str(), &status) == 0 ? status.f_flag : 0;
 }
 
 std::uint64_t mount_id(const char* path) {
-  struct statx status {};
+  struct statx status{};
   return ::statx(AT_FDCWD, path, 0, STATX_MNT_ID, &status) == 0 ? status.stx_mnt_id : 0;
 }
 
@@ -79,7 +80,8 @@ class Tree {
     std::string pattern = "/tmp/postern-mounts-XXXXXX";
     path_ = ::mkdtemp(pattern.data());
     REQUIRE(::chmod(path_.c_str(), 0755) == 0);
-    for (const char* name : {"/root", "/root/etc", "/root/bin", "/home", "/home/data", "/layer", "/over", "/over/upper", "/over/work"}) {
+    for (const char* name : {"/root", "/root/etc", "/root/bin", "/home", "/home/data", "/layer",
+                             "/over", "/over/upper", "/over/work"}) {
       REQUIRE(::mkdir((path_ + name).c_str(), 0755) == 0);
     }
     put(path_ + "/root/etc/hostname", "image\n");
@@ -94,9 +96,12 @@ class Tree {
       }
     }
   }
+
   ~Tree() { std::filesystem::remove_all(path_); }
+
   Tree(const Tree&) = delete;
   Tree& operator=(const Tree&) = delete;
+
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
 
  private:
@@ -116,36 +121,49 @@ class Scene {
     v_->crypt.key_descriptor = kNoDescriptor;
     v_->scratch_bytes = 16 << 20;
   }
+
   Verdict& verdict() { return *v_; }
+
   std::uint8_t add(UniqueFd fd) {
     fds_.push_back(std::move(fd));
     return static_cast<std::uint8_t>(fds_.size() - 1);
   }
-  std::uint8_t add_path(const std::string& path) { return add(UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC))); }
+
+  std::uint8_t add_path(const std::string& path) {
+    return add(UniqueFd(::open(path.c_str(), O_PATH | O_CLOEXEC)));
+  }
+
   std::uint8_t add_content(const std::string& text) {
     const int fd = ::memfd_create("content", MFD_CLOEXEC);
     REQUIRE(::write(fd, text.data(), text.size()) == static_cast<ssize_t>(text.size()));
     return add(UniqueFd(fd));
   }
-  OperationEntry& operation(Operation op, const std::string& target, std::uint8_t descriptor = kNoDescriptor,
+
+  OperationEntry& operation(Operation op,
+                            const std::string& target,
+                            std::uint8_t descriptor = kNoDescriptor,
                             std::uint8_t flags = 0) {
     OperationEntry& e = v_->operations[v_->operation_count++];
     e = {op, flags, descriptor, 0, text(target), 0, op == Operation::kTmpfs ? 0755U : 0U, 0};
     return e;
   }
+
   std::uint32_t text(const std::string& value) {
     const auto at = static_cast<std::uint32_t>(used_);
     std::memcpy(&v_->arena[used_], value.c_str(), value.size() + 1);
     used_ += value.size() + 1;
     return at;
   }
+
   std::span<UniqueFd> fds() { return fds_; }
+
   // Completes the descriptors that every verdict names, checks, clones and builds.
   Result<Built> build() {
     v_->init_descriptor = add_path("/dev/null");
     v_->record_descriptor = add_path("/dev/null");
     v_->descriptor_count = static_cast<std::uint32_t>(fds_.size());
-    POSTERN_TRY_ASSIGN(const auto plan, postern::helper::check_verdict(*v_, fds_.size(), postern::kNamespaceAll_));
+    POSTERN_TRY_ASSIGN(const auto plan,
+                       postern::helper::check_verdict(*v_, fds_.size(), postern::kNamespaceAll_));
     POSTERN_TRY(postern::helper::clone_sources(plan, fds_));
     return postern::helper::build_root(plan, fds_, "");
   }
@@ -182,6 +200,7 @@ class Checks {
       std::fprintf(stderr, "check %d failed: errno %d\n", number_, errno);
     }
   }
+
   int result() const { return first_; }
 
  private:
@@ -192,7 +211,8 @@ class Checks {
 void report(const Result<Built>& built) {
   if (!built) {
     std::fprintf(stderr, "%s:%u: op %u, %s, item %u\n", built.error().file, built.error().line,
-                 static_cast<unsigned>(built.error().op), std::strerror(built.error().err), built.error().item);
+                 static_cast<unsigned>(built.error().op), std::strerror(built.error().err),
+                 built.error().item);
   }
 }
 
@@ -223,7 +243,8 @@ void serve_fuse(int device) {
       body = &init;
       bytes = sizeof init;
     } else if (in.opcode == FUSE_GETATTR) {
-      attr.attr = {.ino = 1, .mode = S_IFDIR | 0755, .nlink = 2, .uid = ::geteuid(), .gid = ::getegid()};
+      attr.attr = {
+          .ino = 1, .mode = S_IFDIR | 0755, .nlink = 2, .uid = ::geteuid(), .gid = ::getegid()};
       body = &attr;
       bytes = sizeof attr;
     } else if (in.opcode == FUSE_STATFS) {
@@ -250,7 +271,7 @@ int build_fuse_root(int device, Scratch scratch) {
   }
   const auto built = scene.build();
   report(built);
-  struct stat root {};
+  struct stat root{};
   Checks check;
   check(built.has_value());
   check(::stat("/", &root) == 0 && S_ISDIR(root.st_mode) && root.st_uid == ::getuid());
@@ -275,7 +296,8 @@ TEST_SUITE("helper/mounts") {
             check(get("/etc/hostname") == "image\n");
             check(!exists("/proc/self") && !exists("/tmp"));
             check(!exists((tree / "root")));
-            check((flags_of("/") & (ST_NOSUID | ST_NODEV | ST_RDONLY)) == (ST_NOSUID | ST_NODEV | ST_RDONLY));
+            check((flags_of("/") & (ST_NOSUID | ST_NODEV | ST_RDONLY)) ==
+                  (ST_NOSUID | ST_NODEV | ST_RDONLY));
             check(::mkdir("/new", 0755) != 0 && errno == EROFS);
             for (const char* way : {"/", ".", "/..", "../.."}) {
               check(built && mount_id(way) == built->root_mount);
@@ -302,16 +324,21 @@ TEST_SUITE("helper/mounts") {
     CHECK(get(tree / "root/etc/new") == "x");
   }
 
-  TEST_CASE("missing mount points appear on a scratch overlay that stays read-only; the image is untouched") {
+  TEST_CASE(
+      "missing mount points appear on a scratch overlay that stays read-only; the image is "
+      "untouched") {
     const Tree tree;
     CHECK(in_child([&] {
             enter_namespaces();
             Scene scene;
             scene.add_path(tree / "root");
             scene.verdict().scratch = Scratch::kMountPoints;
-            scene.operation(Operation::kBind, "/home/user/data", scene.add_path(tree / "home/data"), postern::kDirectoryTarget);
-            scene.operation(Operation::kBind, "/deep/er/file", scene.add_path(tree / "home/data/file"), postern::kReadOnly);
-            scene.operation(Operation::kBind, "/link/through", scene.add_path(tree / "home/data/file"));
+            scene.operation(Operation::kBind, "/home/user/data", scene.add_path(tree / "home/data"),
+                            postern::kDirectoryTarget);
+            scene.operation(Operation::kBind, "/deep/er/file",
+                            scene.add_path(tree / "home/data/file"), postern::kReadOnly);
+            scene.operation(Operation::kBind, "/link/through",
+                            scene.add_path(tree / "home/data/file"));
             scene.operation(Operation::kFile, "/etc/passwd", scene.add_content("root:x:0:0\n"));
             scene.operation(Operation::kTmpfs, "/tmp").mode = 01777;
             const auto built = scene.build();
@@ -327,11 +354,12 @@ TEST_SUITE("helper/mounts") {
             check(get("/etc/passwd") == "root:x:0:0\n");
             check(::open("/etc/passwd", O_WRONLY | O_CLOEXEC) == -1 && errno == EROFS);
             check(get("/etc/hostname") == "image\n");
-            struct stat status {};
+            struct stat status{};
             check(::stat("/tmp", &status) == 0 && (status.st_mode & 07777) == 01777);
             check(::mkdir("/tmp/x", 0755) == 0);
             check(::mkdir("/new", 0755) != 0 && errno == EROFS);
-            for (const char* mount : {"/", "/home/user/data", "/deep/er/file", "/etc/passwd", "/tmp"}) {
+            for (const char* mount :
+                 {"/", "/home/user/data", "/deep/er/file", "/etc/passwd", "/tmp"}) {
               check((flags_of(mount) & (ST_NOSUID | ST_NODEV)) == (ST_NOSUID | ST_NODEV));
             }
             return check.result();
@@ -377,7 +405,8 @@ TEST_SUITE("helper/mounts") {
               report(built);
               Checks check;
               check(built.has_value());
-              check(get("/from-layer") == "layer\n" && get("/etc/hostname") == (round == 0 ? "image\n" : "kept\n"));
+              check(get("/from-layer") == "layer\n" &&
+                    get("/etc/hostname") == (round == 0 ? "image\n" : "kept\n"));
               put("/etc/hostname", "kept\n");
               return check.result();
             }) == 0);
@@ -404,7 +433,8 @@ TEST_SUITE("helper/mounts") {
           }) == 0);
   }
 
-  TEST_CASE("an overlay over a directory with mounts below it is refused: it would show what they hide") {
+  TEST_CASE(
+      "an overlay over a directory with mounts below it is refused: it would show what they hide") {
     const Tree tree;
     CHECK(in_child([&] {
             enter_namespaces();
@@ -431,7 +461,8 @@ TEST_SUITE("helper/mounts") {
             Scene scene;
             scene.add_path(tree / "root");
             scene.verdict().scratch = Scratch::kMountPoints;
-            scene.operation(Operation::kBind, "/mnt", scene.add_path(tree / "home"), postern::kDirectoryTarget);
+            scene.operation(Operation::kBind, "/mnt", scene.add_path(tree / "home"),
+                            postern::kDirectoryTarget);
             const auto built = scene.build();
             report(built);
             Checks check;
@@ -503,7 +534,9 @@ TEST_SUITE("helper/mounts") {
               scene.verdict().scratch = Scratch::kMountPoints;
               scene.operation(Operation::kDevice, "/dev/null", scene.add_path(wrong));
               const auto built = scene.build();
-              return !built && built.error().err == ENODEV && built.error().op == Op::kCloneSource ? 0 : 1;
+              return !built && built.error().err == ENODEV && built.error().op == Op::kCloneSource
+                         ? 0
+                         : 1;
             }) == 0);
     }
   }
@@ -516,8 +549,10 @@ TEST_SUITE("helper/mounts") {
             scene.add_path(tree / "root");  // no scratch: nothing can be created
             scene.operation(Operation::kFile, "/etc/hostname", scene.add_content("new\n"));
             scene.operation(Operation::kTmpfs, "/missing", kNoDescriptor, postern::kOptional);
-            scene.operation(Operation::kDevice, "/etc/hostname", scene.add_path("/etc/passwd"), postern::kOptional);
-            scene.operation(Operation::kFile, "/etc/group", scene.add_content("g\n"), postern::kOptional | postern::kNeedsTarget);
+            scene.operation(Operation::kDevice, "/etc/hostname", scene.add_path("/etc/passwd"),
+                            postern::kOptional);
+            scene.operation(Operation::kFile, "/etc/group", scene.add_content("g\n"),
+                            postern::kOptional | postern::kNeedsTarget);
             const auto built = scene.build();
             report(built);
             Checks check;
@@ -532,7 +567,10 @@ TEST_SUITE("helper/mounts") {
             scene.operation(Operation::kTmpfs, "/etc");
             scene.operation(Operation::kTmpfs, "/missing");
             const auto built = scene.build();
-            return !built && built.error().op == Op::kTarget && built.error().err == EROFS && built.error().item == 1 ? 0 : 1;
+            return !built && built.error().op == Op::kTarget && built.error().err == EROFS &&
+                           built.error().item == 1
+                       ? 0
+                       : 1;
           }) == 0);
   }
 
@@ -554,7 +592,9 @@ TEST_SUITE("helper/mounts") {
     CHECK_FALSE(exists("/etc/escaped"));
   }
 
-  TEST_CASE("a new pid namespace gets its own procfs, a new uts namespace its name, a new ipc its queues") {
+  TEST_CASE(
+      "a new pid namespace gets its own procfs, a new uts namespace its name, a new ipc its "
+      "queues") {
     const Tree tree;
     CHECK(in_child([&] {
             enter_namespaces(CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET);
@@ -562,8 +602,8 @@ TEST_SUITE("helper/mounts") {
               Scene scene;
               scene.add_path(tree / "root");
               scene.verdict().scratch = Scratch::kMountPoints;
-              scene.verdict().namespaces |=
-                  postern::kNamespacePid | postern::kNamespaceUts | postern::kNamespaceIpc | postern::kNamespaceNet;
+              scene.verdict().namespaces |= postern::kNamespacePid | postern::kNamespaceUts |
+                                            postern::kNamespaceIpc | postern::kNamespaceNet;
               std::strcpy(scene.verdict().hostname.data(), "inside");
               scene.operation(Operation::kProc, "/proc");
               scene.operation(Operation::kSysfs, "/sys");
@@ -581,7 +621,8 @@ TEST_SUITE("helper/mounts") {
           }) == 0);
   }
 
-  TEST_CASE("a FUSE root is mounted from its descriptor, and again in the namespace of a second start") {
+  TEST_CASE(
+      "a FUSE root is mounted from its descriptor, and again in the namespace of a second start") {
     if (::access("/dev/fuse", R_OK | W_OK) != 0) {
       MESSAGE("skipped: /dev/fuse cannot be opened");
       return;
@@ -604,7 +645,8 @@ TEST_SUITE("helper/mounts") {
             }
             const pid_t first = ::fork();
             if (first == 0) {
-              const char result = static_cast<char>(::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), Scratch::kNone) : 94);
+              const char result = static_cast<char>(
+                  ::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), Scratch::kNone) : 94);
               (void)!::write(ready[1], &result, 1);
               ::pause();
             }
@@ -612,7 +654,9 @@ TEST_SUITE("helper/mounts") {
             (void)!::read(ready[0], &result, 1);
             int failures = result;
             for (const Scratch scratch : {Scratch::kNone, Scratch::kMountPoints}) {
-              failures += in_child([&] { return ::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), scratch) : 94; });
+              failures += in_child([&] {
+                return ::unshare(CLONE_NEWNS) == 0 ? build_fuse_root(device.get(), scratch) : 94;
+              });
             }
             for (const pid_t pid : {first, server}) {
               ::kill(pid, SIGKILL);
@@ -633,7 +677,9 @@ TEST_SUITE("helper/mounts") {
             scene.add_path(tree / "root");
             const auto built = scene.build();
             ::syscall(SYS_capget, &header, after);
-            return built && before[0].effective != 0 && before[0].effective == after[0].effective ? 0 : 1;
+            return built && before[0].effective != 0 && before[0].effective == after[0].effective
+                       ? 0
+                       : 1;
           }) == 0);
   }
 }

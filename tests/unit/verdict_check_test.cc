@@ -1,8 +1,8 @@
-#include <doctest/doctest.h>
-
 #include <cstring>
 #include <functional>
 #include <memory>
+
+#include <doctest/doctest.h>
 
 #include "helper/plan.h"
 
@@ -14,8 +14,8 @@ using postern::Operation;
 using postern::OperationEntry;
 using postern::RootKind;
 using postern::Scratch;
-using postern::VerityGeometry;
 using postern::Verdict;
+using postern::VerityGeometry;
 using postern::helper::check_verdict;
 
 namespace {
@@ -38,8 +38,16 @@ std::unique_ptr<Verdict> valid() {
   v->record_descriptor = 2;
   v->image_offset = 40960;
   v->image_bytes = 100 * 4096;
-  v->verity = {.present = 1, .salt_bytes = 32, .data_blocks = 100, .tree_offset = 1 << 20, .tree_bytes = 4096};
-  v->crypt = {.present = 1, .key_descriptor = 3, .sector_bytes = 512, .data_offset = 8192, .data_bytes = 4096};
+  v->verity = {.present = 1,
+               .salt_bytes = 32,
+               .data_blocks = 100,
+               .tree_offset = 1 << 20,
+               .tree_bytes = 4096};
+  v->crypt = {.present = 1,
+              .key_descriptor = 3,
+              .sector_bytes = 512,
+              .data_offset = 8192,
+              .data_bytes = 4096};
   v->scratch_bytes = 1 << 20;
   v->capabilities = 1;
   std::strcpy(v->hostname.data(), "node-1.site");
