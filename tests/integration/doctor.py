@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""`doctor` on this host, and on one where namespaces are not to be had; as an ordinary user, TAP.
+
+Usage: doctor.py POSTERN
+"""
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+NOBODY = 65534
+PLACE = pathlib.Path(tempfile.mkdtemp(prefix="postern-doctor-"))
+PLACE.chmod(0o755)
+PROGRAM = shutil.copy(sys.argv[1], PLACE / "postern")
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def run(*command):
+    unprivileged = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, cwd="/",
+                          **unprivileged)
+
+
+def mounts():
+    return pathlib.Path("/proc/self/mountinfo").read_text()
+
+
+def by_name(done):
+    report = json.loads(done.stdout)
+    return report, {check["name"]: check for check in report["checks"]}
+
+
+@test
+def exit_code_text_and_json_agree():
+    before = mounts()
+    text, done = run(PROGRAM, "doctor"), run(PROGRAM, "doctor", "--json")
+    report, checks = by_name(done)
+    assert text.returncode == done.returncode == (0 if report["can_run"] else 1), (text.returncode, done.returncode)
+    lines = text.stdout.splitlines()
+    assert len(lines) == len(checks) + 1, text.stdout
+    for line, check in zip(lines, report["checks"]):
+        assert line.startswith(("works    " if check["works"] else "doesn't  ") + check["name"] + ": "), line
+        assert check["works"] or check["cure"], check
+    assert text.stderr == "" and mounts() == before
+
+
+@test
+def what_it_says_of_namespaces_is_true():
+    _, checks = by_name(run(PROGRAM, "doctor", "--json"))
+    made = run("unshare", "--user", "--map-root-user", "--mount", "true").returncode == 0
+    assert checks["user-namespaces"]["works"] == made, checks["user-namespaces"]
+
+
+@test
+def without_namespaces_it_says_so_and_exits_1():
+    script = f"echo 0 >/proc/sys/user/max_user_namespaces && exec {PROGRAM} doctor --json"
+    done = run("unshare", "--user", "--map-root-user", "sh", "-c", script)
+    if not done.stdout:
+        return "SKIP no user namespaces here to forbid them in"
+    report, checks = by_name(done)
+    assert done.returncode == 1 and not report["can_run"], report
+    assert "user.max_user_namespaces" in checks["user-namespaces"]["cure"], checks["user-namespaces"]
+    assert not checks["fuse"]["works"] and not checks["overlay"]["works"]
+    return None
+
+
+@test
+def wrong_usage_exits_1():
+    done = run(PROGRAM, "doctor", "--nonsense")
+    assert done.returncode == 1 and "Usage" in done.stderr and not done.stdout, done
+
+
+print(f"1..{len(TESTS)}")
+bad = 0
+for index, function in enumerate(TESTS, 1):
+    try:
+        skipped = function()
+        print(f"ok {index} - {function.__name__}" + (f" # {skipped}" if skipped else ""))
+    except Exception as error:  # a failed test must not hide the others
+        bad = 1
+        print(f"not ok {index} - {function.__name__}\n# " + str(error).replace("\n", "\n# "))
+shutil.rmtree(PLACE)
+sys.exit(bad)
