@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "frontend/init/env_script.h"
@@ -136,6 +137,13 @@ int run_script(const LaunchRecord& record, const Environment& environment) {
   for (const std::string& script : {find_script(record, "runscript"),
                                     std::string(record.app.empty() ? "/apptainer" : "")}) {
     if (!script.empty() && exists(script)) {
+      const std::optional<std::string> text = read_script(script.c_str());
+      if (auto argv = text ? oci_command(*text, record.argv, environment,
+                                         is_executable(std::string(kShell)))
+                           : std::nullopt;
+          argv && !argv->empty()) {
+        return execute(*std::move(argv), environment);
+      }
       return execute(with_arguments({script}, record), environment);
     }
   }

@@ -94,9 +94,26 @@ Outcome<Ok> check_sources(const run::LaunchPlan& plan) {
   return Ok{};
 }
 
+// The same plan as in suid mode, by the same function, checked by the same function.
+Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
+  if (const auto made = judge::verdict_from_request(plan.request, plan.sources.size(), verdict);
+      !made) {
+    return refusal_problem(plan, made.error());
+  }
+  verdict.crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
+  const Result<helper::Plan> checked =
+      helper::check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
+  if (!checked) {
+    return Problem{.what = "the plan of this start is malformed (operation " +
+                           std::to_string(checked.error().item) + ")",
+                   .cure = "this is a bug in postern: please report the command line"};
+  }
+  return Ok{};
+}
+
 class Launch {
  public:
-  Launch(run::LaunchPlan& plan, const Verdict& verdict, Opened& opened)
+  Launch(run::LaunchPlan& plan, Verdict& verdict, Opened& opened)
       : plan_(plan), verdict_(verdict), opened_(opened), ids_{::geteuid(), ::getegid()} {}
 
   // Until the payload runs, with an image server of its own at last.
@@ -120,6 +137,7 @@ class Launch {
         return Ok{};
       }
       servers_.clear();
+      POSTERN_TRY(make_verdict(plan_, verdict_));  // the process had changed it
     }
   }
 
@@ -141,8 +159,7 @@ class Launch {
     POSTERN_TRY(obtain_servers(share));
     PayloadSetup setup;
     setup.plan = &plan_;
-    const auto verdict = std::make_unique<Verdict>(verdict_);  // the process changes its own
-    setup.verdict = verdict.get();
+    setup.verdict = &verdict_;
     setup.ids = ids_;
     setup.descriptors = opened_.descriptors;
     setup.user_namespace = user_namespace_.get();
@@ -204,7 +221,7 @@ class Launch {
   }
 
   run::LaunchPlan& plan_;
-  const Verdict& verdict_;
+  Verdict& verdict_;
   Opened& opened_;
   Ids ids_;
   UniqueFd frontend_;
@@ -220,19 +237,7 @@ Outcome<int> launch(run::LaunchPlan plan) {
   POSTERN_TRY(check_sources(plan));
   plan.request.namespaces |= kNamespaceUser;
   const auto verdict = std::make_unique<Verdict>();
-  if (const auto made =
-          judge::verdict_from_request(plan.request, plan.sources.size(), *verdict);
-      !made) {
-    return refusal_problem(plan, made.error());
-  }
-  verdict->crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
-  const Result<helper::Plan> checked =
-      helper::check_verdict(*verdict, plan.sources.size(), kNamespaceAll_);
-  if (!checked) {
-    return Problem{.what = "the plan of this start is malformed (operation " +
-                           std::to_string(checked.error().item) + ")",
-                   .cure = "this is a bug in postern: please report the command line"};
-  }
+  POSTERN_TRY(make_verdict(plan, *verdict));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
   const run::BlockedSignals signals;
   Launch start(plan, *verdict, opened);

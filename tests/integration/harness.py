@@ -63,7 +63,6 @@ class Bench:
         self.work = self.make_directory("work")
         self.postern = os.environ.get("POSTERN") or self.copy_programs()
         self.mounts_before = self.host_mounts()
-        self.loops_before = self.loops()
         self.passed = self.failed = self.skipped = 0
 
     def cleanup(self):
@@ -193,7 +192,16 @@ class Bench:
             return {line.split()[4] for line in file if "postern" in line}
 
     def loops(self):
-        return {path for path in glob.glob("/sys/block/loop*/loop/backing_file")}
+        """Loop devices over files of this test: others on this host may come and go."""
+        found = set()
+        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+            try:
+                with open(path) as file:
+                    if file.read().startswith(self.top):
+                        found.add(path)
+            except OSError:
+                continue
+        return found
 
     def sockets(self):
         """Names of servers of this user; the uid is inside the name, so by process instead."""
@@ -222,7 +230,7 @@ class Bench:
         return {name: value for name, value in (
             ("processes", self.processes()), ("sockets", self.sockets()), ("files", self.temporary_files()),
             ("mounts", sorted(self.host_mounts() - self.mounts_before)),
-            ("loop devices", sorted(self.loops() - self.loops_before))) if value}
+            ("loop devices", sorted(self.loops()))) if value}
 
     # ---------------------------------------------------------------------------------- reporting
 

@@ -115,6 +115,19 @@ def no_shell_no_proc(b):
     assert "PROBE=yes" in result.lines and "LD_LIBRARY_PATH=/.singularity.d/libs" in result.lines, repr(result)
 
 
+def oci_run_without_shell(b):
+    """ENTRYPOINT and CMD of an image without a shell run, in our form and in that of other builds"""
+    ours = "#!/bin/sh\n[ $# -gt 0 ] || set -- 'from=cmd'\nexec '/env' 'A=1' \"$@\"\n"
+    theirs = "#!/bin/sh\nOCI_ENTRYPOINT='\"/env\" \"A=1\"'\nOCI_CMD='\"from=cmd\"'\neval stuff\n"
+    for name, text in (("ours", ours), ("theirs", theirs)):
+        top = b.rootfs(name, empty=True, files={".singularity.d/runscript": text})
+        shutil.copy(harness.BUSYBOX, top + "/env")
+        lines = b.run("run", top).ok().lines
+        assert "A=1" in lines and "from=cmd" in lines, (name, lines)
+        lines = b.run("run", top, "from=caller").ok().lines
+        assert "A=1" in lines and "from=caller" in lines and "from=cmd" not in lines, (name, lines)
+
+
 def environment_precedence(b):
     """--env beats ENV_ variables, which beat the image's scripts, which beat the host"""
     probe = ["sh", "-c", 'echo "$FROM_IMAGE|${EMPTIED-unset}|$HOSTVAR"']
@@ -193,6 +206,6 @@ def parallel_starts_of_all_kinds(b):
 
 
 bench.main([every_kind_of_image_runs, exit_status_passes_through, death_by_signal_passes_through, commands_that_cannot_run,
-            run_and_test, shell_reads_standard_input, pipes_work_both_ways, no_shell_no_proc, environment_precedence,
+            run_and_test, shell_reads_standard_input, pipes_work_both_ways, no_shell_no_proc, oci_run_without_shell, environment_precedence,
             environment_values_are_expanded, environment_scripts_that_need_a_shell, fixed_variables, symlinked_names,
             big_arguments, other_peoples_image, parallel_starts_of_all_kinds])

@@ -245,6 +245,42 @@ TEST_SUITE("init/env_script") {
   }
 }
 
+TEST_SUITE("init/env_script") {
+  using Words = std::vector<std::string>;
+
+  TEST_CASE("the runscript that our builds write for ENTRYPOINT and CMD needs no shell") {
+    const Environment none;
+    const auto both = "#!/bin/sh\n# c\n[ $# -gt 0 ] || set -- 'd e' 'it'\\''s'\nexec '/entry' '-x' \"$@\"\n"sv;
+    CHECK(postern::init::oci_command(both, {}, none, true) == Words{"/entry", "-x", "d e", "it's"});
+    CHECK(postern::init::oci_command(both, {"a", "b"}, none, true) == Words{"/entry", "-x", "a", "b"});
+    const auto command = "#!/bin/sh\n[ $# -gt 0 ] || set -- '/c'\nexec \"$@\"\n"sv;
+    CHECK(postern::init::oci_command(command, {}, none, true) == Words{"/c"});
+    CHECK(postern::init::oci_command(command, {"/other"}, none, true) == Words{"/other"});
+    CHECK(postern::init::oci_command("#!/bin/sh\nexec '/e' \"$@\"\n", {"1"}, none, true) == Words{"/e", "1"});
+  }
+
+  TEST_CASE("a runscript that does anything else is executed as it is") {
+    const Environment none;
+    for (const std::string_view script :
+         {"#!/bin/sh\necho hello\nexec 'x' \"$@\"\n"sv, "#!/bin/sh\nexec 'x' \"$@\"\necho more\n"sv, "#!/bin/bash\nexec 'x' \"$@\"\n"sv,
+          "#!/bin/sh\nexec $X \"$@\"\n"sv, "#!/bin/sh\nexec x; y \"$@\"\n"sv, "#!/bin/sh\nexec 'x'\n"sv, "#!/bin/sh\n"sv,
+          "#!/bin/sh\nexec x > y \"$@\"\n"sv, "#!/bin/sh\nexec \"$(id)\" \"$@\"\n"sv}) {
+      CAPTURE(script);
+      CHECK_FALSE(postern::init::oci_command(script, {}, none, true).has_value());
+      CHECK_FALSE(postern::init::oci_command(script, {}, none, false).has_value());
+    }
+  }
+
+  TEST_CASE("the form of other builds is understood where the image has no shell") {
+    Environment environment;
+    environment.set("V", "a b");
+    const auto script = "#!/bin/sh\nOCI_ENTRYPOINT='\"/e\" \"$V\"'\nOCI_CMD='\"c\"'\n# prepare\nfor arg in \"$@\"; do x; done\n"sv;
+    CHECK_FALSE(postern::init::oci_command(script, {}, environment, true).has_value());
+    CHECK(postern::init::oci_command(script, {}, environment, false) == Words{"/e", "a b", "c"});
+    CHECK(postern::init::oci_command(script, {"z"}, environment, false) == Words{"/e", "a b", "z"});
+  }
+}
+
 TEST_SUITE("init/payload") {
   TEST_CASE("a host variable comes back where the scripts left it alone, not where they set or emptied it") {
     LaunchRecord record;
