@@ -42,7 +42,7 @@ std::string quoted(std::string_view text) {
 }
 
 // Commands of other programs are asked for their options: their --help names them.
-constexpr std::string_view kAskForOptions = "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+'";
+constexpr std::string_view kAskForOptions = "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
 
 // After an option that takes a value, and for everything that is no option, the shell's own file
 // names are what most people want.
