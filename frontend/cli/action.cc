@@ -1,4 +1,5 @@
 // exec, run, shell and test.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
@@ -9,6 +10,7 @@
 
 #include "frontend/cli/action_options.h"
 #include "frontend/cli/command.h"
+#include "frontend/cli/ecl.h"
 #include "frontend/cli/site.h"
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
@@ -74,6 +76,20 @@ Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& sit
   return input;
 }
 
+// The image, and every other image that is laid over it or bound into it.
+Outcome<> check_images(const run::LaunchPlan& plan) {
+  std::vector<std::string> paths{plan.image_name};
+  for (const run::ImageServer& server : plan.servers) {
+    if (std::find(paths.begin(), paths.end(), server.path) == paths.end()) {
+      paths.push_back(server.path);
+    }
+  }
+  for (const std::string& path : paths) {
+    POSTERN_TRY(check_ecl(path));
+  }
+  return Ok{};
+}
+
 // Through the setuid helper where there is one and nothing speaks against it.
 Outcome<int> launch(run::LaunchPlan plan, bool no_suid, const config::SiteConfig& site) {
   const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
@@ -82,6 +98,7 @@ Outcome<int> launch(run::LaunchPlan plan, bool no_suid, const config::SiteConfig
     return suid::launch(std::move(plan), site, config_path());
   }
   message::verbose("starting in user-namespace mode, not setuid mode: " + reason);
+  POSTERN_TRY(check_images(plan));
   return userns::launch(std::move(plan));
 }
 

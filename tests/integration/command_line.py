@@ -316,6 +316,16 @@ def mistake_tests(image):
     with open(config, "w", encoding="utf-8") as file:
         file.write(f'[limit]\npaths = ["{TOP}"]\nowners = ["{USER if AS_ROOT else os.getuid()}"]\n')
     expect("an image within the limits", ["--config", config, "exec", image, "true"])
+    ecl = os.path.join(TOP, "ecl.toml")
+    with open(config, "w", encoding="utf-8") as file:
+        file.write("")
+    for text, status, error in [("activated = false\n", 0, None),
+                                ("activated = true\n", 255, "FATAL:   while checking container image with ECL: .*--explain"),
+                                ("activated = perhaps\n", 255, "ecl.toml:1")]:
+        with open(ecl, "w", encoding="utf-8") as file:
+            file.write(text)
+        expect(f"an execution control list with {text.strip()}", ["--config", config, "exec", image, "true"], status=status,
+               error=error)
     expect("-s hides warnings", ["-s", "exec", "--no-mount", "nonsense", image, "true"], error=r"\A\Z")
     expect("-d says more", ["-d", "exec", image, "true"])
 

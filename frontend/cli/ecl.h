@@ -1,0 +1,15 @@
+// The execution control list in user-namespace mode: followed, and advisory, since the caller could
+// bring another program. In setuid mode the judge decides.
+#pragma once
+
+#include <string>
+
+#include "policy/problem.h"
+
+namespace postern::cli {
+
+// Asks postern-keys about the image at `path` where the list is activated: checking signatures takes
+// libraries that no other start shall load. Error: the list refuses the image, or is malformed.
+Outcome<> check_ecl(const std::string& path);
+
+}  // namespace postern::cli
