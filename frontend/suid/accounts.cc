@@ -129,4 +129,21 @@ Outcome<Accounts> read_accounts(const run::LaunchPlan& plan) {
                                                : of_image(plan.servers[root.server]);
 }
 
+Outcome<> finish_accounts(run::LaunchPlan& plan) {
+  using Merge = run::Source::Merge;
+  const auto is_merged = [](const run::Source& source) { return source.merge != Merge::kNone; };
+  if (std::none_of(plan.sources.begin(), plan.sources.end(), is_merged)) {
+    return Ok{};
+  }
+  POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan));
+  for (run::Source& source : plan.sources) {
+    if (is_merged(source)) {
+      source.content = run::finish_content(
+          plan, source, source.merge == Merge::kPasswd ? accounts.passwd : accounts.group);
+      source.merge = Merge::kNone;
+    }
+  }
+  return Ok{};
+}
+
 }  // namespace postern::suid

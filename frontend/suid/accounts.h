@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "frontend/run/launch_plan.h"
 #include "policy/problem.h"
@@ -17,6 +18,9 @@ struct Accounts {
 // Of a directory: read here, links followed inside it only. Of an image: read by postern-squashfs,
 // which treats it as the hostile bytes that it may be. Error: the image is damaged.
 Outcome<Accounts> read_accounts(const run::LaunchPlan& plan);
+
+// Makes the generated files of the plan final: content without `merge`.
+Outcome<> finish_accounts(run::LaunchPlan& plan);
 
 // "NUMBER\n" and as many bytes, or "-\n", for each file: what postern-squashfs --accounts-fd writes.
 Outcome<Accounts> parse_accounts(std::string_view text);

@@ -22,6 +22,7 @@
 #include "frontend/run/descriptor.h"
 #include "frontend/run/libexec.h"
 #include "frontend/run/wait.h"
+#include "frontend/suid/accounts.h"
 #include "frontend/suid/refusal_words.h"
 #include "frontend/userns/failure.h"
 #include "frontend/userns/image_server.h"
@@ -245,7 +246,7 @@ class Launch {
         case Kind::kContent: {
           const bool is_record = i == plan_.request.record;
           POSTERN_TRY_ASSIGN(UniqueFd fd, run::make_content_fd("postern", is_record ? init::encode(plan_.record)
-                                                                                    : content_of(source)));
+                                                                                    : source.content));
           out.add(std::move(fd));
           break;
         }
@@ -274,11 +275,6 @@ class Launch {
       }
     }
     return out;
-  }
-
-  std::string content_of(const run::Source& source) const {
-    return source.merge == run::Source::Merge::kNone ? source.content
-                                                     : run::finish_content(plan_, source, {});
   }
 
   Outcome<> add_server(const run::Source& source, Transmission& out) {
@@ -401,6 +397,7 @@ std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig
 }
 
 Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site, const std::string& site_file) {
+  POSTERN_TRY(finish_accounts(plan));
   const run::BlockedSignals signals;
   Launch start(plan, site, site_file);
   POSTERN_TRY(start.start());
