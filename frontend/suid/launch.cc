@@ -317,7 +317,8 @@ class Launch {
     ssize_t got = 0;
     do {
       got = ::recv(mine.get(), &reply, sizeof reply, 0);
-    } while (got < 0 && errno == EINTR);
+      // ECONNRESET: it refused before it read the request; its answer comes next (unix(7)).
+    } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
     int status = 0;
     while (::waitpid(helper, &status, 0) < 0 && errno == EINTR) {
     }

@@ -17,6 +17,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fuse_server  # noqa: E402
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
 from liar import Request, Start  # noqa: E402
@@ -48,7 +49,7 @@ def path_fd(path):
 
 
 def request(commands="facts", kind=liar.DIRECTORY, root=None, **fields):
-    root = root or W.root
+    root = W.root if root is None else root
     fd = root if isinstance(root, int) else path_fd(root) if kind == liar.DIRECTORY else os.open(root, os.O_RDONLY)
     r = Request(fd, kind, **fields)
     r.mount(liar.PROC, "/proc", flags=liar.IS_DIRECTORY)
@@ -118,6 +119,65 @@ def an_image_root_runs_from_a_loop_device():
     text = runs(W.as_user(attack))
     check_payload(text)
     check(facts(text, "read") == ["image"] and "done" not in facts(text, "write")[0], "read-only image")
+
+
+def with_server(device, uid, function):
+    """function(), while a server of the device runs."""
+    server = os.fork()
+    if server == 0:
+        try:
+            fuse_server.serve(device, uid)
+        finally:
+            os._exit(0)
+    try:
+        return function()
+    finally:
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+
+
+@case
+def a_fuse_root_runs_from_the_callers_device_and_is_shared():
+    if os.stat("/dev/fuse").st_mode & 0o006 != 0o006:
+        print("# /dev/fuse is root's alone: not tried")
+        return
+
+    def attack():
+        device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+
+        def both():
+            read_end, write_end = os.pipe()
+            first = Start(W.helper, stdout=write_end)
+            first.ask(request("wait", liar.FUSE, device))
+            reply = first.reply()
+            first.wait()
+            second = start(request("facts\nlist /", liar.FUSE, device))
+            os.kill(reply.pid, signal.SIGKILL)
+            os.waitpid(reply.pid, 0)
+            return [reply.refusal, second]
+        return with_server(device, worlds.T1, both)
+    refusal, second = W.as_user(attack)
+    check(refusal == 0, f"the first: refusal {refusal}")
+    check_payload(runs(second, "the second, of the same connection"))
+
+
+@case
+def an_image_on_fuse_is_refused():
+    place = f"{W.work}/fuse"
+    os.mkdir(place)
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={device},rootmode=40000,user_id={worlds.T1},group_id={worlds.T1},default_permissions,allow_other"
+
+    def attack():
+        return start(request("facts", liar.IMAGE, os.open(f"{place}/image", os.O_RDONLY)))
+
+    def mounted():
+        check(liar.LIBC.mount(b"none", place.encode(), b"fuse", 0, options.encode()) == 0, "mounting")
+        try:
+            refused(W.as_user(attack), IMAGE_DESCRIPTOR, "a file on FUSE")
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+    with_server(device, worlds.T1, mounted)
 
 
 @case
