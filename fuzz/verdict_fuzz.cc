@@ -1,0 +1,65 @@
+// The helper's check of a verdict: first byte = number of descriptors, second = namespaces of the
+// mode, then the start of a Verdict, the rest of which is zero.
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "fuzz/target.h"
+#include "helper/plan.h"
+
+namespace {
+
+void require(bool holds) {
+  if (!holds) {
+    __builtin_trap();
+  }
+}
+
+// What the mount library relies on, said in other words than the check's.
+void inspect(const postern::helper::Plan& plan, std::size_t descriptors) {
+  require(plan->descriptor_count == descriptors && descriptors <= postern::kMaxDescriptors);
+  require(plan->layer_count <= plan->layers.size() &&
+          plan->operation_count <= plan->operations.size());
+  require(plan->scratch_bytes > 0 && plan->scratch_bytes <= postern::kMaxSessionBytes);
+  std::size_t used = 3;  // root, init, record
+  for (std::size_t i = 0; i < plan->operation_count; ++i) {
+    const postern::OperationEntry& e = plan->operations[i];
+    const std::string_view target(plan.text(e.target));
+    require(target.size() > 1 && target.size() < postern::kMaxTargetBytes && target.front() == '/');
+    require((std::string(target) + '/').find("/../") == std::string::npos);
+    require(target.find("//") == std::string_view::npos && target.back() != '/');
+    require(std::strlen(plan.text(e.text)) < postern::kMaxTargetBytes);
+    used += e.descriptor != postern::kNoDescriptor ? 1U : 0U;
+    require(e.descriptor == postern::kNoDescriptor || e.descriptor < descriptors);
+  }
+  used += plan->layer_count;
+  used += plan->crypt.present != 0 ? 1U : 0U;
+  used += plan->upper_descriptor != postern::kNoDescriptor ? 1U : 0U;
+  used += plan->net_descriptor != postern::kNoDescriptor ? 1U : 0U;
+  require(used == descriptors);
+  if (plan->verity.present != 0) {
+    require(plan->verity.data_blocks <= plan->image_bytes / 4096 && plan->verity.salt_bytes <= 32);
+  }
+  if (plan->crypt.present != 0) {
+    require(plan->crypt.data_offset + plan->crypt.data_bytes <= plan->image_bytes);
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size < 2) {
+    return 0;
+  }
+  static postern::Verdict verdict;
+  std::memset(&verdict, 0, sizeof verdict);
+  std::memcpy(&verdict, data + 2, std::min(size - 2, sizeof verdict));
+  const auto plan = postern::helper::check_verdict(verdict, data[0], data[1]);
+  if (plan) {
+    inspect(*plan, data[0]);
+  } else {
+    require(plan.error().err == EBADMSG && plan.error().op == postern::Op::kCheckVerdict);
+  }
+  return 0;
+}
