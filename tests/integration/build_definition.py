@@ -218,6 +218,19 @@ def scratch_and_archives_are_sources_too():
 
 
 @test
+def an_image_without_a_shell_runs_its_entrypoint():
+    from build_image import docker_archive
+    busybox = pathlib.Path("/bin/busybox").read_bytes()
+    layer = tar(entry("echo", busybox, mode=0o755))
+    docker_archive("bare.tar", [layer], Entrypoint=["/echo", "it's"], Cmd=["a  b", "$HOME"], Env=["X=\"quoted\" $y"])
+    make("bare.sif", "docker-archive:bare.tar")
+    assert b"/bin/sh" not in listing("bare.sif")
+    for words, expected in (([], b"it's a  b $HOME\n"), (["c d"], b"it's c d\n")):
+        done = subprocess.run([POSTERN, "run", "bare.sif", *words], capture_output=True, stdin=subprocess.DEVNULL)
+        assert done.stdout == expected, done
+
+
+@test
 def an_encrypted_image_starts_with_its_key_only():
     base()
     os.mkdir("tmp")

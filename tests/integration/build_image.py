@@ -560,6 +560,8 @@ def names_that_climb_and_links_that_lead_out_stay_in_the_image():
         docker_archive("link.tar", [tar(first), tar(entry("d/x", b"x"), entry("d/.wh.y", b""))])
         build("-F", "link.sif", "docker-archive:link.tar")
         assert os.fsencode(outside) + b"/x" in listing("link.sif")
+        build("-F", "--sandbox", "box", "docker-archive:link.tar")
+        assert os.path.exists("box" + outside + "/x") and os.path.islink("box/d")
         assert os.listdir("victim") == []
     for bad in ([symlink(".", "/etc")], [symlink("./", outside)], [entry("/", b"x")], [symlink("l", "l"), entry("l/x", b"x")],
                 [hardlink("h", "missing")], [hardlink("h", "../../etc/passwd")], [directory("d"), hardlink("h", "d")],
