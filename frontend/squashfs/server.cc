@@ -524,6 +524,9 @@ void drop_log(fuse_log_level /*level*/, const char* /*format*/, va_list /*argume
 
 // --- threads -------------------------------------------------------------------------------------
 
+// Descriptors that this process must still be able to open once it has its devices.
+constexpr unsigned kSpareDescriptors = 6;
+
 // Requests between two looks at whether more are waiting.
 constexpr unsigned kBacklogEvery = 64;
 constexpr std::size_t kStackBytes = 512 * 1024;
@@ -657,8 +660,17 @@ void Server::wait_for_threads() noexcept {
 Devices open_devices(const Options& options) noexcept {
   Devices devices;
   const unsigned most = options.threads != 0 ? options.threads : default_threads(options.processors);
+  bool full = false;
   for (unsigned i = 1; i < most; ++i) {
-    devices.spare.emplace_back(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    devices.spare.emplace_back(full ? -1 : ::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+    full = full || !devices.spare.back().valid();
+  }
+  if (full) {  // leave room for Landlock and for joiners; those threads share the first descriptor
+    unsigned given_back = 0;
+    for (std::size_t i = devices.spare.size(); i-- > 0 && given_back < kSpareDescriptors;) {
+      given_back += devices.spare[i].valid() ? 1U : 0U;
+      devices.spare[i].reset();
+    }
   }
   return devices;
 }

@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include <cerrno>
 #include <cstring>
@@ -41,10 +42,14 @@ void share_mount(int listening, int fuse, uid_t uid) noexcept {
   for (;;) {
     const UniqueFd peer(::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC));
     if (!peer.valid()) {
-      if (errno == EINTR || errno == ECONNABORTED) {
-        continue;
+      if (errno == EINVAL || errno == EBADF) {  // shut down
+        return;
       }
-      return;
+      if (errno != EINTR && errno != ECONNABORTED) {  // out of descriptors or memory: for now
+        constexpr timespec kPause{0, 10'000'000};
+        ::nanosleep(&kPause, nullptr);
+      }
+      continue;
     }
     if (same_user(peer.get(), uid)) {
       hand_over(peer.get(), fuse);

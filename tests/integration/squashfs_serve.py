@@ -467,6 +467,38 @@ def test_life(work, gzip):
         work.check("it ends when everybody else was killed", gone(gzip))
 
 
+def test_killed_server(work, gzip):
+    """A payload whose server dies gets an error, at once."""
+    if not AS_ROOT:
+        return
+    size = str(os.path.getsize(gzip))
+    starter = subprocess.Popen(
+        as_user([STARTER, "-n", SERVER, gzip, "0", size, work.mount, "--", "sh", "-c",
+                 "echo up; read line; cat random-4096 2>&1"]),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    starter.stdout.readline()
+    for pid in servers(gzip):
+        os.kill(pid, signal.SIGKILL)
+    try:
+        out, _ = starter.communicate("go\n", timeout=20)
+    except subprocess.TimeoutExpired:
+        starter.kill()
+        out = "hangs"
+    work.check("a killed server is an error, not a hang", "not connected" in out or "abort" in out, out)
+
+
+def test_few_descriptors(work, gzip):
+    image = f"{work.top}/few.sqfs"
+    shutil.copy(gzip, image)
+    size = str(os.path.getsize(image))
+    run = subprocess.run(
+        ["prlimit", "--nofile=64:64"] + as_user([STARTER, SERVER, image, "0", size, work.mount,
+                                                 "--threads", "64", "--", "sh", "-c",
+                                                 "tar cf - . | wc -c >/dev/null"]),
+        capture_output=True, text=True, timeout=120)
+    work.check("64 descriptors are enough, for 64 threads too", run.returncode == 0, run.stderr)
+
+
 def test_damaged(work, gzip):
     data = bytearray(open(gzip, "rb").read())
     image = f"{work.top}/damaged.sqfs"
@@ -520,6 +552,8 @@ def main():
         test_sharing(work, gzip, want)
         test_layers(work, gzip, want)
         test_life(work, gzip)
+        test_killed_server(work, gzip)
+        test_few_descriptors(work, gzip)
         test_damaged(work, gzip)
         if AS_ROOT:
             work.check("no server is left", all(gone(f"{work.top}/{name}") for name in os.listdir(work.top)))
