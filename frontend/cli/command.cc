@@ -31,7 +31,9 @@ constexpr std::array kGlobalOptions = std::to_array<Option>({
 constexpr std::array kCommands = std::to_array<Command>({
   {"build", "", "[options] TARGET SOURCE", "make an image from a directory, archive or definition", "", nullptr, "postern-build", 0},
   {"buildcfg", "", "[NAME]", "", "", buildcfg_command, nullptr, 0},
+  {"capability", "caps", "COMMAND", "grant capabilities to users and groups", "add avail drop list", capability_command, nullptr, 0},
   {"completion", "", "bash|zsh|fish", "", "bash zsh fish", completion_command, nullptr, 0},
+  {"config", "", "COMMAND", "show, change, check and import the site's settings", "global import", config_command, nullptr, 0},
   {"decrypt", "", "[options] IMAGE", "take the encryption from an image", "", nullptr, "postern-crypt", 0},
   {"doctor", "", "[--json]", "say what this host offers, and the cure for what it does not", "", doctor::doctor_command, nullptr, 0},
   {"ecl", "", "COMMAND", "the execution control list: check an image, list the rules", "check list", nullptr, "postern-keys", 0},

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "frontend/cli/command.h"
+#include "frontend/config/commands.h"
 #include "frontend/cli/completion.h"
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
@@ -50,6 +51,14 @@ int buildcfg_command(std::span<const std::string> words) {
   }
   std::puts(found->value.data());
   return 0;
+}
+
+int capability_command(std::span<const std::string> words) {
+  return config::capability_command(words, config_path());
+}
+
+int config_command(std::span<const std::string> words) {
+  return config::config_command(words, config_path());
 }
 
 int help_command(std::span<const std::string> words) {

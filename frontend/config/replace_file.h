@@ -1,0 +1,15 @@
+// Writing a configuration file so that readers see the old one or the new one, never a part.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "policy/problem.h"
+
+namespace postern::config {
+
+// Written beside `path`, synced, and renamed over it; mode 0644. Problem: what could not be written,
+// with the cure where the caller lacks the right.
+[[nodiscard]] Outcome<> replace_file(const std::string& path, std::string_view text);
+
+}  // namespace postern::config
