@@ -13,6 +13,7 @@
 #include "frontend/config/edit.h"
 #include "frontend/config/import.h"
 #include "frontend/message/message.h"
+#include "policy/ecl/ecl.h"
 
 namespace postern::config {
 namespace {
@@ -148,6 +149,26 @@ TEST_CASE("capability.json becomes capability.toml") {
   CHECK_FALSE(import_capabilities("{\"users\":{\"alice\":[\"CAP_FLY\"]}}", "c"));
   CHECK_FALSE(import_capabilities("{\"users\":[]}", "c"));
   CHECK_FALSE(import_capabilities("{", "c"));
+}
+
+std::string read_whole(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+TEST_CASE("the files that are installed say what the defaults are, and parse") {
+  const auto site = parse_site_config(read_whole(POSTERN_SITE_FILE), "f");
+  REQUIRE_MESSAGE(site, site.error().what);
+  SiteConfig defaults;
+  defaults.suid_enabled = site->suid_enabled;
+  CHECK(read_whole(POSTERN_SITE_FILE) == site_text(defaults));
+  const std::string directory = POSTERN_CONFIG_INSTALL;
+  const auto list = ecl::parse_ecl(read_whole(directory + "/ecl.toml"), "f");
+  REQUIRE(list);
+  CHECK_FALSE(list->activated);
+  const auto grants = parse_capability_config(read_whole(directory + "/capability.toml"), "f");
+  REQUIRE(grants);
+  CHECK(grants->users.empty());
 }
 
 // A directory with the site's files, for the commands as a whole.
