@@ -19,6 +19,7 @@
 #include "policy/judge/gather.h"
 #include "policy/judge/input.h"
 #include "policy/judge/sandbox.h"
+#include "policy/judge/signatures.h"
 #include "policy/judge/verdict_from_request.h"
 #include "policy/judge/volume_key.h"
 #include "protocol/judge_input.h"
@@ -30,6 +31,7 @@ namespace {
 
 const std::string kSiteFile = POSTERN_CONFDIR "/postern.toml";
 const std::string kEclFile = POSTERN_CONFDIR "/ecl.toml";
+const std::string kKeyring = POSTERN_CONFDIR "/keyring";
 const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
 
 // 74 KiB of zeros that one process fills once.
@@ -46,6 +48,7 @@ struct Policy {
   Facts facts;
   std::vector<FileId> networks;
   MountTable mounts;
+  std::optional<Signatures> signatures;
 };
 
 using config::ConfigFault;
@@ -101,6 +104,19 @@ bool rules_need_sources(const config::SiteConfig& site) {
   return !site.allow_user_binds || !site.forbid_bind_targets.empty();
 }
 
+// Signatures decide only about image files, and only where a list is active or a valid one would
+// let the kernel mount the image.
+bool signatures_matter(const Policy& policy) {
+  struct stat root {};
+  const auto has = [](const char* name) { return ::access((kKeyring + name).c_str(), F_OK) == 0; };
+  if (::fstat(kJudgeRootFd, &root) != 0 || !S_ISREG(root.st_mode)) {
+    return false;
+  }
+  return policy.ecl.activated ||
+         (policy.site.kernel_mount_squashfs == config::KernelMount::kTrusted &&
+          (has("/pubring.gpg") || has("/pem")));
+}
+
 Trusted<> read_policy(int root, Policy& policy) {
   POSTERN_TRY_ASSIGN(policy.site, config::load_trusted(root, kSiteFile));
   POSTERN_TRY(read_ecl(root, policy));
@@ -114,6 +130,10 @@ Trusted<> read_policy(int root, Policy& policy) {
         site_binds(site, site.mount_home ? home_of(policy.facts.uid) : std::string());
   }
   policy.mounts = MountTable::read();
+  if (signatures_matter(policy)) {
+    POSTERN_TRY_ASSIGN(Signatures signatures, Signatures::prepare(kKeyring, policy.ecl, kJudgeRootFd));
+    policy.signatures.emplace(std::move(signatures));
+  }
   return Ok{};
 }
 
@@ -124,6 +144,9 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
     facts.image = image_facts(kJudgeRootFd, policy.mounts);
     if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted && request.volume_key) {
       add_crypt(kJudgeRootFd, descriptor_of(*request.volume_key), *facts.image);
+    }
+    if (facts.image->problem == RefusalCode::kNone && policy.signatures) {
+      policy.signatures->look_at(kJudgeRootFd, policy.ecl, facts);
     }
   }
   if (request.join_net) {
@@ -184,7 +207,11 @@ bool judge(const Input& input) {
   const bool log_required = read && policy.site.audit_required;
 
   // ORDER: after the last file and name is looked up, before the caller's first byte.
-  if (!enter_sandbox({.verdict = kJudgeVerdictFd, .log = log.is_present() ? log.socket() : -1})) {
+  const std::vector<int> channels =
+      policy.signatures ? policy.signatures->channels() : std::vector<int>();
+  if (!enter_sandbox({.verdict = kJudgeVerdictFd,
+                      .log = log.is_present() ? log.socket() : -1,
+                      .channels = channels})) {
     return false;
   }
   describe_root(record);

@@ -127,6 +127,11 @@ bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descrip
   const auto allow = [&](int call, scmp_arg_cmp condition) {
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition) == 0;
   };
+  for (const int channel : descriptors.channels) {
+    if (!allow(SCMP_SYS(write), fd(channel))) {
+      return false;
+    }
+  }
   return allow(SCMP_SYS(write), fd(descriptors.verdict)) &&
          (descriptors.log < 0 || allow(SCMP_SYS(sendto), fd(descriptors.log))) &&
          allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) && allow(SCMP_SYS(fcntl), argument(1, F_GET_SEALS)) &&

@@ -1,6 +1,8 @@
 // What the judge gives up before it looks at a byte that a caller wrote.
 #pragma once
 
+#include <span>
+
 #include "protocol/base/result.h"
 
 namespace postern::judge {
@@ -13,6 +15,7 @@ namespace postern::judge {
 struct SandboxDescriptors {
   int verdict = -1;  // written to
   int log = -1;      // sent to; -1 where there is none
+  std::span<const int> channels;  // written to
 };
 
 // Last act before the request is decoded: Landlock without a single rule where the kernel has it,

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
@@ -26,6 +27,13 @@
 #include <sys/wait.h>
 
 #include "policy/judge/audit.h"
+#include "policy/seal/add.h"
+#include "policy/sif/reader.h"
+#include "policy/sif/writer.h"
+#include "policy/signature/metadata.h"
+#include "policy/signature/pgp.h"
+#include "policy/signature/sign.h"
+#include "policy/signature/verify.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/judge_input.h"
 #include "protocol/launch_codec.h"
@@ -65,8 +73,11 @@ void enter_private_world() {
     ok(::mount("test", "/dev", "tmpfs", 0, "mode=0755"));
     ok(::mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3)));
     ok(::chmod("/dev/null", 0666));
-    std::filesystem::copy(POSTERN_JUDGE, kWork + "/judge");
-    ok(::chmod((kWork + "/judge").c_str(), 0711));
+    for (const char* suffix : {"", "-keys"}) {
+      const std::string program = kWork + "/judge" + suffix;
+      std::filesystem::copy(std::string(POSTERN_JUDGE) + suffix, program);
+      ok(::chmod(program.c_str(), 0711));
+    }
     return true;
   }();
   CHECK(done);
@@ -519,6 +530,167 @@ TEST_CASE("a log that does not listen, and one that is flooded" * AS_ROOT) {
   }
   CHECK(ask(sample_request(), 4) == RefusalCode::kAuditLog);
   std::filesystem::remove("/dev/log");
+}
+
+// ---- signatures: a site key, a signed image, and postern-judge-keys
+
+int run_quietly(const std::vector<std::string>& words) {
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    const int out = ::open((kWork + "/out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    ::dup2(out, 1);
+    ::dup2(out, 2);
+    std::vector<char*> argv;
+    for (const std::string& word : words) {
+      argv.push_back(const_cast<char*>(word.c_str()));
+    }
+    argv.push_back(nullptr);
+    ::execvp(argv[0], argv.data());
+    ::_exit(98);
+  }
+  int status = -1;
+  ::waitpid(pid, &status, 0);
+  return status;
+}
+
+// The site's keyring with one fresh OpenPGP key; returns its fingerprint.
+std::string make_keyring() {
+  const std::string home = kWork + "/gnupg";
+  std::filesystem::create_directories(home);
+  REQUIRE(::chmod(home.c_str(), 0700) == 0);
+  const std::vector<std::string> gpg = {"gpg", "--homedir", home, "--batch", "--yes", "--passphrase", ""};
+  const auto run = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), gpg.begin(), gpg.end());
+    REQUIRE_MESSAGE(run_quietly(more) == 0, read_whole(kWork + "/out"));
+  };
+  run({"--quick-gen-key", "Site <site@example.org>", "ed25519", "sign", "never"});
+  std::filesystem::create_directories(kConfig + "/keyring");
+  run({"--output", kConfig + "/keyring/pubring.gpg", "--export"});
+  REQUIRE(::chmod((kConfig + "/keyring/pubring.gpg").c_str(), 0644) == 0);
+  write_file(kConfig + "/keyring/gpg.conf", signature::keyring_options());
+  run({"--with-colons", "--list-keys"});
+  const std::string list = read_whole(kWork + "/out");
+  const std::size_t line = list.find("\nfpr:");
+  REQUIRE(line != std::string::npos);
+  return list.substr(line + 13, 40);
+}
+
+void make_signed_image(const std::string& path, const std::string& fingerprint, bool sealed) {
+  auto writer = sif::Writer::create(path, {});
+  REQUIRE(writer);
+  sif::ObjectInput partition;
+  partition.type = sif::DataType::kPartition;
+  partition.extra = sif::PartitionInfo{sif::FileSystem::kSquashfs, sif::PartitionType::kPrimarySystem,
+                                       sif::Architecture::kAmd64};
+  std::string bytes = squashfs();
+  bytes.resize((bytes.size() + 4095) / 4096 * 4096);
+  REQUIRE(writer->add(partition, bytes));
+  REQUIRE(writer->finish());
+  if (sealed) {
+    auto again = sif::Writer::open(path);
+    REQUIRE(seal::add_seal(*again, again->descriptors()[0]));
+    REQUIRE(again->finish());
+  }
+  std::vector<std::uint32_t> ids;
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const auto image = sif::read(fd.get());
+  REQUIRE(image);
+  for (const sif::Descriptor* object : image->group(1)) {
+    ids.push_back(object->id);
+  }
+  const auto metadata = signature::metadata_of(*image, fd.get(), 1, ids);
+  REQUIRE(metadata);
+  write_file(kWork + "/metadata", *metadata);
+  REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--digest-algo", "SHA256", "--output",
+                       kWork + "/signed", "--clearsign", kWork + "/metadata"}) == 0);
+  std::array<std::uint8_t, sif::kFingerprintBytes> raw{};
+  for (std::size_t i = 0; i < raw.size(); ++i) {
+    raw[i] = static_cast<std::uint8_t>(std::stoi(fingerprint.substr(2 * i, 2), nullptr, 16));
+  }
+  auto signer = sif::Writer::open(path);
+  REQUIRE(signer);
+  REQUIRE(signer->add(signature::signature_object(1, raw), read_whole(kWork + "/signed")));
+  REQUIRE(signer->finish());
+}
+
+TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  const std::string fingerprint = make_keyring();
+  const std::string path = kWork + "/signed.sif";
+  const auto ask_for = [&] {
+    const UniqueFd image(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    REQUIRE(image.valid());
+    LaunchRequest request = sample_request();
+    request.root = RootKind::kImage;
+    return ask(request, 4, image.get());
+  };
+  const std::string rule = "activated = true\n[[execgroup]]\nmode = \"whitelist\"\nkeyfp = [\"";
+  const std::string other(40, 'A');
+
+  SUBCASE("a sealed image by a listed signer runs, and is trusted") {
+    make_signed_image(path, fingerprint, true);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kNone);
+    configure(kSite);  // no list: trust alone
+    CHECK(ask_for() == RefusalCode::kNone);
+    configure(kSite, rule + other + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kEclUnsigned);
+    configure(kSite, rule + fingerprint + "\"]\ndirpath = \"" + kWork + "\"\n");
+    CHECK(ask_for() == RefusalCode::kNone);
+    configure(kSite, rule + fingerprint + "\"]\ndirpath = \"/usr\"\n");
+    CHECK(ask_for() == RefusalCode::kEclNoGroup);
+    configure(kSite, rule + fingerprint + "\"]\ndirpath = \"/nonexistent\"\n");
+    CHECK(ask_for() == RefusalCode::kConfigMalformed);
+  }
+  SUBCASE("an unsealed image by a listed signer is admitted, but its bytes are not bound") {
+    make_signed_image(path, fingerprint, false);
+    REQUIRE(::chown(path.c_str(), 1000, 0) == 0);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kKernelMount);
+    configure(std::string(kSite) + "[kernel-mount]\nsquashfs = \"any\"\n", rule + fingerprint + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kNone);
+    REQUIRE(::chown(path.c_str(), 0, 0) == 0);
+    REQUIRE(::chmod(path.c_str(), 0644) == 0);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kNone);
+  }
+  SUBCASE("a changed byte is noticed") {
+    make_signed_image(path, fingerprint, false);
+    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    const auto image = sif::read(fd.get());
+    const std::int64_t last = image->descriptors()[0].offset + image->descriptors()[0].size - 1;
+    REQUIRE(::pwrite(fd.get(), "x", 1, last) == 1);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    CHECK(ask_for() == RefusalCode::kEclSignature);
+  }
+  SUBCASE("the seal reaches the verdict") {
+    make_signed_image(path, fingerprint, true);
+    configure(kSite);
+    LaunchRequest request = sample_request();
+    request.root = RootKind::kImage;
+    const auto bytes = encode(request, 4);
+    const UniqueFd image(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const UniqueFd input = input_for(*bytes, 4, 1000);
+    const Answer answer = run_judge(input.get(), image.get(), 4);
+    REQUIRE(answer.verdict.decision == Decision::kAllow);
+    CHECK(answer.verdict.verity.present == 1);
+    CHECK(answer.verdict.verity.data_blocks * 4096 == answer.verdict.image_bytes);
+    CHECK(answer.verdict.kernel_mount == 1);
+  }
+  SUBCASE("a keyring that others can write denies") {
+    make_signed_image(path, fingerprint, true);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    REQUIRE(::chmod((kConfig + "/keyring/pubring.gpg").c_str(), 0666) == 0);
+    CHECK(ask_for() == RefusalCode::kConfigInsecure);
+  }
+  SUBCASE("a list admits no directory and no FUSE server") {
+    configure(kSite, rule + fingerprint + "\"]\n");
+    CHECK(ask(sample_request(), 4) == RefusalCode::kUnboundRoot);
+  }
+  (void)run_quietly({"gpgconf", "--homedir", kWork + "/gnupg", "--kill", "all"});
+  std::filesystem::remove_all(kConfig + "/keyring");
+  std::filesystem::remove_all(kWork + "/gnupg");
 }
 
 TEST_CASE("log text is one printable line of bounded length") {
