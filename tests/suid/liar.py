@@ -118,8 +118,7 @@ class Start:
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                if stdout is not None:
-                    os.dup2(stdout, 1)
+                os.dup2(stdout if stdout is not None else os.open("/dev/null", os.O_WRONLY), 1)
                 if with_socket:
                     os.dup2(theirs.fileno(), 3)
                 else:
