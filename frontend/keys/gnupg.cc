@@ -7,10 +7,16 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
+#include <climits>
+#include <cstdlib>
+#include <utility>
 
+#include <poll.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <gpgme.h>
@@ -198,23 +204,84 @@ class KeyDirectory::Agent {
  private:
   Agent() = default;
 
+  // Ends the agent, if one was started, and waits for its end: the next command would otherwise
+  // reach an agent that is about to go.
   void kill() const {
-    std::string program = "gpgconf";
-    std::string home = "--homedir";
-    std::string directory = directory_;
-    std::string verb = "--kill";
-    std::string what = "gpg-agent";
-    std::array<char*, 6> argv = {program.data(), home.data(), directory.data(), verb.data(), what.data(), nullptr};
+    const std::string name = socket_name();
+    sockaddr_un address{};
+    if (name.empty() || name.size() >= sizeof address.sun_path) {
+      return;
+    }
+    address.sun_family = AF_UNIX;
+    std::copy(name.begin(), name.end(), &address.sun_path[0]);
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    // SAFETY: sockaddr_un is a sockaddr (bind(2)).
+    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+      return;
+    }
+    // Not SO_PEERCRED: it names the process that called listen(2), which daemon(3) left behind.
+    const std::string answer = talk(socket.get(), "GETINFO pid\n");
+    const std::size_t at = answer.find("\nD ");
+    const pid_t agent = at == std::string::npos ? 0 : std::atoi(answer.c_str() + at + 3);
+    const UniqueFd process(agent > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, agent, 0)) : -1);
+    constexpr std::string_view kEnd = "KILLAGENT\n";  // gpg-agent's protocol
+    if (::send(socket.get(), kEnd.data(), kEnd.size(), MSG_NOSIGNAL) < 0 || !process.valid()) {
+      return;
+    }
+    constexpr int kPatienceMilliseconds = 5000;
+    pollfd ended{.fd = process.get(), .events = POLLIN, .revents = 0};
+    while (::poll(&ended, 1, kPatienceMilliseconds) < 0 && errno == EINTR) {
+    }
+  }
+
+  // Sends a command and collects the greeting and what is answered, up to the second "OK" line.
+  static std::string talk(int socket, std::string_view command) {
+    constexpr timeval kPatience{.tv_sec = 5, .tv_usec = 0};
+    ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
+    std::string out;
+    if (::send(socket, command.data(), command.size(), MSG_NOSIGNAL) < 0) {
+      return out;
+    }
+    std::array<char, 256> piece;
+    while (out.find("\nOK") == std::string::npos && out.size() < 4096) {
+      const ssize_t got = ::recv(socket, piece.data(), piece.size(), 0);
+      if (got <= 0) {
+        break;
+      }
+      out.append(piece.data(), static_cast<std::size_t>(got));
+    }
+    return out;
+  }
+
+  // Asked of gpgconf: it depends on whether /run/user is there.
+  [[nodiscard]] std::string socket_name() const {
+    std::array<int, 2> pipe{};
+    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
+      return {};
+    }
+    const UniqueFd from(pipe[0]);
+    UniqueFd to(pipe[1]);
+    std::array<std::string, 5> words = {"gpgconf", "--homedir", directory_, "--list-dirs", "agent-socket"};
+    std::array<char*, 6> argv{};
+    std::transform(words.begin(), words.end(), argv.begin(), [](std::string& word) { return word.data(); });
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    ::posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
+    ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDOUT_FILENO);
+    ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
     pid_t child = 0;
-    if (::posix_spawnp(&child, program.c_str(), &actions, nullptr, argv.data(), environ) == 0) {
+    const int started = ::posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
+    ::posix_spawn_file_actions_destroy(&actions);
+    to.reset();
+    std::string out;
+    if (started == 0) {
+      std::array<char, 512> piece;
+      for (ssize_t got = 0; (got = ::read(from.get(), piece.data(), piece.size())) > 0;) {
+        out.append(piece.data(), static_cast<std::size_t>(got));
+      }
       while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
       }
     }
-    ::posix_spawn_file_actions_destroy(&actions);
+    return out.substr(0, out.find('\n'));
   }
 
   std::string directory_;
@@ -232,7 +299,7 @@ Outcome<KeyDirectory::Context> KeyDirectory::context(bool armor) const {
     return gpg_problem("opening keyring " + path_, error);
   }
   Context out(raw);
-  if (const gpgme_error_t error = gpgme_ctx_set_engine_info(raw, GPGME_PROTOCOL_OpenPGP, program.c_str(), path_.c_str());
+  if (const gpgme_error_t error = gpgme_ctx_set_engine_info(raw, GPGME_PROTOCOL_OpenPGP, program.c_str(), home_.c_str());
       error != 0) {
     return gpg_problem("opening keyring " + path_, error);
   }
@@ -243,14 +310,35 @@ Outcome<KeyDirectory::Context> KeyDirectory::context(bool armor) const {
 
 Outcome<KeyDirectory> KeyDirectory::open_for_reading(const std::string& path) {
   KeyDirectory out;
-  out.path_ = path;
+  out.path_ = out.home_ = path;
   return out;
+}
+
+// The agent's sockets lie in the directory, and the name of a socket has at most 107 bytes
+// (unix(7)): a longer directory gets a short second name.
+Outcome<> KeyDirectory::shorten_home() {
+  constexpr std::size_t kLongestHome = 80;
+  home_ = path_;
+  if (path_.size() <= kLongestHome) {
+    return Ok{};
+  }
+  std::string absolute(PATH_MAX, '\0');
+  if (::realpath(path_.c_str(), absolute.data()) == nullptr) {
+    return system_problem("resolving " + path_, errno);
+  }
+  POSTERN_TRY_ASSIGN(TemporaryDirectory directory, TemporaryDirectory::create());
+  home_ = directory.path() + "/k";
+  if (::symlink(absolute.c_str(), home_.c_str()) != 0) {
+    return system_problem("naming " + path_, errno);
+  }
+  temporary_.emplace(std::move(directory));
+  return Ok{};
 }
 
 Outcome<KeyDirectory> KeyDirectory::open_temporary() {
   POSTERN_TRY_ASSIGN(TemporaryDirectory directory, TemporaryDirectory::create());
   KeyDirectory out;
-  out.path_ = directory.path();
+  out.path_ = out.home_ = directory.path();
   out.temporary_.emplace(std::move(directory));
   POSTERN_TRY(write_once(out.path_ + "/gpg.conf", signature::keyring_options()));
   // With this file there GnuPG keeps the keys in it, as they are exported, and makes no keybox.
@@ -262,6 +350,7 @@ Outcome<KeyDirectory> KeyDirectory::open_local(const std::string& path) {
   POSTERN_TRY(make_private_directory(path));
   KeyDirectory out;
   out.path_ = path;
+  POSTERN_TRY(out.shorten_home());
   POSTERN_TRY(write_once(path + "/gpg.conf", kLocalOptions));
   POSTERN_TRY(write_once(path + "/gpg-agent.conf", kAgentOptions));
   if (!exists(path + "/pubring.kbx") && !exists(path + "/pubring.gpg")) {
@@ -302,7 +391,7 @@ Outcome<std::vector<KeyInfo>> KeyDirectory::list(bool secret) const {
   }
   std::optional<Agent> agent;
   if (secret) {
-    POSTERN_TRY_ASSIGN(Agent allowed, Agent::allow(path_));
+    POSTERN_TRY_ASSIGN(Agent allowed, Agent::allow(home_));
     agent.emplace(std::move(allowed));
   }
   POSTERN_TRY_ASSIGN(const Context context, this->context());
@@ -323,7 +412,7 @@ Outcome<std::vector<KeyInfo>> KeyDirectory::list(bool secret) const {
 
 Outcome<Imported> KeyDirectory::import(const std::string& bytes) {
   // Whether secret keys are among them is known only afterwards.
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   const Data data(bytes);
   if (const gpgme_error_t error = gpgme_op_import(context.get(), data.get()); error != 0) {
@@ -365,7 +454,7 @@ Outcome<std::string> KeyDirectory::export_public(const std::string& fingerprint,
 }
 
 Outcome<std::string> KeyDirectory::export_secret(const std::string& fingerprint, bool armor, const PassphraseSource& ask) {
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context(armor));
   POSTERN_TRY(find_key(context.get(), fingerprint, true));
   Asker asker{ask};
@@ -389,7 +478,7 @@ Outcome<> KeyDirectory::remove(const std::string& fingerprint, bool public_part,
     return Problem{"'" + fingerprint + "' is not a fingerprint of 40 hexadecimal digits",
                    "'postern key list' shows the fingerprints"};
   }
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   POSTERN_TRY_ASSIGN(const Key key, find_key(context.get(), fingerprint, false));
   const bool has_secret = find_key(context.get(), fingerprint, true).has_value();
@@ -426,7 +515,7 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
   if (key.bits < 2048 || key.bits > 16384) {
     return Problem{"a key of " + std::to_string(key.bits) + " bits", "use 2048 to 16384"};
   }
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   const std::string bits = std::to_string(key.bits);
   std::string text = "<GnupgKeyParms format=\"internal\">\nKey-Type: RSA\nKey-Length: " + bits +
@@ -461,7 +550,7 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
 
 Outcome<> KeyDirectory::change_passphrase(const std::string& fingerprint, const std::string& old,
                                           const std::string& fresh) {
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   POSTERN_TRY_ASSIGN(const Key key, find_key(context.get(), fingerprint, true));
   // GnuPG asks for the old passphrase, unless the key has none, and then for the new one; it does
@@ -481,7 +570,7 @@ Outcome<> KeyDirectory::change_passphrase(const std::string& fingerprint, const 
 
 Outcome<std::string> KeyDirectory::clear_sign(const std::string& fingerprint, const std::string& text,
                                               const PassphraseSource& ask) {
-  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(path_));
+  POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   POSTERN_TRY_ASSIGN(const Key key, find_key(context.get(), fingerprint, true));
   Asker asker{ask};

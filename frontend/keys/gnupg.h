@@ -87,8 +87,10 @@ class KeyDirectory {
   KeyDirectory() = default;
   Outcome<Context> context(bool armor = false) const;
   Outcome<> adopt_apptainer_keys();
+  Outcome<> shorten_home();
 
-  std::string path_;
+  std::string path_;  // as the user knows it
+  std::string home_;  // the same directory, as GnuPG gets it
   std::optional<TemporaryDirectory> temporary_;
 };
 

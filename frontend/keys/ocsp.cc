@@ -96,7 +96,11 @@ Outcome<Ok> ask(X509* certificate, X509* issuer) {
   }
   const std::string body(der, der + bytes);
   OPENSSL_free(der);
-  POSTERN_TRY_ASSIGN(const std::string answer, post(address, "application/ocsp-request", body, kTimeoutSeconds));
+  auto answered = post(address, "application/ocsp-request", body, kTimeoutSeconds);
+  if (!answered) {
+    return Problem{"asking whether a certificate has been revoked: " + answered.error().what};
+  }
+  const std::string& answer = *answered;
   // SAFETY: char and unsigned char have the same representation.
   const auto* at = reinterpret_cast<const unsigned char*>(answer.data());
   const Owned<OCSP_RESPONSE, OCSP_RESPONSE_free> response(d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(answer.size())));
