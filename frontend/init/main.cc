@@ -4,9 +4,7 @@
 // Where the image's environment scripts need a shell, the image's /bin/sh sources them and executes
 // this program again ("environment"): one process, so that `ulimit`, `cd` and `exit` in a script
 // mean what they say. The same once more for forwarded values with command substitution ("values").
-#include <dirent.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,12 +13,9 @@
 #include <string>
 #include <vector>
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 
-#include "frontend/init/env_script.h"
+#include "frontend/init/inside.h"
 #include "frontend/init/payload.h"
 #include "frontend/init/reaper.h"
 #include "frontend/init/record.h"
@@ -36,8 +31,6 @@ constexpr int kRecordFd = 3;
 constexpr int kSelfFd = 4;  // this program, for the shell to come back to
 constexpr const char* kSelfPath = "/proc/self/fd/4";
 constexpr const char* kShell = "/bin/sh";
-constexpr const char* kScriptDirectory = "/.singularity.d/env";
-constexpr const char* kOldScript = "/environment";  // images without /.singularity.d/env
 
 [[noreturn]] void die(Problem problem) {
   message::fatal(problem);
@@ -59,106 +52,24 @@ LaunchRecord read_record() {
   return *std::move(record);
 }
 
-// The caller's own signal state; what the runtime needed for itself ends here.
-void restore_signals(const LaunchRecord& record) {
-  for (int number = 1; number < NSIG; ++number) {
-    const bool ignored = (record.ignored_signals >> (number - 1) & 1) != 0;
-    ::signal(number, ignored ? SIG_IGN : SIG_DFL);
-  }
-  sigset_t blocked;
-  ::sigemptyset(&blocked);
-  for (int number = 1; number < NSIG; ++number) {
-    if ((record.blocked_signals >> (number - 1) & 1) != 0) {
-      ::sigaddset(&blocked, number);
-    }
-  }
-  ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
-}
-
-void install_filter(const LaunchRecord& record) {
-  if (record.seccomp.empty()) {
-    return;
-  }
-  std::vector<sock_filter> program(record.seccomp.size() / sizeof(sock_filter));
-  std::copy_n(record.seccomp.begin(), program.size() * sizeof(sock_filter),
-              reinterpret_cast<std::uint8_t*>(program.data()));
-  const sock_fprog filter = {.len = static_cast<unsigned short>(program.size()),
-                             .filter = program.data()};
-  if (program.size() > BPF_MAXINSNS || record.seccomp.size() % sizeof(sock_filter) != 0 ||
-      ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) != 0) {
-    die(system_problem("installing the seccomp filter", errno));
-  }
-}
-
-void enter_directory(const LaunchRecord& record) {
-  if (!record.cwd.empty() && ::chdir(record.cwd.c_str()) == 0) {
-    return;
-  }
-  const int err = errno;
-  if (record.cwd_required) {
-    die(system_problem("entering the working directory " + record.cwd, err,
-                       "give a directory of the container with --cwd"));
-  }
-  if (!record.home.empty() && ::chdir(record.home.c_str()) == 0) {
-    return;
-  }
-  if (::chdir("/") != 0) {
-    die(system_problem("entering /", errno));
-  }
-}
-
 // Once, before anything of the image is looked at.
-void settle(const LaunchRecord& record) {
-  // The mode's own code has done these; a payload must not run if it failed to.
-  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) {
-    die({.what = "no_new_privs is not set: not starting the payload"});
-  }
+void begin(const LaunchRecord& record) {
   if (::close_range(kSelfFd, ~0U, 0) != 0) {
     die(system_problem("closing descriptors", errno));
   }
-  ::umask(record.umask);
   if (record.reaper) {
     if (const int err = become_reaper(); err != 0) {
       die(system_problem("starting the payload's process", err,
                          "raise `ulimit -u`, or use --no-init"));
     }
   }
-  restore_signals(record);
-  enter_directory(record);
-  install_filter(record);
-}
-
-std::vector<std::string> environment_scripts() {
-  std::vector<std::string> scripts;
-  DIR* const directory = ::opendir(kScriptDirectory);
-  if (directory == nullptr) {
-    if (::access(kOldScript, R_OK) == 0) {
-      scripts.emplace_back(kOldScript);
-    }
-    return scripts;
+  Outcome<> ready = settle(record);
+  if (ready) {
+    ready = install_filter(record);
   }
-  while (const dirent* const entry = ::readdir(directory)) {
-    const std::string_view name(entry->d_name);
-    if (name.size() > 3 && name.ends_with(".sh") && name[0] != '.') {
-      scripts.push_back(std::string(kScriptDirectory) + "/" + entry->d_name);
-    }
+  if (!ready) {
+    die(std::move(ready).error());
   }
-  ::closedir(directory);
-  std::sort(scripts.begin(), scripts.end());
-  return scripts;
-}
-
-std::string quoted(std::string_view text, char special, std::string_view replacement, char quote) {
-  std::string out(1, quote);
-  for (const char c : text) {
-    if (c == special) {
-      out += replacement;
-    } else {
-      out += c;
-    }
-  }
-  out += quote;
-  return out;
 }
 
 bool shell_is_usable(std::string_view what) {
@@ -206,31 +117,14 @@ Environment inherited_environment() {
 
 // Runs the image's environment scripts: natively if all are plain, else in the shell.
 Environment image_environment(const LaunchRecord& record) {
-  Environment environment = base_environment(record);
-  const std::vector<std::string> scripts = environment_scripts();
-  bool plain = true;
-  std::string commands;
-  for (const std::string& path : scripts) {
-    struct stat info = {};
-    if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
-        ::access(path.c_str(), R_OK) != 0) {
-      message::warning("environment script " + path + " is not a readable file: skipped");
-      continue;
-    }
-    const std::optional<std::string> text = read_script(path.c_str());
-    Environment changed = environment;
-    if (text && interpret(*text, changed)) {
-      environment = std::move(changed);
-    } else {
-      plain = false;
-    }
-    commands += ". " + quoted(path, '\'', "'\\''", '\'') + '\n';
+  ImageEnvironment image = run_environment_scripts(record);
+  for (const std::string& warning : image.warnings) {
+    message::warning(warning);
   }
-  if (!plain && shell_is_usable("environment scripts of the image")) {
-    continue_in_shell(std::move(commands), "environment", base_environment(record));
+  if (!image.plain && shell_is_usable("environment scripts of the image")) {
+    continue_in_shell(std::move(image.commands), "environment", base_environment(record));
   }
-  environment.drop_unexported();
-  return environment;
+  return std::move(image.environment);
 }
 
 void evaluate_in_shell(const std::vector<std::string>& assignments, Environment& environment) {
@@ -263,13 +157,6 @@ void restore_shell_variables(Environment& environment, const LaunchRecord& recor
   }
 }
 
-void set_working_directory(Environment& environment) {
-  std::array<char, PATH_MAX> path = {};
-  if (::getcwd(path.data(), path.size()) != nullptr) {
-    environment.set("PWD", path.data());
-  }
-}
-
 int run(std::string_view phase) {
   const LaunchRecord record = read_record();
   message::configure(static_cast<message::Level>(record.message_level), false);
@@ -279,7 +166,7 @@ int run(std::string_view phase) {
     restore_shell_variables(environment, record);
   } else {
     if (phase.empty()) {
-      settle(record);
+      begin(record);
       environment = image_environment(record);
     } else {
       environment = inherited_environment();

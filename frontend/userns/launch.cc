@@ -17,7 +17,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "frontend/init/record.h"
 #include "frontend/message/message.h"
 #include "frontend/run/descriptor.h"
 #include "frontend/run/libexec.h"
@@ -57,10 +56,9 @@ Outcome<Opened> open_descriptors(const run::LaunchPlan& plan) {
     UniqueFd fd;
     switch (source.kind) {
       case run::Source::Kind::kContent:
-        if (source.merge == run::Source::Merge::kNone) {
-          const bool is_record = i == plan.request.record;
-          POSTERN_TRY_ASSIGN(
-              fd, run::make_content_fd("postern", is_record ? init::encode(plan.record) : source.content));
+        // The record is written by the payload's process, should it need postern-init.
+        if (source.merge == run::Source::Merge::kNone && i != plan.request.record) {
+          POSTERN_TRY_ASSIGN(fd, run::make_content_fd("postern", source.content));
         }
         break;
       case run::Source::Kind::kInit: {

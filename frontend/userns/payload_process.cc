@@ -24,6 +24,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "frontend/init/inside.h"
+#include "frontend/init/record.h"
 #include "frontend/run/descriptor.h"
 #include "frontend/run/small_file.h"
 #include "frontend/userns/child_stack.h"
@@ -300,16 +302,27 @@ class Process {
     return false;
   }
 
-  [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) noexcept {
+  [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) {
     const LaunchRequest& request = setup_.plan->request;
     if (const int err = drop_capabilities(request.capabilities); err != 0) {
       fail(Step::kDrop, Error{.err = err, .op = Op::kDrop});
     }
+    // Most payloads need nothing that postern-init alone can do: one exec less. The descriptors of
+    // the caller and of ours end with the next one, whichever it is.
+    check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), Step::kExecute, Op::kSpawn);
+    if (const std::optional<int> status = init::run_in_place(setup_.plan->record)) {
+      ::_exit(*status);
+    }
     // postern-init reads descriptor 3 and closes all above; its own must not be in the way.
+    const Outcome<UniqueFd> record =
+        run::make_content_fd("postern record", init::encode(setup_.plan->record));
+    if (!record) {
+      fail(Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
+    }
     const int init = ::fcntl(descriptors[request.init].get(), F_DUPFD_CLOEXEC, 4);
     check(init, Step::kExecute, Op::kSpawn);
-    const int record = descriptors[request.record].get();
-    check(record == 3 ? ::fcntl(record, F_SETFD, 0) : ::dup2(record, 3), Step::kExecute, Op::kSpawn);
+    check(record->get() == 3 ? ::fcntl(3, F_SETFD, 0) : ::dup2(record->get(), 3), Step::kExecute,
+          Op::kSpawn);
     std::array<char, 13> name{"postern-init"};
     std::array<char*, 2> argv = {name.data(), nullptr};
     std::array<char*, 1> environment = {nullptr};
