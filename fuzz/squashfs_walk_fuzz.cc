@@ -1,11 +1,12 @@
 // Walks a whole image as the FUSE server would on a kernel's behalf: every listing, inode, link,
 // attribute and block. What it must not do is crash, hang, or return bytes outside a block.
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <string_view>
 #include <vector>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <unistd.h>
 
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/image.h"

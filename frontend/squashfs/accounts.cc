@@ -4,6 +4,7 @@
 #include <string>
 
 #include <sys/stat.h>
+
 #include <unistd.h>
 
 #include "frontend/squashfs/path_reader.h"
@@ -13,7 +14,9 @@ namespace postern::squashfs {
 namespace {
 
 // Missing is not wrong: an image need not have accounts.
-bool is_absent(int error) noexcept { return error == ENOENT || error == ENOTDIR || error == ELOOP; }
+bool is_absent(int error) noexcept {
+  return error == ENOENT || error == ENOTDIR || error == ELOOP;
+}
 
 Outcome<> write_all(int out, const std::string& text) noexcept {
   for (std::size_t done = 0; done < text.size();) {

@@ -1,10 +1,10 @@
 #include "frontend/squashfs/block_cache.h"
 
-#include <sys/mman.h>
-
 #include <bit>
 #include <cerrno>
 #include <new>
+
+#include <sys/mman.h>
 
 #include "protocol/base/check.h"
 
@@ -63,7 +63,8 @@ BlockCache::~BlockCache() {
 
 BlockCache::Slot** BlockCache::bucket_of(const BlockKey& key) noexcept {
   // Fibonacci hashing: positions of neighbouring blocks differ in their low bits.
-  const std::uint64_t mixed = (key.position ^ (std::uint64_t{key.word} << 40)) * 0x9e3779b97f4a7c15U;
+  const std::uint64_t mixed =
+      (key.position ^ (std::uint64_t{key.word} << 40)) * 0x9e3779b97f4a7c15U;
   return &buckets_[(mixed >> 32) & bucket_mask_];
 }
 

@@ -30,10 +30,12 @@ class BlockCache {
   class Pin {
    public:
     Pin() noexcept = default;
+
     Pin(Pin&& other) noexcept
         : cache_(std::exchange(other.cache_, nullptr)),
           slot_(std::exchange(other.slot_, nullptr)),
           cold_(other.cold_) {}
+
     Pin& operator=(Pin&& other) noexcept {
       if (this != &other) {
         release();
@@ -43,22 +45,29 @@ class BlockCache {
       }
       return *this;
     }
+
     Pin(const Pin&) = delete;
     Pin& operator=(const Pin&) = delete;
+
     ~Pin() { release(); }
 
     [[nodiscard]] bool held() const noexcept { return slot_ != nullptr; }
+
     [[nodiscard]] std::span<const std::byte> bytes() const noexcept;
     // What the decoder noted beside the bytes.
     [[nodiscard]] std::uint32_t note() const noexcept;
+
     // The block will hardly be wanted again (the kernel has all of it in its page cache): it is
     // the next to be replaced.
     void mark_cold() noexcept { cold_ = true; }
+
     void release() noexcept;
 
    private:
     friend class BlockCache;
+
     Pin(BlockCache* cache, Slot* slot) noexcept : cache_(cache), slot_(slot) {}
+
     BlockCache* cache_ = nullptr;
     Slot* slot_ = nullptr;
     bool cold_ = false;
@@ -126,8 +135,8 @@ class BlockCache {
   std::size_t bucket_mask_ = 0;
   std::unique_ptr<Slot[]> slots_;
   std::unique_ptr<Slot*[]> buckets_;
-  std::mutex mutex_;          // everything below, and the slots' links, pins and keys
-  Slot* newest_ = nullptr;    // slots that nobody has pinned
+  std::mutex mutex_;        // everything below, and the slots' links, pins and keys
+  Slot* newest_ = nullptr;  // slots that nobody has pinned
   Slot* oldest_ = nullptr;
 };
 

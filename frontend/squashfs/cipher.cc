@@ -1,15 +1,16 @@
 #include "frontend/squashfs/cipher.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
+
+#include <sys/mman.h>
+
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <unistd.h>
 
 namespace postern::squashfs {
 namespace {
@@ -23,7 +24,8 @@ constexpr std::size_t kAlignment = 16;
 std::byte* g_arena = nullptr;
 std::atomic<std::size_t> g_used = 0;
 
-// Each piece has its size in front. Nothing is reused: OpenSSL frees little, and the process is short.
+// Each piece has its size in front. Nothing is reused: OpenSSL frees little, and the process is
+// short.
 void* arena_malloc(std::size_t size, const char* /*file*/, int /*line*/) noexcept {
   if (size > kArenaBytes) {
     return nullptr;
@@ -160,7 +162,8 @@ Read<> Cipher::decrypt(std::uint64_t offset,
     auto* data = reinterpret_cast<unsigned char*>(sectors.data() + at);
     int done = 0;
     if (EVP_DecryptInit_ex2(state.context_, nullptr, nullptr, tweak.data(), nullptr) != 1 ||
-        EVP_DecryptUpdate(state.context_, data, &done, data, static_cast<int>(geometry_.sector)) != 1) {
+        EVP_DecryptUpdate(state.context_, data, &done, data, static_cast<int>(geometry_.sector)) !=
+            1) {
       return Errno{EIO};
     }
     number += geometry_.sector / 512;

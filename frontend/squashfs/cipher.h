@@ -50,7 +50,9 @@ class Cipher {
   [[nodiscard]] const CryptGeometry& geometry() const noexcept { return geometry_; }
 
   // Decrypts whole sectors in place; `offset` is that of the first in the plaintext, in bytes.
-  Read<> decrypt(std::uint64_t offset, std::span<std::byte> sectors, CipherContext& state) const noexcept;
+  Read<> decrypt(std::uint64_t offset,
+                 std::span<std::byte> sectors,
+                 CipherContext& state) const noexcept;
 
  private:
   Cipher(const CryptGeometry& geometry, evp_cipher_ctx_st* keyed) noexcept

@@ -1,12 +1,12 @@
 #include "frontend/squashfs/decompress.h"
 
+#include <cerrno>
+
 #include <libdeflate.h>
 #include <lz4.h>
 #include <lzma.h>
 #include <lzo/lzo1x.h>
 #include <zstd.h>
-
-#include <cerrno>
 
 namespace postern::squashfs {
 namespace {
@@ -35,8 +35,8 @@ Read<std::size_t> decode_xz(std::span<const std::byte> in, std::span<std::byte> 
   std::uint64_t memory = kXzMemoryBytes;
   std::size_t in_at = 0;
   std::size_t out_at = 0;
-  const lzma_ret ret = lzma_stream_buffer_decode(
-      &memory, 0, nullptr, octets(in), &in_at, in.size(), octets(out), &out_at, out.size());
+  const lzma_ret ret = lzma_stream_buffer_decode(&memory, 0, nullptr, octets(in), &in_at, in.size(),
+                                                 octets(out), &out_at, out.size());
   if (ret != LZMA_OK) {
     return Errno{ret == LZMA_MEM_ERROR ? ENOMEM : EIO};
   }
@@ -52,8 +52,8 @@ Read<std::size_t> decode_lzo(std::span<const std::byte> in, std::span<std::byte>
 }
 
 Read<std::size_t> decode_lz4(std::span<const std::byte> in, std::span<std::byte> out) noexcept {
-  const int size = LZ4_decompress_safe(
-      chars(in), chars(out), static_cast<int>(in.size()), static_cast<int>(out.size()));
+  const int size = LZ4_decompress_safe(chars(in), chars(out), static_cast<int>(in.size()),
+                                       static_cast<int>(out.size()));
   if (size < 0) {
     return Errno{EIO};
   }
@@ -100,15 +100,15 @@ Decompressor::~Decompressor() {
 }
 
 Read<std::size_t> Decompressor::decode(std::span<const std::byte> in,
-                                              std::span<std::byte> out) noexcept {
+                                       std::span<std::byte> out) noexcept {
   switch (method_) {
     case Compression::kGzip: {
       if (deflate_ == nullptr && (deflate_ = libdeflate_alloc_decompressor()) == nullptr) {
         return Errno{ENOMEM};
       }
       std::size_t size = 0;
-      if (libdeflate_zlib_decompress(
-              deflate_, in.data(), in.size(), out.data(), out.size(), &size) != LIBDEFLATE_SUCCESS) {
+      if (libdeflate_zlib_decompress(deflate_, in.data(), in.size(), out.data(), out.size(),
+                                     &size) != LIBDEFLATE_SUCCESS) {
         return Errno{EIO};
       }
       return size;

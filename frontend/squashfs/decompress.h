@@ -23,6 +23,7 @@ const char* name_of(Compression method) noexcept;
 class Decompressor {
  public:
   explicit Decompressor(Compression method) noexcept : method_(method) {}
+
   ~Decompressor();
   Decompressor(const Decompressor&) = delete;
   Decompressor& operator=(const Decompressor&) = delete;

@@ -1,12 +1,13 @@
 #include "frontend/squashfs/extent.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <string>
+
+#include <sys/mman.h>
+
+#include <unistd.h>
 
 namespace postern::squashfs {
 namespace {
@@ -26,7 +27,8 @@ bool Window::grow(std::size_t bytes) noexcept {
     return true;
   }
   const std::size_t capacity = std::max(kLeastBytes, std::bit_ceil(bytes));
-  void* memory = ::mmap(nullptr, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     return false;
   }
@@ -51,7 +53,9 @@ Extent::Extent(int image,
       cipher_(cipher),
       base_(cipher != nullptr ? cipher->geometry().data_offset : 0),
       size_(cipher != nullptr ? cipher->geometry().data_bytes : size),
-      grain_(verity != nullptr ? kSealedBlockBytes : cipher != nullptr ? cipher->geometry().sector : 1) {}
+      grain_(verity != nullptr   ? kSealedBlockBytes
+             : cipher != nullptr ? cipher->geometry().sector
+                                 : 1) {}
 
 // Beyond the partition's end, inside its last sealed block, there are zeros.
 Read<> Extent::read_partition(std::uint64_t position, std::span<std::byte> out) const noexcept {
@@ -141,9 +145,10 @@ Read<> Extent::fetch_into(std::uint64_t start,
   return Ok{};
 }
 
-Outcome<> check_geometry(std::uint64_t size, const Seal* seal, const CryptGeometry* crypt) noexcept {
-  if (seal != nullptr &&
-      seal->data_blocks != (size + kSealedBlockBytes - 1) / kSealedBlockBytes) {
+Outcome<> check_geometry(std::uint64_t size,
+                         const Seal* seal,
+                         const CryptGeometry* crypt) noexcept {
+  if (seal != nullptr && seal->data_blocks != (size + kSealedBlockBytes - 1) / kSealedBlockBytes) {
     return Problem{.what = "the seal covers " + std::to_string(seal->data_blocks) +
                            " blocks, but the partition has " + std::to_string(size) + " bytes",
                    .cure = "seal the image again"};
@@ -155,7 +160,8 @@ Outcome<> check_geometry(std::uint64_t size, const Seal* seal, const CryptGeomet
     return Problem{.what = "encrypted sectors of " + std::to_string(crypt->sector) +
                            " bytes are not supported"};
   }
-  const bool aligned = crypt->data_offset % crypt->sector == 0 && crypt->data_bytes % crypt->sector == 0;
+  const bool aligned =
+      crypt->data_offset % crypt->sector == 0 && crypt->data_bytes % crypt->sector == 0;
   if (!aligned || crypt->data_bytes == 0 || crypt->data_offset > size ||
       crypt->data_bytes > size - crypt->data_offset) {
     return Problem{.what = "the encrypted data lies outside the partition",

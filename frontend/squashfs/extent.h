@@ -65,9 +65,9 @@ class Extent {
   const std::uint64_t partition_;  // its bytes
   Verity* const verity_;
   const Cipher* const cipher_;
-  const std::uint64_t base_;   // of squashfs' bytes in the partition
-  const std::uint64_t size_;   // of squashfs' bytes
-  const std::size_t grain_;    // what is read is a multiple of this from the partition's start
+  const std::uint64_t base_;  // of squashfs' bytes in the partition
+  const std::uint64_t size_;  // of squashfs' bytes
+  const std::size_t grain_;   // what is read is a multiple of this from the partition's start
 };
 
 // Whether seal and cipher fit a partition of `size` bytes.

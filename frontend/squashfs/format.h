@@ -1,5 +1,6 @@
 // squashfs 4.0 as it lies in the image: little-endian, unaligned, written by mksquashfs(1) and
-// described in the Linux source, fs/squashfs/squashfs_fs.h and Documentation/filesystems/squashfs.rst.
+// described in the Linux source, fs/squashfs/squashfs_fs.h and
+// Documentation/filesystems/squashfs.rst.
 #pragma once
 
 #include <bit>
@@ -14,9 +15,9 @@ inline constexpr std::uint32_t kMagic = 0x73717368;  // "hsqs"
 inline constexpr std::size_t kMetadataBytes = 8192;  // decoded size of a metadata block, at most
 inline constexpr std::uint32_t kMinBlockBytes = 4096;
 inline constexpr std::uint32_t kMaxBlockBytes = 1U << 20;
-inline constexpr std::size_t kMaxNameBytes = 255;      // NAME_MAX; squashfs itself allows 256
-inline constexpr std::size_t kMaxLinkBytes = 4095;     // PATH_MAX without the NUL
-inline constexpr std::size_t kMaxXattrBytes = 65536;   // XATTR_SIZE_MAX, XATTR_LIST_MAX
+inline constexpr std::size_t kMaxNameBytes = 255;     // NAME_MAX; squashfs itself allows 256
+inline constexpr std::size_t kMaxLinkBytes = 4095;    // PATH_MAX without the NUL
+inline constexpr std::size_t kMaxXattrBytes = 65536;  // XATTR_SIZE_MAX, XATTR_LIST_MAX
 inline constexpr std::uint32_t kMaxEntriesOfHeader = 256;
 
 inline constexpr std::uint32_t kNoFragment = 0xffffffff;
@@ -75,6 +76,7 @@ struct [[gnu::packed]] SuperBlock {
   std::uint64_t fragment_table;
   std::uint64_t export_table;
 };
+
 static_assert(sizeof(SuperBlock) == 96);
 
 struct [[gnu::packed]] InodeHead {

@@ -8,9 +8,9 @@
 
 #include "frontend/squashfs/block_cache.h"
 #include "frontend/squashfs/decompress.h"
-#include "frontend/squashfs/read_result.h"
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/format.h"
+#include "frontend/squashfs/read_result.h"
 #include "policy/problem.h"
 
 namespace postern::squashfs {
@@ -41,16 +41,23 @@ class Image {
   static Outcome<std::unique_ptr<Image>> open(const Extent& extent, CacheBytes cache) noexcept;
 
   [[nodiscard]] const Extent& extent() const noexcept { return extent_; }
+
   [[nodiscard]] const SuperBlock& super() const noexcept { return super_; }
+
   [[nodiscard]] Compression compression() const noexcept {
     return static_cast<Compression>(super_.compression);
   }
+
   [[nodiscard]] const Table& ids() const noexcept { return ids_; }
+
   [[nodiscard]] const Table& fragments() const noexcept { return fragments_; }
+
   [[nodiscard]] const Table& xattrs() const noexcept { return xattrs_; }
+
   [[nodiscard]] std::uint64_t xattr_values() const noexcept { return xattr_values_; }
 
   BlockCache& data() noexcept { return data_; }
+
   BlockCache& metadata() noexcept { return metadata_; }
 
   // Where the block list of a large file can be entered: every `stride` blocks, the cursor of the
@@ -58,12 +65,15 @@ class Image {
   struct BlockIndex {
     std::uint64_t inode = 0;
     std::uint64_t stride = 0;
+
     struct Entry {
       MetadataCursor words;
       std::uint64_t data = 0;
     };
+
     std::vector<Entry> entries;
   };
+
   // The indexes of the files that were read last.
   std::mutex index_mutex;
   std::vector<BlockIndex> indexes;

@@ -1,14 +1,15 @@
 // postern-squashfs: serves a squashfs image, or the partition of a SIF image, through a /dev/fuse
 // descriptor that somebody else mounts. README.md beside this file says how it works.
-#include <malloc.h>
-#include <stdlib.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <memory>
 #include <span>
 #include <string>
+
+#include <sys/socket.h>
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "frontend/squashfs/accounts.h"
@@ -38,9 +39,11 @@ Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& 
 
 Outcome<> run(std::span<char* const> arguments) noexcept {
   POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
-  POSTERN_TRY(detach({options.fuse_fd, options.accounts_fd, options.image_fd, options.listen_fd, options.key_fd}));
+  POSTERN_TRY(detach(
+      {options.fuse_fd, options.accounts_fd, options.image_fd, options.listen_fd, options.key_fd}));
   if (options.listen_fd >= 0 && ::listen(options.listen_fd, SOMAXCONN) != 0) {
-    // Again, after the starter: SO_PEERCRED then names this process, which lives as long as the mount.
+    // Again, after the starter: SO_PEERCRED then names this process, which lives as long as the
+    // mount.
     return system_problem("postern-squashfs: listening for those who join", errno);
   }
   ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
@@ -58,7 +61,8 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
   }
   const Extent extent(options.image_fd, options.offset, options.size, verity.get(), cipher.get());
   const Outcome<> served = open_and_serve(extent, options, devices);
-  if (const std::string complaint = verity != nullptr ? verity->complaint() : ""; !complaint.empty()) {
+  if (const std::string complaint = verity != nullptr ? verity->complaint() : "";
+      !complaint.empty()) {
     message::error("postern-squashfs: " + complaint);
   }
   return served;

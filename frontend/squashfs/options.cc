@@ -1,7 +1,5 @@
 #include "frontend/squashfs/options.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -10,13 +8,16 @@
 #include <string_view>
 #include <utility>
 
+#include <sched.h>
+
 #include "frontend/squashfs/extent.h"
 
 namespace postern::squashfs {
 namespace {
 
 // An extent must stay within what off_t can say.
-constexpr auto kMostBytes = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / 4;
+constexpr auto kMostBytes =
+    static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()) / 4;
 
 Problem bad(std::string_view option, std::string_view value) {
   return Problem{.what = "postern-squashfs: bad value '" + std::string(value) + "' of " +
@@ -177,7 +178,8 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
     }
     POSTERN_TRY(take(arguments[i], arguments[i + 1], options));
   }
-  if ((options.fuse_fd < 0) == (options.accounts_fd < 0) || options.image_fd < 0 || options.size == 0) {
+  if ((options.fuse_fd < 0) == (options.accounts_fd < 0) || options.image_fd < 0 ||
+      options.size == 0) {
     return Problem{.what = "postern-squashfs: --fuse-fd, --image-fd and --size are needed",
                    .cure = "this program is started by postern, not by hand"};
   }

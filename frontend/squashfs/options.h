@@ -19,19 +19,19 @@ struct Owner {
 };
 
 struct Options {
-  int fuse_fd = -1;    // /dev/fuse, opened in the user namespace of the mount
+  int fuse_fd = -1;  // /dev/fuse, opened in the user namespace of the mount
   int image_fd = -1;
-  int accounts_fd = -1;  // instead of fuse_fd: hand over the account files and end
-  int listen_fd = -1;  // a listening unix socket; -1: the mount is not shared
+  int accounts_fd = -1;      // instead of fuse_fd: hand over the account files and end
+  int listen_fd = -1;        // a listening unix socket; -1: the mount is not shared
   std::uint64_t offset = 0;  // of the partition in the image file
   std::uint64_t size = 0;
   std::optional<Seal> seal;            // none: the bytes are not checked
   std::optional<CryptGeometry> crypt;  // none: they are not encrypted
   int key_fd = -1;                     // holds the volume key; with crypt only
-  std::optional<Owner> owner;  // of every file; none: as the image says
-  unsigned threads = 0;        // at most; 0: by the number of CPUs
-  unsigned processors = 1;     // that this process may use; not an option
-  unsigned cache_mib = 16;     // decoded data blocks
+  std::optional<Owner> owner;          // of every file; none: as the image says
+  unsigned threads = 0;                // at most; 0: by the number of CPUs
+  unsigned processors = 1;             // that this process may use; not an option
+  unsigned cache_mib = 16;             // decoded data blocks
 };
 
 inline constexpr unsigned kMaxThreads = 64;

@@ -1,10 +1,10 @@
 #include "frontend/squashfs/reader.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+
+#include <sys/stat.h>
 
 namespace postern::squashfs {
 namespace {
@@ -325,8 +325,8 @@ Read<> Reader::seek_by_index(const Inode& directory,
     }
     const std::size_t length = entry.name_size + 1U;
     POSTERN_TRY(read_metadata(index, first.data(), length));
-    const bool behind = name.empty() ? entry.position > position
-                                     : std::string_view(first.data(), length) > name;
+    const bool behind =
+        name.empty() ? entry.position > position : std::string_view(first.data(), length) > name;
     if (behind) {
       break;
     }
@@ -526,7 +526,8 @@ std::uint64_t Reader::full_blocks(const Inode& file) const noexcept {
 Read<> Reader::advance(Image::BlockIndex::Entry& at, std::uint64_t blocks) noexcept {
   std::array<std::uint32_t, kWordsAtOnce> words;
   while (blocks > 0) {
-    const std::size_t count = static_cast<std::size_t>(std::min<std::uint64_t>(blocks, words.size()));
+    const std::size_t count =
+        static_cast<std::size_t>(std::min<std::uint64_t>(blocks, words.size()));
     POSTERN_TRY(read_metadata(at.words, words.data(), count * sizeof(std::uint32_t)));
     for (std::size_t i = 0; i < count; ++i) {
       at.data += words[i] & (kDataStored - 1);

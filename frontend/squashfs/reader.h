@@ -27,8 +27,8 @@ struct Inode {
   std::uint32_t xattr = kNoXattr;
   std::uint16_t uid_index = 0;
   std::uint16_t gid_index = 0;
-  std::uint64_t size = 0;     // of a file, a link's text, or a directory's listing + 3
-  MetadataCursor next;        // what follows: block lengths, link text or directory index
+  std::uint64_t size = 0;  // of a file, a link's text, or a directory's listing + 3
+  MetadataCursor next;     // what follows: block lengths, link text or directory index
   // Files.
   std::uint64_t start = 0;
   std::uint64_t sparse = 0;
@@ -38,7 +38,7 @@ struct Inode {
   std::uint32_t listing = 0;  // metadata block relative to the directory table
   std::uint16_t listing_offset = 0;
   std::uint16_t index_count = 0;
-  std::uint32_t parent = 0;   // inode number
+  std::uint32_t parent = 0;  // inode number
   // Devices, as the image has it: the kernel's own encoding of major and minor.
   std::uint32_t device = 0;
 };
@@ -46,10 +46,11 @@ struct Inode {
 struct Entry {
   InodeId inode = 0;
   std::uint32_t number = 0;
-  std::uint32_t mode = 0;   // the type bits
-  std::uint32_t next = 0;   // position in the listing of what follows
+  std::uint32_t mode = 0;  // the type bits
+  std::uint32_t next = 0;  // position in the listing of what follows
   std::array<char, kMaxNameBytes + 1> name_bytes;
   std::size_t name_size = 0;
+
   [[nodiscard]] std::string_view name() const noexcept { return {name_bytes.data(), name_size}; }
 };
 
@@ -68,6 +69,7 @@ struct DataBlock {
   BlockKey key;
   std::uint32_t offset = 0;  // 0 but in a fragment, which holds the ends of several files
   std::uint32_t length = 0;  // bytes of the file
+
   [[nodiscard]] bool hole() const noexcept { return key.word == 0; }  // reads as zeros
 };
 
@@ -76,6 +78,7 @@ class Reader final : private BlockCache::Decoder {
   explicit Reader(Image& image) noexcept : image_(image), decompressor_(image.compression()) {}
 
   [[nodiscard]] Image& image() noexcept { return image_; }
+
   [[nodiscard]] InodeId root() const noexcept { return image_.super().root_inode; }
 
   // EIO where the image is damaged, here and below.
@@ -108,8 +111,10 @@ class Reader final : private BlockCache::Decoder {
   Read<BlockCache::Pin> data(const DataBlock& block) noexcept;
 
  private:
-  Read<BlockCache::Decoded> decode(const BlockKey& key, std::span<std::byte> slot) noexcept override;
-  Read<BlockCache::Decoded> decode_metadata(const BlockKey& key, std::span<std::byte> slot) noexcept;
+  Read<BlockCache::Decoded> decode(const BlockKey& key,
+                                   std::span<std::byte> slot) noexcept override;
+  Read<BlockCache::Decoded> decode_metadata(const BlockKey& key,
+                                            std::span<std::byte> slot) noexcept;
 
   // The decoded metadata block at `position`, held until some calls later.
   Read<const BlockCache::Pin*> metadata_block(std::uint64_t position) noexcept;

@@ -1,25 +1,26 @@
 #include "frontend/squashfs/sandbox.h"
 
-#include <fcntl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/fuse.h>
-#include <linux/seccomp.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/fuse.h>
+#include <linux/seccomp.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 namespace postern::squashfs {
 namespace {
@@ -94,7 +95,8 @@ std::vector<sock_filter> make_filter() {
     filter.push_back(jump(kEqual, static_cast<std::uint32_t>(call), 0, 1));
     filter.push_back(statement(kReturn, SECCOMP_RET_ALLOW));
   }
-  // clone3(2) takes its flags through memory, where a filter cannot look: glibc falls back to clone.
+  // clone3(2) takes its flags through memory, where a filter cannot look: glibc falls back to
+  // clone.
   filter.push_back(jump(kEqual, __NR_clone3, 0, 1));
   filter.push_back(statement(kReturn, SECCOMP_RET_ERRNO | ENOSYS));
   for (const Checked& check : kChecked) {
@@ -119,8 +121,8 @@ struct LandlockRuleset {
   std::uint64_t scoped;   // ABI 6: abstract unix sockets, signals
 };
 
-// No rule is added, so nothing is allowed. Where the kernel has no Landlock the filter alone stands:
-// it has no call that takes a path.
+// No rule is added, so nothing is allowed. Where the kernel has no Landlock the filter alone
+// stands: it has no call that takes a path.
 Outcome<> forbid_paths() {
   const long abi = ::syscall(__NR_landlock_create_ruleset, nullptr, 0, 1U /* VERSION */);
   if (abi < 1) {
@@ -185,7 +187,7 @@ Outcome<> close_others(std::vector<unsigned> kept) {
 
 Outcome<> detach(std::initializer_list<int> kept) noexcept {
   ::setsid();  // fails where the starter has done it
-  struct sigaction ignore {};
+  struct sigaction ignore{};
   ignore.sa_handler = SIG_IGN;
   for (const int signal : kIgnored) {
     ::sigaction(signal, &ignore, nullptr);

@@ -2,18 +2,6 @@
 
 #include "frontend/squashfs/server.h"
 
-#include <fcntl.h>
-#include <fuse3/fuse_lowlevel.h>
-#include <linux/fuse.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -25,6 +13,19 @@
 #include <new>
 #include <string>
 #include <vector>
+
+#include <linux/fuse.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+
+#include <fcntl.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <poll.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "frontend/squashfs/crew.h"
 #include "frontend/squashfs/reader.h"
@@ -76,7 +77,7 @@ struct Server final : Crew::Recruiter {
   bool sharing = false;  // or it was tried
   bool has_sharer = false;
   pthread_t sharer{};
-  bool answered = false;  // the first request came: there is a mount
+  bool answered = false;           // the first request came: there is a mount
   std::vector<pthread_t> threads;  // under the crew's lock
   std::array<Sequence, 64> sequences;
   std::atomic<std::uint32_t> last_fragment = kNoFragment;
@@ -85,6 +86,7 @@ struct Server final : Crew::Recruiter {
 // One thread's part of the server.
 struct Worker {
   Worker(Server& of, int device) noexcept : server(of), fuse(device), reader(of.image) {}
+
   Server& server;
   const int fuse;  // this thread's /dev/fuse descriptor
   bool listening = true;
@@ -102,7 +104,8 @@ Worker& worker() noexcept {
   return *t_worker;
 }
 
-// --- node numbers: the address of the inode in the image, so that nothing needs to be remembered --
+// --- node numbers: the address of the inode in the image, so that nothing needs to be remembered
+// --
 
 constexpr std::uint64_t kFirstNode = FUSE_ROOT_ID + 1;
 
@@ -192,14 +195,16 @@ void on_forget(fuse_req_t request, fuse_ino_t /*node*/, std::uint64_t /*count*/)
   fuse_reply_none(request);
 }
 
-void on_forget_multi(fuse_req_t request, std::size_t /*count*/, fuse_forget_data* /*forgets*/) noexcept {
+void on_forget_multi(fuse_req_t request,
+                     std::size_t /*count*/,
+                     fuse_forget_data* /*forgets*/) noexcept {
   fuse_reply_none(request);
 }
 
 void on_getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info* /*file*/) noexcept {
   Worker& w = worker();
   const auto inode = w.reader.inode(inode_of(node, w.reader));
-  struct stat st {};
+  struct stat st{};
   Read<> filled = Errno{EIO};
   if (inode && (filled = fill_attributes(w, *inode, st))) {
     fuse_reply_attr(request, &st, kForever);
@@ -256,8 +261,8 @@ Read<std::size_t> list(fuse_req_t request,
   dots.attr.st_mode = S_IFDIR;
   for (; offset < kFirstEntry; ++offset) {
     dots.attr.st_ino = offset == 0 ? directory.number : directory.parent;
-    const std::size_t size = add_entry(
-        request, plus, room.subspan(used), offset == 0 ? "." : "..", dots, offset + 1);
+    const std::size_t size =
+        add_entry(request, plus, room.subspan(used), offset == 0 ? "." : "..", dots, offset + 1);
     if (size > room.size() - used) {
       return used;
     }
@@ -266,8 +271,9 @@ Read<std::size_t> list(fuse_req_t request,
   if (offset - kFirstEntry > static_cast<off_t>(directory.size)) {
     return used;
   }
-  POSTERN_TRY_ASSIGN(ListingCursor cursor,
-                     w.reader.open_listing(directory, static_cast<std::uint32_t>(offset - kFirstEntry)));
+  POSTERN_TRY_ASSIGN(
+      ListingCursor cursor,
+      w.reader.open_listing(directory, static_cast<std::uint32_t>(offset - kFirstEntry)));
   Entry entry;
   for (;;) {
     const ListingCursor before = cursor;
@@ -294,7 +300,8 @@ Read<std::size_t> list(fuse_req_t request,
   return used;
 }
 
-void reply_listing(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, bool plus) noexcept {
+void reply_listing(
+    fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset, bool plus) noexcept {
   Worker& w = worker();
   size = std::min(size, kMaxListingBytes);
   if (w.listing.size() < size) {
@@ -308,12 +315,18 @@ void reply_listing(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t 
   }
 }
 
-void on_readdir(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+void on_readdir(fuse_req_t request,
+                fuse_ino_t node,
+                std::size_t size,
+                off_t offset,
                 fuse_file_info* /*file*/) noexcept {
   reply_listing(request, node, size, offset, false);
 }
 
-void on_readdirplus(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+void on_readdirplus(fuse_req_t request,
+                    fuse_ino_t node,
+                    std::size_t size,
+                    off_t offset,
                     fuse_file_info* /*file*/) noexcept {
   reply_listing(request, node, size, offset, true);
 }
@@ -340,8 +353,8 @@ void read_ahead(Server& server, const DataBlock& block) noexcept {
   }
 }
 
-// Has resting threads decode what will probably be read next: the next blocks of a file that is read
-// in order, and the next fragment where the ends of files are.
+// Has resting threads decode what will probably be read next: the next blocks of a file that is
+// read in order, and the next fragment where the ends of files are.
 void look_ahead(Worker& w, const Inode& file, std::uint64_t offset, std::size_t size) noexcept {
   Server& server = w.server;
   const std::uint32_t block_size = server.image.super().block_size;
@@ -413,7 +426,10 @@ Read<> gather(Worker& w, fuse_ino_t node, std::size_t size, std::uint64_t offset
   return left == 0 ? Read<>{Ok{}} : Read<>{Errno{EIO}};
 }
 
-void on_read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset,
+void on_read(fuse_req_t request,
+             fuse_ino_t node,
+             std::size_t size,
+             off_t offset,
              fuse_file_info* /*file*/) noexcept {
   Worker& w = worker();
   const auto gathered =
@@ -430,7 +446,7 @@ void on_read(fuse_req_t request, fuse_ino_t node, std::size_t size, off_t offset
 
 void on_statfs(fuse_req_t request, fuse_ino_t /*node*/) noexcept {
   const SuperBlock& super = worker().server.image.super();
-  struct statvfs st {};
+  struct statvfs st{};
   st.f_bsize = st.f_frsize = super.block_size;
   st.f_blocks = (super.bytes_used + super.block_size - 1) / super.block_size;
   st.f_files = super.inodes;
@@ -459,8 +475,8 @@ void on_getxattr(fuse_req_t request, fuse_ino_t node, const char* name, std::siz
     return;
   }
   const auto inode = w.reader.inode(inode_of(node, w.reader));
-  reply_sized(request,
-              inode ? w.reader.xattr(*inode, name) : Read<std::string>{inode.error()}, room);
+  reply_sized(request, inode ? w.reader.xattr(*inode, name) : Read<std::string>{inode.error()},
+              room);
 }
 
 void on_listxattr(fuse_req_t request, fuse_ino_t node, std::size_t room) noexcept {
@@ -638,7 +654,8 @@ void Server::start_sharing() noexcept {
       sharer,
       [](void* argument) -> void* {
         const auto& server = *static_cast<Server*>(argument);
-        share_mount(server.options.listen_fd, server.options.fuse_fd, server.uid);
+        share_mount(server.options.listen_fd, server.options.fuse_fd,
+                    server.devices.user_namespace.get(), server.uid);
         return nullptr;
       },
       this);
@@ -659,7 +676,11 @@ void Server::wait_for_threads() noexcept {
 
 Devices open_devices(const Options& options) noexcept {
   Devices devices;
-  const unsigned most = options.threads != 0 ? options.threads : default_threads(options.processors);
+  if (options.listen_fd >= 0) {
+    devices.user_namespace.reset(::open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
+  }
+  const unsigned most =
+      options.threads != 0 ? options.threads : default_threads(options.processors);
   bool full = false;
   for (unsigned i = 1; i < most; ++i) {
     devices.spare.emplace_back(full ? -1 : ::open("/dev/fuse", O_RDWR | O_CLOEXEC));

@@ -13,6 +13,7 @@ namespace postern::squashfs {
 // What serve() needs but cannot open any more once the process is confined.
 struct Devices {
   std::vector<UniqueFd> spare;  // /dev/fuse, one for each further thread; invalid: could not open
+  UniqueFd user_namespace;      // of the mount, for those who join; with --listen-fd
 };
 
 Devices open_devices(const Options& options) noexcept;

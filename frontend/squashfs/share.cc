@@ -1,11 +1,13 @@
 #include "frontend/squashfs/share.h"
 
-#include <sys/socket.h>
-#include <sys/uio.h>
-#include <time.h>
-
+#include <array>
 #include <cerrno>
 #include <cstring>
+
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <time.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -18,27 +20,29 @@ bool same_user(int peer, uid_t uid) noexcept {
   return ::getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && who.uid == uid;
 }
 
-void hand_over(int peer, int fuse) noexcept {
+void hand_over(int peer, int fuse, int user_namespace) noexcept {
+  const std::array descriptors = {fuse, user_namespace};
+  const std::size_t bytes = (user_namespace >= 0 ? 2 : 1) * sizeof(int);
   char ready = 'R';
   iovec data{&ready, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  message.msg_controllen = CMSG_SPACE(bytes);
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(header), &fuse, sizeof fuse);
+  header->cmsg_len = CMSG_LEN(bytes);
+  std::memcpy(CMSG_DATA(header), descriptors.data(), bytes);
   // A peer that does not read, or has gone, is its own problem.
   static_cast<void>(::sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
 }
 
 }  // namespace
 
-void share_mount(int listening, int fuse, uid_t uid) noexcept {
+void share_mount(int listening, int fuse, int user_namespace, uid_t uid) noexcept {
   for (;;) {
     const UniqueFd peer(::accept4(listening, nullptr, nullptr, SOCK_CLOEXEC));
     if (!peer.valid()) {
@@ -52,7 +56,7 @@ void share_mount(int listening, int fuse, uid_t uid) noexcept {
       continue;
     }
     if (same_user(peer.get(), uid)) {
-      hand_over(peer.get(), fuse);
+      hand_over(peer.get(), fuse, user_namespace);
     }
   }
 }

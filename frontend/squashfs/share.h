@@ -6,14 +6,15 @@
 namespace postern::squashfs {
 
 // Answers every connection of user `uid` on the listening unix socket `listening` with one byte and
-// the descriptor `fuse`; others get nothing. Returns when the socket is shut down.
+// two descriptors: `fuse`, and `user_namespace` (left out where it is -1), which must outlive a
+// look into /proc. Others get nothing. Returns when the socket is shut down.
 //
-// The other side mounts the descriptor again, in its own mount namespace but in the user namespace
-// of the first mount: the kernel (5.15 and later) then gives it the same superblock, so the page and
-// dentry caches are shared, and the connection lives until the last mount is gone. Where that has
-// happened already the mount fails with ENOTCONN, and where this process is gone the connection ends
-// without a byte: both mean "start your own". The other side must close the descriptor after the
-// mount: while anybody holds one, a dead server looks like a slow one.
-void share_mount(int listening, int fuse, uid_t uid) noexcept;
+// The other side mounts the first again, in its own mount namespace but in the user namespace
+// of the first mount: the kernel (5.15 and later) then gives it the same superblock, so the page
+// and dentry caches are shared, and the connection lives until the last mount is gone. Where that
+// has happened already the mount fails with ENOTCONN, and where this process is gone the connection
+// ends without a byte: both mean "start your own". The other side must close the descriptor after
+// the mount: while anybody holds one, a dead server looks like a slow one.
+void share_mount(int listening, int fuse, int user_namespace, uid_t uid) noexcept;
 
 }  // namespace postern::squashfs

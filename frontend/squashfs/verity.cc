@@ -4,14 +4,14 @@
 
 #include "frontend/squashfs/verity.h"
 
-#include <openssl/sha.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <new>
 #include <string>
+
+#include <openssl/sha.h>
+#include <unistd.h>
 
 namespace postern::squashfs {
 namespace {
@@ -55,7 +55,8 @@ Verity::Verity(int image, const Seal& seal) noexcept
 }
 
 Outcome<std::unique_ptr<Verity>> Verity::make(int image, const Seal& seal) noexcept {
-  if (seal.data_blocks == 0 || seal.data_blocks > kMaxDataBlocks || seal.salt.size() > kMaxSaltBytes) {
+  if (seal.data_blocks == 0 || seal.data_blocks > kMaxDataBlocks ||
+      seal.salt.size() > kMaxSaltBytes) {
     return Problem{.what = "the image's seal covers an impossible number of blocks",
                    .cure = "seal the image again"};
   }
@@ -76,7 +77,8 @@ Outcome<std::unique_ptr<Verity>> Verity::make(int image, const Seal& seal) noexc
   }
   if (seal.tree_bytes < next * kSealedBlockBytes) {
     return Problem{.what = "the image's hash tree of " + std::to_string(seal.tree_bytes) +
-                           " bytes is too short for " + std::to_string(seal.data_blocks) + " blocks",
+                           " bytes is too short for " + std::to_string(seal.data_blocks) +
+                           " blocks",
                    .cure = "seal the image again"};
   }
   return verity;

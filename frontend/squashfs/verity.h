@@ -51,7 +51,8 @@ class Verity final : private BlockCache::Decoder {
   using Hash = std::array<std::uint8_t, kHashBytes>;
   Hash hash(std::span<const std::byte> block) const noexcept;
   Read<Hash> expected(std::size_t level, std::uint64_t number) noexcept;
-  Read<BlockCache::Decoded> decode(const BlockKey& key, std::span<std::byte> slot) noexcept override;
+  Read<BlockCache::Decoded> decode(const BlockKey& key,
+                                   std::span<std::byte> slot) noexcept override;
   void remember(bool tree, std::uint64_t number) noexcept;
 
   struct Level {

@@ -4,21 +4,24 @@
 //   fuse_joiner [-f] SOCKETNAME MOUNTPOINT COMMAND…
 //
 // Exits as the command does; 111 where nobody listens or the connection ended without a word, 112
-// where the mount is gone (ENOTCONN), 121 for another failed step. -f: mount by fsopen(2), not mount(2).
-#include <errno.h>
-#include <fcntl.h>
+// where the mount is gone (ENOTCONN), 121 for another failed step. -f: mount by fsopen(2), not
+// mount(2).
+#include <array>
+#include <string>
+
 #include <linux/mount.h>
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
-#include <unistd.h>
 
-#include <string>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 namespace {
 
@@ -44,10 +47,11 @@ int connect_to(const char* name) {
   return fd;
 }
 
-int receive_descriptor(int socket) {
+// /dev/fuse, and the user namespace of its mount.
+std::array<int, 2> receive_descriptors(int socket) {
   char byte = 0;
   iovec data{&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
@@ -57,19 +61,24 @@ int receive_descriptor(int socket) {
     fail("recvmsg", kNobody);
   }
   const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  int fd = -1;
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
-    fail("no descriptor", kNobody);
+  std::array<int, 2> fds = {-1, -1};
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS ||
+      header->cmsg_len != CMSG_LEN(sizeof fds)) {
+    fail("no descriptors", kNobody);
   }
-  ::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  return fd;
+  ::memcpy(fds.data(), CMSG_DATA(header), sizeof fds);
+  return fds;
 }
 
-int mount_again(const char* target, const std::string& fd, const std::string& uid,
+int mount_again(const char* target,
+                const std::string& fd,
+                const std::string& uid,
                 const std::string& gid) {
   const long context = ::syscall(SYS_fsopen, "fuse", 0);
   const int fs = static_cast<int>(context);
-  const char* settings[][2] = {{"fd", fd.c_str()}, {"rootmode", "40000"}, {"user_id", uid.c_str()},
+  const char* settings[][2] = {{"fd", fd.c_str()},
+                               {"rootmode", "40000"},
+                               {"user_id", uid.c_str()},
                                {"group_id", gid.c_str()}};
   if (fs < 0) {
     return -1;
@@ -102,16 +111,11 @@ int main(int argc, char** argv) {
   const int socket = connect_to(argv[1]);
   ucred server{};
   socklen_t size = sizeof server;
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &server, &size) != 0 || server.uid != ::getuid()) {
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &server, &size) != 0 ||
+      server.uid != ::getuid()) {
     fail("SO_PEERCRED");
   }
-  const int fuse = receive_descriptor(socket);
-  // SO_PEERCRED names the process that called listen(2) last: the server.
-  const std::string path = "/proc/" + std::to_string(server.pid) + "/ns/user";
-  const int users = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (users < 0) {
-    fail(path.c_str());
-  }
+  const auto [fuse, users] = receive_descriptors(socket);
   if (::setns(users, CLONE_NEWUSER) != 0 || ::unshare(CLONE_NEWNS) != 0) {
     fail("setns");
   }
@@ -124,6 +128,7 @@ int main(int argc, char** argv) {
     fail("mount", errno == ENOTCONN ? kGone : kFailed);
   }
   ::close(fuse);
+  ::close(users);
   ::close(socket);
   if (::chdir(target) != 0) {
     fail("chdir");

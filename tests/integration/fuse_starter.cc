@@ -1,25 +1,27 @@
 // Mounts an image as a start does: a new user and mount namespace, /dev/fuse opened in it,
 // postern-squashfs on the other end. Then runs a command there.
 //
-//   fuse_starter [-n] [-j SOCKETNAME] [-k KEYFILE] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER OPTIONS…] -- COMMAND…
+//   fuse_starter [-n] [-j SOCKETNAME] [-k KEYFILE] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER
+//   OPTIONS…] -- COMMAND…
 //
 // Exits as the command does; 120 where the server did not end well, 121 for a failed step. -n: do
 // not unmount and do not wait for the server (it must notice by itself). -j: the server shares the
 // mount on an abstract socket of that name. -k: passes the file as --key-fd.
-#include <fcntl.h>
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <string>
+#include <vector>
+
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <string>
-#include <vector>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 namespace {
 
@@ -131,10 +133,11 @@ int main(int argc, char** argv) {
   if (::unshare(CLONE_NEWNS) != 0) {
     fail("unshare");
   }
-  const std::string data = "fd=" + std::to_string(fuse) + ",rootmode=40000,user_id=" +
-                           std::to_string(uid) + ",group_id=" + std::to_string(gid) +
-                           ",default_permissions";
-  if (::mount("postern", target, "fuse.postern", MS_NOSUID | MS_NODEV | MS_RDONLY, data.c_str()) != 0) {
+  const std::string data = "fd=" + std::to_string(fuse) +
+                           ",rootmode=40000,user_id=" + std::to_string(uid) +
+                           ",group_id=" + std::to_string(gid) + ",default_permissions";
+  if (::mount("postern", target, "fuse.postern", MS_NOSUID | MS_NODEV | MS_RDONLY, data.c_str()) !=
+      0) {
     fail("mount");
   }
   ::close(fuse);

@@ -1,10 +1,4 @@
 #define OPENSSL_SUPPRESS_DEPRECATED
-#include <doctest/doctest.h>
-#include <openssl/sha.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -13,6 +7,13 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <doctest/doctest.h>
+#include <openssl/sha.h>
+#include <unistd.h>
 
 #include "frontend/squashfs/block_cache.h"
 #include "frontend/squashfs/crew.h"
@@ -45,8 +46,8 @@ std::vector<std::string> with(std::vector<std::string> more) {
 TEST_CASE("the command line's every word is checked") {
   const std::string root(64, 'a');
   const std::string seal = root + ":00ff:2:8192:4096";
-  const auto good = parse(with({"--verity", seal, "--owner", "7:8", "--threads", "3", "--key-fd", "6",
-                                "--crypt", "4096:4096:4096:9", "--offset", "512"}));
+  const auto good = parse(with({"--verity", seal, "--owner", "7:8", "--threads", "3", "--key-fd",
+                                "6", "--crypt", "4096:4096:4096:9", "--offset", "512"}));
   REQUIRE(good);
   CHECK(good->seal->salt == std::vector<std::uint8_t>{0, 0xff});
   CHECK(good->seal->root[31] == 0xaa);
@@ -61,20 +62,20 @@ TEST_CASE("the command line's every word is checked") {
       with({"--threads", "0"}),
       with({"--threads", "65"}),
       with({"--nonsense", "1"}),
-      with({"--fuse-fd", "2"}),                        // a standard descriptor
+      with({"--fuse-fd", "2"}),  // a standard descriptor
       with({"--size", "-1"}),
       with({"--size", "8192x"}),
       with({"--size", "18446744073709551615"}),
       with({"--owner", "7"}),
       with({"--owner", "4294967295:0"}),
-      with({"--verity", root + ":00f:2:8192:4096"}),   // half a byte
+      with({"--verity", root + ":00f:2:8192:4096"}),  // half a byte
       with({"--verity", root + "a:00:2:8192:4096"}),
       with({"--verity", root + ":00:2:8192"}),
       with({"--verity", root + ":00:2:8192:4096:1"}),
-      with({"--verity", root + ":00:3:8192:4096"}),    // three blocks of an image of two
+      with({"--verity", root + ":00:3:8192:4096"}),  // three blocks of an image of two
       with({"--verity", root + ":" + std::string(514, '0') + ":2:8192:4096"}),
-      with({"--key-fd", "6"}),                         // a key and nothing to decrypt
-      with({"--crypt", "4096:4096:4096:9"}),           // and the other way round
+      with({"--key-fd", "6"}),                // a key and nothing to decrypt
+      with({"--crypt", "4096:4096:4096:9"}),  // and the other way round
       with({"--key-fd", "6", "--crypt", "1024:0:4096:0"}),
       with({"--key-fd", "6", "--crypt", "4096:512:4096:0"}),
       with({"--key-fd", "6", "--crypt", "4096:4096:8192:0"}),
@@ -89,7 +90,8 @@ TEST_CASE("the command line's every word is checked") {
 // --- the cache -----------------------------------------------------------------------------------
 
 struct CountingDecoder : BlockCache::Decoder {
-  Read<BlockCache::Decoded> decode(const BlockKey& key, std::span<std::byte> slot) noexcept override {
+  Read<BlockCache::Decoded> decode(const BlockKey& key,
+                                   std::span<std::byte> slot) noexcept override {
     ++calls;
     if (delay_ms > 0) {
       ::usleep(delay_ms * 1000U);
@@ -100,6 +102,7 @@ struct CountingDecoder : BlockCache::Decoder {
     slot[0] = static_cast<std::byte>(key.position);
     return BlockCache::Decoded{1, key.word};
   }
+
   std::atomic<int> calls = 0;
   unsigned delay_ms = 0;
   int error = 0;
@@ -190,6 +193,7 @@ struct Recruits : Crew::Recruiter {
     ++count;
     return true;
   }
+
   int count = 0;
 };
 
@@ -316,18 +320,22 @@ struct Sealed {
 };
 
 TEST_CASE("a sealed extent gives the true bytes or EIO, at every depth of the tree") {
-  // One block (no tree at all), two, a full leaf and one more, and three levels; the last cut short.
-  for (const std::size_t size : {4096UL, 4097UL, 128 * 4096UL, 129 * 4096UL, 128 * 129 * 4096UL + 77}) {
+  // One block (no tree at all), two, a full leaf and one more, and three levels; the last cut
+  // short.
+  for (const std::size_t size :
+       {4096UL, 4097UL, 128 * 4096UL, 129 * 4096UL, 128 * 129 * 4096UL + 77}) {
     CAPTURE(size);
     const Sealed sealed(size);
     const auto verity = Verity::make(sealed.image.get(), sealed.seal);
     REQUIRE(verity);
     const Extent extent(sealed.image.get(), 0, size, verity->get());
     Window window;
-    for (const std::uint64_t at : {std::uint64_t{0}, std::uint64_t{size / 2}, std::uint64_t{size - 100}}) {
+    for (const std::uint64_t at :
+         {std::uint64_t{0}, std::uint64_t{size / 2}, std::uint64_t{size - 100}}) {
       const auto bytes = extent.fetch(at, 100, window);
       REQUIRE(bytes);
-      CHECK(bytes->front() == static_cast<std::byte>(static_cast<std::uint8_t>(at * 2654435761U >> 13)));
+      CHECK(bytes->front() ==
+            static_cast<std::byte>(static_cast<std::uint8_t>(at * 2654435761U >> 13)));
     }
     CHECK_FALSE(extent.fetch(size - 99, 100, window));
     CHECK((*verity)->complaint().empty());
@@ -335,7 +343,8 @@ TEST_CASE("a sealed extent gives the true bytes or EIO, at every depth of the tr
     sealed.flip(size / 2);
     Window fresh;
     CHECK_FALSE(extent.fetch(size / 2, 1, fresh));
-    CHECK((*verity)->complaint().find("block " + std::to_string(size / 2 / 4096) + " of the image does not") == 0);
+    CHECK((*verity)->complaint().find("block " + std::to_string(size / 2 / 4096) +
+                                      " of the image does not") == 0);
   }
 }
 
@@ -382,7 +391,8 @@ TEST_CASE("what was checked is a copy: a file rewritten under the mount cannot s
     if (bytes) {
       ++seen;
       const std::size_t at = 5 * 4096 + 17;
-      REQUIRE((*bytes)[17] == static_cast<std::byte>(static_cast<std::uint8_t>(at * 2654435761U >> 13)));
+      REQUIRE((*bytes)[17] ==
+              static_cast<std::byte>(static_cast<std::uint8_t>(at * 2654435761U >> 13)));
     } else {
       ++refused;
     }
