@@ -42,7 +42,8 @@ void check(const run::Bind& bind, bool is_mount) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  const std::string_view text(reinterpret_cast<const char*>(data), size);  // SAFETY: bytes are chars
+  const std::string_view text(reinterpret_cast<const char*>(data),
+                              size);  // SAFETY: bytes are chars
   if (const auto binds = run::parse_binds(text)) {
     for (const run::Bind& bind : *binds) {
       check(bind, false);

@@ -44,7 +44,8 @@ Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& sit
   run::PlanInput input;
   input.caller = run::read_caller();
   if (input.caller.directory.empty()) {
-    message::warning("the current directory does not exist any more: starting in the home directory");
+    message::warning(
+        "the current directory does not exist any more: starting in the home directory");
   }
   input.site = site_of(site);
   action.nv = action.nv || (site.nv_always && !action.no_nv);
@@ -156,9 +157,20 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
 
 }  // namespace
 
-int exec_command(std::span<const std::string> words) { return act(init::Action::kExec, "exec", words); }
-int run_command(std::span<const std::string> words) { return act(init::Action::kRun, "run", words); }
-int shell_command(std::span<const std::string> words) { return act(init::Action::kShell, "shell", words); }
-int test_command(std::span<const std::string> words) { return act(init::Action::kTest, "test", words); }
+int exec_command(std::span<const std::string> words) {
+  return act(init::Action::kExec, "exec", words);
+}
+
+int run_command(std::span<const std::string> words) {
+  return act(init::Action::kRun, "run", words);
+}
+
+int shell_command(std::span<const std::string> words) {
+  return act(init::Action::kShell, "shell", words);
+}
+
+int test_command(std::span<const std::string> words) {
+  return act(init::Action::kTest, "test", words);
+}
 
 }  // namespace postern::cli

@@ -144,8 +144,8 @@ bool is_hostname(std::string_view name) {
     return false;
   }
   return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.';
   });
 }
 
@@ -157,9 +157,11 @@ void split_settings(std::string_view text, std::vector<std::string>& out) {
     if (equals == 0 || equals == rest.npos) {
       return false;
     }
-    return std::all_of(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(equals), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
-    });
+    return std::all_of(rest.begin(), rest.begin() + static_cast<std::ptrdiff_t>(equals),
+                       [](char c) {
+                         return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                                (c >= '0' && c <= '9') || c == '_';
+                       });
   };
   std::size_t begin = 0;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -177,8 +179,9 @@ Outcome<> environment_options(const Arguments& arguments, run::Action& action) {
   }
   for (const std::string& setting : action.set) {
     if (const auto equals = setting.find('='); equals == 0 || equals == std::string::npos) {
-      return Problem{.what = "invalid argument \"" + setting + "\" for \"--env\": NAME=VALUE is expected",
-                     .exit_code = kExitUsage};
+      return Problem{
+          .what = "invalid argument \"" + setting + "\" for \"--env\": NAME=VALUE is expected",
+          .exit_code = kExitUsage};
     }
   }
   action.files = arguments.values("env-file");
@@ -218,8 +221,9 @@ Outcome<> namespace_options(const Arguments& arguments, run::Action& action) {
   if (arguments.given("net") || arguments.given("network")) {
     const auto& networks = arguments.values("network");
     if (networks.size() != 1 || networks[0] != "none") {
-      return bad_value(networks.empty() ? std::string("--net alone asks for a bridge, which does not exist here")
-                                        : "there is no network \"" + networks[0] + "\"",
+      return bad_value(networks.empty()
+                           ? std::string("--net alone asks for a bridge, which does not exist here")
+                           : "there is no network \"" + networks[0] + "\"",
                        "leave the option out to share the host's network, or use --network none");
     }
     if (!action.network_namespace.empty()) {
@@ -274,7 +278,9 @@ void mount_options(const Arguments& arguments, run::Action& action) {
 
 }  // namespace
 
-std::span<const Option> action_options() { return kOptions; }
+std::span<const Option> action_options() {
+  return kOptions;
+}
 
 Outcome<run::Action> to_action(const Arguments& arguments) {
   run::Action action;

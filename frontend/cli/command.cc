@@ -59,6 +59,7 @@ constexpr bool is_sorted(std::span<const Command> table) {
   return std::is_sorted(table.begin(), table.end(),
                         [](const Command& a, const Command& b) { return a.name < b.name; });
 }
+
 static_assert(is_sorted(kCommands), "help and completions show the table's order");
 
 std::string g_config_path = POSTERN_CONFDIR "/postern.toml";
@@ -70,7 +71,9 @@ std::string usage_line(const Command& command) {
 
 }  // namespace
 
-std::span<const Command> commands() { return kCommands; }
+std::span<const Command> commands() {
+  return kCommands;
+}
 
 const Command* find_command(std::string_view name) {
   for (const Command& command : kCommands) {
@@ -81,7 +84,9 @@ const Command* find_command(std::string_view name) {
   return nullptr;
 }
 
-std::span<const Option> global_options() { return kGlobalOptions; }
+std::span<const Option> global_options() {
+  return kGlobalOptions;
+}
 
 std::string help(const Command& command) {
   std::string text(command.summary);
@@ -126,7 +131,12 @@ int report_usage_error(const Command& command, const Problem& problem) {
   return kExitUsage;
 }
 
-const std::string& config_path() { return g_config_path; }
-void set_config_path(std::string path) { g_config_path = std::move(path); }
+const std::string& config_path() {
+  return g_config_path;
+}
+
+void set_config_path(std::string path) {
+  g_config_path = std::move(path);
+}
 
 }  // namespace postern::cli

@@ -42,7 +42,8 @@ std::string quoted(std::string_view text) {
 }
 
 // Commands of other programs are asked for their options: their --help names them.
-constexpr std::string_view kAskForOptions = "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
+constexpr std::string_view kAskForOptions =
+    "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
 
 // After an option that takes a value, and for everything that is no option, the shell's own file
 // names are what most people want.
@@ -60,20 +61,23 @@ std::string bash() {
       "    at=$((at + 1))\n"
       "  done\n"
       "  case $command in\n"
-      "    '') known=\"" + option_words(global_options(), ~CommandSet{0}) + "\"; below=\"" + command_words() +
+      "    '') known=\"" +
+      option_words(global_options(), ~CommandSet{0}) + "\"; below=\"" + command_words() +
       "\" ;;\n"
-      "    help) below=\"" + command_words() + "\" ;;\n";
+      "    help) below=\"" +
+      command_words() + "\" ;;\n";
   for (const Command& command : commands()) {
     const std::string names =
         std::string(command.name) + (command.alias.empty() ? "" : "|" + std::string(command.alias));
     if (command.options != 0) {
-      text += "    " + names + ") known=\"" + option_words(action_options(), command.options) + "\" ;;\n";
+      text += "    " + names + ") known=\"" + option_words(action_options(), command.options) +
+              "\" ;;\n";
     } else if (!command.subcommands.empty()) {
       text += "    " + names + ") below=\"" + std::string(command.subcommands) + "\" ;;\n";
     }
   }
-  return text +
-         "    *) known=$(" + std::string(kAskForOptions) + ") ;;\n"
+  return text + "    *) known=$(" + std::string(kAskForOptions) +
+         ") ;;\n"
          "  esac\n"
          "  case $word in\n"
          "    -*) COMPREPLY=($(compgen -W \"$known\" -- \"$word\")) ;;\n"
@@ -92,14 +96,17 @@ std::string zsh_options(std::span<const Option> table, CommandSet commands) {
     std::string help;
     for (const char c : option.help) {
       // Brackets, colons and backslashes have a meaning inside a specification (zshcompsys(1)).
-      help += c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
+      help +=
+          c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
     }
     const std::string value = option.kind == Kind::kFlag ? "" : ": :_files";
     const std::string repeat = option.kind == Kind::kList || option.kind == Kind::kArray ? "*" : "";
-    text += " \\\n        " + quoted(repeat + "--" + std::string(option.name) +
-                                     (option.kind == Kind::kFlag ? "" : "=") + "[" + help + "]" + value);
+    text += " \\\n        " +
+            quoted(repeat + "--" + std::string(option.name) +
+                   (option.kind == Kind::kFlag ? "" : "=") + "[" + help + "]" + value);
     if (option.letter != 0) {
-      text += " \\\n        " + quoted(repeat + "-" + std::string(1, option.letter) + "[" + help + "]" + value);
+      text += " \\\n        " +
+              quoted(repeat + "-" + std::string(1, option.letter) + "[" + help + "]" + value);
     }
   }
   return text;
@@ -111,14 +118,16 @@ std::string zsh() {
       "# zsh completion for postern, made by `postern completion zsh`\n"
       "_postern() {\n"
       "  local state line curcontext=$curcontext\n"
-      "  _arguments -C -S -A '-*'" + zsh_options(global_options(), ~CommandSet{0}) +
+      "  _arguments -C -S -A '-*'" +
+      zsh_options(global_options(), ~CommandSet{0}) +
       " \\\n        '1:command:->command' '*::argument:->argument'\n"
       "  case $state in\n"
       "    command)\n"
       "      local -a known=(\n";
   for (const Command& command : commands()) {
     if (!command.summary.empty()) {
-      text += "        " + quoted(std::string(command.name) + ":" + std::string(command.summary)) + "\n";
+      text += "        " + quoted(std::string(command.name) + ":" + std::string(command.summary)) +
+              "\n";
     }
   }
   text += "      )\n      _describe command known ;;\n    argument)\n      case $words[1] in\n";
@@ -135,12 +144,15 @@ std::string zsh() {
   return text +
          "      *)\n"
          "        local command=$words[1]\n"
-         "        if [[ $PREFIX = -* ]]; then compadd -- $(" + std::string(kAskForOptions) + "); else _files; fi ;;\n"
+         "        if [[ $PREFIX = -* ]]; then compadd -- $(" +
+         std::string(kAskForOptions) +
+         "); else _files; fi ;;\n"
          "      esac ;;\n  esac\n}\n_postern \"$@\"\n";
 }
 
 std::string fish_option(const Option& option, std::string_view condition) {
-  std::string text = "complete -c postern -n " + quoted(condition) + " -l " + std::string(option.name);
+  std::string text =
+      "complete -c postern -n " + quoted(condition) + " -l " + std::string(option.name);
   if (option.letter != 0) {
     text += " -s " + std::string(1, option.letter);
   }
@@ -169,7 +181,9 @@ std::string fish() {
     }
     if (command.options == 0 && command.program != nullptr && command.subcommands.empty()) {
       text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
-              quoted("(postern " + name + " --help 2>/dev/null | string match -ra -- '--[a-z][a-z0-9-]+')") + "\n";
+              quoted("(postern " + name +
+                     " --help 2>/dev/null | string match -ra -- '--[a-z][a-z0-9-]+')") +
+              "\n";
     }
     for (const Option& option : action_options()) {
       if (is_offered(option, command.options)) {

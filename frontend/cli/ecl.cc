@@ -5,9 +5,10 @@
 #include <string_view>
 #include <utility>
 
+#include <sys/wait.h>
+
 #include <fcntl.h>
 #include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "frontend/cli/command.h"
@@ -39,7 +40,8 @@ std::string ask(std::string path) {
   std::string command = "ecl";
   std::string below = "check";
   std::string end = "--";
-  std::array<char*, 6> argv = {name.data(), command.data(), below.data(), end.data(), path.data(), nullptr};
+  std::array<char*, 6> argv = {name.data(), command.data(), below.data(),
+                               end.data(),  path.data(),    nullptr};
   pid_t pid = -1;
   const std::string program = run::libexec_program("postern-keys");
   const int err = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);

@@ -8,8 +8,9 @@
 
 namespace postern::cli {
 
-// Asks postern-keys about the image at `path` where the list is activated: checking signatures takes
-// libraries that no other start shall load. Error: the list refuses the image, or is malformed.
+// Asks postern-keys about the image at `path` where the list is activated: checking signatures
+// takes libraries that no other start shall load. Error: the list refuses the image, or is
+// malformed.
 Outcome<> check_ecl(const std::string& path);
 
 }  // namespace postern::cli

@@ -27,6 +27,7 @@ int buildcfg_command(std::span<const std::string> words) {
     std::string_view name;
     std::string_view value;
   };
+
   static constexpr std::array kValues = std::to_array<Value>({
       {"PACKAGE_NAME", "postern"},
       {"PACKAGE_VERSION", POSTERN_VERSION},

@@ -25,6 +25,7 @@ void publish(const Arguments& global) {
     std::string_view option;
     message::Level level;
   };
+
   static constexpr std::array<Level, 4> kLevels = {{{"debug", message::Level::kDebug},
                                                     {"verbose", message::Level::kVerbose},
                                                     {"quiet", message::Level::kLog},

@@ -230,6 +230,7 @@ Outcome<> Parser::environment(const char* const* environment) {
     std::string_view variable;
     std::string_view value;
   };
+
   std::vector<Found> found;
   for (; environment != nullptr && *environment != nullptr; ++environment) {
     const std::string_view entry = *environment;
@@ -256,11 +257,11 @@ Outcome<> Parser::environment(const char* const* environment) {
     // Several keys of an adding option (BIND, BINDPATH) all count; one key in several prefixes,
     // or several keys of another option, once.
     const bool superseded = std::any_of(found.begin(), entry, [&](const Found& other) {
-      return other.option == entry->option &&
-             (!option.environment_adds || other.key == entry->key);
+      return other.option == entry->option && (!option.environment_adds || other.key == entry->key);
     });
     const auto contradicted = std::find_if(found.begin(), entry, [&](const Found& other) {
-      return other.option == entry->option && other.key == entry->key && other.value != entry->value;
+      return other.option == entry->option && other.key == entry->key &&
+             other.value != entry->value;
     });
     if (contradicted != entry) {
       result_.warnings_.push_back(std::string(contradicted->variable) + " and " +

@@ -29,13 +29,13 @@ enum class Kind : std::uint8_t {
 using CommandSet = std::uint32_t;
 
 struct Option {
-  std::string_view name;    // long name, without "--"
-  char letter;              // 0 where there is none
-  std::string_view keys;    // environment names behind POSTERN_, APPTAINER_, SINGULARITY_: "A,B"
+  std::string_view name;  // long name, without "--"
+  char letter;            // 0 where there is none
+  std::string_view keys;  // environment names behind POSTERN_, APPTAINER_, SINGULARITY_: "A,B"
   Kind kind;
   CommandSet commands;
-  std::string_view value;   // what the value is called in the help text: "FILE"
-  std::string_view help;    // one line; empty = hidden
+  std::string_view value;  // what the value is called in the help text: "FILE"
+  std::string_view help;   // one line; empty = hidden
   // Not empty: the option exists in Apptainer but not here. Using it is an error with this cure.
   std::string_view refusal = {};
   // The environment adds to the command line instead of giving way to it.
@@ -54,6 +54,7 @@ class Arguments {
   [[nodiscard]] bool on_command_line(std::string_view name) const;
 
   [[nodiscard]] const std::vector<std::string>& positional() const { return positional_; }
+
   // Sentences for message::warning: variables that contradict each other.
   [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
 

@@ -8,9 +8,10 @@
 #include <string>
 #include <vector>
 
+#include <sys/stat.h>
+
 #include <grp.h>
 #include <pwd.h>
-#include <sys/stat.h>
 
 #include "frontend/run/bind.h"
 #include "policy/config/site.h"
@@ -68,12 +69,14 @@ std::vector<std::uint32_t> ids_of(const std::vector<std::string>& names, Lookup 
 }
 
 std::optional<std::uint32_t> user_id(const std::string& name) {
-  const struct passwd* entry = ::getpwnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
+  const struct passwd* entry =
+      ::getpwnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
   return entry != nullptr ? std::optional<std::uint32_t>(entry->pw_uid) : std::nullopt;
 }
 
 std::optional<std::uint32_t> group_id(const std::string& name) {
-  const struct group* entry = ::getgrnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
+  const struct group* entry =
+      ::getgrnam(name.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
   return entry != nullptr ? std::optional<std::uint32_t>(entry->gr_gid) : std::nullopt;
 }
 
@@ -87,8 +90,9 @@ Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& i
     char* real = ::realpath(image.path.c_str(), nullptr);
     const std::string path = real != nullptr ? real : image.path;
     ::free(real);  // NOLINT(cppcoreguidelines-no-malloc): realpath(3) allocates
-    if (std::none_of(config.limit_paths.begin(), config.limit_paths.end(),
-                     [&](const std::string& directory) { return run::is_within(path, directory); })) {
+    if (std::none_of(
+            config.limit_paths.begin(), config.limit_paths.end(),
+            [&](const std::string& directory) { return run::is_within(path, directory); })) {
       return Problem{.what = image.path + " is not in an allowed configured path (limit.paths)"};
     }
   }
@@ -99,10 +103,12 @@ Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& i
   if (::stat(image.path.c_str(), &status) != 0) {
     return system_problem("looking at " + image.path, errno);
   }
-  if (!config.limit_groups.empty() && !contains(ids_of(config.limit_groups, group_id), status.st_gid)) {
+  if (!config.limit_groups.empty() &&
+      !contains(ids_of(config.limit_groups, group_id), status.st_gid)) {
     return Problem{.what = image.path + " is not owned by required group(s) (limit.groups)"};
   }
-  if (!config.limit_owners.empty() && !contains(ids_of(config.limit_owners, user_id), status.st_uid)) {
+  if (!config.limit_owners.empty() &&
+      !contains(ids_of(config.limit_owners, user_id), status.st_uid)) {
     return Problem{.what = image.path + " is not owned by required user(s) (limit.owners)"};
   }
   return Ok{};
@@ -113,7 +119,8 @@ Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& i
 Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image) {
   POSTERN_TRY(check_limits(config, image));
   const auto denied = [&image](const char* kind, const char* key) {
-    return Problem{.what = image.path + ": the site's configuration allows no " + kind + " (" + key + ')'};
+    return Problem{.what = image.path + ": the site's configuration allows no " + kind + " (" +
+                           key + ')'};
   };
   if (image.directory) {
     return config.allow_directory ? Outcome<>(Ok{})

@@ -15,8 +15,8 @@ namespace postern::cli {
 
 run::Site site_of(const config::SiteConfig& config);
 
-// Whether `config` admits the image by path, group, owner and kind. Advisory in user-namespace mode:
-// the caller could bring another program.
+// Whether `config` admits the image by path, group, owner and kind. Advisory in user-namespace
+// mode: the caller could bring another program.
 Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image);
 
 }  // namespace postern::cli

@@ -6,8 +6,9 @@
 namespace postern::run {
 namespace {
 
-constexpr std::string_view kBindSyntax = "the form is src[:dst[:opts]], with opts among ro, rw, "
-                                         "id=N, image-src=PATH";
+constexpr std::string_view kBindSyntax =
+    "the form is src[:dst[:opts]], with opts among ro, rw, "
+    "id=N, image-src=PATH";
 
 Problem bad_item(std::string_view option, std::string_view item, std::string what) {
   return Problem{.what = std::string(option) + " \"" + std::string(item) + "\": " + std::move(what),
@@ -85,7 +86,8 @@ Outcome<> check(const Bind& bind, std::string_view option, std::string_view item
     return bad_item(option, item, "the source is empty");
   }
   if (!bind.target.empty() && bind.target.front() != '/') {
-    return bad_item(option, item, "the destination \"" + bind.target + "\" is not an absolute path");
+    return bad_item(option, item,
+                    "the destination \"" + bind.target + "\" is not an absolute path");
   }
   if (bind.source.find('\0') != std::string::npos || bind.target.find('\0') != std::string::npos) {
     return bad_item(option, item, "it contains a NUL");
@@ -128,10 +130,12 @@ Outcome<std::vector<std::string>> csv_record(std::string_view text, std::size_t&
 Outcome<> apply_field(Bind& bind, bool& is_bind, std::string_view field, std::string_view item) {
   const auto equals = field.find('=');
   const std::string_view key = field.substr(0, equals);
-  const std::string_view value = equals == field.npos ? std::string_view{} : field.substr(equals + 1);
+  const std::string_view value =
+      equals == field.npos ? std::string_view{} : field.substr(equals + 1);
   if (key == "type") {
     if (value != "bind") {
-      return bad_item("--mount", item, "type \"" + std::string(value) + "\" is unknown; only bind exists");
+      return bad_item("--mount", item,
+                      "type \"" + std::string(value) + "\" is unknown; only bind exists");
     }
     is_bind = true;
   } else if (key == "source" || key == "src") {
@@ -190,7 +194,8 @@ Outcome<std::vector<Bind>> parse_mounts(std::string_view text) {
   while (at < text.size()) {
     const std::size_t begin = at;
     auto fields = csv_record(text, at);
-    const std::string_view item = text.substr(begin, at - begin - (at > begin && text[at - 1] == '\n'));
+    const std::string_view item =
+        text.substr(begin, at - begin - (at > begin && text[at - 1] == '\n'));
     if (!fields) {
       return bad_item("--mount", item, fields.error().what);
     }

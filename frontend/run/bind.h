@@ -12,13 +12,14 @@
 namespace postern::run {
 
 struct Bind {
-  std::string source;        // as given: may be relative to the caller's directory
-  std::string target;        // as given; empty = same as the source
+  std::string source;  // as given: may be relative to the caller's directory
+  std::string target;  // as given; empty = same as the source
   bool read_only = false;
-  bool nested = true;        // named in POSTERN_BIND, for a container started inside this one
+  bool nested = true;  // named in POSTERN_BIND, for a container started inside this one
   // The source is an image whose file system is bound, not the file itself.
-  std::optional<std::string> image_path;   // image-src=: directory or file inside the image
-  std::optional<std::uint32_t> image_id;   // id=: number of the SIF's data partition
+  std::optional<std::string> image_path;  // image-src=: directory or file inside the image
+  std::optional<std::uint32_t> image_id;  // id=: number of the SIF's data partition
+
   [[nodiscard]] bool from_image() const { return image_path || image_id; }
 };
 

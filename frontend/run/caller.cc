@@ -5,9 +5,10 @@
 #include <csignal>
 #include <cstdlib>
 
+#include <sys/stat.h>
+
 #include <grp.h>
 #include <pwd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 namespace postern::run {

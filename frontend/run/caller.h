@@ -9,10 +9,10 @@
 namespace postern::run {
 
 struct Caller {
-  Identity identity;              // of the passwd and group databases
-  std::string directory;          // absolute; $PWD where it names the current directory, as `pwd -L`
+  Identity identity;      // of the passwd and group databases
+  std::string directory;  // absolute; $PWD where it names the current directory, as `pwd -L`
   std::uint32_t umask = 022;
-  std::uint64_t ignored_signals = 0;   // bit n-1 = signal n
+  std::uint64_t ignored_signals = 0;  // bit n-1 = signal n
   std::uint64_t blocked_signals = 0;
 };
 

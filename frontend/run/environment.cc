@@ -6,9 +6,10 @@
 #include <string_view>
 #include <utility>
 
+#include <sys/wait.h>
+
 #include <fcntl.h>
 #include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
@@ -22,12 +23,16 @@ constexpr std::array<std::string_view, 3> kOwnPrefixes = {"POSTERN_", "APPTAINER
 constexpr std::array<std::string_view, 3> kNeverImported = {"HOME", "PATH", "LD_LIBRARY_PATH"};
 // What --cleanenv lets pass.
 constexpr std::array<std::string_view, 11> kAlwaysImported = {
-    "TERM",      "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy",
-    "NO_PROXY",  "all_proxy",  "ALL_PROXY",  "ftp_proxy",   "FTP_PROXY"};
+    "TERM",     "http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy",
+    "NO_PROXY", "all_proxy",  "ALL_PROXY",  "ftp_proxy",   "FTP_PROXY"};
 // Set by the runtime alone.
-constexpr std::array<std::string_view, 7> kNeverForwarded = {
-    "HOME",           "POSTERN_SHELL",     "POSTERN_APPNAME",    "APPTAINER_SHELL",
-    "APPTAINER_APPNAME", "SINGULARITY_SHELL", "SINGULARITY_APPNAME"};
+constexpr std::array<std::string_view, 7> kNeverForwarded = {"HOME",
+                                                             "POSTERN_SHELL",
+                                                             "POSTERN_APPNAME",
+                                                             "APPTAINER_SHELL",
+                                                             "APPTAINER_APPNAME",
+                                                             "SINGULARITY_SHELL",
+                                                             "SINGULARITY_APPNAME"};
 
 constexpr std::size_t kMaxEnvironmentFileOutput = 4 * 1024 * 1024;
 
@@ -57,8 +62,9 @@ std::pair<std::string_view, std::size_t> forwarded_name(std::string_view name) {
 
 bool is_imported(const EnvironmentWish& wish, std::string_view name) {
   if (!is_identifier(name) || forwarded_name(name).second < kForwardPrefixes.size() ||
-      std::any_of(kOwnPrefixes.begin(), kOwnPrefixes.end(),
-                  [name](std::string_view prefix) { return name.starts_with(prefix); })) {
+      std::any_of(
+          kOwnPrefixes.begin(), kOwnPrefixes.end(),
+          [name](std::string_view prefix) { return name.starts_with(prefix); })) {
     return false;
   }
   if (contains(kNeverImported, name) ||
@@ -75,7 +81,9 @@ struct Forwarded {
   std::size_t rank;  // of the prefix; overwritten by anything of a rank not larger
 };
 
-void forward(std::vector<Forwarded>& all, std::string_view name, std::string_view value,
+void forward(std::vector<Forwarded>& all,
+             std::string_view name,
+             std::string_view value,
              std::size_t rank) {
   for (Forwarded& one : all) {
     if (one.name == name) {
@@ -117,7 +125,8 @@ Outcome<std::string> read_all(int fd, const std::string& path) {
 }
 
 // The environment of the evaluating shell, and what a shell adds by itself.
-constexpr std::string_view kFilePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr std::string_view kFilePath =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr std::array<std::string_view, 4> kOfTheShell = {"PWD", "OLDPWD", "SHLVL", "_"};
 
 Outcome<pid_t> start_shell(const std::string& path, int output) {
@@ -126,8 +135,8 @@ Outcome<pid_t> start_shell(const std::string& path, int output) {
   std::string option = "-c";
   std::string file = path;
   std::string search = "PATH=" + std::string(kFilePath);
-  std::array<char*, 6> argv = {shell.data(), option.data(), script.data(), shell.data(),
-                               file.data(),  nullptr};
+  std::array<char*, 6> argv = {shell.data(), option.data(), script.data(),
+                               shell.data(), file.data(),   nullptr};
   std::array<char*, 2> environment = {search.data(), nullptr};
   posix_spawn_file_actions_t actions;
   if (::posix_spawn_file_actions_init(&actions) != 0) {
@@ -135,7 +144,8 @@ Outcome<pid_t> start_shell(const std::string& path, int output) {
   }
   ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
   pid_t pid = -1;
-  const int err = ::posix_spawn(&pid, "/bin/sh", &actions, nullptr, argv.data(), environment.data());
+  const int err =
+      ::posix_spawn(&pid, "/bin/sh", &actions, nullptr, argv.data(), environment.data());
   ::posix_spawn_file_actions_destroy(&actions);
   if (err != 0) {
     return system_problem("starting /bin/sh to evaluate " + path, err);

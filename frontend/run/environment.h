@@ -9,10 +9,10 @@
 namespace postern::run {
 
 struct EnvironmentWish {
-  bool clean = false;                      // --cleanenv
-  std::vector<std::string> not_imported;   // --no-env: names
-  std::vector<std::string> set;            // --env: NAME=VALUE
-  std::vector<std::string> from_files;     // --env-file: NAME=VALUE, later ones win
+  bool clean = false;                     // --cleanenv
+  std::vector<std::string> not_imported;  // --no-env: names
+  std::vector<std::string> set;           // --env: NAME=VALUE
+  std::vector<std::string> from_files;    // --env-file: NAME=VALUE, later ones win
 };
 
 struct PayloadEnvironment {
@@ -20,7 +20,7 @@ struct PayloadEnvironment {
   std::vector<std::string> forwarded;  // as LaunchRecord::forwarded
   std::string prepend_path;
   std::string append_path;
-  std::vector<std::string> warnings;   // sentences for message::warning
+  std::vector<std::string> warnings;  // sentences for message::warning
 };
 
 // `host` is environ(7). The rules:

@@ -12,7 +12,8 @@ namespace postern::run {
 namespace {
 
 bool is_program(const char* name) {
-  static constexpr std::array<const char*, 3> kDirectories = {"/usr/bin/", "/bin/", "/usr/local/bin/"};
+  static constexpr std::array<const char*, 3> kDirectories = {"/usr/bin/", "/bin/",
+                                                              "/usr/local/bin/"};
   return std::any_of(kDirectories.begin(), kDirectories.end(), [name](const char* directory) {
     return ::access((std::string(directory) + name).c_str(), X_OK) == 0;
   });
@@ -48,7 +49,12 @@ Fakeroot choose_fakeroot(const Identity& caller) {
 }
 
 Identity root_identity() {
-  return {.uid = 0, .gid = 0, .name = "root", .gecos = "root", .home = "/root", .shell = "/bin/sh",
+  return {.uid = 0,
+          .gid = 0,
+          .name = "root",
+          .gecos = "root",
+          .home = "/root",
+          .shell = "/bin/sh",
           .groups = {{0, "root"}}};
 }
 

@@ -4,10 +4,11 @@
 #include <array>
 #include <cerrno>
 
+#include <sys/wait.h>
+
 #include <fcntl.h>
 #include <glob.h>
 #include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "frontend/run/small_file.h"
@@ -17,18 +18,50 @@ namespace postern::run {
 namespace {
 
 // The parts of NVIDIA's driver that programs load: the driver's README, "Installed Components".
-constexpr std::array<std::string_view, 44> kNvidiaLibraries = {
-    "libcuda", "libcudadebugger", "libEGL_nvidia", "libGLESv1_CM_nvidia", "libGLESv2_nvidia",
-    "libGLX_nvidia", "libnvcuvid", "libnvidia-allocator", "libnvidia-api", "libnvidia-cfg",
-    "libnvidia-compiler", "libnvidia-container", "libnvidia-egl-gbm", "libnvidia-egl-wayland",
-    "libnvidia-eglcore", "libnvidia-encode", "libnvidia-fatbinaryloader", "libnvidia-fbc",
-    "libnvidia-glcore", "libnvidia-glsi", "libnvidia-glvkspirv", "libnvidia-gpucomp",
-    "libnvidia-gtk2", "libnvidia-gtk3", "libnvidia-ifr", "libnvidia-ml", "libnvidia-ngx",
-    "libnvidia-nscq", "libnvidia-nvvm", "libnvidia-nvvm70", "libnvidia-opencl",
-    "libnvidia-opticalflow", "libnvidia-pkcs11", "libnvidia-pkcs11-openssl3",
-    "libnvidia-ptxjitcompiler", "libnvidia-rtcore", "libnvidia-sandboxutils", "libnvidia-tls",
-    "libnvidia-vksc-core", "libnvidia-wayland-client", "libnvoptix", "libOpenCL", "libvdpau_nvidia",
-    "nvidia_drv"};
+constexpr std::array<std::string_view, 44> kNvidiaLibraries = {"libcuda",
+                                                               "libcudadebugger",
+                                                               "libEGL_nvidia",
+                                                               "libGLESv1_CM_nvidia",
+                                                               "libGLESv2_nvidia",
+                                                               "libGLX_nvidia",
+                                                               "libnvcuvid",
+                                                               "libnvidia-allocator",
+                                                               "libnvidia-api",
+                                                               "libnvidia-cfg",
+                                                               "libnvidia-compiler",
+                                                               "libnvidia-container",
+                                                               "libnvidia-egl-gbm",
+                                                               "libnvidia-egl-wayland",
+                                                               "libnvidia-eglcore",
+                                                               "libnvidia-encode",
+                                                               "libnvidia-fatbinaryloader",
+                                                               "libnvidia-fbc",
+                                                               "libnvidia-glcore",
+                                                               "libnvidia-glsi",
+                                                               "libnvidia-glvkspirv",
+                                                               "libnvidia-gpucomp",
+                                                               "libnvidia-gtk2",
+                                                               "libnvidia-gtk3",
+                                                               "libnvidia-ifr",
+                                                               "libnvidia-ml",
+                                                               "libnvidia-ngx",
+                                                               "libnvidia-nscq",
+                                                               "libnvidia-nvvm",
+                                                               "libnvidia-nvvm70",
+                                                               "libnvidia-opencl",
+                                                               "libnvidia-opticalflow",
+                                                               "libnvidia-pkcs11",
+                                                               "libnvidia-pkcs11-openssl3",
+                                                               "libnvidia-ptxjitcompiler",
+                                                               "libnvidia-rtcore",
+                                                               "libnvidia-sandboxutils",
+                                                               "libnvidia-tls",
+                                                               "libnvidia-vksc-core",
+                                                               "libnvidia-wayland-client",
+                                                               "libnvoptix",
+                                                               "libOpenCL",
+                                                               "libvdpau_nvidia",
+                                                               "nvidia_drv"};
 constexpr std::array<std::string_view, 5> kNvidiaBinaries = {
     "nvidia-smi", "nvidia-debugdump", "nvidia-persistenced", "nvidia-cuda-mps-control",
     "nvidia-cuda-mps-server"};
@@ -39,9 +72,10 @@ constexpr std::array<const char*, 2> kNvidiaDevices = {"/dev/nvidia*", "/dev/nvi
 
 // ROCm's run time: HIP, HSA, OpenCL and their libraries.
 constexpr std::array<std::string_view, 18> kAmdLibraries = {
-    "libamd_comgr", "libamdhip64", "libamdocl64", "libcltrace", "libhipblas", "libhipfft",
-    "libhipsparse", "libhsa-runtime64", "libhsakmt", "libMIOpen", "libOpenCL", "librccl",
-    "librocblas", "librocfft", "librocrand", "librocsolver", "librocsparse", "libdrm_amdgpu"};
+    "libamd_comgr", "libamdhip64",  "libamdocl64",      "libcltrace", "libhipblas",
+    "libhipfft",    "libhipsparse", "libhsa-runtime64", "libhsakmt",  "libMIOpen",
+    "libOpenCL",    "librccl",      "librocblas",       "librocfft",  "librocrand",
+    "librocsolver", "librocsparse", "libdrm_amdgpu"};
 constexpr std::array<std::string_view, 2> kAmdBinaries = {"rocm-smi", "rocminfo"};
 constexpr std::array<const char*, 1> kAmdFiles = {"/etc/OpenCL/vendors/amdocl64.icd"};
 constexpr std::array<const char*, 2> kAmdDevices = {"/dev/kfd", "/dev/dri/*"};
@@ -72,7 +106,8 @@ std::string loader_cache() {
     }
     ::posix_spawn_file_actions_adddup2(&actions, writing.get(), STDOUT_FILENO);
     pid_t pid = -1;
-    const int err = ::posix_spawn(&pid, program, &actions, nullptr, argv.data(), environment.data());
+    const int err =
+        ::posix_spawn(&pid, program, &actions, nullptr, argv.data(), environment.data());
     ::posix_spawn_file_actions_destroy(&actions);
     writing.reset();
     if (err != 0) {
@@ -106,8 +141,8 @@ void add_libraries(std::string_view cache,
 
 template <std::size_t N>
 void add_binaries(const std::array<std::string_view, N>& names, std::vector<std::string>& out) {
-  static constexpr std::array<std::string_view, 4> kDirectories = {
-      "/usr/bin/", "/usr/local/bin/", "/bin/", "/opt/rocm/bin/"};
+  static constexpr std::array<std::string_view, 4> kDirectories = {"/usr/bin/", "/usr/local/bin/",
+                                                                   "/bin/", "/opt/rocm/bin/"};
   for (const std::string_view name : names) {
     for (const std::string_view directory : kDirectories) {
       std::string path = std::string(directory) + std::string(name);
@@ -150,9 +185,9 @@ std::vector<std::string> libraries_in_cache(std::string_view cache,
     }
     const std::string_view library = line.substr(0, open);
     const std::string_view tags = line.substr(open, close - open);
-    const bool right_machine =
-        machine.empty() ? tags.find("64") != tags.npos || tags.find(',') == tags.npos
-                        : tags.find(machine) != tags.npos;
+    const bool right_machine = machine.empty()
+                                   ? tags.find("64") != tags.npos || tags.find(',') == tags.npos
+                                   : tags.find(machine) != tags.npos;
     if (right_machine && library.starts_with(name) &&
         library.substr(name.size()).starts_with(".so")) {
       paths.emplace_back(line.substr(arrow + 4));
@@ -169,10 +204,9 @@ GpuFiles find_gpu_files(bool nvidia, bool amd) {
   const std::string cache = loader_cache();
   const auto warn_if_none = [&found](const char* option, std::size_t before) {
     // The loader of OpenCL is on many hosts that have no device.
-    const bool any = std::any_of(found.libraries.begin() + static_cast<std::ptrdiff_t>(before),
-                                 found.libraries.end(), [](const std::string& path) {
-                                   return path.find("/libOpenCL.so") == std::string::npos;
-                                 });
+    const bool any = std::any_of(
+        found.libraries.begin() + static_cast<std::ptrdiff_t>(before), found.libraries.end(),
+        [](const std::string& path) { return path.find("/libOpenCL.so") == std::string::npos; });
     if (!any) {
       found.warnings.push_back(std::string(option) +
                                ": this host has no such driver libraries (see ldconfig -p)");

@@ -14,7 +14,8 @@ std::string unescaped(std::string_view text) {
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     if (text[i] == '\\' && i + 3 < text.size()) {
-      out += static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + text[i + 3] - '0');
+      out +=
+          static_cast<char>((text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + text[i + 3] - '0');
       i += 3;
     } else {
       out += text[i];
@@ -38,9 +39,9 @@ std::vector<std::string> parse_host_mounts(std::string_view mountinfo) {
       line = space == line.npos ? std::string_view{} : line.substr(space + 1);
     }
     std::string point = unescaped(line.substr(0, line.find(' ')));
-    const bool excluded = std::any_of(kExcluded.begin(), kExcluded.end(), [&](std::string_view tree) {
-      return is_within(point, tree);
-    });
+    const bool excluded =
+        std::any_of(kExcluded.begin(), kExcluded.end(),
+                    [&](std::string_view tree) { return is_within(point, tree); });
     if (!point.empty() && point != "/" && !excluded) {
       all.push_back(std::move(point));
     }
@@ -48,9 +49,9 @@ std::vector<std::string> parse_host_mounts(std::string_view mountinfo) {
   std::sort(all.begin(), all.end());
   std::vector<std::string> outermost;
   for (std::string& point : all) {
-    const bool nested = std::any_of(outermost.begin(), outermost.end(), [&](const std::string& outer) {
-      return is_within(point, outer);
-    });
+    const bool nested =
+        std::any_of(outermost.begin(), outermost.end(),
+                    [&](const std::string& outer) { return is_within(point, outer); });
     if (!nested) {
       outermost.push_back(std::move(point));
     }

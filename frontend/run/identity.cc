@@ -48,7 +48,9 @@ void for_each_line(std::string_view text, Function function) {
 
 }  // namespace
 
-std::string merge_passwd(std::string_view image_file, const Identity& caller, std::string_view home) {
+std::string merge_passwd(std::string_view image_file,
+                         const Identity& caller,
+                         std::string_view home) {
   std::string merged;
   bool found = false;
   for_each_line(image_file, [&](std::string_view line) {
@@ -61,7 +63,8 @@ std::string merge_passwd(std::string_view image_file, const Identity& caller, st
       merged += root ? std::string(fields[0]) : name_of(caller);
       merged += ":x:" + std::to_string(caller.uid) + ':';
       merged += fields[3];
-      merged += ':' + (root ? std::string(fields[4]) : field(caller.gecos)) + ':' + field(home) + ':';
+      merged +=
+          ':' + (root ? std::string(fields[4]) : field(caller.gecos)) + ':' + field(home) + ':';
       merged += fields[6];
     }
     merged += '\n';
@@ -90,8 +93,8 @@ std::string merge_group(std::string_view image_file, const Identity& caller) {
   });
   for (const auto& [gid, name] : caller.groups) {
     if (std::find(present.begin(), present.end(), gid) == present.end()) {
-      merged += (name.empty() ? "group" + std::to_string(gid) : field(name)) + ":x:" +
-                std::to_string(gid) + ':' + name_of(caller) + '\n';
+      merged += (name.empty() ? "group" + std::to_string(gid) : field(name)) +
+                ":x:" + std::to_string(gid) + ':' + name_of(caller) + '\n';
     }
   }
   return merged;

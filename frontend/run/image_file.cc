@@ -5,8 +5,9 @@
 #include <string_view>
 #include <utility>
 
-#include <fcntl.h>
 #include <sys/stat.h>
+
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "frontend/run/bind.h"
@@ -17,8 +18,8 @@ namespace postern::run {
 namespace {
 
 constexpr std::array<std::string_view, 12> kSchemes = {
-    "docker",  "oci", "library", "shub", "oras", "http", "https", "docker-archive",
-    "oci-archive", "docker-daemon", "ipfs", "instance"};
+    "docker",         "oci",         "library",       "shub", "oras",    "http", "https",
+    "docker-archive", "oci-archive", "docker-daemon", "ipfs", "instance"};
 
 // The scheme of "scheme:rest" among those that Apptainer knows, or nothing.
 std::string_view scheme_of(std::string_view text) {
@@ -41,8 +42,9 @@ Problem uri_problem(const std::string& given, std::string_view scheme) {
                    .cure = "make an image of it first: postern build image.sif " + given};
   }
   return Problem{.what = given + ": images are not fetched from registries",
-                 .cure = "save the image as an archive where you have one (`docker save -o a.tar "
-                         "NAME`, `skopeo copy`), then: postern build image.sif docker-archive:a.tar"};
+                 .cure =
+                     "save the image as an archive where you have one (`docker save -o a.tar "
+                     "NAME`, `skopeo copy`), then: postern build image.sif docker-archive:a.tar"};
 }
 
 Outcome<UniqueFd> open_file(const std::string& path, std::string_view what) {
@@ -55,7 +57,8 @@ Outcome<UniqueFd> open_file(const std::string& path, std::string_view what) {
   if (err == ENOENT || err == ENOTDIR) {
     cure = "check the path";
   } else if (err == EACCES) {
-    cure = "ask its owner for read permission on the file, and search permission on its directories";
+    cure =
+        "ask its owner for read permission on the file, and search permission on its directories";
   }
   return system_problem(std::string(what) + ' ' + path, err, std::move(cure));
 }
@@ -66,7 +69,9 @@ Problem named(const std::string& path, Problem problem) {
 }
 
 // The tree that a sealed partition's blocks are checked against.
-Outcome<std::optional<VerityGeometry>> seal_of(const sif::Image& sif, int file, std::uint32_t object) {
+Outcome<std::optional<VerityGeometry>> seal_of(const sif::Image& sif,
+                                               int file,
+                                               std::uint32_t object) {
   POSTERN_TRY_ASSIGN(const sif::Descriptor* partition, sif.object(object));
   return seal::find_seal(sif, file, *partition);
 }
@@ -77,7 +82,8 @@ Outcome<ImageServer> server_of(const std::string& path, int file, const sif::Ext
   if (!own.valid()) {
     return system_problem("opening " + path + " again", errno);
   }
-  return ImageServer{.path = path, .image = std::move(own), .offset = extent.offset, .bytes = extent.bytes};
+  return ImageServer{
+      .path = path, .image = std::move(own), .offset = extent.offset, .bytes = extent.bytes};
 }
 
 }  // namespace
@@ -144,17 +150,19 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
     unsigned candidates = 0;
     for (const sif::Descriptor& descriptor : sif->descriptors()) {
       const auto* partition = descriptor.partition();
-      const bool wanted = object ? descriptor.id == *object
-                                 : partition != nullptr && partition->type == sif::PartitionType::kData;
+      const bool wanted =
+          object ? descriptor.id == *object
+                 : partition != nullptr && partition->type == sif::PartitionType::kData;
       if (wanted && partition != nullptr) {
         chosen = &descriptor;
         ++candidates;
       }
     }
     if (candidates != 1) {
-      return Problem{.what = path + (object ? ": object " + std::to_string(*object) + " is no partition"
-                                            : ": " + std::to_string(candidates) + " data partitions"),
-                     .cure = "choose one with id=N; `postern sif list` shows the numbers"};
+      return Problem{
+          .what = path + (object ? ": object " + std::to_string(*object) + " is no partition"
+                                 : ": " + std::to_string(candidates) + " data partitions"),
+          .cure = "choose one with id=N; `postern sif list` shows the numbers"};
     }
     auto where = sif->extent_of(*chosen);
     if (!where) {

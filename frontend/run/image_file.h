@@ -11,12 +11,12 @@
 namespace postern::run {
 
 struct OpenImage {
-  std::string path;                      // absolute
+  std::string path;  // absolute
   bool directory = false;
   bool sif = false;
-  std::optional<ImageServer> root;       // absent for directories
-  bool encrypted = false;                // `root` is a LUKS2 container without its key yet
-  std::vector<ImageServer> overlays;     // read-only overlay partitions of a SIF, bottom first
+  std::optional<ImageServer> root;    // absent for directories
+  bool encrypted = false;             // `root` is a LUKS2 container without its key yet
+  std::vector<ImageServer> overlays;  // read-only overlay partitions of a SIF, bottom first
 };
 
 // Opens what `given` names (relative to `directory`). Errors say what is wrong and the cure: a

@@ -8,7 +8,9 @@
 namespace postern::run {
 namespace {
 
-bool is_executable(const std::string& path) { return ::access(path.c_str(), X_OK) == 0; }
+bool is_executable(const std::string& path) {
+  return ::access(path.c_str(), X_OK) == 0;
+}
 
 std::string own_directory() {
   std::array<char, 4096> path{};

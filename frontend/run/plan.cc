@@ -7,11 +7,11 @@
 #include <string_view>
 #include <utility>
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <linux/capability.h>
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/run/bind.h"
 #include "frontend/run/fakeroot.h"
@@ -108,16 +108,18 @@ class Planner {
 
   [[nodiscard]] bool is_wanted(std::string_view name) const;
   [[nodiscard]] bool has_minimal_dev() const;
+
   [[nodiscard]] bool is_root() const { return input_.caller.identity.uid == 0; }
+
   void warn(std::string text) { warnings_.push_back(std::move(text)); }
 
   PlanInput input_;
   Action& action_;
   std::vector<std::string>& warnings_;
   LaunchPlan plan_;
-  std::string home_;                        // inside
-  std::vector<std::string> visible_;        // host paths bound at the same path inside
-  std::vector<std::string> destinations_;   // of user binds, for POSTERN_BIND
+  std::string home_;                       // inside
+  std::vector<std::string> visible_;       // host paths bound at the same path inside
+  std::vector<std::string> destinations_;  // of user binds, for POSTERN_BIND
 };
 
 // ------------------------------------------------------------------------------ building blocks
@@ -155,25 +157,21 @@ Outcome<> Planner::add_bind(const std::string& source, const std::string& target
   if (source == target) {
     visible_.push_back(source);
   }
-  return add({.operation = Operation::kBind,
-              .flags = static_cast<std::uint8_t>(flags),
-              .target = target},
-             Source{.kind = Source::Kind::kPath, .path = source});
+  return add(
+      {.operation = Operation::kBind, .flags = static_cast<std::uint8_t>(flags), .target = target},
+      Source{.kind = Source::Kind::kPath, .path = source});
 }
 
 Outcome<> Planner::add_file(std::string content, const std::string& target, unsigned flags) {
-  return add({.operation = Operation::kFile,
-              .flags = static_cast<std::uint8_t>(flags),
-              .target = target},
-             Source{.kind = Source::Kind::kContent, .content = std::move(content)});
+  return add(
+      {.operation = Operation::kFile, .flags = static_cast<std::uint8_t>(flags), .target = target},
+      Source{.kind = Source::Kind::kContent, .content = std::move(content)});
 }
 
 Outcome<> Planner::add_tmpfs(const std::string& target, std::uint32_t mode) {
-  return add({.operation = Operation::kTmpfs,
-              .flags = kDirectoryTarget,
-              .target = target,
-              .mode = mode},
-             std::nullopt);
+  return add(
+      {.operation = Operation::kTmpfs, .flags = kDirectoryTarget, .target = target, .mode = mode},
+      std::nullopt);
 }
 
 Outcome<> Planner::add_device(const std::string& path, bool optional) {
@@ -214,8 +212,9 @@ Outcome<> Planner::root() {
   }
   if (action_.writable && !input_.image.directory) {
     return Problem{.what = "--writable: " + input_.image.path + " is read-only by its nature",
-                   .cure = "use --writable-tmpfs or --overlay DIR, or make a directory with "
-                           "`postern build --sandbox DIR IMAGE`"};
+                   .cure =
+                       "use --writable-tmpfs or --overlay DIR, or make a directory with "
+                       "`postern build --sandbox DIR IMAGE`"};
   }
   plan_.request.writable_root = action_.writable;
   return Ok{};
@@ -314,7 +313,8 @@ Outcome<> Planner::layers() {
 Outcome<> Planner::namespaces() {
   const auto want = [&](bool asked, bool allowed, unsigned bit, const char* option) {
     if (asked && !allowed) {
-      warn(std::string(option) + " is not allowed by the site's configuration: the host's is shared");
+      warn(std::string(option) +
+           " is not allowed by the site's configuration: the host's is shared");
     } else if (asked) {
       plan_.request.namespaces = static_cast<std::uint8_t>(plan_.request.namespaces | bit);
     }
@@ -333,9 +333,11 @@ Outcome<> Planner::namespaces() {
   }
   const std::string path = absolute_path(action_.network_namespace, input_.caller.directory);
   if (!exists(path)) {
-    return system_problem("--netns-path " + path, errno, "name the file of a network namespace, as `ip netns` makes");
+    return system_problem("--netns-path " + path, errno,
+                          "name the file of a network namespace, as `ip netns` makes");
   }
-  POSTERN_TRY_ASSIGN(plan_.request.join_net, add_source({.kind = Source::Kind::kPath, .path = path}));
+  POSTERN_TRY_ASSIGN(plan_.request.join_net,
+                     add_source({.kind = Source::Kind::kPath, .path = path}));
   return Ok{};
 }
 
@@ -367,7 +369,8 @@ Outcome<> Planner::minimal_dev() {
   }
   if (input_.site.devpts && is_wanted("devpts")) {
     POSTERN_TRY(add_system(Operation::kDevpts, "/dev/pts", kOptional));
-    POSTERN_TRY(add({.operation = Operation::kSymlink, .target = "/dev/ptmx", .text = "pts/ptmx"}, {}));
+    POSTERN_TRY(
+        add({.operation = Operation::kSymlink, .target = "/dev/ptmx", .text = "pts/ptmx"}, {}));
   }
   for (const char* node : {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}) {
     POSTERN_TRY(add_device(node, false));
@@ -376,15 +379,17 @@ Outcome<> Planner::minimal_dev() {
   std::array<char, 256> terminal{};
   for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
     if (::ttyname_r(fd, terminal.data(), terminal.size()) == 0) {
-      POSTERN_TRY(add({.operation = Operation::kDevice, .flags = kOptional, .target = "/dev/console"},
-                      Source{.kind = Source::Kind::kPath, .path = terminal.data()}));
+      POSTERN_TRY(
+          add({.operation = Operation::kDevice, .flags = kOptional, .target = "/dev/console"},
+              Source{.kind = Source::Kind::kPath, .path = terminal.data()}));
       break;
     }
   }
-  static constexpr std::array<std::array<const char*, 2>, 4> kLinks = {{{"/dev/fd", "/proc/self/fd"},
-                                                                        {"/dev/stdin", "/proc/self/fd/0"},
-                                                                        {"/dev/stdout", "/proc/self/fd/1"},
-                                                                        {"/dev/stderr", "/proc/self/fd/2"}}};
+  static constexpr std::array<std::array<const char*, 2>, 4> kLinks = {
+      {{"/dev/fd", "/proc/self/fd"},
+       {"/dev/stdin", "/proc/self/fd/0"},
+       {"/dev/stdout", "/proc/self/fd/1"},
+       {"/dev/stderr", "/proc/self/fd/2"}}};
   for (const auto& [link, text] : kLinks) {
     POSTERN_TRY(add({.operation = Operation::kSymlink, .target = link, .text = text}, {}));
   }
@@ -414,8 +419,8 @@ Outcome<> Planner::configured_binds() {
       continue;
     }
     if (target == "/etc/hosts" && action_.contain && action_.network == Network::kNone) {
-      POSTERN_TRY(add_file("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n", target,
-                           kOptional | kReadOnly));
+      POSTERN_TRY(add_file("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
+                           target, kOptional | kReadOnly));
     } else if (exists(source)) {
       POSTERN_TRY(add_bind(source, target, kOptional));
     } else if (!essential) {
@@ -444,10 +449,12 @@ Outcome<> Planner::home() {
     source = absolute_path(action_.home.substr(0, colon), input_.caller.directory);
     home_ = colon == std::string::npos ? source : action_.home.substr(colon + 1);
     if (home_.empty() || home_.front() != '/') {
-      return Problem{.what = "--home " + action_.home + ": the destination is not an absolute path"};
+      return Problem{.what =
+                         "--home " + action_.home + ": the destination is not an absolute path"};
     }
     if (!input_.site.user_binds) {
-      return Problem{.what = "--home: the site's configuration allows no binds of users (allow.user_binds)"};
+      return Problem{
+          .what = "--home: the site's configuration allows no binds of users (allow.user_binds)"};
     }
     if (!exists(source)) {
       return system_problem("--home " + source, errno, "name a directory that exists");
@@ -480,8 +487,8 @@ Outcome<> Planner::tmp() {
     return Ok{};
   }
   // ORDER: /var/tmp first: where the image links it to /tmp, the host's /tmp must end on top.
-  static constexpr std::array<std::array<const char*, 2>, 2> kPlaces = {{{"/var/tmp", "/var_tmp"},
-                                                                         {"/tmp", "/tmp"}}};
+  static constexpr std::array<std::array<const char*, 2>, 2> kPlaces = {
+      {{"/var/tmp", "/var_tmp"}, {"/tmp", "/tmp"}}};
   for (const auto& [target, below_workdir] : kPlaces) {
     if (!action_.contain) {
       if (is_directory(target)) {
@@ -565,8 +572,8 @@ Outcome<> Planner::resolv_conf() {
 Outcome<> Planner::files() {
   // Root, real or fake, in a container that it can change keeps the image's own accounts: package
   // managers add to them.
-  const bool keep = (is_root() || action_.fakeroot) && (action_.writable || action_.writable_tmpfs ||
-                                  !action_.overlays.empty());
+  const bool keep = (is_root() || action_.fakeroot) &&
+                    (action_.writable || action_.writable_tmpfs || !action_.overlays.empty());
   if (input_.site.passwd && !keep) {
     POSTERN_TRY(account_file(Source::Merge::kPasswd, "/etc/passwd"));
   }
@@ -616,7 +623,8 @@ Outcome<> Planner::user_bind(const Bind& bind) {
   const std::string target = bind.target.empty() ? source : absolute_path(bind.target, "/");
   const unsigned read_only = bind.read_only ? unsigned{kReadOnly} : 0U;
   if (std::find(destinations_.begin(), destinations_.end(), target) != destinations_.end()) {
-    warn("the bind of " + source + " is left out: " + target + " is already the destination of another");
+    warn("the bind of " + source + " is left out: " + target +
+         " is already the destination of another");
     return Ok{};
   }
   struct stat status = {};
@@ -624,16 +632,17 @@ Outcome<> Planner::user_bind(const Bind& bind) {
     return system_problem("bind source " + source, errno, "make it first, or leave the bind out");
   }
   if (target == "/") {
-    return Problem{.what = "bind of " + source + ": the destination is /, the root of the container"};
+    return Problem{.what =
+                       "bind of " + source + ": the destination is /, the root of the container"};
   }
   if (bind.nested) {
     destinations_.push_back(target);
   }
   if (bind.from_image()) {
     POSTERN_TRY_ASSIGN(ImageServer server, open_data_image(source, bind.image_id));
-    POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
-                       add_server(std::move(server), Source::Kind::kServed,
-                                  bind.image_path.value_or("/")));
+    POSTERN_TRY_ASSIGN(
+        const std::uint8_t descriptor,
+        add_server(std::move(server), Source::Kind::kServed, bind.image_path.value_or("/")));
     return add({.operation = Operation::kBind,
                 .flags = static_cast<std::uint8_t>(kReadOnly | kDirectoryTarget),
                 .descriptor = descriptor,
@@ -653,15 +662,17 @@ Outcome<> Planner::user_bind(const Bind& bind) {
 
 Outcome<> Planner::user_binds() {
   std::vector<Bind> binds;
-  for (const auto& [list, parse] : {std::pair(&action_.binds, &parse_binds),
-                                    std::pair(&action_.mounts, &parse_mounts)}) {
+  for (const auto& [list, parse] :
+       {std::pair(&action_.binds, &parse_binds), std::pair(&action_.mounts, &parse_mounts)}) {
     for (const std::string& specification : *list) {
       POSTERN_TRY_ASSIGN(std::vector<Bind> parsed, parse(specification));
       std::move(parsed.begin(), parsed.end(), std::back_inserter(binds));
     }
   }
   if (!binds.empty() && !input_.site.user_binds) {
-    warn("--bind and --mount are not allowed by the site's configuration (allow.user_binds): ignored");
+    warn(
+        "--bind and --mount are not allowed by the site's configuration (allow.user_binds): "
+        "ignored");
     return Ok{};
   }
   for (const Bind& bind : binds) {
@@ -684,8 +695,9 @@ void Planner::fixed_environment(init::LaunchRecord& record) {
   static constexpr std::array kCommands = {"", "exec", "run", "shell", "test", "start"};
   set("HOME", home_);
   set("USER_PATH", input_.host_path);
-  const bool has_prompt = std::any_of(record.forwarded.begin(), record.forwarded.end(),
-                                      [](const std::string& one) { return one.starts_with("PS1="); });
+  const bool has_prompt =
+      std::any_of(record.forwarded.begin(), record.forwarded.end(),
+                  [](const std::string& one) { return one.starts_with("PS1="); });
   if (!has_prompt) {
     set("PS1", "Postern> ");
   }
@@ -737,8 +749,8 @@ Outcome<> Planner::record() {
   }
   record.message_level = input_.message_level;
   fixed_environment(record);
-  POSTERN_TRY_ASSIGN(plan_.request.init, add_source({.kind = Source::Kind::kInit,
-                                                     .path = input_.init_program}));
+  POSTERN_TRY_ASSIGN(plan_.request.init,
+                     add_source({.kind = Source::Kind::kInit, .path = input_.init_program}));
   POSTERN_TRY_ASSIGN(plan_.request.record, add_source({.kind = Source::Kind::kContent}));
   return Ok{};
 }

@@ -46,8 +46,8 @@ struct PlanInput {
   Site site;
   OpenImage image;
   PayloadEnvironment environment;
-  std::string host_path;               // the caller's PATH, as USER_PATH inside
-  std::string init_program;            // postern-init
+  std::string host_path;     // the caller's PATH, as USER_PATH inside
+  std::string init_program;  // postern-init
   std::int32_t message_level = 1;
 };
 

@@ -9,14 +9,13 @@
 #include <span>
 #include <utility>
 
-#include <fcntl.h>
-#include <seccomp.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <linux/filter.h>
+#include <sys/mman.h>
 
+#include <fcntl.h>
 #include <nlohmann/json.hpp>
+#include <seccomp.h>
+#include <unistd.h>
 
 #include "frontend/run/capability_names.h"
 #include "frontend/run/small_file.h"
@@ -64,7 +63,9 @@ constexpr std::array kComparisons = std::to_array<std::pair<std::string_view, sc
 
 constexpr unsigned kSyscallArguments = 6;
 
-Problem malformed(std::string what) { return Problem{.what = std::move(what)}; }
+Problem malformed(std::string what) {
+  return Problem{.what = std::move(what)};
+}
 
 // Members of a JSON object; a null counts as absent, as Go's decoder takes it.
 const Json* member(const Json& object, const char* name) {
@@ -110,7 +111,9 @@ Outcome<std::uint64_t> number_of(const Json& object, const char* name) {
 }
 
 // The errno of `number_key` or, older, of the name in `name_key`; EPERM where neither is given.
-Outcome<std::uint32_t> error_number(const Json& object, const char* number_key, const char* name_key) {
+Outcome<std::uint32_t> error_number(const Json& object,
+                                    const char* number_key,
+                                    const char* name_key) {
   if (member(object, number_key) != nullptr) {
     POSTERN_TRY_ASSIGN(const std::uint64_t number, number_of(object, number_key));
     if (number > 4095) {  // MAX_ERRNO of the kernel
@@ -153,7 +156,8 @@ Outcome<std::uint32_t> action_of(const std::string& name, std::uint32_t error) {
   if (name == "SCMP_ACT_ALLOW") {
     return std::uint32_t{SCMP_ACT_ALLOW};
   }
-  return malformed("action \"" + name + "\" is not one of KILL, KILL_PROCESS, TRAP, ERRNO, TRACE, LOG, ALLOW");
+  return malformed("action \"" + name +
+                   "\" is not one of KILL, KILL_PROCESS, TRAP, ERRNO, TRACE, LOG, ALLOW");
 }
 
 bool has_capability(const std::vector<std::string>& names, std::uint64_t set, bool all) {
@@ -185,12 +189,15 @@ class Compiler {
   Outcome<> rule(const Json& rule);
   Outcome<bool> applies(const Json& rule) const;
   Outcome<std::vector<scmp_arg_cmp>> conditions(const Json& rule) const;
-  Outcome<> add(std::uint32_t action, const std::string& name, std::span<const scmp_arg_cmp> conditions);
+  Outcome<> add(std::uint32_t action,
+                const std::string& name,
+                std::span<const scmp_arg_cmp> conditions);
   Outcome<std::vector<std::uint8_t>> exported();
 
   struct Release {
     void operator()(void* context) const noexcept { ::seccomp_release(context); }
   };
+
   std::unique_ptr<void, Release> context_;
   std::uint64_t capabilities_;
   std::vector<std::string>& warnings_;
@@ -256,7 +263,8 @@ Outcome<bool> Compiler::applies(const Json& rule) const {
   POSTERN_TRY_ASSIGN(const auto without, strings(part("excludes"), "caps"));
   POSTERN_TRY_ASSIGN(const auto with, strings(part("includes"), "caps"));
   return !names_own(excluded) && (included.empty() || names_own(included)) &&
-         !has_capability(without, capabilities_, false) && has_capability(with, capabilities_, true);
+         !has_capability(without, capabilities_, false) &&
+         has_capability(with, capabilities_, true);
 }
 
 Outcome<std::vector<scmp_arg_cmp>> Compiler::conditions(const Json& rule) const {
@@ -281,7 +289,9 @@ Outcome<std::vector<scmp_arg_cmp>> Compiler::conditions(const Json& rule) const 
     if (index >= kSyscallArguments || found == kComparisons.end()) {
       return malformed("an argument's index is above 5, or its op \"" + op + "\" is unknown");
     }
-    result.push_back({.arg = static_cast<unsigned>(index), .op = found->second, .datum_a = value,
+    result.push_back({.arg = static_cast<unsigned>(index),
+                      .op = found->second,
+                      .datum_a = value,
                       .datum_b = value_two});
   }
   return result;
@@ -353,8 +363,8 @@ Outcome<std::vector<std::uint8_t>> Compiler::exported() {
   const auto bytes = read_small_file(memory.get());
   const std::size_t instructions = bytes ? bytes->size() / sizeof(sock_filter) : 0;
   if (instructions == 0 || instructions > BPF_MAXINSNS) {
-    return malformed("the filter has " + std::to_string(instructions) + " instructions; the kernel takes " +
-                     std::to_string(BPF_MAXINSNS));
+    return malformed("the filter has " + std::to_string(instructions) +
+                     " instructions; the kernel takes " + std::to_string(BPF_MAXINSNS));
   }
   return std::vector<std::uint8_t>(bytes->begin(), bytes->end());
 }
@@ -367,7 +377,8 @@ Outcome<std::vector<std::uint8_t>> Compiler::compile(const Json& profile) {
   if (default_name.empty()) {
     return malformed("defaultAction is missing");
   }
-  POSTERN_TRY_ASSIGN(const std::uint32_t error, error_number(profile, "defaultErrnoRet", "defaultErrno"));
+  POSTERN_TRY_ASSIGN(const std::uint32_t error,
+                     error_number(profile, "defaultErrnoRet", "defaultErrno"));
   POSTERN_TRY_ASSIGN(default_action_, action_of(default_name, error));
   context_.reset(::seccomp_init(default_action_));
   if (context_ == nullptr) {

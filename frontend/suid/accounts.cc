@@ -9,13 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include <fcntl.h>
-#include <spawn.h>
+#include <linux/openat2.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <linux/openat2.h>
+#include <fcntl.h>
+#include <spawn.h>
+#include <unistd.h>
 
 #include "frontend/run/libexec.h"
 #include "frontend/run/small_file.h"
@@ -42,8 +42,12 @@ Accounts of_directory(const std::string& path) {
 }
 
 std::vector<std::string> arguments_of(const run::ImageServer& server, int output) {
-  std::vector<std::string> words = {"postern-squashfs", "--threads", "1", "--accounts-fd",
-                                    std::to_string(output), "--image-fd",
+  std::vector<std::string> words = {"postern-squashfs",
+                                    "--threads",
+                                    "1",
+                                    "--accounts-fd",
+                                    std::to_string(output),
+                                    "--image-fd",
                                     std::to_string(server.image.get())};
   for (std::string& word : userns::extent_arguments(server)) {
     words.push_back(std::move(word));

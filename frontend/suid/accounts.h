@@ -22,7 +22,8 @@ Outcome<Accounts> read_accounts(const run::LaunchPlan& plan);
 // Makes the generated files of the plan final: content without `merge`.
 Outcome<> finish_accounts(run::LaunchPlan& plan);
 
-// "NUMBER\n" and as many bytes, or "-\n", for each file: what postern-squashfs --accounts-fd writes.
+// "NUMBER\n" and as many bytes, or "-\n", for each file: what postern-squashfs --accounts-fd
+// writes.
 Outcome<Accounts> parse_accounts(std::string_view text);
 
 }  // namespace postern::suid

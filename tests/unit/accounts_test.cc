@@ -1,12 +1,11 @@
-#include <doctest/doctest.h>
+#include "frontend/suid/accounts.h"
 
 #include <filesystem>
 #include <fstream>
 #include <string>
 
+#include <doctest/doctest.h>
 #include <stdlib.h>
-
-#include "frontend/suid/accounts.h"
 
 using postern::suid::parse_accounts;
 
@@ -23,7 +22,8 @@ TEST_SUITE("frontend/suid accounts") {
   }
 
   TEST_CASE("anything else is an error") {
-    for (const char* text : {"", "5\nab", "1\na", "x\n-\n", "-1\n-\n", "99999999999999999999999\n-\n", "5"}) {
+    for (const char* text :
+         {"", "5\nab", "1\na", "x\n-\n", "-1\n-\n", "99999999999999999999999\n-\n", "5"}) {
       CAPTURE(text);
       CHECK_FALSE(parse_accounts(text));
     }

@@ -1,9 +1,9 @@
-#include <doctest/doctest.h>
+#include "frontend/run/bind.h"
 
 #include <string>
 #include <vector>
 
-#include "frontend/run/bind.h"
+#include <doctest/doctest.h>
 
 using postern::run::absolute_path;
 using postern::run::Bind;
@@ -86,7 +86,8 @@ TEST_SUITE("frontend/run binds") {
              Row{"type=bind,src=/a,dst=/b,readonly=false", "[/a|/b]"},
              Row{"type=bind,\"src=/a,b\",dst=/c", "[/a,b|/c]"},
              Row{"type=bind,\"src=/a\"\"b\",dst=/c:d", "[/a\"b|/c:d]"},
-             Row{"type=bind,src=/a,dst=/b\ntype=bind,src=/c,dst=/d,nonested\n", "[/a|/b][/c|/d|nonested]"},
+             Row{"type=bind,src=/a,dst=/b\ntype=bind,src=/c,dst=/d,nonested\n",
+                 "[/a|/b][/c|/d|nonested]"},
              Row{"type=bind,\"src=/new\nline\",dst=/b", "[/new\nline|/b]"},
              Row{"type=bind,src=x.sif,dst=/b,image-src=/s,id=2", "[x.sif|/b|src /s|id 2]"},
              Row{"\n\n", ""},
@@ -95,7 +96,8 @@ TEST_SUITE("frontend/run binds") {
              Row{"type=bind,src=/a", "!destination= is missing"},
              Row{"type=bind,dst=/b", "!source is empty"},
              Row{"type=bind,src=/a,dst=b", "!not an absolute path"},
-             Row{"type=bind,src=/a,dst=/b,bind-propagation=shared", "!unknown field \"bind-propagation\""},
+             Row{"type=bind,src=/a,dst=/b,bind-propagation=shared",
+                 "!unknown field \"bind-propagation\""},
              Row{"type=bind,src=/a,dst=/b,ro=perhaps", "!true or false"},
              Row{"type=bind,\"src=/a,dst=/b", "!quote is not closed"},
          }) {

@@ -1,13 +1,12 @@
-#include <doctest/doctest.h>
+#include "frontend/run/environment.h"
 
 #include <algorithm>
 #include <fstream>
 #include <string>
 #include <vector>
 
+#include <doctest/doctest.h>
 #include <unistd.h>
-
-#include "frontend/run/environment.h"
 
 using postern::run::EnvironmentWish;
 using postern::run::evaluate_environment_file;
@@ -28,7 +27,9 @@ struct TemporaryFile {
     path = name;
     std::ofstream(path) << content;
   }
+
   ~TemporaryFile() { ::unlink(path.c_str()); }
+
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
   std::string path;
@@ -37,27 +38,32 @@ struct TemporaryFile {
 }  // namespace
 
 TEST_SUITE("frontend/run environment") {
-  TEST_CASE("the host's variables are imported but for the runtime's, HOME, PATH, the loader's and functions") {
-    const auto result = from_host({"A=1", "MULTI=x\ny", "EMPTY=", "HOME=/h", "PATH=/p", "LD_LIBRARY_PATH=/l",
-                                   "POSTERN_X=1", "APPTAINER_X=1", "SINGULARITY_X=1", "BASH_FUNC_f%%=() { :; }",
-                                   "9x=1", "LD_PRELOAD=kept"});
+  TEST_CASE(
+      "the host's variables are imported but for the runtime's, HOME, PATH, the loader's and "
+      "functions") {
+    const auto result = from_host(
+        {"A=1", "MULTI=x\ny", "EMPTY=", "HOME=/h", "PATH=/p", "LD_LIBRARY_PATH=/l", "POSTERN_X=1",
+         "APPTAINER_X=1", "SINGULARITY_X=1", "BASH_FUNC_f%%=() { :; }", "9x=1", "LD_PRELOAD=kept"});
     CHECK(result.imported == Strings{"A=1", "MULTI=x\ny", "EMPTY=", "LD_PRELOAD=kept"});
     CHECK(result.forwarded.empty());
   }
 
   TEST_CASE("--cleanenv lets only the terminal and proxies pass, and sets LANG") {
-    const auto result = from_host({"A=1", "TERM=xterm", "https_proxy=p", "FTP_PROXY=q", "LANG=de_DE", "LC_ALL=x",
-                                   "APPTAINERENV_B=2"},
+    const auto result = from_host({"A=1", "TERM=xterm", "https_proxy=p", "FTP_PROXY=q",
+                                   "LANG=de_DE", "LC_ALL=x", "APPTAINERENV_B=2"},
                                   {.clean = true});
     CHECK(result.imported == Strings{"TERM=xterm", "https_proxy=p", "FTP_PROXY=q", "LANG=C"});
     CHECK(result.forwarded == Strings{"B=2"});
   }
 
   TEST_CASE("--no-env leaves names out") {
-    CHECK(from_host({"A=1", "B=2", "AB=3"}, {.not_imported = {"A"}}).imported == Strings{"B=2", "AB=3"});
+    CHECK(from_host({"A=1", "B=2", "AB=3"}, {.not_imported = {"A"}}).imported ==
+          Strings{"B=2", "AB=3"});
   }
 
-  TEST_CASE("POSTERNENV_ beats APPTAINERENV_ beats SINGULARITYENV_; files beat all of them; --env beats files") {
+  TEST_CASE(
+      "POSTERNENV_ beats APPTAINERENV_ beats SINGULARITYENV_; files beat all of them; --env beats "
+      "files") {
     const char* p = "POSTERNENV_X=p";
     const char* a = "APPTAINERENV_X=a";
     const char* s = "SINGULARITYENV_X=s";
@@ -66,27 +72,33 @@ TEST_SUITE("frontend/run environment") {
     CHECK(from_host({s, a}).forwarded == Strings{"X=a"});
     CHECK(from_host({s}).forwarded == Strings{"X=s"});
     CHECK(from_host({p}, {.from_files = {"X=f"}}).forwarded == Strings{"X=f"});
-    CHECK(from_host({p}, {.set = {"X=e"}, .from_files = {"X=f", "X=g"}}).forwarded == Strings{"X=e"});
+    CHECK(from_host({p}, {.set = {"X=e"}, .from_files = {"X=f", "X=g"}}).forwarded ==
+          Strings{"X=e"});
     CHECK(from_host({}, {.from_files = {"X=f", "X=g"}}).forwarded == Strings{"X=g"});
   }
 
   TEST_CASE("changes to PATH are kept apart; PATH and LD_LIBRARY_PATH can be forwarded") {
-    const auto result = from_host({"SINGULARITYENV_PREPEND_PATH=/first", "APPTAINERENV_APPEND_PATH=/last",
-                                   "POSTERNENV_PATH=/only", "POSTERNENV_LD_LIBRARY_PATH=/lib"});
+    const auto result =
+        from_host({"SINGULARITYENV_PREPEND_PATH=/first", "APPTAINERENV_APPEND_PATH=/last",
+                   "POSTERNENV_PATH=/only", "POSTERNENV_LD_LIBRARY_PATH=/lib"});
     CHECK(result.prepend_path == "/first");
     CHECK(result.append_path == "/last");
     CHECK(result.forwarded == Strings{"PATH=/only", "LD_LIBRARY_PATH=/lib"});
   }
 
   TEST_CASE("what only the runtime sets is refused with a word") {
-    const auto result = from_host({"APPTAINERENV_HOME=/x"}, {.set = {"APPTAINER_SHELL=/bin/x", "Y=1"}});
+    const auto result =
+        from_host({"APPTAINERENV_HOME=/x"}, {.set = {"APPTAINER_SHELL=/bin/x", "Y=1"}});
     CHECK(result.forwarded == Strings{"Y=1"});
     REQUIRE(result.warnings.size() == 2);
     CHECK(result.warnings[0].find("--home") != std::string::npos);
   }
 
-  TEST_CASE("an environment file is shell code: expansion, quotes, several lines, nothing of the shell's own") {
-    const TemporaryFile file("A=one\nB=\"$A two\"\nC='x\ny'\nexport D=$(echo sub)\nif true; then E=1; fi\necho noise\n");
+  TEST_CASE(
+      "an environment file is shell code: expansion, quotes, several lines, nothing of the shell's "
+      "own") {
+    const TemporaryFile file(
+        "A=one\nB=\"$A two\"\nC='x\ny'\nexport D=$(echo sub)\nif true; then E=1; fi\necho noise\n");
     const auto variables = evaluate_environment_file(file.path);
     REQUIRE(variables);
     Strings sorted = *variables;

@@ -1,9 +1,10 @@
-#include <doctest/doctest.h>
+#include "frontend/run/identity.h"
 
 #include <string>
 
+#include <doctest/doctest.h>
+
 #include "frontend/run/fakeroot.h"
-#include "frontend/run/identity.h"
 
 using postern::run::Identity;
 using postern::run::lists_range;
@@ -12,8 +13,13 @@ using postern::run::merge_passwd;
 
 namespace {
 
-const Identity kAlice{.uid = 1001, .gid = 100, .name = "alice", .gecos = "Alice A", .home = "/home/alice",
-                      .shell = "/bin/zsh", .groups = {{100, "users"}, {4000, "project"}, {5000, ""}}};
+const Identity kAlice{.uid = 1001,
+                      .gid = 100,
+                      .name = "alice",
+                      .gecos = "Alice A",
+                      .home = "/home/alice",
+                      .shell = "/bin/zsh",
+                      .groups = {{100, "users"}, {4000, "project"}, {5000, ""}}};
 
 }  // namespace
 
@@ -50,7 +56,8 @@ TEST_SUITE("frontend/run identity") {
           "root:x:0:\nstaff:x:100:\nproject:x:4000:alice\ngroup5000:x:5000:alice\n");
   }
 
-  TEST_CASE("a subordinate range counts for the name or the uid, and only when it holds something") {
+  TEST_CASE(
+      "a subordinate range counts for the name or the uid, and only when it holds something") {
     CHECK(lists_range("bob:1:1\nalice:100000:65536\n", kAlice));
     CHECK(lists_range("1001:100000:65536", kAlice));
     CHECK_FALSE(lists_range("alice:100000:0\n", kAlice));

@@ -1,11 +1,10 @@
-#include <doctest/doctest.h>
+#include "frontend/run/image_file.h"
 
 #include <string>
 
+#include <doctest/doctest.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-#include "frontend/run/image_file.h"
 
 using postern::run::open_data_image;
 using postern::run::open_image;
@@ -42,15 +41,18 @@ TEST_SUITE("frontend/run image files") {
       const char* what;
       const char* cure;
     };
-    for (const Row& row : {Row{"/nonexistent.sif", "/nonexistent.sif: No such file", "check the path"},
-                           Row{"/dev/null", "neither a file nor a directory", ""},
-                           Row{"/etc/passwd/x.sif", "Not a directory", "check the path"},
-                           Row{"docker://alpine", "docker://alpine", "postern build"},
-                           Row{"library://a/b", "library://a/b", "postern build"},
-                           Row{"oci-archive:/x.tar", "oci-archive:/x.tar", "postern build image.sif oci-archive:/x.tar"},
-                           Row{"instance://x", "instance://x", "postern exec"},
-                           Row{kImages + "empty.sif", "empty.sif", ""},
-                           Row{kImages + "README.md", "README.md", "postern build"}}) {
+
+    for (const Row& row :
+         {Row{"/nonexistent.sif", "/nonexistent.sif: No such file", "check the path"},
+          Row{"/dev/null", "neither a file nor a directory", ""},
+          Row{"/etc/passwd/x.sif", "Not a directory", "check the path"},
+          Row{"docker://alpine", "docker://alpine", "postern build"},
+          Row{"library://a/b", "library://a/b", "postern build"},
+          Row{"oci-archive:/x.tar", "oci-archive:/x.tar",
+              "postern build image.sif oci-archive:/x.tar"},
+          Row{"instance://x", "instance://x", "postern exec"},
+          Row{kImages + "empty.sif", "empty.sif", ""},
+          Row{kImages + "README.md", "README.md", "postern build"}}) {
       CAPTURE(row.given);
       const auto image = open_image(row.given, "/");
       REQUIRE_FALSE(image);
@@ -63,7 +65,8 @@ TEST_SUITE("frontend/run image files") {
   TEST_CASE("a file that is named like a URI is a file") {
     char name[] = "/tmp/postern-unit-XXXXXX";
     const std::string directory = ::mkdtemp(name);
-    REQUIRE(::symlink((kImages + "busybox_amd64.sif").c_str(), (directory + "/docker:x").c_str()) == 0);
+    REQUIRE(::symlink((kImages + "busybox_amd64.sif").c_str(), (directory + "/docker:x").c_str()) ==
+            0);
     CHECK(open_image("docker:x", directory));
     CHECK(::unlink((directory + "/docker:x").c_str()) == 0);
     CHECK(::rmdir(directory.c_str()) == 0);
@@ -79,7 +82,8 @@ TEST_SUITE("frontend/run image files") {
     bool found = false;
     for (std::uint32_t object = 1; object <= 4; ++object) {
       const auto data = open_data_image(kImages + "busybox_amd64.sif", object);
-      found = found || (data && data->offset == image->root->offset && data->bytes == image->root->bytes);
+      found = found ||
+              (data && data->offset == image->root->offset && data->bytes == image->root->bytes);
     }
     CHECK(found);
     CHECK_FALSE(open_data_image("/etc/hostname", std::nullopt));

@@ -1,11 +1,12 @@
-#include <doctest/doctest.h>
+#include "frontend/cli/option.h"
 
 #include <array>
 #include <string>
 #include <vector>
 
+#include <doctest/doctest.h>
+
 #include "frontend/cli/action_options.h"
-#include "frontend/cli/option.h"
 
 using postern::Outcome;
 using postern::cli::action_options;
@@ -53,8 +54,8 @@ TEST_SUITE("frontend/cli options") {
   }
 
   TEST_CASE("lists split at commas and add up, arrays keep commas, flags can be taken back") {
-    const auto parsed = parse_exec({"--no-mount", "home, tmp", "--no-mount=cwd", "-B", "/a,/b", "-B/c",
-                                    "--contain", "--contain=false"});
+    const auto parsed = parse_exec({"--no-mount", "home, tmp", "--no-mount=cwd", "-B", "/a,/b",
+                                    "-B/c", "--contain", "--contain=false"});
     REQUIRE(parsed);
     CHECK(parsed->values("no-mount") == Words{"home", "tmp", "cwd"});
     CHECK(parsed->values("bind") == Words{"/a,/b", "/c"});
@@ -66,12 +67,14 @@ TEST_SUITE("frontend/cli options") {
       Words words;
       const char* message;
     };
+
     for (const Row& row : {Row{{"--nosuch"}, "unknown flag: --nosuch"},
                            Row{{"-ek"}, "unknown shorthand flag: 'k' in -ek"},
                            Row{{"--bind"}, "flag needs an argument: --bind"},
                            Row{{"-B"}, "flag needs an argument: 'B' in -B"},
-                           Row{{"--contain=maybe"}, "invalid argument \"maybe\" for \"--contain\": true or "
-                                                    "false is expected"},
+                           Row{{"--contain=maybe"},
+                               "invalid argument \"maybe\" for \"--contain\": true or "
+                               "false is expected"},
                            Row{{"--shell", "sh"}, "unknown flag: --shell"}}) {
       const auto parsed = parse_exec(row.words);
       REQUIRE_FALSE(parsed);
@@ -97,8 +100,9 @@ TEST_SUITE("frontend/cli options") {
   }
 
   TEST_CASE("binds of command line and environment add up, command line first") {
-    const auto parsed = parse_exec({"-B", "/c"}, {"SINGULARITY_BIND=/s", "APPTAINER_BINDPATH=/a", "POSTERN_BIND=/p",
-                                                  "APPTAINER_MOUNT=type=bind,src=/m,dst=/m"});
+    const auto parsed =
+        parse_exec({"-B", "/c"}, {"SINGULARITY_BIND=/s", "APPTAINER_BINDPATH=/a", "POSTERN_BIND=/p",
+                                  "APPTAINER_MOUNT=type=bind,src=/m,dst=/m"});
     REQUIRE(parsed);
     CHECK(parsed->values("bind") == Words{"/c", "/p", "/a"});
     CHECK(parsed->values("mount") == Words{"type=bind,src=/m,dst=/m"});
@@ -110,7 +114,8 @@ TEST_SUITE("frontend/cli options") {
     CHECK(parsed->text("shell").empty());
   }
 
-  TEST_CASE("an option of Apptainer that cannot work here is refused with the way out, never ignored") {
+  TEST_CASE(
+      "an option of Apptainer that cannot work here is refused with the way out, never ignored") {
     unsigned refused = 0;
     for (const auto& option : action_options()) {
       if (option.refusal.empty()) {

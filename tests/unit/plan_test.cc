@@ -1,4 +1,4 @@
-#include <doctest/doctest.h>
+#include "frontend/run/plan.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -6,13 +6,17 @@
 #include <string>
 #include <vector>
 
+#include <doctest/doctest.h>
 #include <unistd.h>
 
-#include "frontend/run/host_mounts.h"
 #include "frontend/run/gpu.h"
-#include "frontend/run/plan.h"
+#include "frontend/run/host_mounts.h"
 #include "protocol/limits.h"
 
+using postern::LaunchRequest;
+using postern::MountRequest;
+using postern::Operation;
+using postern::Scratch;
 using postern::run::Action;
 using postern::run::Fakeroot;
 using postern::run::is_system_directory;
@@ -21,10 +25,6 @@ using postern::run::libraries_in_cache;
 using postern::run::make_plan;
 using postern::run::parse_host_mounts;
 using postern::run::PlanInput;
-using postern::LaunchRequest;
-using postern::MountRequest;
-using postern::Operation;
-using postern::Scratch;
 
 namespace {
 
@@ -33,7 +33,9 @@ struct TemporaryDirectory {
     char name[] = "/tmp/postern-unit-XXXXXX";
     path = ::mkdtemp(name);
   }
+
   ~TemporaryDirectory() { std::filesystem::remove_all(path); }
+
   TemporaryDirectory(const TemporaryDirectory&) = delete;
   TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
   std::string path;
@@ -41,7 +43,10 @@ struct TemporaryDirectory {
 
 PlanInput input_in(const TemporaryDirectory& directory) {
   PlanInput input;
-  input.caller.identity = {.uid = 1001, .gid = 1001, .name = "alice", .home = directory.path + "/home",
+  input.caller.identity = {.uid = 1001,
+                           .gid = 1001,
+                           .name = "alice",
+                           .home = directory.path + "/home",
                            .groups = {{1001, "alice"}}};
   input.caller.directory = "/usr";  // a system directory: no bind of it
   std::filesystem::create_directories(input.caller.identity.home);
@@ -60,10 +65,12 @@ struct Planned {
                                     [&](const MountRequest& one) { return one.target == target; });
     return found == mounts.end() ? nullptr : &*found;
   }
+
   std::string source(const std::string& target) const {
     const MountRequest* found = mount(target);
     return found == nullptr || !found->descriptor ? "" : plan->sources[*found->descriptor].path;
   }
+
   bool has_variable(const std::string& assignment) const {
     const auto& fixed = plan->record.fixed;
     return std::find(fixed.begin(), fixed.end(), assignment) != fixed.end();
@@ -106,7 +113,8 @@ TEST_SUITE("frontend/run plan") {
     CHECK(position("/tmp") < position(directory.path + "/home"));
     CHECK(position(directory.path + "/home") < position("/etc/passwd"));
     CHECK(request.scratch == Scratch::kMountPoints);
-    CHECK(result.mount("/etc/passwd")->flags == (postern::kReadOnly | postern::kOptional | postern::kNeedsTarget));
+    CHECK(result.mount("/etc/passwd")->flags ==
+          (postern::kReadOnly | postern::kOptional | postern::kNeedsTarget));
     CHECK(result.has_variable("HOME=" + directory.path + "/home"));
     CHECK(result.has_variable("APPTAINER_NAME=image"));
     CHECK(result.plan->record.cwd == "/usr");
@@ -115,12 +123,14 @@ TEST_SUITE("frontend/run plan") {
   TEST_CASE("the caller's directory is bound unless it is a system directory or already visible") {
     const TemporaryDirectory directory;
     std::filesystem::create_directories(directory.path + "/work");
+
     struct Row {
       std::string cwd;
       bool bound;
     };
-    for (const Row& row : {Row{"/usr", false}, Row{"/usr/share", true}, Row{"/proc/self", false}, Row{"/", false},
-                           Row{directory.path + "/home/sub", false},
+
+    for (const Row& row : {Row{"/usr", false}, Row{"/usr/share", true}, Row{"/proc/self", false},
+                           Row{"/", false}, Row{directory.path + "/home/sub", false},
                            Row{directory.path + "/work", false}}) {  // below /tmp, which is bound
       CAPTURE(row.cwd);
       PlanInput input = input_in(directory);
@@ -140,8 +150,8 @@ TEST_SUITE("frontend/run plan") {
   }
 
   TEST_CASE("is_system_directory names exact directories and whole trees") {
-    for (const char* path : {"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib", "/lib64", "/sys",
-                             "/sys/x", "/proc", "/proc/1", "/dev", "/dev/shm"}) {
+    for (const char* path : {"/", "/etc", "/bin", "/mnt", "/usr", "/var", "/opt", "/sbin", "/lib",
+                             "/lib64", "/sys", "/sys/x", "/proc", "/proc/1", "/dev", "/dev/shm"}) {
       CAPTURE(path);
       CHECK(is_system_directory(path));
     }
@@ -151,7 +161,8 @@ TEST_SUITE("frontend/run plan") {
     }
   }
 
-  TEST_CASE("--contain: minimal /dev, empty home and /tmp, no caller's directory, start in the home") {
+  TEST_CASE(
+      "--contain: minimal /dev, empty home and /tmp, no caller's directory, start in the home") {
     const TemporaryDirectory directory;
     PlanInput input = input_in(directory);
     input.caller.directory = "/usr/share";
@@ -282,7 +293,9 @@ TEST_SUITE("frontend/run plan") {
       change(wrong.action);
       return !planned(std::move(wrong)).plan;
     };
-    CHECK(refused([&](Action& action) { action.overlays = {directory.path + "/o1", directory.path + "/o2"}; }));
+    CHECK(refused([&](Action& action) {
+      action.overlays = {directory.path + "/o1", directory.path + "/o2"};
+    }));
     CHECK(refused([&](Action& action) { action.overlays = {"/nonexistent"}; }));
     CHECK(refused([&](Action& action) {
       action.overlays = {directory.path + "/o1"};
@@ -370,7 +383,8 @@ TEST_SUITE("frontend/run plan") {
     REQUIRE(result.plan);
     const MountRequest* mount = result.mount("/etc/resolv.conf");
     REQUIRE(mount != nullptr);
-    CHECK(result.plan->sources[*mount->descriptor].content == "nameserver 10.0.0.1\nnameserver 10.0.0.2\n");
+    CHECK(result.plan->sources[*mount->descriptor].content ==
+          "nameserver 10.0.0.1\nnameserver 10.0.0.2\n");
   }
 
   TEST_CASE("mount hostfs shows the outermost mounts outside the system's trees") {
@@ -389,7 +403,8 @@ TEST_SUITE("frontend/run plan") {
         "\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/libcuda.so.1\n"
         "\tlibcuda.so.1 (libc6) => /usr/lib32/libcuda.so.1\n"
         "\tlibcudadebugger.so.1 (libc6,x86-64) => /usr/lib/libcudadebugger.so.1\n";
-    CHECK(libraries_in_cache(kCache, "libcuda", "x86-64") == std::vector<std::string>{"/usr/lib/libcuda.so.1"});
+    CHECK(libraries_in_cache(kCache, "libcuda", "x86-64") ==
+          std::vector<std::string>{"/usr/lib/libcuda.so.1"});
     CHECK(libraries_in_cache(kCache, "libnvidia-ml", "x86-64").empty());
   }
 }

@@ -1,17 +1,16 @@
-#include <doctest/doctest.h>
-
 #include <cerrno>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include <linux/filter.h>
-#include <linux/seccomp.h>
+#include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "frontend/run/seccomp_profile.h"
 #include "tests/unit/in_child.h"
@@ -30,7 +29,8 @@ int errno_under(const std::vector<std::uint8_t>& program, long number, long argu
   const int status = in_child([&] {
     std::vector<sock_filter> filter(program.size() / sizeof(sock_filter));
     std::memcpy(filter.data(), program.data(), program.size());
-    const sock_fprog loaded{.len = static_cast<unsigned short>(filter.size()), .filter = filter.data()};
+    const sock_fprog loaded{.len = static_cast<unsigned short>(filter.size()),
+                            .filter = filter.data()};
     if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &loaded) != 0) {
       return 255;
@@ -48,7 +48,8 @@ std::string with_rules(const std::string& rules) {
 
 TEST_SUITE("frontend/run seccomp") {
   TEST_CASE("a rule's action, errno and arguments are what the kernel then does") {
-    auto program = compile(with_rules(R"({"names":["getppid","nosuchcall"],"action":"SCMP_ACT_ERRNO"})"));
+    auto program =
+        compile(with_rules(R"({"names":["getppid","nosuchcall"],"action":"SCMP_ACT_ERRNO"})"));
     REQUIRE(program);
     CHECK(errno_under(*program, SYS_getppid, 0) == EPERM);
     CHECK(errno_under(*program, SYS_getpid, 0) == 0);
@@ -83,7 +84,8 @@ TEST_SUITE("frontend/run seccomp") {
   }
 
   TEST_CASE("a default that denies leaves what is allowed") {
-    const auto program = compile(R"({"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"syscalls":[
+    const auto program =
+        compile(R"({"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":38,"syscalls":[
         {"names":["exit_group","exit","getpid"],"action":"SCMP_ACT_ALLOW"}]})");
     REQUIRE(program);
     CHECK(errno_under(*program, SYS_getppid, 0) == ENOSYS);
@@ -92,8 +94,9 @@ TEST_SUITE("frontend/run seccomp") {
 
   TEST_CASE("rules depend on capabilities and machine") {
     const auto denied = [](const std::string& condition, std::uint64_t capabilities) {
-      const auto program =
-          compile(with_rules(R"({"names":["getppid"],"action":"SCMP_ACT_ERRNO",)" + condition + "}"), capabilities);
+      const auto program = compile(
+          with_rules(R"({"names":["getppid"],"action":"SCMP_ACT_ERRNO",)" + condition + "}"),
+          capabilities);
       REQUIRE(program);
       return errno_under(*program, SYS_getppid, 0) == EPERM;
     };
@@ -114,23 +117,31 @@ TEST_SUITE("frontend/run seccomp") {
       std::string text;
       const char* piece;
     };
-    for (const Row& row : {
-             Row{"{", "not JSON"},
-             Row{"[]", "not a JSON object"},
-             Row{"{}", "defaultAction is missing"},
-             Row{R"({"defaultAction":"SCMP_ACT_NOTIFY"})", "SCMP_ACT_NOTIFY"},
-             Row{R"({"defaultAction":7})", "defaultAction is not text"},
-             Row{R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_Z80"]})", "SCMP_ARCH_Z80"},
-             Row{R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"archMap":[]})", "exclude"},
-             Row{with_rules(R"({"names":["x"],"action":"SCMP_ACT_ALLOW"},{"name":"a","names":["b"]})"),
-                 "rule 1: name and names"},
-             Row{with_rules(R"({"names":["x"],"action":"SCMP_ACT_ERRNO","errno":"ENONSENSE"})"), "ENONSENSE"},
-             Row{with_rules(R"({"names":["x"],"action":"SCMP_ACT_ERRNO","errnoRet":-1})"), "errnoRet"},
-             Row{with_rules(R"({"names":["getpid"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"op":"SCMP_CMP_EQ"}]})"),
-                 "index is above 5"},
-             Row{with_rules(R"({"names":"x"})"), "names is not a list"},
-             Row{R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":{}})", "syscalls is not a list"},
-         }) {
+
+    for (
+        const Row& row : {
+            Row{"{", "not JSON"},
+            Row{"[]", "not a JSON object"},
+            Row{"{}", "defaultAction is missing"},
+            Row{R"({"defaultAction":"SCMP_ACT_NOTIFY"})", "SCMP_ACT_NOTIFY"},
+            Row{R"({"defaultAction":7})", "defaultAction is not text"},
+            Row{R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_Z80"]})",
+                "SCMP_ARCH_Z80"},
+            Row{R"({"defaultAction":"SCMP_ACT_ALLOW","architectures":["SCMP_ARCH_X86"],"archMap":[]})",
+                "exclude"},
+            Row{with_rules(
+                    R"({"names":["x"],"action":"SCMP_ACT_ALLOW"},{"name":"a","names":["b"]})"),
+                "rule 1: name and names"},
+            Row{with_rules(R"({"names":["x"],"action":"SCMP_ACT_ERRNO","errno":"ENONSENSE"})"),
+                "ENONSENSE"},
+            Row{with_rules(R"({"names":["x"],"action":"SCMP_ACT_ERRNO","errnoRet":-1})"),
+                "errnoRet"},
+            Row{with_rules(
+                    R"({"names":["getpid"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"op":"SCMP_CMP_EQ"}]})"),
+                "index is above 5"},
+            Row{with_rules(R"({"names":"x"})"), "names is not a list"},
+            Row{R"({"defaultAction":"SCMP_ACT_ALLOW","syscalls":{}})", "syscalls is not a list"},
+        }) {
       CAPTURE(row.text);
       const auto program = compile(row.text);
       REQUIRE_FALSE(program);
@@ -140,7 +151,9 @@ TEST_SUITE("frontend/run seccomp") {
 
   TEST_CASE("a profile's flags are named, not followed") {
     std::vector<std::string> warnings;
-    CHECK(compile_seccomp(R"({"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_TSYNC"]})", 0, warnings));
+    CHECK(compile_seccomp(
+        R"({"defaultAction":"SCMP_ACT_ALLOW","flags":["SECCOMP_FILTER_FLAG_TSYNC"]})", 0,
+        warnings));
     CHECK(warnings.size() == 1);
   }
 }
