@@ -10,6 +10,7 @@
 
 #include "frontend/init/record.h"
 #include "frontend/run/identity.h"
+#include "frontend/run/skeleton.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/launch_request.h"
 
@@ -28,6 +29,7 @@ struct Source {
     kKey,      // sealed memfd with a volume key: `fd`
     kServed,   // `path` inside the file system of `server`, as the source of a bind: mounted
                // privately and opened O_PATH there (user-namespace mode only)
+    kSkeleton, // a layer with the directories of LaunchPlan::skeleton (user-namespace mode only)
   };
   // kContent: made from a file of the image's own, which the frontend can read only where the root
   // is a directory (`content` is then final). Elsewhere whoever can read the image (the server, or
@@ -66,6 +68,7 @@ struct LaunchPlan {
   std::vector<ImageServer> servers;
   init::LaunchRecord record;
   Identity identity;                // the caller inside: for Source::Merge
+  std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
   Fakeroot fakeroot = Fakeroot::kNone;
   bool share = true;                // join a running server of the same image (--no-share)
   std::string image_name;           // for messages

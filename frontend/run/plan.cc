@@ -93,6 +93,7 @@ class Planner {
   Outcome<> libraries();
   Outcome<> user_binds();
   Outcome<> user_bind(const Bind& bind);
+  void skeleton();
   Outcome<> record();
   void fixed_environment(init::LaunchRecord& record);
 
@@ -683,6 +684,18 @@ Outcome<> Planner::user_binds() {
 
 // ---------------------------------------------------------------------------------------- record
 
+void Planner::skeleton() {
+  // With ranges of subordinate ids the caller is root of the namespace, but no owner of a foreign
+  // tree is mapped either. A writable root has no layers.
+  const UniqueFd root(plan_.request.root == RootKind::kDirectory && !action_.writable
+                          ? ::open(plan_.sources[0].path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)
+                          : -1);
+  if (root.valid()) {
+    const Identity& caller = input_.caller.identity;
+    plan_.skeleton = missing_mount_points(root.get(), caller.uid, caller.gid, plan_.request.mounts);
+  }
+}
+
 void Planner::fixed_environment(init::LaunchRecord& record) {
   const auto set = [&](const std::string& name, const std::string& value) {
     record.fixed.push_back(name + '=' + value);
@@ -790,6 +803,7 @@ Outcome<LaunchPlan> Planner::run() {
   POSTERN_TRY(files());
   POSTERN_TRY(libraries());
   POSTERN_TRY(user_binds());
+  skeleton();
   POSTERN_TRY(record());
   return std::move(plan_);
 }

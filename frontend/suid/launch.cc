@@ -262,6 +262,7 @@ class Launch {
           }
           POSTERN_TRY(add_server(source, out));
           break;
+        case Kind::kSkeleton:
         case Kind::kServed:
           return Problem{.what = "binding from inside an image needs user-namespace mode", .cure = "use --userns"};
       }

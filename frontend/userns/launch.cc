@@ -66,6 +66,7 @@ Outcome<Opened> open_descriptors(const run::LaunchPlan& plan) {
         break;
       }
       case run::Source::Kind::kPath:
+      case run::Source::Kind::kSkeleton:
       case run::Source::Kind::kFuse:
       case run::Source::Kind::kServed:
         break;  // the payload's process opens it
@@ -233,6 +234,15 @@ class Launch {
 
 Outcome<int> launch(run::LaunchPlan plan) {
   POSTERN_TRY(check_sources(plan));
+  if (!plan.skeleton.empty() && plan.sources.size() < kMaxDescriptors &&
+      plan.request.layers.size() < kMaxLayers) {
+    // Right above the root: what other layers hold hides it.
+    plan.sources.push_back({.kind = run::Source::Kind::kSkeleton});
+    plan.request.layers.insert(
+        plan.request.layers.begin(),
+        {.kind = LayerKind::kFuse,
+         .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
+  }
   plan.request.namespaces |= kNamespaceUser;
   const auto verdict = std::make_unique<Verdict>();
   POSTERN_TRY(make_verdict(plan, *verdict));

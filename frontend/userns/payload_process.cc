@@ -31,6 +31,7 @@
 #include "frontend/userns/child_stack.h"
 #include "frontend/userns/fuse_mount.h"
 #include "frontend/userns/image_server.h"
+#include "frontend/userns/skeleton_mount.h"
 #include "helper/plan.h"
 
 namespace postern::userns {
@@ -183,6 +184,14 @@ class Process {
   void mount_servers(std::vector<UniqueFd>& descriptors) noexcept {
     const std::vector<run::Source>& sources = setup_.plan->sources;
     for (std::size_t i = 0; i < sources.size(); ++i) {
+      if (sources[i].kind == run::Source::Kind::kSkeleton) {
+        Result<UniqueFd> skeleton = mount_skeleton(setup_.plan->skeleton);
+        if (!skeleton) {
+          fail(Step::kMount, skeleton.error(), i);
+        }
+        descriptors[i] = *std::move(skeleton);
+        continue;
+      }
       const bool served = sources[i].kind == run::Source::Kind::kServed;
       if (sources[i].kind != run::Source::Kind::kFuse && !served) {
         continue;

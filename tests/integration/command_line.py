@@ -225,6 +225,22 @@ def root_tests(image, squash):
            r"CapEff:\t0{16}\nNoNewPrivs:\t1")
 
 
+def foreign_tests():
+    """A directory image of somebody else's: overlayfs cannot copy up a directory whose owner is not mapped."""
+    foreign = os.path.join(TOP, "foreign")
+    make_image(foreign)
+    os.chmod(os.path.join(foreign, "tmp"), 0o1777)
+    os.symlink("tmp", os.path.join(foreign, "scratch"))
+    for name, arguments in [("read-only", []), ("--writable-tmpfs", ["--writable-tmpfs"])]:
+        done = expect(f"mount points in a directory of another owner, {name}",
+                      ["exec"] + arguments + ["--no-mount", "tmp", "-B", "/usr:/deep/er/usr,/etc/hostname:/etc/a/file,/usr:/scratch/x",
+                                              foreign, "sh", "-c",
+                                              "pwd; ls -d /deep/er/usr/bin /tmp/x/bin; cat /etc/a/file >/dev/null; cat /etc/hosts >/dev/null && "
+                                              "echo files; ls -ld /tmp"],
+                      rf"^{re.escape(HOME)}/sub\n/deep/er/usr/bin\n/tmp/x/bin\nfiles\ndrwxrwxrwt", cwd=os.path.join(HOME, "sub"))
+        report("WARNING" not in done.stderr, "without a warning", done.stderr)
+
+
 def namespace_tests(image):
     expect("--pid with postern-init as process 1", ["exec", "--pid", image, "cat", "/proc/1/comm"], "^postern-init$")
     expect("--pid --no-init", ["exec", "--pid", "--no-init", image, "sh", "-c", "echo $$"], "^1$")
@@ -352,6 +368,8 @@ def main():
     mount_tests(image, squash)
     accounts_tests(squash)
     root_tests(image, squash)
+    if AS_ROOT:
+        foreign_tests()
     namespace_tests(image)
     mistake_tests(image)
     for _ in range(50):  # servers end when the kernel says that the last mount is gone
