@@ -290,7 +290,11 @@ Outcome<std::string> read_document(Bundle& bundle, const std::string& name, cons
   return text;
 }
 
-Outcome<OpenedSource> finish(Bundle& bundle, ParsedConfig parsed, std::vector<Layer> layers) {
+Outcome<OpenedSource> finish(Bundle& bundle, ParsedConfig parsed, std::vector<Layer> layers, const OpenOptions& options) {
+  const std::string& architecture = parsed.config.architecture;
+  if (!options.architecture.empty() && !architecture.empty() && architecture != options.architecture) {
+    return Problem{.what = "the image is for " + architecture + ", not " + options.architecture + " (" + bundle.path() + ")"};
+  }
   if (parsed.diff_ids.size() != layers.size()) {
     return Problem{.what = "the manifest lists " + std::to_string(layers.size()) + " layers, the configuration " +
                            std::to_string(parsed.diff_ids.size()) + " (" + bundle.path() + ")",
@@ -334,9 +338,6 @@ Outcome<OpenedSource> open_oci(Bundle& bundle, const SourceSpec& spec, const Ope
     POSTERN_TRY_ASSIGN(index, read_document(bundle, blob_name(chosen.digest), chosen.digest, "image index"));
     reference.clear();
   }
-  if (!chosen.architecture.empty() && !options.architecture.empty() && chosen.architecture != options.architecture) {
-    return Problem{.what = "the image is for " + chosen.architecture + ", not " + options.architecture};
-  }
   POSTERN_TRY_ASSIGN(const std::string text,
                      read_document(bundle, blob_name(chosen.digest), chosen.digest, "image manifest"));
   POSTERN_TRY_ASSIGN(const OciManifest manifest, parse_oci_manifest(text));
@@ -353,7 +354,7 @@ Outcome<OpenedSource> open_oci(Bundle& bundle, const SourceSpec& spec, const Ope
     }
     layers.push_back(layer_at(blob, layer.digest));
   }
-  return finish(bundle, std::move(parsed), std::move(layers));
+  return finish(bundle, std::move(parsed), std::move(layers), options);
 }
 
 Outcome<DockerImage> choose_docker(std::vector<DockerImage> images, const std::string& reference, const std::string& path) {
@@ -376,7 +377,7 @@ Outcome<DockerImage> choose_docker(std::vector<DockerImage> images, const std::s
   return std::move(images.front());
 }
 
-Outcome<OpenedSource> open_docker(Bundle& bundle, const SourceSpec& spec) {
+Outcome<OpenedSource> open_docker(Bundle& bundle, const SourceSpec& spec, const OpenOptions& options) {
   POSTERN_TRY_ASSIGN(const std::string text, read_document(bundle, "manifest.json", "", "manifest"));
   POSTERN_TRY_ASSIGN(std::vector<DockerImage> images, parse_docker_manifest(text));
   POSTERN_TRY_ASSIGN(const DockerImage image, choose_docker(std::move(images), spec.reference, bundle.path()));
@@ -388,7 +389,7 @@ Outcome<OpenedSource> open_docker(Bundle& bundle, const SourceSpec& spec) {
     POSTERN_TRY_ASSIGN(const Blob blob, need(bundle, name, "layer"));
     layers.push_back(layer_at(blob, named_digest(name)));
   }
-  return finish(bundle, std::move(parsed), std::move(layers));
+  return finish(bundle, std::move(parsed), std::move(layers), options);
 }
 
 }  // namespace
@@ -431,7 +432,7 @@ Outcome<OpenedSource> open_image_archive(const SourceSpec& spec, const OpenOptio
   POSTERN_TRY(bundle.open(std::move(fd), size));
   POSTERN_TRY_ASSIGN(const std::optional<Blob> manifest, bundle.find("manifest.json"));
   if (spec.kind == SourceKind::kDockerArchive || (spec.kind == SourceKind::kTar && manifest)) {
-    return open_docker(bundle, spec);
+    return open_docker(bundle, spec, options);
   }
   return open_oci(bundle, spec, options);
 }

@@ -84,9 +84,24 @@ bool captures(const std::vector<std::string>& components) {
          components[3] == "scif";
 }
 
-Tree::Tree() { inodes_.push_back(implied_directory()); }
+Tree::Tree(std::size_t most) : most_(most) { inodes_.push_back(implied_directory()); }
+
+// A few compressed bytes can stand for very many of these.
+Outcome<> Tree::charge(std::size_t bytes) {
+  metadata_ += bytes;
+  if (metadata_ > most_) {
+    return Problem{.what = "the names, links and attributes of the image take more than " + std::to_string(most_ >> 20) + " MiB",
+                   .cure = "no image needs this: do not trust it"};
+  }
+  return {};
+}
 
 Outcome<InodeId> Tree::add_inode(Inode inode) {
+  std::size_t bytes = inode.target.size() + inode.captured.size();
+  for (const Attribute& attribute : inode.attributes) {
+    bytes += attribute.name.size() + attribute.value.size();
+  }
+  POSTERN_TRY(charge(bytes));
   if (inodes_.size() >= kMaxInodes) {
     return Problem{.what = "the image has more than " + std::to_string(kMaxInodes) + " files"};
   }
@@ -179,6 +194,7 @@ Outcome<InodeId> Tree::put(const std::vector<std::string>& path, Inode inode, st
     inodes_[root()] = std::move(inode);
     return root();
   }
+  POSTERN_TRY(charge(path.back().size()));
   POSTERN_TRY_ASSIGN(const InodeId parent,
                      directory_at({path.begin(), path.end() - 1}, layer, true));
   const InodeId present = child(parent, path.back());
@@ -212,6 +228,7 @@ Outcome<> Tree::link(const std::vector<std::string>& path,
   if (inodes_[id].kind == Kind::kDirectory) {
     return refuse("the target is a directory");
   }
+  POSTERN_TRY(charge(path.back().size()));
   POSTERN_TRY_ASSIGN(const InodeId parent,
                      directory_at({path.begin(), path.end() - 1}, layer, true));
   enter(parent, path.back(), id, layer);

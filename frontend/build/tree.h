@@ -72,6 +72,7 @@ inline constexpr std::size_t kMaxDepth = 2048;     // components of a path
 inline constexpr std::size_t kMaxName = 255;       // NAME_MAX, and squashfs's own limit is 256
 inline constexpr std::size_t kMaxTarget = 4095;    // PATH_MAX less the NUL
 inline constexpr std::size_t kMaxCaptured = std::size_t{1} << 20;
+inline constexpr std::size_t kMaxMetadata = std::size_t{1} << 30;  // names, links, attributes, captured
 
 // Components of an archive member's name: absolute names count from the image's root; "." and
 // empty components vanish. A ".." component, a NUL byte, or a name too long or deep is a Problem.
@@ -83,7 +84,8 @@ bool captures(const std::vector<std::string>& components);
 
 class Tree {
  public:
-  Tree();
+  // `most`: bytes of names, links, attributes and captured files that it will hold.
+  explicit Tree(std::size_t most = kMaxMetadata);
 
   [[nodiscard]] InodeId root() const noexcept { return 0; }
   Inode& operator[](InodeId id) { return inodes_[id]; }
@@ -132,8 +134,11 @@ class Tree {
                                 std::uint32_t layer,
                                 bool make);
   void prune_below(InodeId directory, std::uint32_t layer);
+  Outcome<> charge(std::size_t bytes);
 
   std::deque<Inode> inodes_;  // ids are stable, addresses too
+  std::size_t most_;
+  std::size_t metadata_ = 0;  // bytes held so far
 };
 
 }  // namespace postern::build

@@ -420,6 +420,8 @@ def an_index_of_several_architectures_asks_for_one():
     assert pathlib.Path("arm.sif").read_bytes()[45:48] == b"04\0"
     build("--arch", "amd64", "amd.sif", "oci:multi")
     assert pathlib.Path("amd.sif").read_bytes()[45:48] == b"02\0"
+    docker_archive("arm.tar", [UPPER], architecture="arm64")
+    assert "for arm64, not amd64" in build("--arch", "amd64", "no.sif", "arm.tar", ok=False)
     assert "linux/s390x" in build("--arch", "s390x", "z.sif", "oci:multi", ok=False)
 
 

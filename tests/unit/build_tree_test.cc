@@ -231,6 +231,20 @@ TEST_SUITE("frontend/build") {
     CHECK(tree.find("sym2", false)->kind == Kind::kSymlink);
   }
 
+  TEST_CASE("attributes without end are refused before they fill the memory") {
+    Tree tree(std::size_t{1} << 20);
+    int taken = 0;
+    for (; taken < 100; ++taken) {
+      Inode inode = file();
+      inode.attributes.push_back({"user.x", std::string(1 << 16, 'x')});
+      // Replacing gives nothing back: an archive that does this without end is no image.
+      if (!put(tree, "same", std::move(inode))) {
+        break;
+      }
+    }
+    CHECK(taken == 15);
+  }
+
   TEST_CASE("only reachable files count") {
     Tree tree;
     CHECK(put(tree, "a/b", file()));
