@@ -58,14 +58,13 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
   std::unique_ptr<Verity> verity;
   if (options.seal) {
     POSTERN_TRY_ASSIGN(verity, Verity::make(options.image_fd, *options.seal));
+    // At once, not at the end: the starter reads what is on standard error when its payload has
+    // ended, and this process may live on for others.
+    verity->report_to(
+        [](const std::string& complaint) { message::error("postern-squashfs: " + complaint); });
   }
   const Extent extent(options.image_fd, options.offset, options.size, verity.get(), cipher.get());
-  const Outcome<> served = open_and_serve(extent, options, devices);
-  if (const std::string complaint = verity != nullptr ? verity->complaint() : "";
-      !complaint.empty()) {
-    message::error("postern-squashfs: " + complaint);
-  }
-  return served;
+  return open_and_serve(extent, options, devices);
 }
 
 }  // namespace

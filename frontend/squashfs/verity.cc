@@ -133,7 +133,10 @@ Read<> Verity::check(std::uint64_t number, std::span<const std::byte> bytes) noe
 
 void Verity::remember(bool tree, std::uint64_t number) noexcept {
   std::uint64_t none = 0;
-  bad_.compare_exchange_strong(none, (number + 1) | (tree ? kTreeBit : 0));
+  if (bad_.compare_exchange_strong(none, (number + 1) | (tree ? kTreeBit : 0)) &&
+      report_ != nullptr) {
+    report_(complaint());
+  }
 }
 
 std::string Verity::complaint() const {

@@ -44,6 +44,10 @@ class Verity final : private BlockCache::Decoder {
 
   // What went wrong first, in words; empty: nothing.
   [[nodiscard]] std::string complaint() const;
+  // Called once, with the complaint, by the thread that meets it, before anybody is told EIO.
+  using Report = void (*)(const std::string& complaint);
+
+  void report_to(Report report) noexcept { report_ = report; }
 
  private:
   Verity(int image, const Seal& seal) noexcept;
@@ -66,6 +70,7 @@ class Verity final : private BlockCache::Decoder {
   BlockCache tree_;
   struct Salted;
   std::shared_ptr<const Salted> salted_;  // SHA-256 that has read the salt
+  Report report_ = nullptr;
   // Number of the first bad block + 1, with the top bit for a block of the tree; 0: none.
   std::atomic<std::uint64_t> bad_ = 0;
 };

@@ -348,6 +348,25 @@ TEST_CASE("a sealed extent gives the true bytes or EIO, at every depth of the tr
   }
 }
 
+std::atomic<int> g_reports = 0;
+
+TEST_CASE("the first mismatch is reported, once") {
+  const Sealed sealed(8 * 4096);
+  const auto verity = Verity::make(sealed.image.get(), sealed.seal);
+  REQUIRE(verity);
+  (*verity)->report_to([](const std::string& complaint) {
+    g_reports += complaint.find("block 2 of the image does not match its seal") == 0 ? 1 : 100;
+  });
+  const Extent extent(sealed.image.get(), 0, sealed.partition, verity->get());
+  sealed.flip(2 * 4096);
+  sealed.flip(5 * 4096);
+  for (const std::uint64_t block : {2U, 5U, 2U}) {
+    Window window;
+    CHECK_FALSE(extent.fetch(block * 4096, 1, window));
+  }
+  CHECK(g_reports == 1);
+}
+
 TEST_CASE("a tree that was altered vouches for nothing") {
   const Sealed sealed(130 * 4096);
   for (const std::uint64_t at : {sealed.seal.tree_offset + 9, sealed.seal.tree_offset + 4096 + 9,
