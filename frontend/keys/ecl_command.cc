@@ -180,7 +180,7 @@ std::string explain(const Loaded& loaded, const ecl::Gathered& gathered, const e
     out += std::string("kernel:     ") + (decision.trusted ? "may mount these bytes (kernel-mount squashfs = \"trusted\")\n"
                                                            : "does not mount these bytes unless the site says \"any\"\n");
   }
-  return out;
+  return out + "enforced:   in setuid mode; in user-namespace mode the list is advisory: a user can bring another program\n";
 }
 
 Outcome<int> check(const cli::Arguments& arguments) {
@@ -211,7 +211,6 @@ Outcome<int> check(const cli::Arguments& arguments) {
     message::warning(loaded.present ? "suid mode refuses every start with this list: " + loaded.distrust
                                     : "there is no " + ecl_file() + ": suid mode refuses every start");
   }
-  message::verbose("In user-namespace mode the list is advisory: a user can bring another program");
   return allowed ? 0 : kExitFatal;
 }
 

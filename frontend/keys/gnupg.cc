@@ -386,7 +386,7 @@ Outcome<> KeyDirectory::adopt_apptainer_keys() {
 
 Outcome<std::vector<KeyInfo>> KeyDirectory::list(bool secret) const {
   std::vector<KeyInfo> out;
-  if (!exists(path_)) {
+  if (!has_ring()) {
     return out;
   }
   std::optional<Agent> agent;
@@ -439,7 +439,15 @@ Outcome<Imported> KeyDirectory::import(const std::string& bytes) {
   return out;
 }
 
+// Without one GnuPG would make an empty ring, in the site's directory too when root asks.
+bool KeyDirectory::has_ring() const {
+  return exists(path_ + "/pubring.gpg") || exists(path_ + "/pubring.kbx");
+}
+
 Outcome<std::string> KeyDirectory::export_public(const std::string& fingerprint, bool armor) const {
+  if (!has_ring()) {
+    return Problem{"there are no keys in " + path_};
+  }
   POSTERN_TRY_ASSIGN(const Context context, this->context(armor));
   if (!fingerprint.empty()) {
     POSTERN_TRY(find_key(context.get(), fingerprint, false));

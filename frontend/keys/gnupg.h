@@ -88,6 +88,7 @@ class KeyDirectory {
   Outcome<Context> context(bool armor = false) const;
   Outcome<> adopt_apptainer_keys();
   Outcome<> shorten_home();
+  [[nodiscard]] bool has_ring() const;
 
   std::string path_;  // as the user knows it
   std::string home_;  // the same directory, as GnuPG gets it

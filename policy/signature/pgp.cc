@@ -312,6 +312,11 @@ Outcome<UniqueFd> serve_in_child(Loop loop) {
   return mine;
 }
 
+bool has_ring(const std::string& directory) {
+  return ::access((directory + "/pubring.gpg").c_str(), F_OK) == 0 ||
+         ::access((directory + "/pubring.kbx").c_str(), F_OK) == 0;
+}
+
 Outcome<std::string> start_once() {
   // Without these gpgme runs gpgconf several times and asks gpgsm for its version: 8 ms more.
   gpgme_set_global_flag("disable-gpgconf", "1");
@@ -351,6 +356,11 @@ void PgpKeyring::Release::operator()(gpgme_context* context) const noexcept {
 }
 
 Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory, KeyOrigin origin) {
+  if (!has_ring(directory)) {
+    PgpKeyring empty;
+    empty.origin_ = origin;
+    return empty;
+  }
   POSTERN_TRY_ASSIGN(const std::string program, start_gpgme());
   PgpKeyring out;
   out.origin_ = origin;
@@ -369,6 +379,9 @@ Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory, KeyOrigin ori
 }
 
 Outcome<PgpKeyring> PgpKeyring::open_in_child(const std::string& directory, KeyOrigin origin) {
+  if (!has_ring(directory)) {
+    return open(directory, origin);
+  }
   POSTERN_TRY_ASSIGN(UniqueFd channel, serve_in_child([directory](int socket) { serve(directory, socket); }));
   PgpKeyring out;
   out.origin_ = origin;
@@ -380,6 +393,9 @@ Outcome<PgpCheck> PgpKeyring::check(const ClearSigned& message) const {
   const auto packet = parse_signature_packet(message);
   if (!packet) {
     return bad(packet.error().what);
+  }
+  if (!channel_.valid() && context_ == nullptr) {
+    return PgpCheck{PgpCheck::Result::kUnknownKey, "unknown signer", {}};
   }
   auto out = channel_.valid() ? ask_child(channel_.get(), message)
                               : check_here(context_.get(), message, *packet);

@@ -50,7 +50,8 @@ struct PgpCheck {
 
 class PgpKeyring {
  public:
-  // An empty or missing directory is a keyring without keys. Error: GnuPG cannot be used.
+  // A directory that is missing or without a ring is a keyring without keys, and GnuPG is not
+  // started for it (as root it would write an empty one there). Error: GnuPG cannot be used.
   static Outcome<PgpKeyring> open(const std::string& directory, KeyOrigin origin);
 
   // The same in a process of its own, made now, for a caller that is about to forbid itself to

@@ -727,7 +727,7 @@ def explain_names_rule_line_signers_and_binding(w):
     sealed = plain_image(w, "sealed.sif")
     w.run("sign", sealed)
     done = w.run("ecl", "check", "--explain", sealed).stdout
-    for words in (f"{w.conf}/ecl.toml:2 (whitelist)", f"directory:  {w.top}", "alice", fpr.lower(), "sealed: every block", "allow: "):
+    for words in (f"{w.conf}/ecl.toml:2 (whitelist)", f"directory:  {w.top}", "alice", fpr.lower(), "sealed: every block", "advisory", "allow: "):
         assert words in done, (words, done)
     flip(sealed, objects(sealed)[1]["offset"] + 9000)            # found by the reader of that block, not here
     w.run("ecl", "check", sealed)

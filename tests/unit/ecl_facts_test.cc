@@ -264,6 +264,14 @@ TEST_SUITE("ecl facts") {
     const Directory directory;
     const auto load = [&](ecl::KeyringOwner owner) { return ecl::load_keyring(directory.path(), owner, false).has_value(); };
     CHECK(load(ecl::KeyringOwner::kWhoever));  // empty: every signature is unknown
+    {
+      const auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, true);
+      const UniqueFd fd(::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
+      const signature::VerifyReport report = signature::verify(*sif::read(fd.get()), fd.get(), {}, *keys);
+      CHECK(report.failure == signature::Failure::kNotValid);
+      CHECK(report.problem.what.find("unknown signer") != std::string::npos);
+      CHECK(std::filesystem::is_empty(directory.path()));  // and GnuPG has written nothing
+    }
     std::ofstream(directory / "pubring.gpg") << "";
     CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));  // GnuPG would write lock files
     std::ofstream(directory / "gpg.conf") << signature::keyring_options();

@@ -624,6 +624,31 @@ TEST_SUITE("signature") {
     CHECK(verify_bytes(bytes, pem_material({"ed25519-public.pem"})).failure == Failure::kTooManySignatures);
   }
 
+  TEST_CASE("a signature that is linked to itself, or is in the group it signs, is no way in") {
+    const Ring ring(public_keys());
+    KeyMaterial material = pem_material({"ed25519-public.pem"});
+    material.rings.push_back(ring.open());
+    std::string bytes = file(kData + "one-group-signed-dsse.sif");
+    const UniqueFd fd = memory_file(bytes);
+    const std::size_t slot = static_cast<std::size_t>(sif::read(fd.get())->header().table_offset) + 2 * sif::kDescriptorBytes;
+    VerifyOptions legacy;
+    legacy.legacy = true;
+    legacy.objects = {3};
+    std::fill_n(&bytes[slot + sif::kLinkAt], 4, '\0');
+    bytes[slot + sif::kLinkAt] = 3;
+    CHECK(verify_bytes(bytes, material).failure == Failure::kNoSignature);
+    CHECK(verify_bytes(bytes, material, legacy).failure == Failure::kNotValid);  // its text is no digest
+    legacy.legacy = false;
+    bytes[slot + sif::kGroupAt] = 1;
+    CHECK(verify_bytes(bytes, material, legacy).failure == Failure::kNoSignature);
+    std::fill_n(&bytes[slot + sif::kLinkAt], 4, '\0');
+    bytes[slot + sif::kLinkAt] = 1;
+    bytes[slot + sif::kLinkAt + 3] = static_cast<char>(0xf0);
+    const VerifyReport report = verify_bytes(bytes, material);
+    CHECK(report.failure == Failure::kNotSigned);
+    CHECK(report.failed_object == 3);
+  }
+
   TEST_CASE("numbers that name nothing are told apart") {
     const KeyMaterial material = pem_material({"ed25519-public.pem"});
     const std::string image = file(kData + "one-group-signed-dsse.sif");
