@@ -148,6 +148,11 @@ class Launch {
       message::debug("the site does not let the kernel mount this image: serving it in user space");
       answer = attempt(false);
     }
+    // A node without device-mapper, or without its verity or crypt target, runs the image all the same.
+    if (!answer && device_mapper_failed_ && by_kernel && judge::admits_any_server(site_, false)) {
+      message::verbose(answer.error().what + ": serving the image in user space");
+      answer = attempt(false);
+    }
     if (!answer) {
       return std::move(answer).error();
     }
@@ -205,6 +210,8 @@ class Launch {
     if (!reply) {
       return std::move(reply).error();
     }
+    const auto op = static_cast<Op>(reply->op);
+    device_mapper_failed_ = reply->refusal == 0 && (op == Op::kVerity || op == Op::kCrypt);
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
@@ -360,6 +367,7 @@ class Launch {
   const std::string& site_file_;
   std::vector<userns::Server> servers_;
   pid_t pid_ = -1;
+  bool device_mapper_failed_ = false;
 };
 
 }  // namespace
