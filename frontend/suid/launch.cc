@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -27,6 +28,7 @@
 #include "frontend/userns/failure.h"
 #include "frontend/userns/image_server.h"
 #include "policy/config/read_file.h"
+#include "policy/ecl/ecl.h"
 #include "policy/judge/decide.h"
 #include "policy/judge/gather.h"
 #include "protocol/channel.h"
@@ -133,10 +135,21 @@ Outcome<UniqueFd> open_program(std::string path) {
   return program;
 }
 
+// As the caller reads the execution control list; the judge reads its own.
+bool is_list_active(const std::string& site_file) {
+  const std::string file = (std::filesystem::path(site_file).parent_path() / "ecl.toml").string();
+  const auto text = config::read_file(file);
+  if (!text || !*text) {
+    return false;
+  }
+  const auto list = ecl::parse_ecl(**text, file);
+  return list && list->activated;
+}
+
 class Launch {
  public:
   Launch(run::LaunchPlan& plan, const config::SiteConfig& site, const std::string& site_file)
-      : plan_(plan), site_(site), site_file_(site_file) {}
+      : plan_(plan), site_(site), site_file_(site_file), ecl_active_(is_list_active(site_file)) {}
 
   // Until the helper is gone and the payload runs.
   Outcome<> start() {
@@ -144,12 +157,12 @@ class Launch {
     const bool by_kernel = kernel_first();
     Outcome<std::optional<Refusal>> answer = attempt(by_kernel);
     if (answer && *answer && (*answer)->code == RefusalCode::kKernelMount && by_kernel &&
-        judge::admits_any_server(site_, false)) {
+        judge::admits_any_server(site_, ecl_active_)) {
       message::debug("the site does not let the kernel mount this image: serving it in user space");
       answer = attempt(false);
     }
     // A node without device-mapper, or without its verity or crypt target, runs the image all the same.
-    if (!answer && device_mapper_failed_ && by_kernel && judge::admits_any_server(site_, false)) {
+    if (!answer && device_mapper_failed_ && by_kernel && judge::admits_any_server(site_, ecl_active_)) {
       message::verbose(answer.error().what + ": serving the image in user space");
       answer = attempt(false);
     }
@@ -183,7 +196,7 @@ class Launch {
     // Where limits are active nothing else is admitted; and a sealed image may be trusted for its
     // signature, which only the judge looks at.
     const run::ImageServer& root = plan_.servers.front();
-    if (root.verity || !judge::admits_any_server(site_, false)) {
+    if (root.verity || !judge::admits_any_server(site_, ecl_active_)) {
       return true;
     }
     const judge::MountTable mounts = site_.kernel_mount_trusted_paths.empty()
@@ -367,6 +380,7 @@ class Launch {
   const std::string& site_file_;
   std::vector<userns::Server> servers_;
   pid_t pid_ = -1;
+  bool ecl_active_;
   bool device_mapper_failed_ = false;
 };
 
