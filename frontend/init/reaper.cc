@@ -1,12 +1,12 @@
 #include "frontend/init/reaper.h"
 
-#include <signal.h>
-#include <unistd.h>
-
 #include <cerrno>
 
 #include <sys/prctl.h>
 #include <sys/wait.h>
+
+#include <signal.h>
+#include <unistd.h>
 
 namespace postern::init {
 namespace {
@@ -23,16 +23,16 @@ bool is_terminal_signal(int number) {
 
 [[noreturn]] void reap(pid_t payload, const sigset_t& all) {
   for (;;) {
+    int status = 0;
+    for (pid_t child = 0; (child = ::waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (child == payload) {
+        ::_exit(status_of(status));
+      }
+    }
     siginfo_t info = {};
     const int signal = ::sigwaitinfo(&all, &info);
-    if (signal == SIGCHLD) {
-      int status = 0;
-      for (pid_t child = 0; (child = ::waitpid(-1, &status, WNOHANG)) > 0;) {
-        if (child == payload) {
-          ::_exit(status_of(status));
-        }
-      }
-    } else if (signal > 0 && !(info.si_code == SI_KERNEL && is_terminal_signal(signal))) {
+    if (signal > 0 && signal != SIGCHLD &&
+        !(info.si_code == SI_KERNEL && is_terminal_signal(signal))) {
       ::kill(payload, signal);
     }
   }
@@ -46,6 +46,9 @@ int become_reaper() {
   ::sigfillset(&all);
   // ORDER: blocked before the fork: a signal that arrives in between waits to be forwarded.
   ::sigprocmask(SIG_BLOCK, &all, &before);
+  // ORDER: before the fork as well: an ignored SIGCHLD would reap the payload's status away, and
+  // setting one whose default is to be ignored throws away what is pending (sigaction(2)).
+  ::signal(SIGCHLD, SIG_DFL);
   const pid_t payload = ::fork();
   if (payload != 0) {
     if (payload < 0) {
@@ -53,7 +56,6 @@ int become_reaper() {
       ::sigprocmask(SIG_SETMASK, &before, nullptr);
       return err;
     }
-    ::signal(SIGCHLD, SIG_DFL);  // an ignored SIGCHLD would reap the payload's status away
     ::prctl(PR_SET_NAME, "postern-init");
     reap(payload, all);
   }

@@ -207,7 +207,7 @@ def accounts(b):
 
 def the_payload_dies_with_the_program(b):
     """SIGKILL of the program kills the payload, in every mode"""
-    for name, arguments in MODES:
+    for name, arguments in [*MODES, ("fake root", ["--fakeroot", SQUASHFS])]:
         process = b.popen("exec", *arguments, "sleep", "60")
         time.sleep(0.4)
         assert b.processes("sleep 60"), name
