@@ -1,13 +1,13 @@
 #include "frontend/init/env_script.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <vector>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -16,7 +16,9 @@ namespace {
 
 constexpr int kMaxNesting = 8;  // of `.` and of ${A:-${B}}
 
-constexpr bool is_blank(char c) { return c == ' ' || c == '\t'; }
+constexpr bool is_blank(char c) {
+  return c == ' ' || c == '\t';
+}
 
 constexpr bool is_name_character(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_';
@@ -104,8 +106,8 @@ class Cursor {
           return false;
         }
         out.bare = true;
-        out.split = out.split || value.empty() ||
-                    value.find_first_of(" \t\n*?[\\") != std::string::npos;
+        out.split =
+            out.split || value.empty() || value.find_first_of(" \t\n*?[\\") != std::string::npos;
         out.value += value;
       } else if (c == '\\' && at_ + 1 < text_.size()) {
         out.value += text_[at_ + 1];
@@ -237,8 +239,8 @@ bool may_be_skipped(std::string_view line) {
   std::string word;
   const auto closes_block = [&word] {
     static constexpr std::array<std::string_view, 14> kWords = {
-        "if", "fi",   "then", "else",  "elif", "case", "esac",
-        "do", "done", "for",  "while", "until", "{",   "}"};
+        "if", "fi",   "then", "else",  "elif",  "case", "esac",
+        "do", "done", "for",  "while", "until", "{",    "}"};
     return std::find(kWords.begin(), kWords.end(), word) != kWords.end();
   };
   for (std::size_t i = 0; i < line.size(); ++i) {
@@ -287,8 +289,8 @@ class Interpreter {
 
  private:
   struct Block {
-    bool active;   // the enclosing branch is being executed
-    bool taken;    // … and so is this one
+    bool active;  // the enclosing branch is being executed
+    bool taken;   // … and so is this one
     bool in_else;
   };
 
@@ -483,7 +485,8 @@ std::optional<std::string> assigned(std::string_view script, std::string_view na
       const Environment none;
       Cursor cursor(line.substr(name.size() + 1), none);
       Cursor::Word word;
-      return cursor.word(word) && cursor.at_end() ? std::optional(std::move(word.value)) : std::nullopt;
+      return cursor.word(word) && cursor.at_end() ? std::optional(std::move(word.value))
+                                                  : std::nullopt;
     }
   }
   return std::nullopt;
@@ -540,7 +543,8 @@ std::optional<std::vector<std::string>> our_oci_command(std::string_view script,
 
 }  // namespace
 
-std::optional<std::vector<std::string>> split_words(std::string_view line, const Environment& environment) {
+std::optional<std::vector<std::string>> split_words(std::string_view line,
+                                                    const Environment& environment) {
   std::vector<std::string> words;
   Cursor cursor(line, environment);
   while (!cursor.at_end()) {

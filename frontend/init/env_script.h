@@ -28,7 +28,8 @@ std::optional<std::string> expand_value(std::string_view value, const Environmen
 
 // The words of a command line, quotes and expansions resolved; nullopt where it holds more than
 // words, or an expansion outside quotes.
-std::optional<std::vector<std::string>> split_words(std::string_view line, const Environment& environment);
+std::optional<std::vector<std::string>> split_words(std::string_view line,
+                                                    const Environment& environment);
 
 // What a runscript that was generated from an OCI image's ENTRYPOINT and CMD executes, given the
 // caller's arguments: so that images without a shell run. Two forms are known, both exactly:

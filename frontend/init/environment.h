@@ -38,6 +38,7 @@ class Environment {
 class EnvironmentBlock {
  public:
   explicit EnvironmentBlock(const Environment& environment);
+
   [[nodiscard]] char** get() noexcept { return pointers_.data(); }
 
  private:

@@ -1,9 +1,5 @@
 #include "frontend/init/inside.h"
 
-#include <dirent.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -14,6 +10,10 @@
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+
+#include <dirent.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "frontend/init/env_script.h"
 #include "frontend/init/payload.h"

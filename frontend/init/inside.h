@@ -1,5 +1,5 @@
-// Becoming the payload, inside the container: what postern-init does, and what the payload's process
-// does itself where no other program is needed for it.
+// Becoming the payload, inside the container: what postern-init does, and what the payload's
+// process does itself where no other program is needed for it.
 #pragma once
 
 #include <optional>
@@ -22,10 +22,11 @@ Outcome<> install_filter(const LaunchRecord& record);
 // What the image's environment scripts make of the runtime's variables.
 struct ImageEnvironment {
   Environment environment;
-  bool plain = true;                  // no shell was needed, `environment` is complete
-  std::string commands;               // what a shell is to execute, where it was
+  bool plain = true;     // no shell was needed, `environment` is complete
+  std::string commands;  // what a shell is to execute, where it was
   std::vector<std::string> warnings;
 };
+
 ImageEnvironment run_environment_scripts(const LaunchRecord& record);
 
 // PWD, as the kernel sees the current directory.

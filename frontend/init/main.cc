@@ -4,9 +4,6 @@
 // Where the image's environment scripts need a shell, the image's /bin/sh sources them and executes
 // this program again ("environment"): one process, so that `ulimit`, `cd` and `exit` in a script
 // mean what they say. The same once more for forwarded values with command substitution ("values").
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -14,6 +11,9 @@
 #include <vector>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/init/inside.h"
 #include "frontend/init/payload.h"
@@ -39,7 +39,8 @@ constexpr const char* kShell = "/bin/sh";
 
 LaunchRecord read_record() {
   struct stat info = {};
-  if (::fstat(kRecordFd, &info) != 0 || static_cast<std::uint64_t>(info.st_size) > kMaxRecordBytes) {
+  if (::fstat(kRecordFd, &info) != 0 ||
+      static_cast<std::uint64_t>(info.st_size) > kMaxRecordBytes) {
     die({.what = "postern-init is started by postern, with a launch record on descriptor 3"});
   }
   std::string bytes(static_cast<std::size_t>(info.st_size), '\0');
@@ -78,8 +79,8 @@ bool shell_is_usable(std::string_view what) {
     return false;
   }
   UniqueFd self(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
-  // The shell inherits it: the copy of dup2(2) is not close-on-exec, and where it has the right number
-  // already the flag is cleared.
+  // The shell inherits it: the copy of dup2(2) is not close-on-exec, and where it has the right
+  // number already the flag is cleared.
   const int ready = self.get() == kSelfFd ? ::fcntl(self.release(), F_SETFD, 0)
                     : self.valid()        ? ::dup2(self.get(), kSelfFd)
                                           : -1;
@@ -91,7 +92,9 @@ bool shell_is_usable(std::string_view what) {
 }
 
 // `commands`, then this program again in the same process. Returns only on failure.
-void continue_in_shell(std::string commands, std::string_view phase, const Environment& environment) {
+void continue_in_shell(std::string commands,
+                       std::string_view phase,
+                       const Environment& environment) {
   commands += "exec ";
   commands += kSelfPath;
   commands += ' ';
@@ -188,4 +191,6 @@ int run(std::string_view phase) {
 }  // namespace
 }  // namespace postern::init
 
-int main(int argc, char** argv) { return postern::init::run(argc > 1 ? argv[1] : ""); }
+int main(int argc, char** argv) {
+  return postern::init::run(argc > 1 ? argv[1] : "");
+}

@@ -1,11 +1,11 @@
 #include "frontend/init/payload.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <optional>
 #include <utility>
+
+#include <unistd.h>
 
 #include "frontend/init/env_script.h"
 #include "frontend/message/message.h"
@@ -16,8 +16,13 @@ namespace {
 
 constexpr std::string_view kShell = "/bin/sh";
 
-bool is_executable(const std::string& path) { return ::access(path.c_str(), X_OK) == 0; }
-bool exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+bool is_executable(const std::string& path) {
+  return ::access(path.c_str(), X_OK) == 0;
+}
+
+bool exists(const std::string& path) {
+  return ::access(path.c_str(), F_OK) == 0;
+}
 
 bool has_entry(std::string_view path_list, std::string_view entry) {
   for (;;) {
@@ -128,14 +133,15 @@ int run_shell(const LaunchRecord& record, Environment& environment) {
 
 // The application's script, the image's, or nothing.
 std::string find_script(const LaunchRecord& record, std::string_view name) {
-  std::string path = record.app.empty() ? "/.singularity.d/" : "/scif/apps/" + record.app + "/scif/";
+  std::string path =
+      record.app.empty() ? "/.singularity.d/" : "/scif/apps/" + record.app + "/scif/";
   path += name;
   return exists(path) ? path : std::string();
 }
 
 int run_script(const LaunchRecord& record, const Environment& environment) {
-  for (const std::string& script : {find_script(record, "runscript"),
-                                    std::string(record.app.empty() ? "/apptainer" : "")}) {
+  for (const std::string& script :
+       {find_script(record, "runscript"), std::string(record.app.empty() ? "/apptainer" : "")}) {
     if (!script.empty() && exists(script)) {
       const std::optional<std::string> text = read_script(script.c_str());
       if (auto argv = text ? oci_command(*text, record.argv, environment,

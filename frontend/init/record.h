@@ -23,19 +23,19 @@ struct LaunchRecord {
   std::vector<std::string> fixed;        // NAME=VALUE: the runtime's own (HOME, *_CONTAINER, PS1 …)
   std::string prepend_path;              // PATH additions of the *ENV_PREPEND_PATH variables
   std::string append_path;
-  std::string cwd;                       // initial directory
-  bool cwd_required = false;             // given by --cwd: failing to enter it is fatal
-  std::string home;                      // entered where cwd cannot be (then /)
-  std::string app;                       // --app
-  std::string shell;                     // --shell
+  std::string cwd;            // initial directory
+  bool cwd_required = false;  // given by --cwd: failing to enter it is fatal
+  std::string home;           // entered where cwd cannot be (then /)
+  std::string app;            // --app
+  std::string shell;          // --shell
   std::uint32_t umask = 022;
-  bool no_eval = false;                  // --no-eval: values are literal
-  bool reaper = false;                   // new pid namespace: stay as pid 1, forward signals, reap
-  bool libs_bound = false;               // /.singularity.d/libs holds host libraries (--nv)
-  std::uint64_t ignored_signals = 0;     // bit n-1 = signal n was ignored when we were started
+  bool no_eval = false;               // --no-eval: values are literal
+  bool reaper = false;                // new pid namespace: stay as pid 1, forward signals, reap
+  bool libs_bound = false;            // /.singularity.d/libs holds host libraries (--nv)
+  std::uint64_t ignored_signals = 0;  // bit n-1 = signal n was ignored when we were started
   std::uint64_t blocked_signals = 0;
-  std::vector<std::uint8_t> seccomp;     // struct sock_filter[], empty = none
-  std::int32_t message_level = 1;        // message::Level
+  std::vector<std::uint8_t> seccomp;  // struct sock_filter[], empty = none
+  std::int32_t message_level = 1;     // message::Level
 };
 
 // The record as the bytes of the memfd.

@@ -1,11 +1,11 @@
 #include "frontend/run/descriptor.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 
 #include <sys/mman.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace postern::run {
 Outcome<UniqueFd> make_content_fd(const char* name, std::string_view bytes) {
@@ -20,7 +20,8 @@ Outcome<UniqueFd> make_content_fd(const char* name, std::string_view bytes) {
     }
     bytes.remove_prefix(static_cast<std::size_t>(put));
   }
-  if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) != 0) {
+  if (::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) !=
+      0) {
     return system_problem("sealing a memory file", errno);
   }
   return file;

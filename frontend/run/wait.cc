@@ -1,10 +1,5 @@
 #include "frontend/run/wait.h"
 
-#include <poll.h>
-#include <signal.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -12,6 +7,11 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+
+#include <poll.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -39,7 +39,9 @@ std::int64_t now() {
 class Waiter {
  public:
   Waiter(const Payload& payload, const BlockedSignals& signals)
-      : payload_(payload), signals_(signals), signal_fd_(::signalfd(-1, &signals.set(), SFD_CLOEXEC)) {}
+      : payload_(payload),
+        signals_(signals),
+        signal_fd_(::signalfd(-1, &signals.set(), SFD_CLOEXEC)) {}
 
   Ended run() {
     while (!reap()) {
@@ -77,7 +79,9 @@ class Waiter {
     }
   }
 
-  [[nodiscard]] int watched_server() const { return server_gone_at_ == 0 ? payload_.server_pidfd : -1; }
+  [[nodiscard]] int watched_server() const {
+    return server_gone_at_ == 0 ? payload_.server_pidfd : -1;
+  }
 
   void handle(int number, int code) {
     if (number == SIGCHLD) {
@@ -141,7 +145,9 @@ BlockedSignals::BlockedSignals() noexcept {
   ::signal(SIGCHLD, SIG_DFL);  // ignored, it would throw the payload's status away (wait(2))
 }
 
-BlockedSignals::~BlockedSignals() { ::sigprocmask(SIG_SETMASK, &before_, nullptr); }
+BlockedSignals::~BlockedSignals() {
+  ::sigprocmask(SIG_SETMASK, &before_, nullptr);
+}
 
 Ended wait_for_payload(const Payload& payload, const BlockedSignals& signals) {
   return Waiter(payload, signals).run();

@@ -3,20 +3,22 @@
 
 #include <cstdint>
 
-#include <signal.h>
 #include <sys/types.h>
+
+#include <signal.h>
 
 namespace postern::run {
 
-// Blocks every signal that is to be forwarded, for the life of the object: from before the payload's
-// process exists, so that none is lost and none ends us before the payload. SIGSTOP-like faults
-// (SIGSEGV …) stay.
+// Blocks every signal that is to be forwarded, for the life of the object: from before the
+// payload's process exists, so that none is lost and none ends us before the payload. SIGSTOP-like
+// faults (SIGSEGV …) stay.
 class BlockedSignals {
  public:
   BlockedSignals() noexcept;
   ~BlockedSignals();
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
+
   [[nodiscard]] const sigset_t& set() const noexcept { return set_; }
 
  private:
@@ -26,14 +28,14 @@ class BlockedSignals {
 
 struct Payload {
   pid_t pid = -1;
-  bool has_reaper = false;   // process 1 of its own pid namespace: cannot stop itself
-  pid_t server = -1;         // postern-squashfs started by us, our child; -1 where none
-  int server_pidfd = -1;     // … or joined: pidfd_open(2), readable once it is gone; -1 where none
+  bool has_reaper = false;  // process 1 of its own pid namespace: cannot stop itself
+  pid_t server = -1;        // postern-squashfs started by us, our child; -1 where none
+  int server_pidfd = -1;    // … or joined: pidfd_open(2), readable once it is gone; -1 where none
 };
 
 struct Ended {
-  int status = 0;              // as of wait(2)
-  bool server_died = false;    // the image's server was gone while the payload still ran
+  int status = 0;            // as of wait(2)
+  bool server_died = false;  // the image's server was gone while the payload still ran
 };
 
 // Waits. Signals that reach us go on to the payload, unless the terminal sent them to the payload

@@ -25,8 +25,8 @@ std::string describe(const run::LaunchPlan& plan, const MountRequest& mount) {
   switch (mount.operation) {
     case Operation::kBind:
     case Operation::kDevice:
-      return "bind of " + (mount.descriptor ? plan.sources[*mount.descriptor].path : target) + " to " +
-             target;
+      return "bind of " + (mount.descriptor ? plan.sources[*mount.descriptor].path : target) +
+             " to " + target;
     case Operation::kFile:
       return "generated file " + target;
     case Operation::kTmpfs:
@@ -44,7 +44,9 @@ std::string describe(const run::LaunchPlan& plan, const MountRequest& mount) {
   return "mount of " + target;
 }
 
-std::string mount_cure(const run::LaunchPlan& plan, const Failure& failure, const MountRequest& mount) {
+std::string mount_cure(const run::LaunchPlan& plan,
+                       const Failure& failure,
+                       const MountRequest& mount) {
   const int err = failure.error.err;
   if (failure.error.op == Op::kTarget) {
     if (err == ENOTDIR || err == ELOOP) {
@@ -67,7 +69,8 @@ std::string mount_cure(const run::LaunchPlan& plan, const Failure& failure, cons
     return "a directory can be bound only on a directory, a file only on a file";
   }
   if (mount.operation == Operation::kProc && err == EPERM) {
-    return "an outer container hides parts of /proc, so the kernel forbids a new one: leave out --pid";
+    return "an outer container hides parts of /proc, so the kernel forbids a new one: leave out "
+           "--pid";
   }
   return {};
 }
@@ -91,9 +94,10 @@ Problem root_problem(const run::LaunchPlan& plan, const Failure& failure) {
   } else if (err == EBUSY && failure.error.op == Op::kOverlay) {
     cure = "a directory below which something is mounted cannot be a layer: bind it instead";
   }
-  return system_problem((failure.error.op == Op::kOverlay ? "mounting the overlay over " : "mounting ") +
-                            plan.image_name,
-                        err, std::move(cure));
+  return system_problem(
+      (failure.error.op == Op::kOverlay ? "mounting the overlay over " : "mounting ") +
+          plan.image_name,
+      err, std::move(cure));
 }
 
 Problem build_problem(const run::LaunchPlan& plan, const Failure& failure) {
@@ -151,8 +155,8 @@ Problem step_problem(const run::LaunchPlan& plan, const Failure& failure) {
     case Step::kUnshare:
       return system_problem("creating namespaces", err, user_namespace_cure(err));
     case Step::kJoinNet:
-      return system_problem("joining the network namespace " + plan.sources[failure.source].path, err,
-                            "it belongs to somebody else: use --net --network none");
+      return system_problem("joining the network namespace " + plan.sources[failure.source].path,
+                            err, "it belongs to somebody else: use --net --network none");
     case Step::kLoopback:
       return system_problem("bringing up the loopback device", err);
     case Step::kOpen:
@@ -177,7 +181,9 @@ Problem step_problem(const run::LaunchPlan& plan, const Failure& failure) {
   return system_problem("starting the container", err);
 }
 
-std::string first_line(const std::string& text) { return text.substr(0, text.find('\n')); }
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
 
 }  // namespace
 
@@ -203,10 +209,11 @@ Problem refusal_problem(const run::LaunchPlan& plan, const Refusal& refusal) {
                    .cure = "bind a common parent directory instead"};
   }
   if (refusal.item < plan.request.mounts.size() && !plan.request.mounts.empty()) {
-    return Problem{.what = describe(plan, plan.request.mounts[refusal.item]) +
-                           " is not possible: too long, too many, or not an absolute path without ..",
-                   .cure = "at most " + std::to_string(kMaxOperations) + " mounts with " +
-                           std::to_string(kArenaBytes) + " bytes of paths fit a start"};
+    return Problem{
+        .what = describe(plan, plan.request.mounts[refusal.item]) +
+                " is not possible: too long, too many, or not an absolute path without ..",
+        .cure = "at most " + std::to_string(kMaxOperations) + " mounts with " +
+                std::to_string(kArenaBytes) + " bytes of paths fit a start"};
   }
   return Problem{.what = "the options of this start do not fit together"};
 }
@@ -214,7 +221,8 @@ Problem refusal_problem(const run::LaunchPlan& plan, const Refusal& refusal) {
 Problem payload_problem(const run::LaunchPlan& plan,
                         const Failure& failure,
                         const std::string& last_words) {
-  if (!last_words.empty() && (failure.step == Step::kReceive || failure.step == Step::kMount || failure.step == Step::kBuild)) {
+  if (!last_words.empty() && (failure.step == Step::kReceive || failure.step == Step::kMount ||
+                              failure.step == Step::kBuild)) {
     std::string line = first_line(last_words);
     for (const std::string_view label : {"FATAL:   ", "ERROR:   "}) {
       if (line.starts_with(label)) {

@@ -1,8 +1,5 @@
 #include "frontend/userns/fuse_mount.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -10,6 +7,9 @@
 #include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace postern::userns {
 namespace {
@@ -24,6 +24,7 @@ class Number {
   explicit Number(unsigned value) noexcept {
     *std::to_chars(text_.data(), text_.data() + text_.size() - 1, value).ptr = '\0';
   }
+
   [[nodiscard]] const char* text() const noexcept { return text_.data(); }
 
  private:

@@ -1,12 +1,5 @@
 #include "frontend/userns/id_map.h"
 
-#include <fcntl.h>
-#include <pwd.h>
-#include <sched.h>
-#include <signal.h>
-#include <spawn.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -17,6 +10,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <unistd.h>
 
 namespace postern::userns {
 namespace {
@@ -78,8 +78,8 @@ std::vector<Range> ranges_of(const char* path, std::string_view name, std::strin
     }
     const std::string_view owner = line.substr(0, one);
     if (owner == name || owner == number) {
-      ranges.push_back({std::string(line.substr(one + 1, two - one - 1)),
-                        std::string(line.substr(two + 1))});
+      ranges.push_back(
+          {std::string(line.substr(one + 1, two - one - 1)), std::string(line.substr(two + 1))});
     }
   }
   return ranges;
@@ -117,16 +117,17 @@ Outcome<Ok> run_mapper(std::vector<std::string> arguments) {
   int status = 0;
   if (::waitpid(pid, &status, 0) != pid || status != 0) {
     return Problem{.what = arguments[0] + " refused to map the subordinate ids",
-                   .cure = "check that it is installed setuid root, and your lines in /etc/subuid "
-                           "and /etc/subgid"};
+                   .cure =
+                       "check that it is installed setuid root, and your lines in /etc/subuid "
+                       "and /etc/subgid"};
   }
   return Ok{};
 }
 
 // A child that waits, in a new user namespace, for the other side of `go` to close.
 pid_t start_holder(int wait_end, int go_end) {
-  const pid_t pid =
-      static_cast<pid_t>(::syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, 0));
+  const pid_t pid = static_cast<pid_t>(
+      ::syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, 0));
   if (pid == 0) {
     ::close(go_end);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -139,7 +140,8 @@ pid_t start_holder(int wait_end, int go_end) {
 }  // namespace
 
 int map_single_id(Ids outside, bool as_root) noexcept {
-  // user_namespaces(7): without CAP_SETGID outside, gid_map is writable only once setgroups is denied.
+  // user_namespaces(7): without CAP_SETGID outside, gid_map is writable only once setgroups is
+  // denied.
   if (const int err = write_file("/proc/self/setgroups", "deny"); err != 0) {
     return err;
   }
@@ -158,8 +160,9 @@ Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
   const std::vector<Range> gids = ranges_of("/etc/subgid", name, number);
   if (uids.empty() || gids.empty()) {
     return Problem{.what = "no subordinate ids for " + (name.empty() ? "uid " + number : name),
-                   .cure = "ask for a line in /etc/subuid and in /etc/subgid (usermod "
-                           "--add-subuids 100000-165535 --add-subgids 100000-165535)"};
+                   .cure =
+                       "ask for a line in /etc/subuid and in /etc/subgid (usermod "
+                       "--add-subuids 100000-165535 --add-subgids 100000-165535)"};
   }
   std::array<int, 2> pipe = {-1, -1};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
@@ -176,7 +179,8 @@ Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
   if (mapped) {
     mapped = run_mapper(map_arguments("newgidmap", holder, outside.gid, gids));
   }
-  UniqueFd ns(::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd ns(
+      ::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
   const int err = errno;
   go_end.reset();
   ::waitpid(holder, nullptr, 0);
@@ -191,7 +195,8 @@ Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
 
 std::string user_namespace_cure(int err) {
   if (holds("/proc/sys/user/max_user_namespaces", "0")) {
-    return "user namespaces are switched off: set sysctl user.max_user_namespaces=10000, or use the "
+    return "user namespaces are switched off: set sysctl user.max_user_namespaces=10000, or use "
+           "the "
            "setuid installation";
   }
   if (holds("/proc/sys/kernel/unprivileged_userns_clone", "0")) {

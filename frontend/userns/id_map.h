@@ -16,7 +16,8 @@ struct Ids {
 };
 
 // In a process that has just entered a new user namespace: maps the one id, to itself or to root,
-// and denies setgroups(2), which keeps the supplementary groups. Allocates nothing. Returns 0 or errno.
+// and denies setgroups(2), which keeps the supplementary groups. Allocates nothing. Returns 0 or
+// errno.
 int map_single_id(Ids outside, bool as_root) noexcept;
 
 // A user namespace with the caller mapped to root and the caller's ranges of /etc/subuid and

@@ -1,12 +1,5 @@
 #include "frontend/userns/image_server.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <sched.h>
-#include <signal.h>
-#include <time.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -24,6 +17,13 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
 #include "frontend/run/libexec.h"
 #include "frontend/userns/child_stack.h"
 #include "frontend/userns/payload_process.h"
@@ -31,7 +31,8 @@
 namespace postern::userns {
 namespace {
 
-// A server that does not answer within this time is stopped or wedged: the start goes on without it.
+// A server that does not answer within this time is stopped or wedged: the start goes on without
+// it.
 constexpr timeval kServerPatience = {.tv_sec = 5, .tv_usec = 0};
 // From bind(2) to listen(2) of the first start it takes the birth of a process; from the last
 // unmount to the end of a server, a little more. Pauses double: hundreds of starts that poll would
@@ -52,6 +53,7 @@ struct Address {
     std::memcpy(&address.sun_path[1], name.data(), name.size());
     bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
   }
+
   [[nodiscard]] const sockaddr* get() const noexcept {
     return reinterpret_cast<const sockaddr*>(&address);
   }
@@ -64,7 +66,7 @@ struct ServerSetup {
   ServerOptions options;
   int program = -1;
   int listener = -1;
-  int channel = -1;   // our end is elsewhere: this is the process's
+  int channel = -1;  // our end is elsewhere: this is the process's
   int log = -1;
   int null = -1;
   std::vector<std::string> arguments;  // complete but for descriptor numbers
@@ -92,7 +94,8 @@ class ServerProcess {
     check(ns.get(), "opening /proc/self/ns/user");
     hand_over(fuse.get(), ns.get());
     // An ordinary user on the host has none to drop, and no right to try.
-    if (const int err = setup_.options.on_host ? no_new_privileges() : drop_capabilities(0); err != 0) {
+    if (const int err = setup_.options.on_host ? no_new_privileges() : drop_capabilities(0);
+        err != 0) {
       fail(err, "dropping capabilities");
     }
     keep_only(fuse.get());
@@ -126,8 +129,8 @@ class ServerProcess {
       check(::setns(setup_.options.user_namespace, CLONE_NEWUSER), "entering the user namespace");
       return;
     }
-    if (const int err = map_single_id(setup_.options.ids,
-                                      setup_.options.fakeroot != run::Fakeroot::kNone);
+    if (const int err =
+            map_single_id(setup_.options.ids, setup_.options.fakeroot != run::Fakeroot::kNone);
         err != 0) {
       fail(err, "mapping ids in a user namespace");
     }
@@ -225,7 +228,8 @@ Outcome<Server> start_server(const run::ImageServer& image,
   const std::string path = run::libexec_program("postern-squashfs");
   const UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
-    return system_problem("opening " + path, errno, "the installation is incomplete: install again");
+    return system_problem("opening " + path, errno,
+                          "the installation is incomplete: install again");
   }
   std::array<int, 2> pair = {-1, -1};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
@@ -236,9 +240,13 @@ Outcome<Server> start_server(const run::ImageServer& image,
   const UniqueFd channel(pair[1]);
   server.log = UniqueFd(::memfd_create("postern-squashfs log", MFD_CLOEXEC));
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  ServerSetup setup = {.image = &image, .options = options, .program = program.get(),
-                       .listener = listener.get(), .channel = channel.get(),
-                       .log = server.log.get(), .null = null.get(),
+  ServerSetup setup = {.image = &image,
+                       .options = options,
+                       .program = program.get(),
+                       .listener = listener.get(),
+                       .channel = channel.get(),
+                       .log = server.log.get(),
+                       .null = null.get(),
                        .arguments = server_arguments(image, options, listener.valid())};
   for (std::string& argument : setup.arguments) {
     setup.argv.push_back(argument.data());
@@ -247,11 +255,12 @@ Outcome<Server> start_server(const run::ImageServer& image,
   const ChildStack stack;
   const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD |
                     (options.user_namespace < 0 && !options.on_host ? CLONE_NEWUSER : 0);
-  server.pid = stack.valid()
-                   ? ::clone([](void* argument) -> int {
-                       ServerProcess(*static_cast<ServerSetup*>(argument)).run();
-                     }, stack.top(), flags, &setup)
-                   : -1;
+  server.pid = stack.valid() ? ::clone(
+                                   [](void* argument) -> int {
+                                     ServerProcess(*static_cast<ServerSetup*>(argument)).run();
+                                   },
+                                   stack.top(), flags, &setup)
+                             : -1;
   if (server.pid < 0) {
     const int err = errno;
     return system_problem("creating a user namespace", err, user_namespace_cure(err));
@@ -300,7 +309,8 @@ enum class Found : std::uint8_t { kFirst, kJoined, kNeither };
 bool is_ours(int socket, UniqueFd& pidfd) {
   ucred peer = {};
   socklen_t bytes = sizeof(peer);
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 || peer.uid != ::geteuid()) {
+  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
+      peer.uid != ::geteuid()) {
     return false;
   }
   pidfd = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
@@ -364,12 +374,11 @@ std::vector<std::string> extent_arguments(const run::ImageServer& image) {
   }
   if (image.verity) {
     const VerityGeometry& verity = *image.verity;
-    out.insert(out.end(),
-               {"--verity", hex(verity.root_hash.data(), verity.root_hash.size()) + ":" +
-                                hex(verity.salt.data(), verity.salt_bytes) + ":" +
-                                std::to_string(verity.data_blocks) + ":" +
-                                std::to_string(verity.tree_offset) + ":" +
-                                std::to_string(verity.tree_bytes)});
+    out.insert(out.end(), {"--verity", hex(verity.root_hash.data(), verity.root_hash.size()) + ":" +
+                                           hex(verity.salt.data(), verity.salt_bytes) + ":" +
+                                           std::to_string(verity.data_blocks) + ":" +
+                                           std::to_string(verity.tree_offset) + ":" +
+                                           std::to_string(verity.tree_bytes)});
   }
   return out;
 }
@@ -379,7 +388,9 @@ int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept 
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(fds))> control = {};
   char byte = 0;
   iovec data = {&byte, 1};
-  msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.data(),
+  msghdr message = {.msg_iov = &data,
+                    .msg_iovlen = 1,
+                    .msg_control = control.data(),
                     .msg_controllen = control.size()};
   cmsghdr* const header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
@@ -394,7 +405,9 @@ int receive_server_descriptors(int channel, ServerDescriptors& out) noexcept {
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(fds))> control = {};
   char byte = 0;
   iovec data = {&byte, 1};
-  msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.data(),
+  msghdr message = {.msg_iov = &data,
+                    .msg_iovlen = 1,
+                    .msg_control = control.data(),
                     .msg_controllen = control.size()};
   const ssize_t got = ::recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
   if (got < 0) {

@@ -15,7 +15,7 @@ namespace postern::userns {
 
 // What a server hands to whoever is to mount its image.
 struct ServerDescriptors {
-  UniqueFd fuse;             // /dev/fuse, opened inside `user_namespace`
+  UniqueFd fuse;  // /dev/fuse, opened inside `user_namespace`
   UniqueFd user_namespace;
 };
 
@@ -31,19 +31,20 @@ int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept;
 std::vector<std::string> extent_arguments(const run::ImageServer& image);
 
 struct Server {
-  UniqueFd channel;     // the descriptors of the mount arrive here
-  pid_t pid = -1;       // our child; -1 where joined
-  UniqueFd pidfd;       // joined: readable once the server is gone
-  UniqueFd log;         // ours: memfd that is the server's standard error
+  UniqueFd channel;  // the descriptors of the mount arrive here
+  pid_t pid = -1;    // our child; -1 where joined
+  UniqueFd pidfd;    // joined: readable once the server is gone
+  UniqueFd log;      // ours: memfd that is the server's standard error
+
   [[nodiscard]] bool joined() const noexcept { return pid < 0; }
 };
 
 struct ServerOptions {
   Ids ids;
   run::Fakeroot fakeroot = run::Fakeroot::kNone;
-  int user_namespace = -1;   // to open /dev/fuse in; -1 = a new one
+  int user_namespace = -1;  // to open /dev/fuse in; -1 = a new one
   bool share = false;
-  bool on_host = false;      // suid mode: no user namespace at all, the helper mounts
+  bool on_host = false;  // suid mode: no user namespace at all, the helper mounts
 };
 
 // One server a node, caller and image: whoever binds the image's abstract socket first starts it,

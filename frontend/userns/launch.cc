@@ -1,8 +1,5 @@
 #include "frontend/userns/launch.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -16,6 +13,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "frontend/run/descriptor.h"
@@ -34,8 +34,8 @@ namespace {
 constexpr int kShareAttempts = 8;
 
 struct Opened {
-  std::vector<UniqueFd> owned;      // what this process opened for the payload's
-  std::vector<int> descriptors;     // of the request
+  std::vector<UniqueFd> owned;   // what this process opened for the payload's
+  std::vector<int> descriptors;  // of the request
 };
 
 Outcome<UniqueFd> open_init(std::string path) {
@@ -44,7 +44,8 @@ Outcome<UniqueFd> open_init(std::string path) {
   }
   UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
-    return system_problem("opening " + path, errno, "the installation is incomplete: install again");
+    return system_problem("opening " + path, errno,
+                          "the installation is incomplete: install again");
   }
   return program;
 }
@@ -126,8 +127,8 @@ class Launch {
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
-      const bool share = plan_.share && !user_namespace_.valid() && attempt < kShareAttempts &&
-                         !server_is_stuck_;
+      const bool share =
+          plan_.share && !user_namespace_.valid() && attempt < kShareAttempts && !server_is_stuck_;
       Outcome<bool> started = try_start(share);
       if (!started) {
         return std::move(started).error();
@@ -188,7 +189,8 @@ class Launch {
     for (std::size_t i = 0; i < plan_.servers.size(); ++i) {
       const int user_namespace = user_namespace_.valid() ? user_namespace_.get() : theirs.get();
       POSTERN_TRY_ASSIGN(Server server,
-                         obtain_server(plan_.servers[i], {.ids = ids_, .fakeroot = plan_.fakeroot,
+                         obtain_server(plan_.servers[i], {.ids = ids_,
+                                                          .fakeroot = plan_.fakeroot,
                                                           .user_namespace = user_namespace,
                                                           .share = share && i == 0}));
       if (i == 0 && plan_.servers.size() > 1 && user_namespace < 0) {
@@ -212,7 +214,8 @@ class Launch {
     }
     server.channel = UniqueFd(pair[0]);
     const UniqueFd sender(pair[1]);
-    if (const int err = send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
+    if (const int err =
+            send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
         err != 0) {
       return system_problem("passing /dev/fuse on", err);
     }
@@ -238,10 +241,9 @@ Outcome<int> launch(run::LaunchPlan plan) {
       plan.request.layers.size() < kMaxLayers) {
     // Right above the root: what other layers hold hides it.
     plan.sources.push_back({.kind = run::Source::Kind::kSkeleton});
-    plan.request.layers.insert(
-        plan.request.layers.begin(),
-        {.kind = LayerKind::kFuse,
-         .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
+    plan.request.layers.insert(plan.request.layers.begin(),
+                               {.kind = LayerKind::kFuse,
+                                .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
   }
   plan.request.namespaces |= kNamespaceUser;
   const auto verdict = std::make_unique<Verdict>();

@@ -1,12 +1,5 @@
 #include "frontend/userns/payload_process.h"
 
-#include <fcntl.h>
-#include <net/if.h>
-#include <poll.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -23,6 +16,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+
+#include <fcntl.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "frontend/init/inside.h"
 #include "frontend/init/record.h"
@@ -55,7 +55,8 @@ class Process {
         start_second();
       }
       check(::unshare(namespaces()), Step::kUnshare, Op::kSpawn);
-    } else if (const int err = map_single_id(setup_.ids, setup_.plan->fakeroot != run::Fakeroot::kNone);
+    } else if (const int err =
+                   map_single_id(setup_.ids, setup_.plan->fakeroot != run::Fakeroot::kNone);
                err != 0) {
       fail(Step::kMap, Error{.err = err, .op = Op::kSpawn});
     }
@@ -93,7 +94,8 @@ class Process {
 
   void die_with_frontend() noexcept {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    // The parent may have died before the line above; getppid(2) says nothing across pid namespaces.
+    // The parent may have died before the line above; getppid(2) says nothing across pid
+    // namespaces.
     pollfd parent = {setup_.frontend, POLLIN, 0};
     if (::poll(&parent, 1, 0) != 0) {
       ::_exit(1);
@@ -116,16 +118,18 @@ class Process {
     return got.user_namespace.release();
   }
 
-  // clone(2) with CLONE_PARENT: process 1 of the new pid namespace is the frontend's child, not ours.
+  // clone(2) with CLONE_PARENT: process 1 of the new pid namespace is the frontend's child, not
+  // ours.
   void start_second() noexcept {
     const ChildStack stack;
     const int flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_NEWPID | namespaces();
-    const pid_t pid = stack.valid() ? ::clone(
-                                          [](void* setup) -> int {
-                                            Process(*static_cast<PayloadSetup*>(setup)).run_second();
-                                          },
-                                          stack.top(), flags, &setup_)
-                                    : -1;
+    const pid_t pid = stack.valid()
+                          ? ::clone(
+                                [](void* setup) -> int {
+                                  Process(*static_cast<PayloadSetup*>(setup)).run_second();
+                                },
+                                stack.top(), flags, &setup_)
+                          : -1;
     check(pid, Step::kUnshare, Op::kSpawn);
     setup_.pid = pid;
     ::_exit(0);
@@ -209,7 +213,8 @@ class Process {
   UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
     check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), Step::kMount,
           Op::kBind, source);
-    Result<UniqueFd> inside = open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
+    Result<UniqueFd> inside =
+        open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
     if (!inside) {
       fail(Step::kMount, inside.error(), source);
     }
@@ -385,13 +390,15 @@ int start_payload(PayloadSetup& setup) {
   const Process process(setup);
   int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
   if (setup.user_namespace < 0 && setup.channels.empty()) {
-    flags |= CLONE_NEWUSER | process.namespaces() | (process.wants(kNamespacePid) ? CLONE_NEWPID : 0);
+    flags |=
+        CLONE_NEWUSER | process.namespaces() | (process.wants(kNamespacePid) ? CLONE_NEWPID : 0);
   }
-  const pid_t pid =
-      stack.valid()
-          ? ::clone([](void* setup_) -> int { Process(*static_cast<PayloadSetup*>(setup_)).run_first(); },
-                    stack.top(), flags, &setup)
-          : -1;
+  const pid_t pid = stack.valid() ? ::clone(
+                                        [](void* setup_) -> int {
+                                          Process(*static_cast<PayloadSetup*>(setup_)).run_first();
+                                        },
+                                        stack.top(), flags, &setup)
+                                  : -1;
   if (pid < 0) {
     setup.failure = {Step::kClone, Error{.err = errno, .op = Op::kSpawn}, 0};
     setup.failed = true;

@@ -8,27 +8,27 @@
 #include "frontend/run/launch_plan.h"
 #include "frontend/userns/id_map.h"
 #include "helper/mounts.h"
-#include "protocol/verdict.h"
 #include "protocol/base/unique_fd.h"
+#include "protocol/verdict.h"
 
 namespace postern::userns {
 
 // Where the new process was when something failed.
 enum class Step : std::uint8_t {
-  kClone,       // clone(2)
-  kMap,         // identity maps of the new user namespace
-  kReceive,     // the descriptors of the image's server
-  kJoin,        // setns(2) into the server's user namespace
-  kUnshare,     // the other namespaces
-  kJoinNet,     // the network namespace of the request
+  kClone,    // clone(2)
+  kMap,      // identity maps of the new user namespace
+  kReceive,  // the descriptors of the image's server
+  kJoin,     // setns(2) into the server's user namespace
+  kUnshare,  // the other namespaces
+  kJoinNet,  // the network namespace of the request
   kLoopback,
-  kOpen,        // a source; item = index of the descriptor
-  kMount,       // what a server serves
-  kMerge,       // passwd or group
-  kCloneSources,// clone_sources; error.item = operation
-  kBuild,       // build_root; error.item = operation
+  kOpen,          // a source; item = index of the descriptor
+  kMount,         // what a server serves
+  kMerge,         // passwd or group
+  kCloneSources,  // clone_sources; error.item = operation
+  kBuild,         // build_root; error.item = operation
   kDrop,
-  kExecute,     // postern-init
+  kExecute,  // postern-init
 };
 
 struct Failure {
@@ -42,12 +42,12 @@ struct Failure {
 // cheap (no page tables to copy) and lets it report without a pipe.
 struct PayloadSetup {
   const run::LaunchPlan* plan = nullptr;
-  Verdict* verdict = nullptr;       // of the plan, checked; FUSE roots become mounts in it
+  Verdict* verdict = nullptr;  // of the plan, checked; FUSE roots become mounts in it
   Ids ids;
-  std::vector<int> descriptors;     // of the request; -1: the process opens it itself
-  std::vector<int> channels;        // to the servers of the plan, in its order
-  int user_namespace = -1;          // to join; -1 where the first server brings it or a new one is made
-  int frontend = -1;                // pidfd of the parent
+  std::vector<int> descriptors;  // of the request; -1: the process opens it itself
+  std::vector<int> channels;     // to the servers of the plan, in its order
+  int user_namespace = -1;  // to join; -1 where the first server brings it or a new one is made
+  int frontend = -1;        // pidfd of the parent
 
   // Filled in by the process.
   pid_t pid = -1;

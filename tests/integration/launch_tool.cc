@@ -5,10 +5,6 @@
 //               [--fakeroot single|ranges] [--size BYTES] [--layer FILE]… ROOT COMMAND…
 //
 // ROOT is a directory, or a squashfs file.
-#include <fcntl.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -16,6 +12,10 @@
 #include <vector>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "frontend/run/launch_plan.h"

@@ -1,13 +1,13 @@
-#include <doctest/doctest.h>
-
 #include <array>
 #include <cstdio>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include <fcntl.h>
 #include <sys/wait.h>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "frontend/init/env_script.h"
@@ -63,7 +63,9 @@ std::string described(const Environment& environment) {
 }
 
 // What a real shell makes of the script: the values of `names`, "unset" marked.
-std::string by_shell(const char* shell, std::string_view script, const std::vector<std::string>& names) {
+std::string by_shell(const char* shell,
+                     std::string_view script,
+                     const std::vector<std::string>& names) {
   std::array<int, 2> ends{};
   REQUIRE(::pipe2(ends.data(), O_CLOEXEC) == 0);
   std::string text(script);
@@ -157,7 +159,8 @@ TEST_SUITE("init/record") {
     CHECK(accepted > 0);
   }
 
-  TEST_CASE("counts and lengths beyond the bytes, unknown actions and NULs inside texts are refused") {
+  TEST_CASE(
+      "counts and lengths beyond the bytes, unknown actions and NULs inside texts are refused") {
     std::string huge = "PLR1\x01";
     huge += "\xff\xff\xff\xff"sv;
     CHECK_FALSE(decode(huge).has_value());
@@ -182,15 +185,19 @@ TEST_SUITE("init/env_script") {
         "A=1\nexport A\nA=2\nB=3\nexport B C=4\n",
         "export PATH=/opt/bin:$PATH\nexport A=$BASE/x\n",
         "PATH=\"/p:${PATH}\"\nexport PATH\nunset BASE\n",
-        "if [ -z \"$LD_LIBRARY_PATH\" ]; then\n  LD_LIBRARY_PATH=\"/l\"\nelse\n  LD_LIBRARY_PATH=\"$LD_LIBRARY_PATH:/l\"\nfi\nexport LD_LIBRARY_PATH\n",
-        "if test -n \"${NOPE:-}\"; then\n  export A=yes\n  if [ -d \"/x\" ]; then\n    echo no\n  fi\nelse\n  export A=no\nfi\n",
-        "if [ -d \"/tmp\" ]; then\nexport A=dir\nfi\nif [ -f \"/tmp\" ]; then\nexport B=file\nfi\nif [ -e /etc ]; then\nexport C=any\nfi\n",
+        "if [ -z \"$LD_LIBRARY_PATH\" ]; then\n  LD_LIBRARY_PATH=\"/l\"\nelse\n  "
+        "LD_LIBRARY_PATH=\"$LD_LIBRARY_PATH:/l\"\nfi\nexport LD_LIBRARY_PATH\n",
+        "if test -n \"${NOPE:-}\"; then\n  export A=yes\n  if [ -d \"/x\" ]; then\n    echo no\n  "
+        "fi\nelse\n  export A=no\nfi\n",
+        "if [ -d \"/tmp\" ]; then\nexport A=dir\nfi\nif [ -f \"/tmp\" ]; then\nexport "
+        "B=file\nfi\nif [ -e /etc ]; then\nexport C=any\nfi\n",
         "export A=a\\ b\\$c B=\"x\\y\"\n",
         "export A=\"one \\\ntwo\"\n",
         "unset A \\\n  B \\\n  BASE\n",
         "export A=\"${BASE}${BASE:-x}$BASE-\"\n",
         "A=\"$NOPE\"\nexport A\n",
-        "if [ -n \"x\" ]; then\nif [ -z \"x\" ]; then\nexport A=1\nelse\nexport A=2\nfi\nelse\nexport A=3\nfi\n",
+        "if [ -n \"x\" ]; then\nif [ -z \"x\" ]; then\nexport A=1\nelse\nexport "
+        "A=2\nfi\nelse\nexport A=3\nfi\n",
     });
     for (const std::string_view script : scripts) {
       CAPTURE(script);
@@ -202,14 +209,39 @@ TEST_SUITE("init/env_script") {
   }
 
   TEST_CASE("whatever only a shell may interpret is left to it") {
-    for (const std::string_view script :
-         {"export A=$(id)\n"sv, "export A=`id`\n"sv, "A=b; export A\n"sv, "echo hello\n"sv, "export A=~\n"sv, "export A=*\n"sv,
-          "export A=\"open\n"sv, "if true; then\nfi\n"sv, "if [ -z \"$A\" ]\nthen\nA=1\nfi\n"sv, "export\n"sv, "A=b cmd\n"sv,
-          "IFS=:\n"sv, "export NOPE\n"sv, "set -e\n"sv, "export A=${A:=x}\n"sv, "export A=${A#x}\n"sv, "export A=$1\n"sv,
-          "fi\n"sv, "else\n"sv, "if [ -z \"\" ]; then\nA=1\n"sv, ". relative\n"sv, ". /no/such/file\n"sv, "export 1A=b\n"sv,
-          "A=b >/x\n"sv, "A=b | c\n"sv, "A=b & \n"sv, "if [ -z \"x\" ]; then\ncat <<E\nfi\nE\nfi\n"sv,
-          "if [ -z \"x\" ]; then\nA=\"\nfi\n\"\nfi\n"sv, "if [ -z \"x\" ]; then\ncase a in a) ;; esac\nfi\n"sv,
-          "if [ -z \"x\" ] || true; then\nA=1\nfi\n"sv, "A=(1 2)\n"sv, "export A=\"${A:-'x'}\"\n"sv, "umask 022\n"sv}) {
+    for (const std::string_view script : {"export A=$(id)\n"sv,
+                                          "export A=`id`\n"sv,
+                                          "A=b; export A\n"sv,
+                                          "echo hello\n"sv,
+                                          "export A=~\n"sv,
+                                          "export A=*\n"sv,
+                                          "export A=\"open\n"sv,
+                                          "if true; then\nfi\n"sv,
+                                          "if [ -z \"$A\" ]\nthen\nA=1\nfi\n"sv,
+                                          "export\n"sv,
+                                          "A=b cmd\n"sv,
+                                          "IFS=:\n"sv,
+                                          "export NOPE\n"sv,
+                                          "set -e\n"sv,
+                                          "export A=${A:=x}\n"sv,
+                                          "export A=${A#x}\n"sv,
+                                          "export A=$1\n"sv,
+                                          "fi\n"sv,
+                                          "else\n"sv,
+                                          "if [ -z \"\" ]; then\nA=1\n"sv,
+                                          ". relative\n"sv,
+                                          ". /no/such/file\n"sv,
+                                          "export 1A=b\n"sv,
+                                          "A=b >/x\n"sv,
+                                          "A=b | c\n"sv,
+                                          "A=b & \n"sv,
+                                          "if [ -z \"x\" ]; then\ncat <<E\nfi\nE\nfi\n"sv,
+                                          "if [ -z \"x\" ]; then\nA=\"\nfi\n\"\nfi\n"sv,
+                                          "if [ -z \"x\" ]; then\ncase a in a) ;; esac\nfi\n"sv,
+                                          "if [ -z \"x\" ] || true; then\nA=1\nfi\n"sv,
+                                          "A=(1 2)\n"sv,
+                                          "export A=\"${A:-'x'}\"\n"sv,
+                                          "umask 022\n"sv}) {
       CAPTURE(script);
       Environment environment;
       CHECK_FALSE(interpret(script, environment));
@@ -238,7 +270,8 @@ TEST_SUITE("init/env_script") {
     CHECK(expand_value("$X:${X}:${NO:-other}", environment) == "value:value:other");
     CHECK(expand_value("\\$X \\\\ \\n \"q\"", environment) == "$X \\ \\n \"q\"");
     CHECK(expand_value("$NO", environment) == "");
-    for (const std::string_view value : {"$(id)"sv, "`id`"sv, "${X%e}"sv, "$1"sv, "${X"sv, "a$"sv}) {
+    for (const std::string_view value :
+         {"$(id)"sv, "`id`"sv, "${X%e}"sv, "$1"sv, "${X"sv, "a$"sv}) {
       CAPTURE(value);
       CHECK_FALSE(expand_value(value, environment).has_value());
     }
@@ -250,20 +283,24 @@ TEST_SUITE("init/env_script") {
 
   TEST_CASE("the runscript that our builds write for ENTRYPOINT and CMD needs no shell") {
     const Environment none;
-    const auto both = "#!/bin/sh\n# c\n[ $# -gt 0 ] || set -- 'd e' 'it'\\''s'\nexec '/entry' '-x' \"$@\"\n"sv;
+    const auto both =
+        "#!/bin/sh\n# c\n[ $# -gt 0 ] || set -- 'd e' 'it'\\''s'\nexec '/entry' '-x' \"$@\"\n"sv;
     CHECK(postern::init::oci_command(both, {}, none, true) == Words{"/entry", "-x", "d e", "it's"});
-    CHECK(postern::init::oci_command(both, {"a", "b"}, none, true) == Words{"/entry", "-x", "a", "b"});
+    CHECK(postern::init::oci_command(both, {"a", "b"}, none, true) ==
+          Words{"/entry", "-x", "a", "b"});
     const auto command = "#!/bin/sh\n[ $# -gt 0 ] || set -- '/c'\nexec \"$@\"\n"sv;
     CHECK(postern::init::oci_command(command, {}, none, true) == Words{"/c"});
     CHECK(postern::init::oci_command(command, {"/other"}, none, true) == Words{"/other"});
-    CHECK(postern::init::oci_command("#!/bin/sh\nexec '/e' \"$@\"\n", {"1"}, none, true) == Words{"/e", "1"});
+    CHECK(postern::init::oci_command("#!/bin/sh\nexec '/e' \"$@\"\n", {"1"}, none, true) ==
+          Words{"/e", "1"});
   }
 
   TEST_CASE("a runscript that does anything else is executed as it is") {
     const Environment none;
     for (const std::string_view script :
-         {"#!/bin/sh\necho hello\nexec 'x' \"$@\"\n"sv, "#!/bin/sh\nexec 'x' \"$@\"\necho more\n"sv, "#!/bin/bash\nexec 'x' \"$@\"\n"sv,
-          "#!/bin/sh\nexec $X \"$@\"\n"sv, "#!/bin/sh\nexec x; y \"$@\"\n"sv, "#!/bin/sh\nexec 'x'\n"sv, "#!/bin/sh\n"sv,
+         {"#!/bin/sh\necho hello\nexec 'x' \"$@\"\n"sv, "#!/bin/sh\nexec 'x' \"$@\"\necho more\n"sv,
+          "#!/bin/bash\nexec 'x' \"$@\"\n"sv, "#!/bin/sh\nexec $X \"$@\"\n"sv,
+          "#!/bin/sh\nexec x; y \"$@\"\n"sv, "#!/bin/sh\nexec 'x'\n"sv, "#!/bin/sh\n"sv,
           "#!/bin/sh\nexec x > y \"$@\"\n"sv, "#!/bin/sh\nexec \"$(id)\" \"$@\"\n"sv}) {
       CAPTURE(script);
       CHECK_FALSE(postern::init::oci_command(script, {}, none, true).has_value());
@@ -274,7 +311,8 @@ TEST_SUITE("init/env_script") {
   TEST_CASE("the form of other builds is understood where the image has no shell") {
     Environment environment;
     environment.set("V", "a b");
-    const auto script = "#!/bin/sh\nOCI_ENTRYPOINT='\"/e\" \"$V\"'\nOCI_CMD='\"c\"'\n# prepare\nfor arg in \"$@\"; do x; done\n"sv;
+    const auto script =
+        "#!/bin/sh\nOCI_ENTRYPOINT='\"/e\" \"$V\"'\nOCI_CMD='\"c\"'\n# prepare\nfor arg in \"$@\"; do x; done\n"sv;
     CHECK_FALSE(postern::init::oci_command(script, {}, environment, true).has_value());
     CHECK(postern::init::oci_command(script, {}, environment, false) == Words{"/e", "a b", "c"});
     CHECK(postern::init::oci_command(script, {"z"}, environment, false) == Words{"/e", "a b", "z"});
@@ -282,7 +320,9 @@ TEST_SUITE("init/env_script") {
 }
 
 TEST_SUITE("init/payload") {
-  TEST_CASE("a host variable comes back where the scripts left it alone, not where they set or emptied it") {
+  TEST_CASE(
+      "a host variable comes back where the scripts left it alone, not where they set or emptied "
+      "it") {
     LaunchRecord record;
     record.environment = {"KEPT=host", "SET=host", "EMPTIED=host", "NAME=host"};
     record.fixed = {"NAME=runtime", "PATH=/ignored"};
@@ -313,7 +353,8 @@ TEST_SUITE("init/payload") {
     CHECK(*environment.find("C") == "$(id)");
   }
 
-  TEST_CASE("search paths: additions around the image's, missing defaults at the end, libraries once") {
+  TEST_CASE(
+      "search paths: additions around the image's, missing defaults at the end, libraries once") {
     LaunchRecord record;
     record.prepend_path = "/first";
     record.append_path = "/last";
@@ -322,7 +363,8 @@ TEST_SUITE("init/payload") {
     environment.set("LD_LIBRARY_PATH", "/a:/.singularity.d/libs");
     environment.set("PREPEND_LD_LIBRARY_PATH", "/p");
     postern::init::finish_search_paths(environment, record);
-    CHECK(*environment.find("PATH") == "/first:/image:/bin:/last:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin");
+    CHECK(*environment.find("PATH") ==
+          "/first:/image:/bin:/last:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin");
     CHECK(*environment.find("LD_LIBRARY_PATH") == "/p:/a:/.singularity.d/libs");
     CHECK(environment.find("PREPEND_LD_LIBRARY_PATH") == nullptr);
   }
