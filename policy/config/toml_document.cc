@@ -5,6 +5,9 @@
 #include <utility>
 
 #define TOML_EXCEPTIONS 0
+// The library asserts what its input decides (a key that starts with no key character), and then
+// handles it: an error with a line, not an abort.
+#define TOML_ASSERT(expression) static_assert(true)
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
 
