@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "fuzz/target.h"
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 
 namespace {
 
@@ -17,7 +17,7 @@ void require(bool holds) {
 }
 
 // What the mount library relies on, said in other words than the check's.
-void inspect(const postern::helper::Plan& plan, std::size_t descriptors) {
+void inspect(const postern::Plan& plan, std::size_t descriptors) {
   require(plan->descriptor_count == descriptors && descriptors <= postern::kMaxDescriptors);
   require(plan->layer_count <= plan->layers.size() &&
           plan->operation_count <= plan->operations.size());
@@ -55,7 +55,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static postern::Verdict verdict;
   std::memset(&verdict, 0, sizeof verdict);
   std::memcpy(&verdict, data + 2, std::min(size - 2, sizeof verdict));
-  const auto plan = postern::helper::check_verdict(verdict, data[0], data[1]);
+  const auto plan = postern::check_verdict(verdict, data[0], data[1]);
   if (plan) {
     inspect(*plan, data[0]);
   } else {

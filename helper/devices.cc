@@ -161,7 +161,7 @@ Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) n
   Device device;
   if (plan->root != RootKind::kImage) return device;
   const int image = descriptors[0].get();
-  if (!is_image(image)) return refuse(RefusalCode::kImageDescriptor);
+  if (!is_image(image)) return refuse(HelperRefusal::kImageDescriptor);
   POSTERN_TRY_ASSIGN(device, attach_loop(image, plan->image_offset, plan->image_bytes));
   if (plan->verity.present == 1) {
     POSTERN_TRY_ASSIGN(device, map_verity(plan, image, device));

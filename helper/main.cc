@@ -65,20 +65,20 @@ Result<Caller> record_caller(int argc) noexcept {
   socklen_t bytes = sizeof type;
   POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kCleanse));
   const bool socket = ::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_SEQPACKET;
-  if (!socket) return refuse(RefusalCode::kNoSocket);
-  if (argc != 1) return refuse(RefusalCode::kArguments);
-  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(RefusalCode::kNoNewPrivs);
-  if (!proc_says("/proc/self/uid_map", kHostIds)) return refuse(RefusalCode::kUserNamespace);
-  if (uid == 0) return refuse(RefusalCode::kRealRoot);
-  if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(RefusalCode::kTraced);
-  if (euid != 0 || suid != 0) return refuse(RefusalCode::kNotSetuid);
+  if (!socket) return refuse(HelperRefusal::kNoSocket);
+  if (argc != 1) return refuse(HelperRefusal::kArguments);
+  if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(HelperRefusal::kNoNewPrivs);
+  if (!proc_says("/proc/self/uid_map", kHostIds)) return refuse(HelperRefusal::kUserNamespace);
+  if (uid == 0) return refuse(HelperRefusal::kRealRoot);
+  if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(HelperRefusal::kTraced);
+  if (euid != 0 || suid != 0) return refuse(HelperRefusal::kNotSetuid);
   POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kCleanse));
   return Caller{uid, ::getgid()};
 }
 
 Result<> receive(Received& received) noexcept {
   POSTERN_TRY(receive_datagram(kSocket, g_request, received));
-  if (received.descriptors == 0) return refuse(RefusalCode::kDescriptorCount);
+  if (received.descriptors == 0) return refuse(HelperRefusal::kDescriptorCount);
   for (std::size_t i = 0; i < received.descriptors; ++i)
     POSTERN_CHECK(received.fds[i].get() == kFirstDescriptor + static_cast<int>(i));
   return Ok{};
@@ -149,7 +149,7 @@ Result<> serve(int argc, Reply& reply) noexcept {
   const std::span fds(received.fds.data(), received.descriptors);
   POSTERN_TRY(ask_judge(caller, std::span(g_request).first(received.bytes), fds.size(), g_verdict));
   reply.item = g_verdict.refusal_item;
-  if (g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0) return refuse(RefusalCode{g_verdict.refusal});
+  if (g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0) return refuse(HelperRefusal{g_verdict.refusal});
   POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaceAll_ & ~kNamespaceUser));
   POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
   POSTERN_TRY(lock_down());
@@ -175,7 +175,7 @@ int main(int argc, char** /*argv*/) {
   const postern::Error& error = result.error();
   const bool refused = error.err == 0;
   const bool malformed = error.op == postern::Op::kCheckVerdict;
-  constexpr auto kMalformed = static_cast<std::uint16_t>(postern::RefusalCode::kMalformedVerdict);
+  constexpr auto kMalformed = static_cast<std::uint16_t>(postern::HelperRefusal::kMalformedVerdict);
   reply.refusal = refused ? error.item : malformed ? kMalformed : std::uint16_t{0};
   reply.op = static_cast<std::uint16_t>(error.op);
   reply.err = error.err;

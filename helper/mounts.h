@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 #include "protocol/base/result.h"
 #include "protocol/base/unique_fd.h"
 

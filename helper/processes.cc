@@ -151,7 +151,7 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
   struct stat user{};
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
   const bool own = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
-  if (!found || !own) return refuse(RefusalCode::kJudgeUser);
+  if (!found || !own) return refuse(HelperRefusal::kJudgeUser);
   std::array<int, 2> ends{};
   const pid_t self = ::getpid();
   POSTERN_TRY_ASSIGN(const UniqueFd input, write_request(caller, request, descriptors));
@@ -166,7 +166,7 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
   const bool whole = read_verdict(answer.get(), verdict);
   if (!whole) ::kill(judge, SIGKILL);
   const bool ended = ::waitpid(judge, &status, 0) == judge && status == 0;
-  return whole && ended ? Result<>() : refuse(RefusalCode::kJudgeFailed);
+  return whole && ended ? Result<>() : refuse(HelperRefusal::kJudgeFailed);
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {

@@ -5,8 +5,9 @@
 
 #include <span>
 
-#include "helper/plan.h"
 #include "helper/sys.h"
+#include "protocol/refusal_helper.h"
+#include "protocol/verdict_check.h"
 
 namespace postern::helper {
 
@@ -14,7 +15,7 @@ inline constexpr int kSocket = 3;           // the frontend's socketpair
 inline constexpr int kFirstDescriptor = 4;  // request descriptor i is received as 4 + i
 
 // An error without errno is a refusal: `item` is its code.
-inline Error refuse(RefusalCode code) noexcept {
+inline Error refuse(HelperRefusal code) noexcept {
   return Error{.err = 0, .op = Op::kNone, .item = static_cast<std::uint16_t>(code)};
 }
 

@@ -70,7 +70,7 @@ bool is_hostname(std::string_view name) {
          name.find_first_not_of(kAllowed) == std::string_view::npos;
 }
 
-// The helper's own check of the verdict (helper/verdict_check.cc) admits the same.
+// The helper's own check of the verdict (protocol/verdict_check.cc) admits the same.
 std::uint8_t flags_of(Operation operation) {
   constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
   switch (operation) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "protocol/refusal_helper.h"
+
 namespace postern {
 
 enum class RefusalCode : std::uint16_t {
@@ -66,6 +68,20 @@ enum class RefusalCode : std::uint16_t {
   kCryptKey,              // the key does not match the header
   kCryptForbidden,        // [allow] encrypted = false
 };
+
+// One enumeration to readers, one number on the wire.
+constexpr bool operator==(RefusalCode code, HelperRefusal helper) noexcept {
+  return static_cast<std::uint16_t>(code) == static_cast<std::uint16_t>(helper);
+}
+static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid && RefusalCode::kRealRoot == HelperRefusal::kRealRoot &&
+              RefusalCode::kNoNewPrivs == HelperRefusal::kNoNewPrivs &&
+              RefusalCode::kUserNamespace == HelperRefusal::kUserNamespace &&
+              RefusalCode::kTraced == HelperRefusal::kTraced && RefusalCode::kArguments == HelperRefusal::kArguments &&
+              RefusalCode::kNoSocket == HelperRefusal::kNoSocket && RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
+              RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed &&
+              RefusalCode::kDescriptorCount == HelperRefusal::kDescriptorCount &&
+              RefusalCode::kImageDescriptor == HelperRefusal::kImageDescriptor &&
+              RefusalCode::kMalformedVerdict == HelperRefusal::kMalformedVerdict);
 
 // A "no": its code, and the index of the item of the request that it is about (of `mounts`, or of
 // `layers` where the code is about a layer), 0 where it is about the whole.

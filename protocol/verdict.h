@@ -1,6 +1,6 @@
 // Verdict: the one message that the helper acts on. A C struct of fixed size, written by the judge
 // (suid mode) or by the frontend itself (user-namespace mode), checked field by field by
-// helper/verdict_check.h before anything is done with it.
+// protocol/verdict_check.h before anything is done with it.
 //
 // Nothing in it is a path of the host: sources are indexes of descriptors that the caller opened;
 // targets are paths inside the new root.
@@ -11,7 +11,6 @@
 #include <type_traits>
 
 #include "protocol/limits.h"
-#include "protocol/refusal.h"
 
 namespace postern {
 

@@ -24,7 +24,7 @@
 #include "frontend/userns/failure.h"
 #include "frontend/userns/image_server.h"
 #include "frontend/userns/payload_process.h"
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 #include "policy/judge/verdict_from_request.h"
 
 namespace postern::userns {
@@ -101,8 +101,8 @@ Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
     return refusal_problem(plan, made.error());
   }
   verdict.crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
-  const Result<helper::Plan> checked =
-      helper::check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
+  const Result<Plan> checked =
+      check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
   if (!checked) {
     return Problem{.what = "the plan of this start is malformed (operation " +
                            std::to_string(checked.error().item) + ")",

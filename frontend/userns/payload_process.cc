@@ -32,7 +32,7 @@
 #include "frontend/userns/fuse_mount.h"
 #include "frontend/userns/image_server.h"
 #include "frontend/userns/skeleton_mount.h"
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 
 namespace postern::userns {
 namespace {
@@ -165,9 +165,9 @@ class Process {
   }
 
   // The parent has checked it once; whatever happened to it since is checked again.
-  helper::Plan checked() noexcept {
-    const Result<helper::Plan> plan =
-        helper::check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaceAll_);
+  Plan checked() noexcept {
+    const Result<Plan> plan =
+        check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaceAll_);
     if (!plan) {
       fail(Step::kBuild, plan.error());
     }
@@ -175,7 +175,7 @@ class Process {
   }
 
   // The plan once its FUSE descriptors are mounts: to build_root they are what directories are.
-  helper::Plan mounted() noexcept {
+  Plan mounted() noexcept {
     if (setup_.verdict->root == RootKind::kFuse) {
       setup_.verdict->root = RootKind::kDirectory;
     }

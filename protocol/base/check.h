@@ -13,11 +13,12 @@ inline constexpr int kExitBug = 254;
   ::_exit(kExitBug);
 }
 
+// The pointer, which must not be null.
+template <class T>
+T* checked(T* pointer) noexcept {
+  return pointer != nullptr ? pointer : (die_of_bug(), pointer);
+}
+
 }  // namespace postern
 
-#define POSTERN_CHECK(condition)                  \
-  do {                                            \
-    if (!(condition)) [[unlikely]] {              \
-      ::postern::die_of_bug();                    \
-    }                                             \
-  } while (false)
+#define POSTERN_CHECK(condition) ((condition) ? void() : ::postern::die_of_bug())

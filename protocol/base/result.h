@@ -58,45 +58,24 @@ struct Error {
 template <class T = Ok, class E = Error>
 class [[nodiscard]] Result {
  public:
-  using value_type = T;
-  using error_type = E;
-
   // The two deliberate implicit conversions of the tree: `return value;` and `return Error{…};`.
   Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
   Result(E error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
-
-  Result()
-    requires std::is_same_v<T, Ok>
-      : state_(std::in_place_index<0>) {}
+  Result() requires std::is_same_v<T, Ok> : Result(Ok{}) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }
 
-  T& operator*() & noexcept { return get(); }
-  const T& operator*() const& noexcept { return get(); }
-  T&& operator*() && noexcept { return std::move(get()); }
-  T* operator->() noexcept { return &get(); }
-  const T* operator->() const noexcept { return &get(); }
+  T* operator->() noexcept { return checked(std::get_if<0>(&state_)); }
+  const T* operator->() const noexcept { return checked(std::get_if<0>(&state_)); }
+  T& operator*() & noexcept { return *operator->(); }
+  const T& operator*() const& noexcept { return *operator->(); }
+  T&& operator*() && noexcept { return std::move(*operator->()); }
 
-  [[nodiscard]] const E& error() const& noexcept {
-    POSTERN_CHECK(!has_value());
-    return *std::get_if<1>(&state_);
-  }
-  [[nodiscard]] E&& error() && noexcept {
-    POSTERN_CHECK(!has_value());
-    return std::move(*std::get_if<1>(&state_));
-  }
+  [[nodiscard]] const E& error() const& noexcept { return *checked(std::get_if<1>(&state_)); }
+  [[nodiscard]] E&& error() && noexcept { return std::move(*checked(std::get_if<1>(&state_))); }
 
  private:
-  T& get() noexcept {
-    POSTERN_CHECK(has_value());
-    return *std::get_if<0>(&state_);
-  }
-  const T& get() const noexcept {
-    POSTERN_CHECK(has_value());
-    return *std::get_if<0>(&state_);
-  }
-
   std::variant<T, E> state_;
 };
 
@@ -106,18 +85,15 @@ class [[nodiscard]] Result {
 #define POSTERN_CONCAT_(a, b) POSTERN_CONCAT_INNER_(a, b)
 
 // Return the error of `expression` from the enclosing function, or go on.
-#define POSTERN_TRY(expression)                                                  \
-  do {                                                                           \
-    if (auto POSTERN_CONCAT_(postern_try_, __LINE__) = (expression);             \
-        !POSTERN_CONCAT_(postern_try_, __LINE__)) {                              \
-      return std::move(POSTERN_CONCAT_(postern_try_, __LINE__)).error();         \
-    }                                                                            \
+#define POSTERN_TRY(expression)                                                           \
+  do {                                                                                    \
+    if (auto postern_try_ = (expression); !postern_try_) return std::move(postern_try_).error(); \
   } while (false)
 
 // `POSTERN_TRY_ASSIGN(UniqueFd image, open_image(path));`
-#define POSTERN_TRY_ASSIGN(declaration, expression)                              \
-  auto POSTERN_CONCAT_(postern_result_, __LINE__) = (expression);                \
-  if (!POSTERN_CONCAT_(postern_result_, __LINE__)) {                             \
-    return std::move(POSTERN_CONCAT_(postern_result_, __LINE__)).error();        \
-  }                                                                              \
-  declaration = *std::move(POSTERN_CONCAT_(postern_result_, __LINE__))
+#define POSTERN_TRY_ASSIGN(declaration, expression)                                       \
+  POSTERN_TRY_ASSIGN_(declaration, expression, POSTERN_CONCAT_(postern_result_, __LINE__))
+#define POSTERN_TRY_ASSIGN_(declaration, expression, result) \
+  auto result = (expression);                                \
+  if (!result) return std::move(result).error();             \
+  declaration = *std::move(result)

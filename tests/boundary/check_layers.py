@@ -16,11 +16,11 @@ MAY_INCLUDE = {
     "protocol/base/": ["protocol/base/"],
     "protocol/": ["protocol/"],
     "helper/": [
-        "helper/", "protocol/base/", "protocol/verdict.h", "protocol/refusal.h", "protocol/limits.h",
+        "helper/", "protocol/base/", "protocol/verdict.h", "protocol/verdict_check.h", "protocol/refusal_helper.h", "protocol/limits.h",
         "protocol/channel.h", "protocol/judge_input.h", "protocol/exit_codes.h",
     ],
     "policy/": ["policy/", "protocol/"],
-    "frontend/": ["frontend/", "policy/", "protocol/", "helper/plan.h", "helper/mounts.h"],
+    "frontend/": ["frontend/", "policy/", "protocol/", "helper/mounts.h"],
 }
 
 # folder -> what it must not include, whatever the reason.

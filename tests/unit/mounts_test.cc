@@ -163,7 +163,7 @@ class Scene {
     v_->record_descriptor = add_path("/dev/null");
     v_->descriptor_count = static_cast<std::uint32_t>(fds_.size());
     POSTERN_TRY_ASSIGN(const auto plan,
-                       postern::helper::check_verdict(*v_, fds_.size(), postern::kNamespaceAll_));
+                       postern::check_verdict(*v_, fds_.size(), postern::kNamespaceAll_));
     POSTERN_TRY(postern::helper::clone_sources(plan, fds_));
     return postern::helper::build_root(plan, fds_, "");
   }

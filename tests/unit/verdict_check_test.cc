@@ -4,7 +4,7 @@
 
 #include <doctest/doctest.h>
 
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 
 using postern::CryptGeometry;
 using postern::kNoDescriptor;
@@ -16,7 +16,7 @@ using postern::RootKind;
 using postern::Scratch;
 using postern::Verdict;
 using postern::VerityGeometry;
-using postern::helper::check_verdict;
+using postern::check_verdict;
 
 namespace {
 
@@ -211,7 +211,7 @@ const Case kAllowed[] = {
 
 }  // namespace
 
-TEST_SUITE("helper/verdict_check") {
+TEST_SUITE("protocol/verdict_check") {
   TEST_CASE("a valid verdict becomes a plan, with each of its permitted variations") {
     for (const Case& c : kAllowed) {
       CAPTURE(c.what);

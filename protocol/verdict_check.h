@@ -8,7 +8,7 @@
 #include "protocol/base/result.h"
 #include "protocol/verdict.h"
 
-namespace postern::helper {
+namespace postern {
 
 class Plan {
  public:
@@ -29,4 +29,4 @@ class Plan {
 // Error: EBADMSG, Op::kCheckVerdict, item = the offending operation.
 Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint8_t allowed_namespaces) noexcept;
 
-}  // namespace postern::helper
+}  // namespace postern

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <utility>
 
-#include "helper/plan.h"
+#include "protocol/verdict_check.h"
 
-namespace postern::helper {
+namespace postern {
 
 namespace {
 
@@ -202,4 +202,4 @@ Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std:
                                         : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
 }
 
-}  // namespace postern::helper
+}  // namespace postern
