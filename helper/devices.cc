@@ -1,7 +1,6 @@
 // Block devices of an image root: loop, then dm-verity, then dm-crypt. Raw ioctls, not libdevmapper:
 // that library reads the environment, /proc and udev's state, and pulls in libselinux, whose
 // constructor runs before main.
-#include <fcntl.h>
 #include <linux/dm-ioctl.h>
 #include <linux/loop.h>
 #include <linux/magic.h>
@@ -13,7 +12,6 @@
 
 #include <sys/ioctl.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -49,29 +47,25 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
   config.info.lo_offset = offset;
   config.info.lo_sizelimit = bytes;
   config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
-  Result<> configured = Error{.err = EBUSY, .op = Op::kLoop};
   for (int attempt = 0; attempt < 1024; ++attempt) {
     const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
     POSTERN_TRY(require(number >= 0, Op::kLoop));
     Device loop{.path = Text().add("/dev/loop").add(static_cast<std::uint64_t>(number))};
     POSTERN_TRY_ASSIGN(loop.fd, own(::open(loop.path.text(), O_RDONLY | O_CLOEXEC), Op::kLoop));
-    configured = require(::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0, Op::kLoop);
-    if (configured) return loop;
-    if (configured.error().err != EBUSY && configured.error().err != EAGAIN) break;
+    if (::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0) return loop;
+    POSTERN_TRY(require(errno == EBUSY || errno == EAGAIN, Op::kLoop));
   }
-  return configured.error();
+  return Error{.err = EBUSY, .op = Op::kLoop};
 }
 
 // One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel).
 struct Mapping {
-  dm_ioctl head{};
+  dm_ioctl head{.version = {DM_VERSION_MAJOR, 0, 0}};
   dm_target_spec target{};
   Text parameters;
 
   // The kernel overwrites sizes, and finds a device by name only where no number is given.
   Result<dev_t> call(int control, unsigned long request, std::uint32_t flags, Op op) noexcept {
-    const std::array<std::uint32_t, 3> version{DM_VERSION_MAJOR, 0, 0};
-    std::copy(version.begin(), version.end(), head.version);
     head.data_size = sizeof *this;
     head.data_start = sizeof head;
     head.target_count = 1;
@@ -123,8 +117,9 @@ Result<Device> map_device(const char* type, std::uint64_t bytes, Mapping& mappin
 }
 
 // No optional argument: a corrupt block is an I/O error, never a restart or a panic of the node.
-Result<Device> map_verity(const Plan& plan, int image, const Device& data) noexcept {
+Result<Device> map_verity(const Plan& plan, int image, Device data) noexcept {
   const VerityGeometry& g = plan->verity;
+  if (g.present == 0) return data;
   Device tree;  // one block has no tree: the root is its hash
   if (g.tree_bytes != 0) {
     POSTERN_TRY_ASSIGN(tree, attach_loop(image, g.tree_offset, g.tree_bytes));
@@ -138,9 +133,11 @@ Result<Device> map_verity(const Plan& plan, int image, const Device& data) noexc
   return map_device("verity", g.data_blocks * 4096, mapping, Op::kVerity);
 }
 
-Result<Device> map_crypt(const Plan& plan, int key, const Device& data) noexcept {
+Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Device data) noexcept {
   constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
   const CryptGeometry& g = plan->crypt;
+  if (g.present == 0) return data;
+  const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
   const int seals = ::fcntl(key, F_GET_SEALS);
   POSTERN_TRY(require(seals >= 0 && (seals & kSeals) == kSeals, Op::kCrypt, EPERM));
@@ -158,18 +155,12 @@ Result<Device> map_crypt(const Plan& plan, int key, const Device& data) noexcept
 }  // namespace
 
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept {
-  Device device;
-  if (plan->root != RootKind::kImage) return device;
+  if (plan->root != RootKind::kImage) return Device{};
   const int image = descriptors[0].get();
   if (!is_image(image)) return refuse(HelperRefusal::kImageDescriptor);
-  POSTERN_TRY_ASSIGN(device, attach_loop(image, plan->image_offset, plan->image_bytes));
-  if (plan->verity.present == 1) {
-    POSTERN_TRY_ASSIGN(device, map_verity(plan, image, device));
-  }
-  if (plan->crypt.present == 1) {
-    POSTERN_TRY_ASSIGN(device, map_crypt(plan, descriptors[plan->crypt.key_descriptor].get(), device));
-  }
-  return device;
+  POSTERN_TRY_ASSIGN(Device loop, attach_loop(image, plan->image_offset, plan->image_bytes));
+  POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, image, std::move(loop)));
+  return map_crypt(plan, descriptors, std::move(verified));
 }
 
 }  // namespace postern::helper

@@ -1,5 +1,4 @@
 // postern-helper: the steps, in order. README.md is the guide to this folder.
-#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -11,7 +10,6 @@
 
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 #include "helper/build_paths.h"
 #include "helper/mounts.h"
@@ -84,26 +82,21 @@ Result<> receive(Received& received) noexcept {
   return Ok{};
 }
 
-constexpr std::array kCalls = std::to_array<std::uint32_t>({
+// The filter: on this architecture, what helper/SYSCALLS lists; else the end.
+constexpr std::array kFilter = std::to_array<sock_filter>({
+    {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, arch)},
+    {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, kAuditArch},
+    {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
+    {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
 #include "helper/syscalls.inc"
+    {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
 });
-static_assert(kCalls.size() <= 45, "the budget of helper/SYSCALLS");
 
 // From here no exec, no fork, no new socket. ORDER: after the child is cloned, which must not inherit
 // the filter.
 Result<> lock_down() noexcept {
-  std::array<sock_filter, 2 * kCalls.size() + 5> program{};
-  std::size_t used = 0;
-  program[used++] = {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, arch)};
-  program[used++] = {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, kAuditArch};
-  program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS};
-  program[used++] = {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)};
-  for (const std::uint32_t number : kCalls) {
-    program[used++] = {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, number};
-    program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW};
-  }
-  program[used++] = {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS};
-  const sock_fprog filter{static_cast<unsigned short>(used), program.data()};
+  auto program = kFilter;
+  const sock_fprog filter{program.size(), program.data()};
   POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kLockDown));
   return require(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, Op::kLockDown);
 }
@@ -112,13 +105,11 @@ Result<> lock_down() noexcept {
 // process; nothing is looked up in the new namespace before the caller's ids are taken.
 Result<> join_child(const Child& child) noexcept {
   constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
-  struct statx before{};
-  struct statx after{};
-  POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &before) == 0, Op::kJoinNamespace));
+  const std::uint64_t before = mount_id("/");
   POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace));
-  POSTERN_TRY(require(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &after) == 0, Op::kJoinNamespace));
+  const std::uint64_t after = mount_id("/");
   // Proof: a mount has another id in each namespace. What follows would else rebuild the host's root.
-  return require(before.stx_mnt_id != after.stx_mnt_id, Op::kJoinNamespace, ESTALE);
+  return require(before != 0 && after != 0 && before != after, Op::kJoinNamespace, ESTALE);
 }
 
 void become_caller(Caller caller) noexcept {
@@ -149,7 +140,8 @@ Result<> serve(int argc, Reply& reply) noexcept {
   const std::span fds(received.fds.data(), received.descriptors);
   POSTERN_TRY(ask_judge(caller, std::span(g_request).first(received.bytes), fds.size(), g_verdict));
   reply.item = g_verdict.refusal_item;
-  if (g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0) return refuse(HelperRefusal{g_verdict.refusal});
+  const bool judged = g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0;
+  if (judged) return refuse(HelperRefusal{g_verdict.refusal});
   POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaceAll_ & ~kNamespaceUser));
   POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
   POSTERN_TRY(lock_down());
@@ -168,7 +160,6 @@ Result<> serve(int argc, Reply& reply) noexcept {
 // Exit status: 0 the payload runs; a refusal of the helper's own (1 … 49); 50 anything else; what the
 // frontend needs is in the reply.
 int main(int argc, char** /*argv*/) {
-  using postern::helper::kSocket;
   postern::Reply reply{.magic = postern::kReplyMagic};
   const postern::Result<> result = postern::helper::serve(argc, reply);
   if (result) return 0;

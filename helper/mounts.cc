@@ -1,14 +1,11 @@
 #include "helper/mounts.h"
 
-#include <fcntl.h>
-
 #include <algorithm>
 #include <cstring>
 
 #include <linux/openat2.h>
 #include <sys/mount.h>
 #include <sys/sendfile.h>
-#include <sys/stat.h>
 
 #include "helper/sys.h"
 
@@ -78,6 +75,7 @@ struct Root {
   std::span<UniqueFd> descriptors;
   int procfs;
   bool user_namespace;
+  bool overlaid;
   UniqueFd session{};
   UniqueFd top{};
   dev_t overlay = 0;  // st_dev of our own overlay, 0 where none
@@ -108,19 +106,14 @@ Result<UniqueFd> mount_layer(const Root& root, RootKind kind, UniqueFd& source, 
   const Text fd = Text().add(static_cast<std::uint64_t>(source.get()));
   const Text uid = Text().add(::getuid());
   const Text gid = Text().add(::getgid());
-  const std::array<Option, 7> fuse{{{"source", "postern"},
-                                    {"fd", fd.text()},
-                                    {"rootmode", "40000"},
-                                    {"user_id", uid.text()},
-                                    {"group_id", gid.text()},
-                                    {"default_permissions", nullptr},
-                                    {"allow_other", nullptr}}};
+  const std::array<Option, 7> fuse{{{"source", "postern"}, {"fd", fd.text()}, {"rootmode", "40000"},
+                                    {"user_id", uid.text()}, {"group_id", gid.text()},
+                                    {"default_permissions", nullptr}, {"allow_other", nullptr}}};
   return new_mount("fuse", std::span(fuse).first(root.user_namespace ? 7 : 6), kPlainReadOnly, Op::kMountRoot);
 }
 
 // The root at "a", the layers above it at "b", "c", … of the session; `lower` becomes "c:b:a".
 Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
-  const bool overlaid = root.plan->scratch != Scratch::kNone || root.plan->layer_count != 0;
   for (std::size_t i = root.plan->layer_count + 1U; i-- > 0;) {
     const std::array<char, 2> name{static_cast<char>('a' + i), '\0'};
     const LayerEntry layer = i == 0 ? LayerEntry{} : root.plan->layers[i - 1];
@@ -133,7 +126,7 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
     // MNT_EXPIRE, a mount that has none and no user answers EAGAIN, any other EBUSY (umount(2)).
     mount.reset();
     const bool alone = ::umount2(name.data(), MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 && errno == EAGAIN;
-    POSTERN_TRY(require(alone || !overlaid || kind != RootKind::kDirectory, Op::kOverlay, EBUSY));
+    POSTERN_TRY(require(alone || !root.overlaid || kind != RootKind::kDirectory, Op::kOverlay, EBUSY));
     lower.add(name.data()).add(i == 0 ? "" : ":");
   }
   return Ok{};
@@ -142,11 +135,8 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // redirect_dir, metacopy: an image's own overlay attributes must not reach into other layers.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const bool stored = root.plan->scratch == Scratch::kDirectory;
-  std::array<Option, 7> options{{{"source", "postern"},
-                                 {"lowerdir", lower.text()},
-                                 {"redirect_dir", "nofollow"},
-                                 {"metacopy", "off"},
-                                 {"userxattr", nullptr}}};
+  std::array<Option, 7> options{{{"source", "postern"}, {"lowerdir", lower.text()},
+                                 {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"userxattr", nullptr}}};
   std::size_t used = root.user_namespace ? 5 : 4;
   for (const char* name : {"upper", "work", "top"}) POSTERN_TRY(make_directory(name));
   if (root.plan->scratch != Scratch::kNone) {
@@ -163,14 +153,14 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
 }
 
 Result<> mount_root(Root& root, const char* device) noexcept {
+  constexpr int kTop = O_PATH | O_DIRECTORY | O_CLOEXEC;
   Text lower;
   struct stat status{};
-  const bool overlaid = root.plan->scratch != Scratch::kNone || root.plan->layer_count != 0;
   POSTERN_TRY(mount_layers(root, device, lower));
-  if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
-  POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC), Op::kMountRoot));
+  if (root.overlaid) POSTERN_TRY(mount_overlay(root, lower));
+  POSTERN_TRY_ASSIGN(root.top, own(::open(root.overlaid ? "top" : "a", kTop), Op::kMountRoot));
   POSTERN_TRY(require(::fstat(root.top.get(), &status) == 0, Op::kMountRoot));
-  root.overlay = overlaid ? status.st_dev : 0;
+  root.overlay = root.overlaid ? status.st_dev : 0;
   return Ok{};
 }
 
@@ -178,8 +168,8 @@ Result<> mount_root(Root& root, const char* device) noexcept {
 
 // Inside the new root, whatever links the image holds. EAGAIN: a rename or mount somewhere on the
 // host raced with a ".." (openat2(2)).
-Result<UniqueFd> resolve(const Root& root, const char* path) noexcept {
-  open_how how{.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+Result<UniqueFd> resolve(const Root& root, const char* path, std::uint64_t nofollow = 0) noexcept {
+  open_how how{.flags = O_PATH | O_CLOEXEC | nofollow, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
   long fd = -1;
   for (int attempt = 0; attempt < 32 && fd < 0 && (attempt == 0 || errno == EAGAIN); ++attempt)
     fd = ::syscall(SYS_openat2, root.top.get(), path, &how, sizeof how);
@@ -197,27 +187,26 @@ Result<> create(const Root& root, int parent, const char* name, mode_t type, con
                                      : ::mknodat(parent, name, S_IFREG | 0644, 0);
   const int err = errno;
   use_capabilities(kMounting);
-  return require(made == 0, Op::kTarget, err);
+  return require(made == 0 || err == EEXIST, Op::kTarget, err);
 }
 
-// The mount point of `e`, made with its parents where it is missing; of a link, its directory.
+// The mount point or link of `e`, made with its parents where it is missing.
 Result<UniqueFd> target(const Root& root, const OperationEntry& e, mode_t type) noexcept {
   std::array<char, kMaxTargetBytes> path{};
   std::strncpy(path.data(), root.plan.text(e.target), path.size() - 1);
-  POSTERN_TRY_ASSIGN(UniqueFd at, resolve(root, "/"));
-  for (char* end = path.data(); end != nullptr;) {
+  Result<UniqueFd> at = resolve(root, "/");
+  for (char* end = path.data(); at && end != nullptr;) {
     char* const name = end + 1;
     end = std::strchr(name, '/');
     if (end != nullptr) *end = '\0';
     const mode_t wanted = end != nullptr ? S_IFDIR : type;
-    auto next = resolve(root, path.data());
-    if ((!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) || wanted == S_IFLNK) {
-      const auto made = create(root, at.get(), name, wanted, root.plan.text(e.text));
-      if (!made && (made.error().err != EEXIST || wanted == S_IFLNK)) return made.error();
-      if (wanted == S_IFLNK) return at;
-      next = resolve(root, path.data());
+    const std::uint64_t nofollow = wanted == S_IFLNK ? O_NOFOLLOW : 0;
+    Result<UniqueFd> next = resolve(root, path.data(), nofollow);
+    if (!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) {
+      POSTERN_TRY(create(root, at->get(), name, wanted, root.plan.text(e.text)));
+      next = resolve(root, path.data(), nofollow);
     }
-    POSTERN_TRY_ASSIGN(at, std::move(next));
+    at = std::move(next);
     if (end != nullptr) *end = '/';
   }
   return at;
@@ -242,41 +231,36 @@ Result<UniqueFd> copy_file(const Root& root, int source, std::uint16_t item) noe
 
 struct SystemMount {
   Operation operation;
-  const char* type;         // of a fresh one
-  const char* host;         // cloned from this namespace's own copy …
-  std::uint8_t namespaces;  // … unless one of these is new
+  const char* type;                 // of a fresh one …
+  std::span<const Option> options;  // … and what it is mounted with
+  const char* host;                 // cloned from this namespace's own copy …
+  std::uint8_t namespaces;          // … unless one of these is new
   unsigned attributes;
 };
-constexpr unsigned kInert = kPlain | MOUNT_ATTR_NOEXEC;
+constexpr unsigned kNoExec = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+constexpr std::array<Option, 2> kTerminals{{{"mode", "0620"}, {"ptmxmode", "0666"}}};
 // clang-format off
 constexpr std::array kSystemMounts = std::to_array<SystemMount>({
-    {Operation::kProc,    "proc",   "/proc", kNamespacePid, kPlain},
-    {Operation::kSysfs,   "sysfs",  "/sys",  kNamespaceNet, kPlain},
-    {Operation::kDevHost, nullptr,  "/dev",  0,             MOUNT_ATTR_NOSUID},
-    {Operation::kDevpts,  "devpts", nullptr, 0,             MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC},
-    {Operation::kMqueue,  "mqueue", nullptr, 0,             kInert},
+    {Operation::kProc,    "proc",   {},         "/proc", kNamespacePid, kPlain},
+    {Operation::kSysfs,   "sysfs",  {},         "/sys",  kNamespaceNet, kPlain},
+    {Operation::kDevHost, nullptr,  {},         "/dev",  0,             MOUNT_ATTR_NOSUID},
+    {Operation::kDevpts,  "devpts", kTerminals, nullptr, 0,             kNoExec},
+    {Operation::kMqueue,  "mqueue", {},         nullptr, 0,             kNoExec | MOUNT_ATTR_NODEV},
 });
 // clang-format on
 
-Result<UniqueFd> system_mount(const Root& root, Operation operation) noexcept {
-  static constexpr std::array<Option, 2> kTerminals{{{"mode", "0620"}, {"ptmxmode", "0666"}}};
-  const auto is_it = [&](const SystemMount& row) { return row.operation == operation; };
+Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
+  if (e.operation == Operation::kFile) return copy_file(root, root.descriptors[e.descriptor].get(), item);
+  if (e.descriptor != kNoDescriptor) return std::move(root.descriptors[e.descriptor]);
+  if (e.operation == Operation::kTmpfs) return new_tmpfs(e.size != 0 ? e.size : root.plan->scratch_bytes, e.mode);
+  const auto is_it = [&](const SystemMount& row) { return row.operation == e.operation; };
   const auto* m = std::find_if(kSystemMounts.begin(), kSystemMounts.end(), is_it);
   POSTERN_CHECK(m != kSystemMounts.end());
   if (m->host != nullptr && (root.plan->namespaces & m->namespaces) == 0)
     return clone_tree(AT_FDCWD, m->host, m->attributes, Op::kSystemMount);
-  if (operation == Operation::kProc && root.procfs >= 0)
+  if (e.operation == Operation::kProc && root.procfs >= 0)
     return own(::fcntl(root.procfs, F_DUPFD_CLOEXEC, 3), Op::kSystemMount);
-  const std::span options(kTerminals.data(), operation == Operation::kDevpts ? kTerminals.size() : 0);
-  return new_mount(m->type, options, m->attributes, Op::kSystemMount);
-}
-
-Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
-  const bool source = e.operation == Operation::kBind || e.operation == Operation::kDevice;
-  if (source) return std::move(root.descriptors[e.descriptor]);
-  if (e.operation == Operation::kFile) return copy_file(root, root.descriptors[e.descriptor].get(), item);
-  if (e.operation == Operation::kTmpfs) return new_tmpfs(e.size != 0 ? e.size : root.plan->scratch_bytes, e.mode);
-  return system_mount(root, e.operation);
+  return new_mount(m->type, m->options, m->attributes, Op::kSystemMount);
 }
 
 Result<> run(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
@@ -300,24 +284,18 @@ Result<bool> settle(Result<> result, const OperationEntry& e, std::uint16_t item
 // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies on top
 // of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
 Result<> pivot(const Root& root, Built& built) noexcept {
-  struct statx above{};
-  struct statx now{};
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
-                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0 &&
-                     ::statx(AT_FDCWD, "/..", 0, STATX_MNT_ID, &above) == 0 &&
-                     ::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &now) == 0;
+                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0;
   POSTERN_TRY(require(moved, Op::kPivot));
-  built.root_mount = now.stx_mnt_id;
-  return require(above.stx_mnt_id == now.stx_mnt_id, Op::kPivot, EBUSY);
+  built.root_mount = mount_id("/");
+  return require(built.root_mount != 0 && mount_id("/..") == built.root_mount, Op::kPivot, EBUSY);
 }
 
 bool is_host_device(int node) noexcept {
-  struct stat status{};
-  struct stat dev{};
-  struct stat pts{};
-  return ::fstat(node, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) &&
-         ((::stat("/dev", &dev) == 0 && dev.st_dev == status.st_dev) ||
-          (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
+  struct stat status{}, dev{}, pts{};
+  const bool is_device = ::fstat(node, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode));
+  const bool on_dev = ::stat("/dev", &dev) == 0 && dev.st_dev == status.st_dev;
+  return is_device && (on_dev || (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
 }
 
 Result<> clone_into(UniqueFd& fd, bool read_only, bool device = false) noexcept {
@@ -348,7 +326,8 @@ Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexce
 Result<Built> build_root(const Plan& plan, std::span<UniqueFd> descriptors, const char* root_device,
                          int procfs) noexcept {
   use_capabilities(kMounting);
-  Root root{plan, descriptors, procfs, (plan->namespaces & kNamespaceUser) != 0};
+  const bool overlaid = plan->scratch != Scratch::kNone || plan->layer_count != 0;
+  Root root{plan, descriptors, procfs, (plan->namespaces & kNamespaceUser) != 0, overlaid};
   Built built;
   const std::size_t hostname_bytes = ::strnlen(plan->hostname.data(), plan->hostname.size());
   if (hostname_bytes != 0)

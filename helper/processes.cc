@@ -1,5 +1,4 @@
 // The two processes that the helper starts: the judge, and the payload's.
-#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 
@@ -7,7 +6,6 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -19,7 +17,10 @@ namespace postern::helper {
 
 namespace {
 
-constexpr int kRecord = 3;  // postern-init's launch record
+// The descriptors of the payload's process while it waits. postern-init gets its launch record alone.
+constexpr int kRecord = 3;
+constexpr int kInit = 4;
+constexpr int kGo = 5;
 
 std::array<gid_t, kMaxGroups> g_groups;
 
@@ -57,12 +58,9 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
   POSTERN_TRY_ASSIGN(UniqueFd file, own(::memfd_create("request", MFD_CLOEXEC | MFD_ALLOW_SEALING), Op::kJudge));
   const int groups = ::getgroups(g_groups.size(), g_groups.data());
   POSTERN_TRY(require(groups >= 0, Op::kJudge));
-  JudgeInput input{kJudgeInputMagic,
-                   caller.uid,
-                   caller.gid,
-                   static_cast<std::uint32_t>(descriptors),
-                   static_cast<std::uint32_t>(groups),
-                   0};
+  JudgeInput input{.magic = kJudgeInputMagic, .uid = caller.uid, .gid = caller.gid};
+  input.descriptor_count = static_cast<std::uint32_t>(descriptors);
+  input.group_count = static_cast<std::uint32_t>(groups);
   const std::size_t group_bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
   // SAFETY: writev(2) only reads through iov_base.
   const std::array<iovec, 3> parts{{{&input, sizeof input},
@@ -74,21 +72,15 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
   return file;
 }
 
-// Exactly one verdict and then the end.
-bool read_verdict(int pipe, Verdict& verdict) noexcept {
-  const auto bytes = std::as_writable_bytes(std::span(&verdict, 1));
-  std::size_t used = 0;
-  ssize_t got = 1;
-  for (; got > 0 && used < bytes.size(); used += static_cast<std::size_t>(got > 0 ? got : 0))
-    got = ::read(pipe, &bytes[used], bytes.size() - used);
+// Exactly one verdict, copied once: what is checked is what is acted on, whoever still holds the file.
+bool read_verdict(int file, Verdict& verdict) noexcept {
   std::byte more{};
-  return used == bytes.size() && ::read(pipe, &more, 1) == 0 && verdict.magic == kVerdictMagic;
+  return ::pread(file, &verdict, sizeof verdict, 0) == sizeof verdict &&
+         ::pread(file, &more, 1, sizeof verdict) == 0 && verdict.magic == kVerdictMagic;
 }
 
 // The payload's process. It has no privilege from here on, and nothing of the helper's but the pipe.
 [[noreturn]] void run_payload(const Plan& plan, Caller caller, int go) noexcept {
-  const unsigned init = static_cast<unsigned>(kFirstDescriptor) + plan->init_descriptor;
-  const unsigned wait = static_cast<unsigned>(go);
   for (unsigned c = 0; ::prctl(PR_CAPBSET_READ, c) >= 0; ++c)
     if ((plan->capabilities & bit(c)) == 0) POSTERN_CHECK(::prctl(PR_CAPBSET_DROP, c) == 0);
   take_ids(caller, plan->capabilities, plan->capabilities, plan->capabilities);
@@ -96,19 +88,16 @@ bool read_verdict(int pipe, Verdict& verdict) noexcept {
     if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
   POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
-  for (unsigned fd = kRecord + 1; fd < wait; ++fd)
-    if (fd != init) (void)::close(static_cast<int>(fd));
-  POSTERN_CHECK(::close_range(wait + 1, ~0U, 0) == 0);
+  // ORDER: descriptor 0 of the request is the root's, so each number is free once it is taken here.
+  POSTERN_CHECK(::dup3(kFirstDescriptor + plan->init_descriptor, kInit, O_CLOEXEC) == kInit);
+  POSTERN_CHECK(::dup3(go, kGo, O_CLOEXEC) == kGo && ::close_range(kGo + 1, ~0U, 0) == 0);
 
   std::uint64_t root_mount = 0;
-  struct statx root{};
-  struct statx cwd{};
-  if (::read(go, &root_mount, sizeof root_mount) != sizeof root_mount) ::_exit(kExitBug);
-  POSTERN_CHECK(::statx(AT_FDCWD, "/", 0, STATX_MNT_ID, &root) == 0 && root.stx_mnt_id == root_mount);
-  POSTERN_CHECK(::statx(AT_FDCWD, ".", 0, STATX_MNT_ID, &cwd) == 0 && cwd.stx_mnt_id == root_mount);
+  POSTERN_CHECK(::read(kGo, &root_mount, sizeof root_mount) == sizeof root_mount && root_mount != 0);
+  POSTERN_CHECK(mount_id("/") == root_mount && mount_id(".") == root_mount);
   std::array<char, 13> name{"postern-init"};
   std::array<char*, 2> argv{name.data(), nullptr};
-  ::execveat(static_cast<int>(init), "", argv.data(), &argv.back(), AT_EMPTY_PATH);
+  ::execveat(kInit, "", argv.data(), &argv.back(), AT_EMPTY_PATH);
   ::_exit(127);
 }
 
@@ -150,31 +139,26 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
                    Verdict& verdict) noexcept {
   struct stat user{};
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
-  const bool own = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
-  if (!found || !own) return refuse(HelperRefusal::kJudgeUser);
-  std::array<int, 2> ends{};
+  const bool separate = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
+  if (!found || !separate) return refuse(HelperRefusal::kJudgeUser);
   const pid_t self = ::getpid();
+  const auto fds = static_cast<int>(descriptors);
   POSTERN_TRY_ASSIGN(const UniqueFd input, write_request(caller, request, descriptors));
-  POSTERN_TRY(require(::pipe2(ends.data(), O_CLOEXEC) == 0, Op::kJudge));
-  const UniqueFd answer(ends[0]);
-  UniqueFd ask(ends[1]);
+  POSTERN_TRY_ASSIGN(const UniqueFd answer, own(::memfd_create("verdict", MFD_CLOEXEC), Op::kJudge));
   const pid_t judge = ::fork();
-  if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), ask.get(), input.get(), self);
-  POSTERN_TRY(require(judge > 0, Op::kJudge));
-  ask.reset();
+  if (judge == 0) become_judge({user.st_uid, user.st_gid}, fds, answer.get(), input.get(), self);
   int status = -1;
-  const bool whole = read_verdict(answer.get(), verdict);
-  if (!whole) ::kill(judge, SIGKILL);
-  const bool ended = ::waitpid(judge, &status, 0) == judge && status == 0;
-  return whole && ended ? Result<>() : refuse(HelperRefusal::kJudgeFailed);
+  POSTERN_TRY(require(judge > 0 && ::waitpid(judge, &status, 0) == judge, Op::kJudge));
+  return status == 0 && read_verdict(answer.get(), verdict) ? Result<>() : refuse(HelperRefusal::kJudgeFailed);
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
-  static constexpr std::array<int, 6> kFlags{
-      0, CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNET, CLONE_NEWCGROUP};
+  static constexpr std::array<std::array<int, 2>, 5> kFlags{
+      {{kNamespacePid, CLONE_NEWPID}, {kNamespaceIpc, CLONE_NEWIPC}, {kNamespaceUts, CLONE_NEWUTS},
+       {kNamespaceNet, CLONE_NEWNET}, {kNamespaceCgroup, CLONE_NEWCGROUP}}};
   Child child{.namespaces = CLONE_NEWNS};
-  for (unsigned i = 0; i < kFlags.size(); ++i)
-    if ((plan->namespaces & bit(i)) != 0) child.namespaces |= kFlags[i];
+  for (const auto& [ours, flag] : kFlags)
+    if ((plan->namespaces & ours) != 0) child.namespaces |= flag;
   if (plan->net_descriptor != kNoDescriptor)
     POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kJoinNamespace));
   std::array<int, 2> ends{};
@@ -193,7 +177,5 @@ Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
   }
   return child;
 }
-static_assert(kNamespacePid == bit(1) && kNamespaceIpc == bit(2) && kNamespaceUts == bit(3) &&
-              kNamespaceNet == bit(4) && kNamespaceCgroup == bit(5));
 
 }  // namespace postern::helper

@@ -1,11 +1,16 @@
 // What every privileged step is written with: results of system calls, short texts, capabilities.
 #pragma once
 
+#include <fcntl.h>
+
 #include <array>
 #include <charconv>
+#include <cstring>
 #include <span>
+#include <string_view>
 
 #include <linux/capability.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "protocol/base/result.h"
@@ -30,13 +35,14 @@ inline Result<UniqueFd> own(long fd, Op op, const char* file = __builtin_FILE(),
 // A short text of our own making: constants and numbers. Too long is a bug, not a cut text.
 class Text {
  public:
-  Text& add(const char* more) noexcept {
-    for (; *more != '\0'; ++more) put(*more);
+  Text& add(std::string_view more) noexcept {
+    POSTERN_CHECK(more.size() < text_.size() - used_);
+    used_ += more.copy(&text_[used_], more.size());
     return *this;
   }
   Text& add(std::uint64_t value, int base = 10) noexcept {
-    used_ = static_cast<std::size_t>(std::to_chars(&text_[used_], &text_.back(), value, base).ptr - text_.data());
-    return *this;
+    std::array<char, 20> digits{};
+    return add({digits.begin(), std::to_chars(digits.begin(), digits.end(), value, base).ptr});
   }
   Text& hex(std::span<const std::uint8_t> bytes) noexcept {
     for (const std::uint8_t byte : bytes) add(byte / 16U, 16).add(byte % 16U, 16);
@@ -45,13 +51,15 @@ class Text {
   const char* text() const noexcept { return text_.data(); }
 
  private:
-  void put(char c) noexcept {
-    POSTERN_CHECK(used_ + 1 < text_.size());
-    text_[used_++] = c;
-  }
   std::array<char, 512> text_{};
   std::size_t used_ = 0;
 };
+
+// The id of the mount that a path leads to (statx(2)); another in each mount namespace. 0: none.
+inline std::uint64_t mount_id(const char* path) noexcept {
+  struct statx status{};
+  return ::statx(AT_FDCWD, path, 0, STATX_MNT_ID, &status) == 0 ? status.stx_mnt_id : 0;
+}
 
 constexpr std::uint64_t bit(unsigned n) noexcept {
   return std::uint64_t{1} << n;
@@ -62,19 +70,16 @@ constexpr std::uint64_t bit(unsigned n) noexcept {
 // would leave a privilege on.
 inline void set_capabilities(std::uint64_t permitted, std::uint64_t effective, std::uint64_t inheritable) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  std::array<__user_cap_data_struct, 2> want{};
+  std::array<__user_cap_data_struct, 2> want{}, have{};
   POSTERN_CHECK(::syscall(SYS_capget, &header, want.data()) == 0);
   for (unsigned i = 0; i < 2; ++i) {
     want[i].permitted &= static_cast<std::uint32_t>(permitted >> (32 * i));
     want[i].effective = want[i].permitted & static_cast<std::uint32_t>(effective >> (32 * i));
     want[i].inheritable = want[i].permitted & static_cast<std::uint32_t>(inheritable >> (32 * i));
   }
-  auto have = want;
   POSTERN_CHECK(::syscall(SYS_capset, &header, want.data()) == 0);
   POSTERN_CHECK(::syscall(SYS_capget, &header, have.data()) == 0);
-  for (unsigned i = 0; i < 2; ++i)
-    POSTERN_CHECK(have[i].permitted == want[i].permitted && have[i].effective == want[i].effective &&
-                  have[i].inheritable == want[i].inheritable);
+  POSTERN_CHECK(std::memcmp(have.data(), want.data(), sizeof want) == 0);
 }
 
 }  // namespace postern::helper

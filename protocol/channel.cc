@@ -9,14 +9,6 @@ namespace postern {
 
 namespace {
 
-// Room for exactly as many descriptors as we accept: a peer that sends more sets MSG_CTRUNC
-// (recvmsg(2)), so the list is never silently shortened.
-constexpr std::size_t kControlBytes = CMSG_SPACE(sizeof(int) * kMaxDescriptors);
-
-struct alignas(cmsghdr) Control {
-  std::array<std::byte, kControlBytes> bytes;
-};
-
 // Takes ownership of whatever arrived before anything is judged, so that an error leaks nothing.
 bool adopt(msghdr& message, Received& out) noexcept {
   bool expected = true;
@@ -36,13 +28,13 @@ bool adopt(msghdr& message, Received& out) noexcept {
 }  // namespace
 
 Result<> receive_datagram(int socket, std::span<std::byte> buffer, Received& out) noexcept {
-  Control control;
+  // Room for exactly as many descriptors as we accept: a peer that sends more sets MSG_CTRUNC
+  // (recvmsg(2)), so the list is never silently shortened.
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kMaxDescriptors)> control;
   iovec part{.iov_base = buffer.data(), .iov_len = buffer.size()};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.bytes.data();
-  message.msg_controllen = control.bytes.size();
+  msghdr message{.msg_iov = &part, .msg_iovlen = 1};
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
 
   // The helper has no signal handler, so EINTR needs no loop there; others may call again.
   const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);

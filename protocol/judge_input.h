@@ -6,7 +6,7 @@
 //
 //      0      request descriptor 0, the root: image file, /dev/fuse or directory
 //      1, 2   /dev/null
-//      3      write end of a pipe: the judge writes one whole Verdict and exits 0
+//      3      empty memfd: the judge writes one whole Verdict and exits 0
 //      4      sealed memfd: JudgeInput, group_count ids, then the request datagram to the end
 //      4+i    request descriptor i, for i in 1 … descriptor_count-1
 //

@@ -84,7 +84,7 @@ void write_mounts(const LaunchRequest& request, wire::Launch::Builder& message) 
 }
 
 void write(const LaunchRequest& request, wire::Launch::Builder message) {
-  message.setVersion(kProtocolVersion);
+  message.setVersion(kWireVersion);
   message.setRoot(static_cast<std::uint8_t>(request.root));
   message.setScratch(static_cast<std::uint8_t>(request.scratch));
   message.setWritableRoot(request.writable_root);
@@ -181,7 +181,7 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
       kj::arrayPtr(&segment, 1),
       capnp::ReaderOptions{.traversalLimitInWords = kTraversalWords, .nestingLimit = kNesting});
   const auto message = reader.getRoot<wire::Launch>();
-  if (message.getVersion() != kProtocolVersion) {
+  if (message.getVersion() != kWireVersion) {
     return Refusal{RefusalCode::kProtocolVersion};
   }
   if (!lists_fit(message)) {

@@ -11,7 +11,7 @@
 
 namespace postern {
 
-inline constexpr std::uint16_t kProtocolVersion = 1;
+inline constexpr std::uint16_t kWireVersion = 1;
 
 struct MountRequest {
   Operation operation = Operation::kBind;

@@ -73,11 +73,13 @@ enum class RefusalCode : std::uint16_t {
 constexpr bool operator==(RefusalCode code, HelperRefusal helper) noexcept {
   return static_cast<std::uint16_t>(code) == static_cast<std::uint16_t>(helper);
 }
-static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid && RefusalCode::kRealRoot == HelperRefusal::kRealRoot &&
+static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid &&
+              RefusalCode::kRealRoot == HelperRefusal::kRealRoot &&
               RefusalCode::kNoNewPrivs == HelperRefusal::kNoNewPrivs &&
               RefusalCode::kUserNamespace == HelperRefusal::kUserNamespace &&
               RefusalCode::kTraced == HelperRefusal::kTraced && RefusalCode::kArguments == HelperRefusal::kArguments &&
-              RefusalCode::kNoSocket == HelperRefusal::kNoSocket && RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
+              RefusalCode::kNoSocket == HelperRefusal::kNoSocket &&
+              RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
               RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed &&
               RefusalCode::kDescriptorCount == HelperRefusal::kDescriptorCount &&
               RefusalCode::kImageDescriptor == HelperRefusal::kImageDescriptor &&

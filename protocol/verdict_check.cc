@@ -51,69 +51,55 @@ bool is_target(std::string_view path) noexcept {
   return good;
 }
 
-// What an operation may set beyond its target; all else in its entry must be zero.
-bool check_plain(const Verdict& /*v*/, const OperationEntry& e) noexcept {
-  return e.text == 0 && e.mode == 0 && e.size == 0;
-}
-bool check_tmpfs(const Verdict& /*v*/, const OperationEntry& e) noexcept {
-  return e.text == 0 && (e.mode & ~01777U) == 0 && e.size <= kMaxSessionBytes;
-}
-bool check_symlink(const Verdict& v, const OperationEntry& e) noexcept {
-  return e.mode == 0 && e.size == 0 && !text_at(v, e.text).empty();
-}
-
+// What an operation may set; all else in its entry must be zero.
 struct OperationRule {
   Operation operation;
-  bool descriptor;     // takes exactly one, or none
-  std::uint8_t flags;  // that may be set
-  bool (*check)(const Verdict&, const OperationEntry&) noexcept;
+  bool descriptor;  // takes exactly one, or none
+  bool text;        // needs one, or none
+  std::uint8_t flags;
+  std::uint32_t mode;
+  std::uint64_t size;
 };
 
-constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
+constexpr std::uint8_t kCopied = kOptional | kNeedsTarget;
+constexpr std::uint8_t kPlace = kCopied | kDirectoryTarget;
 
 // clang-format off
 constexpr std::array kOperations = std::to_array<OperationRule>({
-  {Operation::kBind,    true,  kPlace | kReadOnly,                   check_plain},    // open_tree(2)
-  {Operation::kFile,    true,  kOptional | kNeedsTarget | kReadOnly, check_plain},    // copied: sendfile(2)
-  {Operation::kTmpfs,   false, kPlace,                               check_tmpfs},    // tmpfs(5)
-  {Operation::kProc,    false, kPlace,                               check_plain},    // proc(5)
-  {Operation::kSysfs,   false, kPlace,                               check_plain},    // sysfs(5)
-  {Operation::kDevHost, false, kPlace,                               check_plain},    // our constant
-  {Operation::kDevice,  true,  kOptional | kNeedsTarget,             check_plain},    // node: mounts.cc
-  {Operation::kDevpts,  false, kPlace,                               check_plain},    // pts(4)
-  {Operation::kMqueue,  false, kPlace,                               check_plain},    // mq_overview(7)
-  {Operation::kSymlink, false, kOptional,                            check_symlink},  // symlink(7)
+  {Operation::kBind,    true,  false, kPlace | kReadOnly,  0,     0},                 // open_tree(2)
+  {Operation::kFile,    true,  false, kCopied | kReadOnly, 0,     0},                 // copied: sendfile(2)
+  {Operation::kTmpfs,   false, false, kPlace,              01777, kMaxSessionBytes},  // tmpfs(5)
+  {Operation::kProc,    false, false, kPlace,              0,     0},                 // proc(5)
+  {Operation::kSysfs,   false, false, kPlace,              0,     0},                 // sysfs(5)
+  {Operation::kDevHost, false, false, kPlace,              0,     0},                 // our constant
+  {Operation::kDevice,  true,  false, kCopied,             0,     0},                 // node: mounts.cc
+  {Operation::kDevpts,  false, false, kPlace,              0,     0},                 // pts(4)
+  {Operation::kMqueue,  false, false, kPlace,              0,     0},                 // mq_overview(7)
+  {Operation::kSymlink, false, true,  kOptional,           0,     0},                 // symlink(7)
 });
 // clang-format on
 
 constexpr bool is_complete() {
   std::size_t row = 0;
-  for (const OperationRule& rule : kOperations) {
-    if (static_cast<std::size_t>(rule.operation) != ++row || rule.check == nullptr) {
-      return false;
-    }
-  }
+  while (row < kOperations.size() && kOperations[row].operation == Operation{static_cast<std::uint8_t>(row + 1)}) ++row;
   return ++row == static_cast<std::size_t>(Operation::kCount_);
 }
-static_assert(is_complete(), "one row per operation, in order, each with a check (CVE-2026-41163)");
+static_assert(is_complete(), "one row per operation, in order (CVE-2026-41163)");
 
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
   const std::size_t row = static_cast<std::size_t>(e.operation) - 1;  // 0 wraps to out of range
-  if (row >= kOperations.size()) {
-    return false;
-  }
+  if (row >= kOperations.size()) return false;
   const OperationRule& rule = kOperations[row];
-  return (e.flags & ~rule.flags) == 0 && e.reserved == 0 && is_target(text_at(v, e.target)) &&
-         use.take_if(rule.descriptor, e.descriptor) && rule.check(v, e);
+  const bool text = rule.text ? !text_at(v, e.text).empty() : e.text == 0;
+  return text && (e.flags & ~rule.flags) == 0 && (e.mode & ~rule.mode) == 0 && e.size <= rule.size && e.reserved == 0 &&
+         is_target(text_at(v, e.target)) && use.take_if(rule.descriptor, e.descriptor);
 }
 
 // Absent geometry is all zero (but for "no descriptor"): neither struct has padding.
 bool check_verity(const Verdict& v) noexcept {
   static constexpr VerityGeometry kAbsent{};
   const VerityGeometry& g = v.verity;
-  if (std::memcmp(&g, &kAbsent, sizeof g) == 0) {
-    return true;
-  }
+  if (std::memcmp(&g, &kAbsent, sizeof g) == 0) return true;
   return v.root == RootKind::kImage && g.present == 1 && g.reserved == kAbsent.reserved &&
          g.salt_bytes <= g.salt.size() && fits(0, g.data_blocks, v.image_bytes / kBlock) &&
          g.tree_offset % kSector == 0 && g.tree_bytes % kBlock == 0 &&
@@ -124,9 +110,7 @@ static_assert(sizeof(VerityGeometry) == 96 && sizeof(CryptGeometry) == 32);
 bool check_crypt(const Verdict& v, DescriptorUse& use) noexcept {
   static constexpr CryptGeometry kAbsent{.key_descriptor = kNoDescriptor};
   const CryptGeometry& g = v.crypt;
-  if (std::memcmp(&g, &kAbsent, sizeof g) == 0) {
-    return true;
-  }
+  if (std::memcmp(&g, &kAbsent, sizeof g) == 0) return true;
   const std::uint64_t whole = v.verity.present == 1 ? v.verity.data_blocks * kBlock : v.image_bytes;
   return v.root == RootKind::kImage && g.present == 1 && g.reserved == 0 && use.take(g.key_descriptor) &&
          (g.sector_bytes == kSector || g.sector_bytes == kBlock) && g.data_offset % kSector == 0 &&
@@ -196,7 +180,7 @@ Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std:
   bool good = check_head(verdict, descriptors, allowed_namespaces, use);
   while (good && item < verdict.operation_count) {
     good = check_operation(verdict, verdict.operations[item], use);
-    item = static_cast<std::uint16_t>(item + (good ? 1 : 0));
+    if (good) ++item;
   }
   return good && use.taken == use.count ? Result<Plan>(Plan(verdict))
                                         : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};

@@ -85,13 +85,14 @@ class [[nodiscard]] Result {
 #define POSTERN_CONCAT_(a, b) POSTERN_CONCAT_INNER_(a, b)
 
 // Return the error of `expression` from the enclosing function, or go on.
-#define POSTERN_TRY(expression)                                                           \
-  do {                                                                                    \
-    if (auto postern_try_ = (expression); !postern_try_) return std::move(postern_try_).error(); \
+#define POSTERN_TRY(expression) POSTERN_TRY_(expression, POSTERN_CONCAT_(postern_try_, __LINE__))
+#define POSTERN_TRY_(expression, result)                                       \
+  do {                                                                         \
+    if (auto result = (expression); !result) return std::move(result).error(); \
   } while (false)
 
 // `POSTERN_TRY_ASSIGN(UniqueFd image, open_image(path));`
-#define POSTERN_TRY_ASSIGN(declaration, expression)                                       \
+#define POSTERN_TRY_ASSIGN(declaration, expression) \
   POSTERN_TRY_ASSIGN_(declaration, expression, POSTERN_CONCAT_(postern_result_, __LINE__))
 #define POSTERN_TRY_ASSIGN_(declaration, expression, result) \
   auto result = (expression);                                \

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Line budgets of the privileged program. Prints TAP.
 
-Three numbers, so that growth shows where it happens: what only the setuid program runs; what of helper/
-user-namespace mode runs too (the mount library and the verdict's check); and everything of ours that the
-helper links, the wire types included.
+Two numbers: helper/, and everything of ours that the helper links, the wire types included. Where more
+is promised than reached, the limit is a ratchet: lower it with every line that goes.
 
 Counted: lines that are neither blank nor comment. What it links is found by following the includes
 from helper/, so a new dependency is counted without being listed here.
@@ -13,8 +12,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-OWN, SHARED, LINKED = 600, 500, 1490
-BOTH_MODES = {"mounts.cc", "mounts.h", "plan.h", "verdict_check.cc"}
+# Limit, and what is promised (helper/README.md, 10).
+HELPER, LINKED = (816, 600), (1341, 1000)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 
@@ -33,16 +32,16 @@ def main():
                     seen.add(path)
                     queue.append(path)
     counts = [
-        (sum(code_lines(p) for p in own if p.name not in BOTH_MODES), OWN, "what only the setuid program runs"),
-        (sum(code_lines(p) for p in own if p.name in BOTH_MODES), SHARED, "what of helper/ both modes run"),
-        (sum(map(code_lines, seen)), LINKED, "everything of ours that the helper links"),
+        (sum(map(code_lines, own)), *HELPER, "helper/"),
+        (sum(map(code_lines, seen)), *LINKED, "everything of ours that the helper links"),
     ]
     print(f"1..{len(counts)}")
-    for number, (count, limit, what) in enumerate(counts, 1):
+    for number, (count, limit, promised, what) in enumerate(counts, 1):
         print(f"{'ok' if count <= limit else 'not ok'} {number} - {what}: {count} of {limit} lines of code")
+        print(f"# {promised} promised: {max(count - promised, 0)} over")
     for path in sorted(seen):
         print(f"# {code_lines(path):4d} {path.relative_to(ROOT)}")
-    return 0 if all(count <= limit for count, limit, _ in counts) else 1
+    return 0 if all(count <= limit for count, limit, *_ in counts) else 1
 
 
 sys.exit(main())

@@ -118,8 +118,8 @@ TEST_CASE("another protocol version says so") {
   auto bytes = encode(sample_request(), 4);
   REQUIRE(bytes);
   // Segment table, root pointer, then the data section, whose first field is the version.
-  REQUIRE((*bytes)[16] == std::byte{kProtocolVersion});
-  (*bytes)[16] = std::byte{kProtocolVersion + 1};
+  REQUIRE((*bytes)[16] == std::byte{kWireVersion});
+  (*bytes)[16] = std::byte{kWireVersion + 1};
   CHECK(refusal_of(*bytes, 4) == RefusalCode::kProtocolVersion);
 }
 
