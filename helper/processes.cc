@@ -88,7 +88,8 @@ bool read_verdict(int file, Verdict& verdict) noexcept {
     if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
   POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
-  // ORDER: descriptor 0 of the request is the root's, so each number is free once it is taken here.
+  // INVARIANT: none of the three is the request's descriptor 0 (the root's), and `go` came after all of
+  // them, so that no number is overwritten before it is copied. dup3(2) onto itself fails.
   POSTERN_CHECK(::dup3(kFirstDescriptor + plan->init_descriptor, kInit, O_CLOEXEC) == kInit);
   POSTERN_CHECK(::dup3(go, kGo, O_CLOEXEC) == kGo && ::close_range(kGo + 1, ~0U, 0) == 0);
 
