@@ -181,6 +181,21 @@ class Launch {
     return out;
   }
 
+  // What went wrong with the image's bytes meanwhile. Of a mount by the kernel only its log knows;
+  // that the file was written is all that a user can see.
+  void report() const {
+    for (std::size_t i = 0; i < servers_.size(); ++i) {
+      userns::report_server(servers_[i], server_paths_[i]);
+    }
+    struct stat now {};
+    if (sealed_.valid() && ::fstat(sealed_.get(), &now) == 0 &&
+        (now.st_size != before_.st_size || now.st_mtim.tv_sec != before_.st_mtim.tv_sec ||
+         now.st_mtim.tv_nsec != before_.st_mtim.tv_nsec)) {
+      message::error(plan_.image_name + ": the file was changed while the container ran; it is sealed, so reads of "
+                     "the changed blocks gave an I/O error");
+    }
+  }
+
   void release() {
     plan_.sources.clear();
     plan_.servers.clear();
@@ -220,6 +235,8 @@ class Launch {
       last_words += userns::end_server(server);
     }
     servers_.clear();
+    server_paths_.clear();
+    sealed_.reset();
     if (!reply) {
       return std::move(reply).error();
     }
@@ -289,7 +306,11 @@ class Launch {
     }
     if (by_kernel) {
       out.request.root = RootKind::kImage;
-      const UniqueFd& key = plan_.servers[plan_.sources.front().server].key;
+      const run::ImageServer& root = plan_.servers[plan_.sources.front().server];
+      if (root.verity && ::fstat(root.image.get(), &before_) == 0) {
+        sealed_ = UniqueFd(::fcntl(root.image.get(), F_DUPFD_CLOEXEC, 3));
+      }
+      const UniqueFd& key = root.key;
       if (key.valid()) {
         out.request.volume_key = static_cast<std::uint8_t>(out.descriptors.size());
         out.descriptors.push_back(key.get());
@@ -307,6 +328,7 @@ class Launch {
     userns::ServerDescriptors got;
     const int err = userns::receive_server_descriptors(server.channel.get(), got);
     servers_.push_back(std::move(server));
+    server_paths_.push_back(plan_.servers[source.server].path);
     // A joined server's user namespace is ours: that it cannot be looked at does not matter.
     if (!got.fuse.valid()) {
       return system_problem("waiting for the server of " + plan_.servers[source.server].path, err,
@@ -379,6 +401,9 @@ class Launch {
   const config::SiteConfig& site_;
   const std::string& site_file_;
   std::vector<userns::Server> servers_;
+  std::vector<std::string> server_paths_;
+  UniqueFd sealed_;  // an image with a seal that the kernel has mounted
+  struct stat before_ {};
   pid_t pid_ = -1;
   bool ecl_active_;
   bool device_mapper_failed_ = false;
@@ -428,6 +453,7 @@ Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site, const 
   const std::string image = plan.image_name;
   start.release();
   const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  start.report();
   if (ended.server_died) {
     message::error("image server died: the files of " + image + " were lost to the container while it ran");
   }

@@ -24,6 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "frontend/userns/child_stack.h"
 #include "frontend/userns/payload_process.h"
@@ -360,6 +361,12 @@ int open_peer_namespace(int channel, UniqueFd& out) noexcept {
   return out.valid() ? 0 : errno;
 }
 
+std::string log_of(const Server& server) {
+  std::array<char, 1024> text = {};
+  const ssize_t got = ::pread(server.log.get(), text.data(), text.size(), 0);
+  return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
+}
+
 }  // namespace
 
 std::vector<std::string> extent_arguments(const run::ImageServer& image) {
@@ -481,9 +488,20 @@ std::string end_server(Server& server) {
   ::kill(server.pid, SIGKILL);
   ::waitpid(server.pid, nullptr, 0);
   server.pid = -1;
-  std::array<char, 1024> text = {};
-  const ssize_t got = ::pread(server.log.get(), text.data(), text.size(), 0);
-  return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
+  return log_of(server);
+}
+
+void report_server(const Server& server, const std::string& image) {
+  const std::string log = log_of(server);
+  for (std::string_view rest = log; !rest.empty();) {
+    const std::string_view line = rest.substr(0, rest.find('\n'));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    const auto level_end = line.find(": ");  // "ERROR:   what"
+    const auto start = line.find_first_not_of(' ', level_end == line.npos ? 0 : level_end + 2);
+    if (start != line.npos) {
+      message::error(image + ": " + std::string(line.substr(start)));
+    }
+  }
 }
 
 }  // namespace postern::userns

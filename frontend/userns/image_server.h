@@ -55,6 +55,10 @@ Outcome<Server> obtain_server(const run::ImageServer& image, const ServerOptions
 // For a server that nobody came to mount: ends it, and says what it had to say, "" where nothing.
 std::string end_server(Server& server);
 
+// Says on standard error what our server had to say about the image by now: a block that does not
+// match its seal. Nothing for a server that was joined: whoever started it is told.
+void report_server(const Server& server, const std::string& image);
+
 // The abstract name of the image's socket, without the leading NUL.
 Outcome<std::string> server_name(const run::ImageServer& image, const ServerOptions& options);
 

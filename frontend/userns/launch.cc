@@ -150,8 +150,20 @@ class Launch {
     return out;
   }
 
-  // /dev/fuse and the rest are for the payload's process alone by now.
-  void release() { opened_.owned.clear(); }
+  void report_servers() const {
+    for (std::size_t i = 0; i < servers_.size(); ++i) {
+      report_server(servers_[i], plan_.servers[i].path);
+    }
+  }
+
+  // /dev/fuse and the rest are for the payload's process alone by now, and a volume key is for the
+  // image server's.
+  void release() {
+    opened_.owned.clear();
+    for (run::ImageServer& server : plan_.servers) {
+      server.key.reset();
+    }
+  }
 
  private:
   // False: the server that we had joined went away; another try.
@@ -254,6 +266,7 @@ Outcome<int> launch(run::LaunchPlan plan) {
   POSTERN_TRY(start.start());
   start.release();
   const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  start.report_servers();
   if (ended.server_died) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");

@@ -19,6 +19,7 @@
 
 #include "policy/config/read_file.h"
 #include "policy/image/image.h"
+#include "policy/seal/seal.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::judge {
@@ -62,6 +63,18 @@ bool is_unwritable(const struct stat& status) {
   return status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
+// Whoever made the seal, the kernel checks each block against it: the file may be rewritten under the
+// mount. Whether a signature covers it decides about trust, and is signatures.h.
+void add_seal(int fd, const image::ImageInfo& info, ImageFacts& facts) {
+  const auto root = info.sif->object(info.root_object);
+  auto found = root ? seal::find_seal(*info.sif, fd, **root) : std::move(root).error();
+  if (found) {
+    facts.verity = *found;
+  } else {
+    facts.problem = RefusalCode::kSeal;
+  }
+}
+
 void add_content(int fd, ImageFacts& facts) {
   const Outcome<image::ImageInfo> info = image::identify(fd);
   if (!info) {
@@ -74,6 +87,7 @@ void add_content(int fd, ImageFacts& facts) {
       return;
     case image::Kind::kSif:
       facts.kind = ImageKind::kSif;
+      add_seal(fd, *info, facts);
       break;
     case image::Kind::kSquashfs:
       facts.kind = ImageKind::kSquashfs;
