@@ -9,6 +9,8 @@
 
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "frontend/crypt/prompt.h"
 
@@ -32,13 +34,18 @@ constexpr std::size_t kMaxPieces = 64;
 struct PassphraseRequest {
   const std::string& name;
   bool asked = false;
+  std::optional<Problem> refused = {};  // there was nobody to ask
 };
 
 int ask_pem_passphrase(char* buffer, int size, int /*writing*/, void* user) {
   auto* request = static_cast<PassphraseRequest*>(user);
   request->asked = true;
   auto answer = prompt_secret("Enter passphrase for " + request->name + ": ");
-  if (!answer || answer->size() > static_cast<std::size_t>(size)) {
+  if (!answer) {
+    request->refused = std::move(answer).error();
+    return -1;
+  }
+  if (answer->size() > static_cast<std::size_t>(size)) {
     return -1;
   }
   std::memcpy(buffer, answer->bytes().data(), answer->size());
@@ -54,8 +61,12 @@ Outcome<Owned<EVP_PKEY>> read_rsa(const char* pem, std::size_t size, const std::
       OSSL_DECODER_CTX_set_pem_password_cb(decoder.get(), ask_pem_passphrase, &request) != 1 ||
       OSSL_DECODER_from_bio(decoder.get(), input.get()) != 1 || raw == nullptr) {
     ERR_clear_error();
+    if (request.refused) {
+      return Problem{.what = name + " is locked: " + request.refused->what,
+                     .cure = "start it from a terminal, or give a key that is not locked (openssl pkey -in " + name + ")"};
+    }
     if (request.asked) {
-      return Problem{.what = name + ": the passphrase of the PEM file is wrong, or none was given"};
+      return Problem{.what = name + ": the passphrase of the PEM file is wrong"};
     }
     return Problem{.what = name + ": no RSA " +
                            std::string(selection == EVP_PKEY_KEYPAIR ? "private" : "public") + " key in PEM form",

@@ -73,6 +73,9 @@ void verbose(std::string_view text) { print(Level::kVerbose, "VERBOSE:", "", tex
 void debug(std::string_view text) { print(Level::kDebug, "DEBUG:", "", text); }
 
 void fatal(const Problem& problem) {
+  if (problem.what.empty()) {
+    return;
+  }
   std::string text = problem.what;
   if (!problem.cure.empty()) {
     text += "; ";

@@ -36,6 +36,7 @@ void verbose(std::string_view text);
 void debug(std::string_view text);
 
 // Prints "FATAL:   what" and, where there is one, the cure on the same line after "; ".
+// Nothing for a problem without words.
 void fatal(const Problem& problem);
 
 }  // namespace postern::message

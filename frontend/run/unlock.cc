@@ -3,6 +3,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -98,10 +99,28 @@ Outcome<std::string> run_and_read(const std::string& program, std::vector<std::s
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
+  if (WIFSIGNALED(status)) {
+    return Problem{.what = std::string("postern-crypt was killed by ") + ::sigdescr_np(WTERMSIG(status)),
+                   .cure = "the image stays locked; memory may be short: `ulimit -v`, or the limit of the job"};
+  }
   if (status != 0) {
-    return Problem{.what = "the image stays locked"};
+    return Problem{.what = {}};
   }
   return std::string(line.data(), size);
+}
+
+// postern-crypt has read the secrets of the environment. Ours is wiped in place, where /proc shows it
+// for as long as the payload runs.
+void wipe_environment() {
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const std::string_view text = *variable;
+    for (const std::string_view end : {"_ENCRYPTION_PASSPHRASE", "_ENCRYPTION_PEM_DATA"}) {
+      const auto equals = text.find('=');
+      if (equals != text.npos && text.substr(0, equals).ends_with(end)) {
+        ::explicit_bzero(*variable + equals + 1, text.size() - equals - 1);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -117,6 +136,7 @@ Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
                                   server.image.get(),
                                   key.get()));
   CryptGeometry geometry{};
+  wipe_environment();
   if (!parse_geometry(line, geometry)) {
     return Problem{.what = "postern-crypt answered nonsense", .cure = "have the installation checked: postern doctor"};
   }

@@ -20,7 +20,7 @@ struct KeyWish {
 };
 
 // Fills `server.key` (sealed memfd) and `server.crypt`. postern-crypt has said on standard error why
-// where it fails; the Problem then only ends the start.
+// where it fails; the Problem then has no words.
 Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish);
 
 }  // namespace postern::run
