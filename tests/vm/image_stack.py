@@ -1,0 +1,458 @@
+#!/usr/bin/env python3
+"""Images through the installed setuid helper, as an unprivileged user, in a kernel with device-mapper:
+loop, dm-verity and dm-crypt under squashfs, an execution control list, and nothing left. Prints TAP.
+
+Runs inside boot.sh: the kernel is the test's own, so that files of the system may be covered.
+Usage: image_stack.py HELPER JUDGE JUDGE-KEYS POSTERN INIT SQUASHFS CRYPT KEYS LIBEXEC CONFDIR
+"""
+import glob
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../suid"))
+import world as worlds  # noqa: E402
+
+HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, CRYPT, KEYS, LIBEXEC, CONFDIR = sys.argv[1:11]
+BUSYBOX = "/bin/busybox"
+FILES, FILE_BYTES = 4, 256 * 1024
+TESTS = []
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def run(*command, **keywords):
+    return subprocess.run(command, check=True, capture_output=True, text=True, **keywords)
+
+
+# ------------------------------------------------------------------------------------- surroundings
+
+run("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/var/tmp")
+W = worlds.World(HELPER, JUDGE, BUSYBOX, LIBEXEC, CONFDIR)
+USER = {"user": worlds.T1, "group": worlds.T1, "extra_groups": worlds.T1_GROUPS}
+HOME = f"{W.work}/home"
+os.mkdir(HOME)
+os.chown(HOME, worlds.T1, worlds.T1)
+with open("/etc/passwd") as file:
+    passwd = file.read()
+with open("/tmp/passwd", "w") as file:
+    file.write(passwd + f"ranker:x:{worlds.T1}:{worlds.T1}::{HOME}:/bin/sh\n")
+run("mount", "--bind", "/tmp/passwd", "/etc/passwd")
+for source, mode in ((JUDGE_KEYS, 0o711), (INIT, 0o755), (SQUASHFS, 0o755), (CRYPT, 0o755), (KEYS, 0o755)):
+    W.install(source, os.path.basename(source), mode)
+BINARY = f"{W.work}/postern"
+# Where its libexec directory is compiled in, it finds it from any place.
+shutil.copy(POSTERN, BINARY)
+os.chmod(BINARY, 0o755)
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": "ranker", "LANG": "C"}
+
+
+def popen(*arguments, env=None, **keywords):
+    keywords = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **keywords}
+    return subprocess.Popen([BINARY, *arguments], env={**ENVIRONMENT, **(env or {})}, cwd=HOME, **USER, **keywords)
+
+
+def postern(*arguments, **keywords):
+    process = popen(*arguments, **keywords)
+    process.out, process.err = process.communicate(timeout=90)
+    return process
+
+
+def say(process):
+    return f"exit {process.returncode}\nstdout: {process.out[:800]}\nstderr: {process.err[:800]}"
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def runs(process, out):
+    check(process.returncode == 0 and process.out == out, f"expected {out!r}: {say(process)}")
+
+
+def fails(process, *words):
+    check(process.returncode == 255 and "FATAL" in process.err and process.out == "", say(process))
+    for word in words:
+        check(word in process.err, f"{word!r} is not in: {say(process)}")
+
+
+def tables():
+    """What device-mapper has: (target, parameters)."""
+    lines = run("dmsetup", "table").stdout.splitlines()
+    return sorted((words[3], words[4:]) for words in map(str.split, lines) if len(words) > 4)
+
+
+def left():
+    return {name: value for name, value in (
+        ("mappings", tables()), ("loops", W.loops()), ("processes", W.processes()),
+        ("mounts", sorted(set(W.mounts().splitlines()) - set(MOUNTS)))) if value}
+
+
+def nothing_left(seconds=20):
+    end = time.monotonic() + seconds
+    while found := left():
+        check(time.monotonic() < end, f"left behind: {found}")
+        time.sleep(0.05)
+
+
+def configure(mode, ecl="activated = false\n"):
+    W.configure(site=worlds.SITE.replace('squashfs = "any"', f'squashfs = "{mode}"'), ecl=ecl)
+
+
+# ------------------------------------------------------------------------------------------ images
+
+def openssl(*words):
+    run("openssl", *words, cwd=HOME)
+
+
+def make_images():
+    root = f"{W.work}/tree"
+    for name in ("bin", "data", "proc", "sys", "dev", "tmp", "etc"):
+        os.makedirs(f"{root}/{name}")
+    shutil.copy(BUSYBOX, f"{root}/bin/busybox")
+    for applet in ("sh", "cat", "sleep", "echo"):
+        os.symlink("busybox", f"{root}/bin/{applet}")
+    for name in ("passwd", "group", "hosts", "resolv.conf", "localtime"):
+        open(f"{root}/etc/{name}", "w").close()
+    with open(f"{root}/marker", "w") as file:
+        file.write("plain as day\n")
+    blobs = [os.urandom(FILE_BYTES) for _ in range(FILES)]
+    for number, blob in enumerate(blobs):
+        with open(f"{root}/data/{number}", "wb") as file:
+            file.write(blob)
+    run("mksquashfs", root, f"{W.work}/root.sqfs", "-noappend", "-quiet", "-no-progress", "-noD", "-noF")
+    with open(f"{W.work}/root.sqfs", "rb") as file:
+        data = file.read()
+    path, now, offset = f"{HOME}/plain.sif", int(time.time()), 32768
+    header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", b"02",
+                         os.urandom(16), now, now, 47, 48, 4096, 48 * 585, offset, len(data))
+    descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data),
+                             now, now, 0, 0, b"rootfs", struct.pack("<ii3s", 1, 2, b"02"))
+    with open(path, "wb") as file:
+        file.write(header.ljust(4096, b"\0") + descriptor.ljust(48 * 585, b"\0"))
+        file.seek(offset)
+        file.write(data)
+    os.chown(path, worlds.T1, worlds.T1)
+    return path, blobs, data.find(blobs[2])
+
+
+MOUNTS = []
+PLAIN, BLOBS, BLOB_AT = make_images()
+openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "key.pem")
+openssl("pkey", "-in", "key.pem", "-pubout", "-out", "key.pub")
+for signer in ("site", "stranger"):
+    openssl("genpkey", "-algorithm", "ed25519", "-out", f"{signer}.pem")
+    openssl("pkey", "-in", f"{signer}.pem", "-pubout", "-out", f"{signer}.pub")
+for name in os.listdir(HOME):
+    os.chown(f"{HOME}/{name}", worlds.T1, worlds.T1)
+with open(f"{HOME}/pass", "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+    file.write("correct horse\n")
+os.chown(f"{HOME}/pass", worlds.T1, worlds.T1)
+os.makedirs(f"{CONFDIR}/keyring/pem")
+shutil.copy(f"{HOME}/site.pub", f"{CONFDIR}/keyring/pem/site.pem")
+for path in (f"{CONFDIR}/keyring", f"{CONFDIR}/keyring/pem"):
+    os.chmod(path, 0o755)
+os.chown(f"{CONFDIR}/keyring/pem/site.pem", 0, 0)
+os.chmod(f"{CONFDIR}/keyring/pem/site.pem", 0o644)
+FINGERPRINT = hashlib.sha256(subprocess.run(["openssl", "pkey", "-pubin", "-in", f"{HOME}/site.pub", "-pubout", "-outform", "DER"],
+                                            check=True, capture_output=True).stdout).hexdigest()
+ECL = f'''activated = true
+[[execgroup]]
+tagname = "approved"
+mode = "whitelist"
+dirpath = ""
+keysha256 = ["{FINGERPRINT}"]
+binding = "sealed"
+'''
+PEM = ("--pem-path", f"{HOME}/key.pem")
+
+
+def image(name, *steps):
+    """A copy of the plain image after these commands of postern; INPUT and IMAGE stand for the files."""
+    path = f"{HOME}/{name}.sif"
+    source = PLAIN
+    if os.path.exists(path):
+        os.remove(path)
+    for step in steps:
+        if step[0] == "encrypt":
+            done = postern(*step, source, path)
+        else:
+            if source == PLAIN:
+                shutil.copy(PLAIN, path)
+                os.chown(path, worlds.T1, worlds.T1)
+            done = postern(*step, path)
+        check(done.returncode == 0, say(done))
+        source = path
+    return path
+
+
+ENCRYPT = ("encrypt", "--pem-path", f"{HOME}/key.pub")
+SIGN = ("sign", "--key", f"{HOME}/site.pem")
+
+
+class Running:
+    """A container that is up, and reads the third file when told to."""
+
+    def __init__(self, *arguments, env=None):
+        script = ("echo up; read line; for n in 0 1 3; do busybox sha256sum /data/$n; done; "
+                  "cat /data/2 | busybox sha256sum; busybox dd if=/data/2 of=/dev/null bs=4096 count=1 skip=20 && echo read it")
+        self.process = popen("exec", *arguments, "sh", "-c", script, stdin=subprocess.PIPE, env=env)
+        first = self.process.stdout.readline()
+        if first != "up\n":
+            self.process.out, self.process.err = self.process.communicate(timeout=60)
+            raise AssertionError(f"did not come up: {say(self.process)}")
+
+    def go_on(self):
+        self.process.out, self.process.err = self.process.communicate("\n", timeout=90)
+        return self.process
+
+
+def all_whole(process, but=()):
+    for number in range(FILES):
+        digest = hashlib.sha256(BLOBS[number]).hexdigest()
+        check((digest in process.out) == (number not in but), f"file {number}: {say(process)}")
+
+
+# ------------------------------------------------------------------------------------------- tests
+
+@test
+def a_plain_image_is_mounted_by_the_kernel_or_served():
+    """plain: a loop device where the site says "any", a server in user space where it says "trusted" """
+    configure("any")
+    running = Running(PLAIN)
+    check(len(W.loops()) == 1 and tables() == [], f"{W.loops()} {tables()}")
+    all_whole(running.go_on())
+    nothing_left()
+    configure("trusted")
+    running = Running(PLAIN)
+    check(W.loops() == [] and tables() == [], f"{W.loops()} {tables()}")
+    all_whole(running.go_on())
+
+
+@test
+def a_sealed_image_has_dm_verity():
+    """sealed: loop, dm-verity with plain options, squashfs"""
+    configure("any")
+    path = image("sealed", ("seal",))
+    running = Running(path)
+    found = tables()
+    check([target for target, _ in found] == ["verity"], f"{found}")
+    check(found[0][1][0] == "1" and found[0][1][3:5] == ["4096", "4096"] and len(found[0][1]) == 10, f"{found}")
+    check(len(W.loops()) == 2, f"{W.loops()}")
+    all_whole(running.go_on())
+    nothing_left()
+    # Nobody whom the site trusts has signed it, so under "trusted" it is served, and checked there.
+    configure("trusted")
+    running = Running(path)
+    check(W.loops() == [] and tables() == [], f"{W.loops()} {tables()}")
+    all_whole(running.go_on())
+
+
+@test
+def an_encrypted_image_has_dm_crypt_and_its_key_is_the_kernels():
+    """encrypted: dm-crypt; the key is not the user's to see, in no table, keyring, descriptor or argument"""
+    configure("any")
+    path = image("encrypted", ENCRYPT)
+    running = Running(*PEM, path)
+    found = tables()
+    check([target for target, _ in found] == ["crypt"] and found[0][1][0] == "aes-xts-plain64", f"{found}")
+    key = run("dmsetup", "table", "--showkeys").stdout.split()[5]
+    check(len(key) == 128 and key != "0" * 128, "root sees a key, so that what follows can fail")
+    as_user = subprocess.run(["dmsetup", "table", "--showkeys"], capture_output=True, text=True, **USER)
+    check(key not in as_user.stdout and "crypt" not in as_user.stdout, as_user.stdout)
+    with open("/proc/keys") as file:
+        keys = file.read()
+    check("postern" not in keys and "logon" not in keys, keys)
+    looked = 0
+    for entry in glob.glob("/proc/[0-9]*/fd/*"):
+        try:
+            check("volume-key" not in os.readlink(entry), entry)
+        except OSError:
+            continue
+    for entry in glob.glob("/proc/[0-9]*/cmdline") + glob.glob("/proc/[0-9]*/environ"):
+        try:
+            with open(entry, "rb") as file:
+                check(key.encode() not in file.read(), entry)
+                looked += 1
+        except OSError:
+            continue
+    check(looked > 8, "there was something to look at")
+    all_whole(running.go_on())
+    nothing_left()
+    runs(postern("exec", path, "cat", "/marker", env={"POSTERN_ENCRYPTION_PEM_PATH": f"{HOME}/key.pem"}), "plain as day\n")
+    fails(postern("exec", "--pem-path", f"{HOME}/site.pem", path, "cat", "/marker"), "site.pem")
+    fails(postern("exec", path, "cat", "/marker"), "no key was given")
+    nothing_left()
+    configure("trusted")
+    running = Running(*PEM, path)
+    check(W.loops() == [] and tables() == [], f"{W.loops()} {tables()}")
+    all_whole(running.go_on())
+
+
+@test
+def a_passphrase_opens_an_image():
+    """encrypted with a passphrase: opened by the right one only"""
+    configure("any")
+    path = image("passphrase", ("encrypt", "--passphrase-file", f"{HOME}/pass"))
+    runs(postern("exec", "--passphrase-file", f"{HOME}/pass", path, "cat", "/marker"), "plain as day\n")
+    fails(postern("exec", path, "cat", "/marker", env={"POSTERN_ENCRYPTION_PASSPHRASE": "wrong"}), "failed to decrypt")
+
+
+@test
+def the_whole_chain_under_an_execution_control_list():
+    """encrypted, signed and sealed, under an active list: loop, dm-verity, dm-crypt, squashfs, by trust"""
+    configure("trusted", ECL)
+    path = image("whole", ENCRYPT, SIGN)
+    running = Running(*PEM, path)
+    found = tables()
+    check([target for target, _ in found] == ["crypt", "verity"], f"{found}")
+    verity = run("dmsetup", "info", "-c", "--noheadings", "-o", "name,major,minor").stdout.split()
+    numbers = {":".join(row.split(":")[1:]) for row in verity}
+    check(found[0][1][3] in numbers, f"dm-crypt is on dm-verity: {found} {verity}")
+    all_whole(running.go_on())
+    nothing_left()
+    signed = image("signed", SIGN)
+    running = Running(signed)
+    check([target for target, _ in tables()] == ["verity"], f"{tables()}")
+    all_whole(running.go_on())
+
+
+@test
+def the_list_refuses_what_it_does_not_name():
+    """unsigned, signed by a stranger, signed without a seal, a directory: refused with the list's words"""
+    configure("trusted", ECL)
+    for name, steps, words in (("unsigned", (("seal",),), ("not signed by a required entity",)),
+                               ("strange", (("sign", "--key", f"{HOME}/stranger.pem"),), ("signed by a required entity",)),
+                               ("unsealed", ((*SIGN, "--no-seal"),), ("not bound",))):
+        fails(postern("exec", image(name, *steps), "echo", "ran"), *words)
+    fails(postern("exec", PLAIN, "echo", "ran"), "not signed by a required entity")
+    fails(postern("exec", f"{W.work}/tree", "echo", "ran"), "nothing can vouch")
+    fails(postern("exec", *PEM, image("unsigned_encrypted", ENCRYPT), "echo", "ran"), "not signed by a required entity")
+    nothing_left()
+    with open(f"{CONFDIR}/ecl.toml", "w") as file:
+        file.write("activated = maybe\n")
+    fails(postern("exec", image("signed", SIGN), "echo", "ran"), "config.malformed")
+
+
+@test
+def a_flipped_byte_is_an_io_error():
+    """a byte flipped under the mount: EIO from dm-verity for its block, the rest whole, and it is said"""
+    configure("trusted", ECL)
+    for name, steps, options, start in (("flip", (SIGN,), (), 0), ("flip_encrypted", (ENCRYPT, SIGN), PEM, None)):
+        path = image(name, *steps)
+        with open(path, "rb") as file:
+            data = file.read()
+        total, table = struct.unpack_from("<qq", data, 88)
+        offset = next(struct.unpack_from("<q", data, table + 585 * slot + 17)[0] for slot in range(total)
+                      if struct.unpack_from("<i", data, table + 585 * slot)[0] == 0x4004)
+        if start is None:
+            size = struct.unpack_from(">Q", data, offset + 8)[0]
+            start = int(json.loads(data[offset + 4096:offset + size].rstrip(b"\0"))["segments"]["0"]["offset"])
+        at = offset + start + BLOB_AT + 20 * 4096 + 99
+        running = Running(*options, path)
+        with open(path, "r+b") as file:
+            file.seek(at)
+            file.write(bytes([data[at] ^ 4]))
+        process = running.go_on()
+        all_whole(process, but=(2,))
+        check("read it" not in process.out and "rror" in process.err, say(process))
+        check("FATAL" not in process.err and "sealed" in process.err and path in process.err, say(process))
+        nothing_left()
+        # The next start sees it as well; what is whole still reads.
+        result = postern("exec", *options, path, "cat", "/marker")
+        runs(result, "plain as day\n")
+        check(postern("exec", *options, path, "cat", "/data/2").returncode == 1, "the block is refused again")
+
+
+@test
+def a_changed_signature_or_seal_is_refused():
+    """a changed seal, tree superblock or LUKS2 header of an admitted image: refused"""
+    configure("trusted", ECL)
+    path = image("whole_changed", ENCRYPT, SIGN)
+    with open(path, "rb") as file:
+        data = file.read()
+    places = {"root hash": data.find(b'"rootHash":"') + 20, "superblock": data.find(b"verity\0\0") + 2,
+              "descriptor": struct.unpack_from("<q", data, 96)[0] + 80}
+    for name, at in places.items():
+        with open(path, "wb") as file:
+            file.write(data[:at] + bytes([data[at] ^ 1]) + data[at + 1:])
+        result = postern("exec", *PEM, path, "echo", "ran")
+        check(result.returncode == 255 and result.out == "" and "FATAL" in result.err, f"{name}: {say(result)}")
+
+
+@test
+def killed_at_any_instant_nothing_is_left():
+    """SIGKILL by the user of all that it may kill, at two dozen random instants: no loop, mapping, mount, process"""
+    configure("trusted", ECL)
+    path = image("whole", ENCRYPT, SIGN)
+    begun = time.monotonic()
+    runs(postern("exec", *PEM, path, "cat", "/marker"), "plain as day\n")
+    whole_start = time.monotonic() - begun
+    chance = random.Random(1)
+    reached = 0
+    for _ in range(24):
+        process = popen("exec", *PEM, path, "sleep", "1000", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(0.2, 1.1) * whole_start)
+        reached += bool(W.loops())
+
+        def kill_all():
+            try:
+                os.kill(-1, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        W.as_user(kill_all)
+        process.wait(timeout=60)
+        W.as_user(kill_all)  # a payload that was born meanwhile
+        nothing_left()
+    check(reached > 0, "some rounds got as far as a device")
+    print(f"# {reached} of 24 rounds had a device; a whole start takes {whole_start:.2f} s here")
+
+
+@test
+def two_users_and_several_starts():
+    """several starts of one encrypted image at once: each runs, and nothing is left"""
+    configure("any")
+    path = image("encrypted", ENCRYPT)
+    starts = [popen("exec", *PEM, path, "cat", "/marker") for _ in range(6)]
+    for process in starts:
+        process.out, process.err = process.communicate(timeout=120)
+        runs(process, "plain as day\n")
+
+
+def main():
+    MOUNTS.extend(W.mounts().splitlines())
+    failed = 0
+    chosen = sys.argv[11:]
+    tests = [function for function in TESTS if not chosen or function.__name__ in chosen]
+    for number, function in enumerate(tests, 1):
+        begun = time.monotonic()
+        title = function.__doc__.strip()
+        try:
+            function()
+            nothing_left()
+            print(f"ok {number} - {title}")
+        except Exception as error:  # a test's own mistake is a failure too
+            failed += 1
+            print(f"not ok {number} - {title}")
+            text = str(error) if isinstance(error, AssertionError) and str(error) else traceback.format_exc()
+            print("".join(f"#   {line}\n" for line in text.splitlines()), end="")
+            for pid, _ in W.processes():
+                os.kill(pid, signal.SIGKILL)
+        print(f"# {time.monotonic() - begun:.1f} s", flush=True)
+    print(f"1..{len(tests)}")
+    return failed > 0
+
+
+sys.exit(main())
