@@ -7,11 +7,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -32,13 +34,14 @@ void write_file(const char* path, const std::string& text) {
   ::close(fd);
 }
 
-void new_user_namespace() {
+// libfuse mounts without fusermount only where it appears as root.
+void new_user_namespace(bool as_root) {
   const std::string uid = std::to_string(::getuid());
   const std::string gid = std::to_string(::getgid());
   need(::unshare(CLONE_NEWUSER) == 0, "unshare");
   write_file("/proc/self/setgroups", "deny");
-  write_file("/proc/self/uid_map", uid + " " + uid + " 1");
-  write_file("/proc/self/gid_map", gid + " " + gid + " 1");
+  write_file("/proc/self/uid_map", (as_root ? "0" : uid) + " " + uid + " 1");
+  write_file("/proc/self/gid_map", (as_root ? "0" : gid) + " " + gid + " 1");
 }
 
 // A root with the five binds of every start, then in.
@@ -78,6 +81,8 @@ void start_squashfuse(char** argv, const char* root) {
   struct stat now{};
   need(::stat(root, &before) == 0, root);
   if (::fork() == 0) {
+    // It lives in the namespace that it mounts in, so the mount would never end by itself.
+    need(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "prctl");
     const std::string offset = std::string("offset=") + argv[4];
     ::execl(argv[2], "squashfuse_ll", "-f", "-o", offset.c_str(), argv[3], root, nullptr);
     need(false, argv[2]);
@@ -93,7 +98,7 @@ void start_squashfuse(char** argv, const char* root) {
 int main(int argc, char** argv) {
   const std::string kind = argc > 3 ? argv[1] : "";
   if (kind == "directory") {
-    new_user_namespace();
+    new_user_namespace(false);
     need(::unshare(CLONE_NEWNS) == 0, "unshare");
     need(::mount(argv[2], argv[2], nullptr, MS_BIND | MS_REC, nullptr) == 0, "bind");
     enter(argv[2], argv + 3);
@@ -104,7 +109,7 @@ int main(int argc, char** argv) {
   const int status = [&] {
     const pid_t child = ::fork();
     if (child == 0) {
-      new_user_namespace();
+      new_user_namespace(kind == "squashfuse");
       if (kind == "image" && argc > 6) {
         start_postern_squashfs(argv, root);
         enter(root, argv + 6);
