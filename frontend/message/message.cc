@@ -74,6 +74,9 @@ void debug(std::string_view text) { print(Level::kDebug, "DEBUG:", "", text); }
 
 void fatal(const Problem& problem) {
   if (problem.what.empty()) {
+    return;  // a program that we started has said it
+  }
+  if (problem.what.empty()) {
     return;
   }
   std::string text = problem.what;

@@ -26,7 +26,7 @@ def sh(*words, **options):
 
 
 def as_user(words, home, **options):
-    return subprocess.run(["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "env", "-i", f"HOME={home}",
+    return subprocess.run(["setpriv", "--reuid", USER, "--regid", USER, "--init-groups", "env", "-i", f"HOME={home}", f"USER={USER}",
                            "PATH=/usr/local/bin:/usr/bin:/bin", *map(str, words)], **options)
 
 
