@@ -63,6 +63,8 @@ class Bench:
         self.work = self.make_directory("work")
         self.postern = os.environ.get("POSTERN") or self.copy_programs()
         self.mounts_before = self.host_mounts()
+        # A fresh account may get the number of one that was removed, whose files may still lie about.
+        self.files_before = set(self.temporary_files())
         self.passed = self.failed = self.skipped = 0
 
     def cleanup(self):
@@ -228,7 +230,7 @@ class Bench:
 
     def leaks(self):
         return {name: value for name, value in (
-            ("processes", self.processes()), ("sockets", self.sockets()), ("files", self.temporary_files()),
+            ("processes", self.processes()), ("sockets", self.sockets()), ("files", sorted(set(self.temporary_files()) - self.files_before)),
             ("mounts", sorted(self.host_mounts() - self.mounts_before)),
             ("loop devices", sorted(self.loops()))) if value}
 
