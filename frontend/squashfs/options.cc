@@ -1,5 +1,6 @@
 #include "frontend/squashfs/options.h"
 
+#include <cstdint>
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -151,6 +152,9 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   }
   if (option == "--threads") {
     return number(option, value, 1U, kMaxThreads, options.threads);
+  }
+  if (option == "--starter") {
+    return number(option, value, 1, INT32_MAX, options.starter);
   }
   if (option == "--cache-mib") {
     return number(option, value, 1U, kMaxCacheMib, options.cache_mib);

@@ -72,7 +72,8 @@ struct Server final : Crew::Recruiter {
   Devices& devices;
   Crew crew;
   fuse_session* session = nullptr;
-  const pid_t starter = ::getppid();
+  // Told by the starter where it can: it may have been killed before we could ask the kernel.
+  const pid_t starter = options.starter != 0 ? options.starter : ::getppid();
   const uid_t uid = ::getuid();
   bool sharing = false;  // or it was tried
   bool has_sharer = false;

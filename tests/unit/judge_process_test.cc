@@ -65,6 +65,9 @@ void enter_private_world() {
     const auto ok = [](int result) { REQUIRE_MESSAGE(result == 0, std::strerror(errno)); };
     ok(::unshare(CLONE_NEWNS));
     ok(::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
+    // ORDER: before /tmp is covered, where the build may lie.
+    const std::string judge = read_whole(POSTERN_JUDGE);
+    const std::string judge_keys = read_whole(POSTERN_JUDGE "-keys");
     ok(::mount("test", "/tmp", "tmpfs", 0, "mode=0755"));
     std::filesystem::create_directories(kWork);
     const std::string parent = std::filesystem::path(kConfig).parent_path();
@@ -73,9 +76,8 @@ void enter_private_world() {
     ok(::mount("test", "/dev", "tmpfs", 0, "mode=0755"));
     ok(::mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3)));
     ok(::chmod("/dev/null", 0666));
-    for (const char* suffix : {"", "-keys"}) {
-      const std::string program = kWork + "/judge" + suffix;
-      std::filesystem::copy(std::string(POSTERN_JUDGE) + suffix, program);
+    for (const auto& [program, bytes] : {std::pair(kWork + "/judge", judge), {kWork + "/judge-keys", judge_keys}}) {
+      write_file(program, bytes);
       ok(::chmod(program.c_str(), 0711));
     }
     return true;

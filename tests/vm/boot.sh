@@ -11,6 +11,8 @@ work=$(mktemp -d /var/tmp/postern-vm.XXXXXX)
 trap 'rm -rf "$work"' EXIT
 
 command=$(printf '%q ' "$@")
+# The tree and the build stay visible where they lie below /tmp.
+tree=$(readlink -f "$(dirname "$0")/../..")
 cat >"$work/init" <<INIT
 #!/bin/bash
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
@@ -21,7 +23,13 @@ ln -sfn /proc/self/fd /dev/fd
 for n in 0:stdin 1:stdout 2:stderr; do ln -sfn "/proc/self/fd/\${n%%:*}" "/dev/\${n##*:}"; done
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+for place in $(printf '%q %q' "$tree" "$PWD"); do
+  case \$place in /tmp/*) exec {kept}<"\$place"; places+=("\$place") keep+=(\$kept) ;; esac
+done
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+for i in "\${!places[@]}"; do
+  mkdir -p "\${places[i]}" && mount -c --bind "/proc/self/fd/\${keep[i]}" "\${places[i]}"
+done
 mount -t tmpfs tmpfs /lib/modules
 ln -s "/usr/lib/uml/modules/\$(uname -r)" "/lib/modules/\$(uname -r)"
 for module in dm-crypt dm-verity squashfs overlay fuse loop; do modprobe "\$module" || echo "no module \$module"; done
