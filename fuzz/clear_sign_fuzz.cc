@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         joined += c;
       }
     }
-    if (joined != message->text || !signature::looks_clear_signed(text) || message->packets.empty()) {
+    if (joined != message->text || !signature::looks_clear_signed(text) ||
+        message->packets.empty()) {
       __builtin_trap();
     }
     if (const auto packet = signature::parse_signature_packet(*message)) {

@@ -25,7 +25,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   facts.directory = "/no/such/group";
   facts.kind = ecl::ContainerKind::kDirectory;
-  if ((ecl::decide_ecl(*config, facts).decision == postern::Decision::kAllow) == config->activated) {
+  if ((ecl::decide_ecl(*config, facts).decision == postern::Decision::kAllow) ==
+      config->activated) {
     __builtin_trap();
   }
   return 0;

@@ -1,8 +1,8 @@
 // What a key server says that it has.
 #include <string_view>
 
-#include "fuzz/target.h"
 #include "frontend/keys/hkp.h"
+#include "fuzz/target.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);

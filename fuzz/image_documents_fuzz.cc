@@ -21,7 +21,9 @@ void require(bool holds) {
   }
 }
 
-void check(const build::OciDescriptor& descriptor) { require(build::is_sha256_digest(descriptor.digest)); }
+void check(const build::OciDescriptor& descriptor) {
+  require(build::is_sha256_digest(descriptor.digest));
+}
 
 void check_config(std::string_view text) {
   const auto parsed = build::parse_image_config(text);
@@ -31,8 +33,10 @@ void check_config(std::string_view text) {
   for (const std::string& diff_id : parsed->diff_ids) {
     require(build::is_sha256_digest(diff_id));
   }
-  const std::string script = build::oci_runscript(parsed->config.entrypoint, parsed->config.command);
-  require(script.starts_with("#!/bin/sh\n") && script.ends_with(" \"$@\"\n") && script.find('\0') == std::string::npos);
+  const std::string script =
+      build::oci_runscript(parsed->config.entrypoint, parsed->config.command);
+  require(script.starts_with("#!/bin/sh\n") && script.ends_with(" \"$@\"\n") &&
+          script.find('\0') == std::string::npos);
   require(build::environment_script(parsed->config.environment).find('\0') == std::string::npos);
 }
 
@@ -40,7 +44,8 @@ void check_config(std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   postern::message::configure(postern::message::Level::kFatal, false);
-  const std::string_view text(reinterpret_cast<const char*>(data), size);  // SAFETY: bytes are chars
+  const std::string_view text(reinterpret_cast<const char*>(data),
+                              size);  // SAFETY: bytes are chars
   if (const auto images = build::parse_docker_manifest(text)) {
     for (const build::DockerImage& image : *images) {
       require(!image.config.empty() && image.layers.size() <= build::kMaxLayers);

@@ -1,11 +1,10 @@
 // The decoder of the request datagram: first byte = number of descriptors, the rest = the datagram.
-#include "protocol/launch_codec.h"
-
 #include <algorithm>
 #include <span>
 
 #include "fuzz/target.h"
 #include "policy/judge/verdict_from_request.h"
+#include "protocol/launch_codec.h"
 
 namespace {
 
@@ -30,7 +29,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   // One encoding for a request, and one verdict.
   const auto again = postern::encode(*request, descriptors);
-  require(again.has_value() && std::equal(again->begin(), again->end(), bytes.begin(), bytes.end()));
+  require(again.has_value() &&
+          std::equal(again->begin(), again->end(), bytes.begin(), bytes.end()));
   static postern::Verdict verdict;
   const auto made = postern::judge::verdict_from_request(*request, descriptors, verdict);
   require(made.has_value());

@@ -2,6 +2,7 @@
 #include <string_view>
 
 #include <sys/mman.h>
+
 #include <unistd.h>
 
 #include "fuzz/target.h"
@@ -19,7 +20,8 @@ void check(const postern::Outcome<postern::crypt::Luks2>& header) {
   const postern::CryptGeometry& geometry = header->geometry;
   const bool sane = geometry.present == 1 && geometry.key_descriptor == postern::kNoDescriptor &&
                     (geometry.sector_bytes == 512 || geometry.sector_bytes == 4096) &&
-                    geometry.data_offset < kPartition && geometry.data_bytes <= kPartition - geometry.data_offset &&
+                    geometry.data_offset < kPartition &&
+                    geometry.data_bytes <= kPartition - geometry.data_offset &&
                     geometry.data_bytes % geometry.sector_bytes == 0 &&
                     header->digest.iterations <= postern::crypt::kMaxDigestIterations;
   if (!sane) {

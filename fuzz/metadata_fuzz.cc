@@ -15,7 +15,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     }
   }
   if (const auto envelope = postern::signature::parse_envelope(text)) {
-    if (envelope->signatures.empty() || envelope->signatures.size() > postern::signature::kMaxDsseSignatures ||
+    if (envelope->signatures.empty() ||
+        envelope->signatures.size() > postern::signature::kMaxDsseSignatures ||
         !postern::signature::looks_like_dsse(text)) {
       __builtin_trap();
     }

@@ -14,7 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     wanted = *text;
     const std::string written = seal::write_seal(*text);
     const auto again = seal::parse_seal(written);
-    if (!again || seal::write_seal(*again) != written || text->data_blocks == 0 || text->salt.size() > seal::kSaltBytes ||
+    if (!again || seal::write_seal(*again) != written || text->data_blocks == 0 ||
+        text->salt.size() > seal::kSaltBytes ||
         seal::tree_bytes(text->data_blocks) % seal::kBlockBytes != 0) {
       __builtin_trap();
     }

@@ -106,9 +106,13 @@ Result<UniqueFd> mount_layer(const Root& root, RootKind kind, UniqueFd& source, 
   const Text fd = Text().add(static_cast<std::uint64_t>(source.get()));
   const Text uid = Text().add(::getuid());
   const Text gid = Text().add(::getgid());
-  const std::array<Option, 7> fuse{{{"source", "postern"}, {"fd", fd.text()}, {"rootmode", "40000"},
-                                    {"user_id", uid.text()}, {"group_id", gid.text()},
-                                    {"default_permissions", nullptr}, {"allow_other", nullptr}}};
+  const std::array<Option, 7> fuse{{{"source", "postern"},
+                                    {"fd", fd.text()},
+                                    {"rootmode", "40000"},
+                                    {"user_id", uid.text()},
+                                    {"group_id", gid.text()},
+                                    {"default_permissions", nullptr},
+                                    {"allow_other", nullptr}}};
   return new_mount("fuse", std::span(fuse).first(root.user_namespace ? 7 : 6), kPlainReadOnly, Op::kMountRoot);
 }
 
@@ -135,8 +139,11 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // redirect_dir, metacopy: an image's own overlay attributes must not reach into other layers.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const bool stored = root.plan->scratch == Scratch::kDirectory;
-  std::array<Option, 7> options{{{"source", "postern"}, {"lowerdir", lower.text()},
-                                 {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {"userxattr", nullptr}}};
+  std::array<Option, 7> options{{{"source", "postern"},
+                                 {"lowerdir", lower.text()},
+                                 {"redirect_dir", "nofollow"},
+                                 {"metacopy", "off"},
+                                 {"userxattr", nullptr}}};
   std::size_t used = root.user_namespace ? 5 : 4;
   for (const char* name : {"upper", "work", "top"}) POSTERN_TRY(make_directory(name));
   if (root.plan->scratch != Scratch::kNone) {

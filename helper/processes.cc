@@ -75,8 +75,8 @@ Result<UniqueFd> write_request(Caller caller, std::span<const std::byte> request
 // Exactly one verdict, copied once: what is checked is what is acted on, whoever still holds the file.
 bool read_verdict(int file, Verdict& verdict) noexcept {
   std::byte more{};
-  return ::pread(file, &verdict, sizeof verdict, 0) == sizeof verdict &&
-         ::pread(file, &more, 1, sizeof verdict) == 0 && verdict.magic == kVerdictMagic;
+  return ::pread(file, &verdict, sizeof verdict, 0) == sizeof verdict && ::pread(file, &more, 1, sizeof verdict) == 0 &&
+         verdict.magic == kVerdictMagic;
 }
 
 // The payload's process. It has no privilege from here on, and nothing of the helper's but the pipe.
@@ -154,9 +154,11 @@ Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_
 }
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
-  static constexpr std::array<std::array<int, 2>, 5> kFlags{
-      {{kNamespacePid, CLONE_NEWPID}, {kNamespaceIpc, CLONE_NEWIPC}, {kNamespaceUts, CLONE_NEWUTS},
-       {kNamespaceNet, CLONE_NEWNET}, {kNamespaceCgroup, CLONE_NEWCGROUP}}};
+  static constexpr std::array<std::array<int, 2>, 5> kFlags{{{kNamespacePid, CLONE_NEWPID},
+                                                             {kNamespaceIpc, CLONE_NEWIPC},
+                                                             {kNamespaceUts, CLONE_NEWUTS},
+                                                             {kNamespaceNet, CLONE_NEWNET},
+                                                             {kNamespaceCgroup, CLONE_NEWCGROUP}}};
   Child child{.namespaces = CLONE_NEWNS};
   for (const auto& [ours, flag] : kFlags)
     if ((plan->namespaces & ours) != 0) child.namespaces |= flag;

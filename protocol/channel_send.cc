@@ -7,9 +7,7 @@
 
 namespace postern {
 
-Result<> send_datagram(int socket,
-                       std::span<const std::byte> bytes,
-                       std::span<const int> fds) noexcept {
+Result<> send_datagram(int socket, std::span<const std::byte> bytes, std::span<const int> fds) noexcept {
   if (fds.size() > kMaxDescriptors) {
     return Error{.err = EMSGSIZE, .op = Op::kReply};
   }

@@ -43,10 +43,7 @@ constexpr std::uint64_t kTraversalWords = 64 * 1024;
 // that it instruments: hence the attribute of encode and decode.
 class Quiet final : public kj::ExceptionCallback {
  public:
-  void logMessage(kj::LogSeverity /*severity*/,
-                  const char* /*file*/,
-                  int /*line*/,
-                  int /*depth*/,
+  void logMessage(kj::LogSeverity /*severity*/, const char* /*file*/, int /*line*/, int /*depth*/,
                   kj::String&& /*text*/) override {}
   StackTraceMode stackTraceMode() override { return StackTraceMode::NONE; }
 };
@@ -200,7 +197,7 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
 }  // namespace
 
 [[gnu::no_sanitize_address]] Result<std::vector<std::byte>, Refusal> encode(const LaunchRequest& request,
-                                               std::size_t descriptors) noexcept {
+                                                                            std::size_t descriptors) noexcept {
   POSTERN_TRY(check_form(request, descriptors));
   try {
     const Quiet quiet;
@@ -215,9 +212,8 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
 }
 
 [[gnu::no_sanitize_address]] Result<LaunchRequest, Refusal> decode(std::span<const std::byte> bytes,
-                                      std::size_t descriptors) noexcept {
-  if (bytes.size() <= kTableBytes || bytes.size() > kMaxRequestBytes ||
-      bytes.size() % kWordBytes != 0) {
+                                                                   std::size_t descriptors) noexcept {
+  if (bytes.size() <= kTableBytes || bytes.size() > kMaxRequestBytes || bytes.size() % kWordBytes != 0) {
     return Refusal{RefusalCode::kMalformedRequest};
   }
   try {

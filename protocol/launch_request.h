@@ -15,12 +15,12 @@ inline constexpr std::uint16_t kWireVersion = 1;
 
 struct MountRequest {
   Operation operation = Operation::kBind;
-  std::uint8_t flags = 0;                // kReadOnly | kOptional | kDirectoryTarget | kNeedsTarget
+  std::uint8_t flags = 0;  // kReadOnly | kOptional | kDirectoryTarget | kNeedsTarget
   std::optional<std::uint8_t> descriptor;
-  std::string target;                    // absolute path inside the root, no ".." component
-  std::string text;                      // kSymlink
-  std::uint32_t mode = 0755;             // kTmpfs
-  std::uint64_t size = 0;                // kTmpfs, bytes; 0 = the session's size
+  std::string target;         // absolute path inside the root, no ".." component
+  std::string text;           // kSymlink
+  std::uint32_t mode = 0755;  // kTmpfs
+  std::uint64_t size = 0;     // kTmpfs, bytes; 0 = the session's size
 };
 
 struct LayerRequest {
@@ -34,15 +34,15 @@ struct LaunchRequest {
   RootKind root = RootKind::kDirectory;
   Scratch scratch = Scratch::kNone;
   bool writable_root = false;
-  std::uint64_t scratch_bytes = 0;       // 0 = the site's default
-  std::optional<std::uint8_t> upper;     // Scratch::kDirectory
+  std::uint64_t scratch_bytes = 0;         // 0 = the site's default
+  std::optional<std::uint8_t> upper;       // Scratch::kDirectory
   std::optional<std::uint8_t> volume_key;  // sealed memfd, 64 bytes
-  std::optional<std::uint8_t> join_net;  // network namespace
-  std::uint8_t namespaces = 0;           // kNamespace… bits
-  std::uint64_t capabilities = 0;        // bit n = capability n
-  std::string hostname;                  // empty = keep
-  std::vector<LayerRequest> layers;      // bottom first
-  std::vector<MountRequest> mounts;      // executed in order
+  std::optional<std::uint8_t> join_net;    // network namespace
+  std::uint8_t namespaces = 0;             // kNamespace… bits
+  std::uint64_t capabilities = 0;          // bit n = capability n
+  std::string hostname;                    // empty = keep
+  std::vector<LayerRequest> layers;        // bottom first
+  std::vector<MountRequest> mounts;        // executed in order
   std::uint8_t init = 0;
   std::uint8_t record = 0;
 };

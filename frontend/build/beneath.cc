@@ -1,11 +1,12 @@
 #include "frontend/build/beneath.h"
 
-#include <fcntl.h>
+#include <climits>
+
 #include <linux/openat2.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
-#include <climits>
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace postern::build {
 namespace {
@@ -27,7 +28,8 @@ UniqueFd open_beneath(int root, const std::string& path, int flags, unsigned mod
   std::size_t start = 0;
   while (path.size() - start >= PATH_MAX) {
     const std::size_t cut = path.rfind('/', start + PATH_MAX - 1);
-    here = open_piece(here.valid() ? here.get() : root, path.substr(start, cut - start), O_PATH | O_DIRECTORY, 0);
+    here = open_piece(here.valid() ? here.get() : root, path.substr(start, cut - start),
+                      O_PATH | O_DIRECTORY, 0);
     if (!here.valid()) {
       return here;
     }

@@ -1,15 +1,16 @@
 #include "frontend/build/build.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
 #include <system_error>
 #include <utility>
+
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/container.h"
 #include "frontend/build/directory_writer.h"
@@ -43,18 +44,21 @@ bool looks_like_sandbox(const std::string& path) {
 }
 
 Outcome<> check_target(const BuildOptions& options) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(options.output.c_str(), &status) != 0) {
-    return errno == ENOENT ? Outcome<>() : system_problem("looking at '" + options.output + "'", errno);
+    return errno == ENOENT ? Outcome<>()
+                           : system_problem("looking at '" + options.output + "'", errno);
   }
   const bool directory = S_ISDIR(status.st_mode);
   std::error_code unreadable;  // then it is not known to be empty
   const std::string target = "build target '" + options.output + "'";
   if (directory != options.sandbox) {
     return Problem{.what = target + (directory ? " is a directory" : " is not a directory"),
-                   .cure = directory ? "name a file, or add --sandbox" : "name a directory, or leave out --sandbox"};
+                   .cure = directory ? "name a file, or add --sandbox"
+                                     : "name a directory, or leave out --sandbox"};
   }
-  if (options.force || options.update || (directory && std::filesystem::is_empty(options.output, unreadable))) {
+  if (options.force || options.update ||
+      (directory && std::filesystem::is_empty(options.output, unreadable))) {
     return {};
   }
   if (directory && !looks_like_sandbox(options.output)) {
@@ -73,9 +77,11 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& 
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
                          plan.description.inspect));
-  const std::string& config = plan.description.oci_config.empty() ? plan.opened.oci_config : plan.description.oci_config;
+  const std::string& config =
+      plan.description.oci_config.empty() ? plan.opened.oci_config : plan.description.oci_config;
   if (!config.empty()) {
-    POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "oci-config.json"}, config));
+    POSTERN_TRY(
+        writer.add({.type = sif::DataType::kGenericJson, .name = "oci-config.json"}, config));
   }
   sif::ObjectInput partition;
   partition.type = sif::DataType::kPartition;
@@ -86,23 +92,26 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& 
   SquashOptions squash = options.squash;
   squash.time = plan.facts.time.value_or(plan.facts.newest);
   message::Progress progress("Squashing", plan.opened.source->bytes());
-  POSTERN_TRY_ASSIGN(const std::uint64_t bytes,
-                     write_squashfs(plan.tree, *plan.opened.source, squash, writer.fd(), offset, progress));
+  POSTERN_TRY_ASSIGN(
+      const std::uint64_t bytes,
+      write_squashfs(plan.tree, *plan.opened.source, squash, writer.fd(), offset, progress));
   progress.hide();
   POSTERN_TRY(writer.end(bytes));
   return writer.finish();
 }
 
-// The plain image goes to a private directory for temporary files, loses its name there at once, and
-// is read by postern-crypt through its descriptor.
+// The plain image goes to a private directory for temporary files, loses its name there at once,
+// and is read by postern-crypt through its descriptor.
 Outcome<> write_encrypted(Plan& plan, const BuildOptions& options) {
   const std::string program = run::libexec_program("postern-crypt");
   if (::access(program.c_str(), X_OK) != 0) {
-    return Problem{.what = "'" + program + "' is missing: images cannot be encrypted", .cure = "install postern whole"};
+    return Problem{.what = "'" + program + "' is missing: images cannot be encrypted",
+                   .cure = "install postern whole"};
   }
   UniqueFd plain;
   {
-    POSTERN_TRY_ASSIGN(const NewDirectory place, NewDirectory::create(options.temporary + "/postern-encrypt"));
+    POSTERN_TRY_ASSIGN(const NewDirectory place,
+                       NewDirectory::create(options.temporary + "/postern-encrypt"));
     const std::string path = place.path() + "/image.sif";
     POSTERN_TRY(write_sif(plan, options, path));
     plain.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -120,19 +129,27 @@ Outcome<> write_encrypted(Plan& plan, const BuildOptions& options) {
 // The programs of a definition file need a directory: a container that they may write to.
 class Workshop {
  public:
-  Workshop(const Recipe& recipe, const BuildOptions& options) : recipe_(recipe), options_(options) {}
+  Workshop(const Recipe& recipe, const BuildOptions& options)
+      : recipe_(recipe), options_(options) {}
 
-  // Unpacks `plan`, or with --update takes what is there, and runs the programs. Returns the plan of
-  // what they left.
+  // Unpacks `plan`, or with --update takes what is there, and runs the programs. Returns the plan
+  // of what they left.
   Outcome<Plan> work(Plan plan);
+
   // The directory gets the name that the user wanted.
   Outcome<> keep() { return directory_ ? directory_->finish() : Outcome<>(); }
 
  private:
-  Outcome<> run_script(const Program& program, const std::string& what, const std::string& directory);
-  [[nodiscard]] std::vector<std::string> container(const char* action, const std::string& directory) const;
+  Outcome<> run_script(const Program& program,
+                       const std::string& what,
+                       const std::string& directory);
+  [[nodiscard]] std::vector<std::string> container(const char* action,
+                                                   const std::string& directory) const;
   Outcome<std::map<std::string, std::string>> take_labels() const;
-  [[nodiscard]] std::string path() const { return directory_ ? directory_->path() : options_.output; }
+
+  [[nodiscard]] std::string path() const {
+    return directory_ ? directory_->path() : options_.output;
+  }
 
   const Recipe& recipe_;
   const BuildOptions& options_;
@@ -142,22 +159,30 @@ class Workshop {
 constexpr const char* kScript = "/.postern.script";
 constexpr const char* kLabels = "/.postern.labels";
 
-std::vector<std::string> Workshop::container(const char* action, const std::string& directory) const {
-  std::vector<std::string> words{action, "--fakeroot", "--writable", "--cleanenv", "--no-home", "--no-mount", "tmp,cwd,home", "--pwd", directory};
+std::vector<std::string> Workshop::container(const char* action,
+                                             const std::string& directory) const {
+  std::vector<std::string> words{action,         "--fakeroot", "--writable",
+                                 "--cleanenv",   "--no-home",  "--no-mount",
+                                 "tmp,cwd,home", "--pwd",      directory};
   for (const char* prefix : {"POSTERN", "APPTAINER", "SINGULARITY"}) {
     words.push_back("--env");
-    words.push_back(std::string(prefix) + "_ENVIRONMENT=/.singularity.d/env/91-environment.sh," + prefix + "_LABELS=" + kLabels);
+    words.push_back(std::string(prefix) + "_ENVIRONMENT=/.singularity.d/env/91-environment.sh," +
+                    prefix + "_LABELS=" + kLabels);
   }
   words.insert(words.end(), options_.container.begin(), options_.container.end());
   words.push_back(path());
   return words;
 }
 
-Outcome<> Workshop::run_script(const Program& program, const std::string& what, const std::string& directory) {
+Outcome<> Workshop::run_script(const Program& program,
+                               const std::string& what,
+                               const std::string& directory) {
   const std::string script = path() + kScript;
   {
-    const UniqueFd fd(::open(script.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700));
-    if (!fd.valid() || ::write(fd.get(), program.text.data(), program.text.size()) != static_cast<ssize_t>(program.text.size())) {
+    const UniqueFd fd(
+        ::open(script.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700));
+    if (!fd.valid() || ::write(fd.get(), program.text.data(), program.text.size()) !=
+                           static_cast<ssize_t>(program.text.size())) {
       return system_problem("writing '" + script + "'", errno);
     }
   }
@@ -189,7 +214,8 @@ Outcome<std::map<std::string, std::string>> Workshop::take_labels() const {
 Outcome<Plan> Workshop::work(Plan plan) {
   const Owners owners = owners_of(plan.tree);
   if (!options_.update) {
-    const std::string target = options_.sandbox ? options_.output : options_.temporary + "/postern-build";
+    const std::string target =
+        options_.sandbox ? options_.output : options_.temporary + "/postern-build";
     POSTERN_TRY_ASSIGN(NewDirectory made, NewDirectory::create(target));
     directory_.emplace(std::move(made));
     message::Progress progress("Unpacking", plan.opened.source->bytes());
@@ -237,7 +263,8 @@ Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
 }
 
 Outcome<> write_image(Plan& plan, const BuildOptions& options) {
-  return options.encrypt ? write_encrypted(plan, options) : write_sif(plan, options, options.output);
+  return options.encrypt ? write_encrypted(plan, options)
+                         : write_sif(plan, options, options.output);
 }
 
 // With programs to run, the sandbox is the source of the image, or the result itself.

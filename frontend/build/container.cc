@@ -1,18 +1,19 @@
 #include "frontend/build/container.h"
 
-#include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <fstream>
 #include <string_view>
+
+#include <sys/wait.h>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <spawn.h>
+#include <unistd.h>
 
 #include "frontend/build/interrupt.h"
 #include "frontend/message/message.h"
@@ -50,14 +51,18 @@ Outcome<int> wait_for(pid_t child) {
 }
 
 // "name:first:count" lines of subuid(5) for this user.
-void add_ranges(const char* path, const std::string& name, const std::string& number, std::vector<OwnerRange>& out) {
+void add_ranges(const char* path,
+                const std::string& name,
+                const std::string& number,
+                std::vector<OwnerRange>& out) {
   std::ifstream file(path);
   std::string line;
   std::uint32_t next = 1;
   while (std::getline(file, line)) {
     const std::size_t one = line.find(':');
     const std::size_t two = one == std::string::npos ? one : line.find(':', one + 1);
-    if (two == std::string::npos || (line.substr(0, one) != name && line.substr(0, one) != number)) {
+    if (two == std::string::npos ||
+        (line.substr(0, one) != name && line.substr(0, one) != number)) {
       continue;
     }
     OwnerRange range;
@@ -86,7 +91,10 @@ OwnerMap fakeroot_owners() {
   return map;
 }
 
-Outcome<> run_program(const std::string& program, const std::vector<std::string>& arguments, int inherited, const std::string& what) {
+Outcome<> run_program(const std::string& program,
+                      const std::vector<std::string>& arguments,
+                      int inherited,
+                      const std::string& what) {
   std::vector<std::string> words{program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -98,7 +106,8 @@ Outcome<> run_program(const std::string& program, const std::vector<std::string>
     return system_problem("starting '" + program + "'", errno);
   }
   pid_t child = -1;
-  const int failed = ::posix_spawnp(&child, program.c_str(), nullptr, nullptr, argv.data(), environ);
+  const int failed =
+      ::posix_spawnp(&child, program.c_str(), nullptr, nullptr, argv.data(), environ);
   if (failed != 0) {
     return system_problem("starting '" + program + "'", failed, "is postern installed whole?");
   }
@@ -108,7 +117,8 @@ Outcome<> run_program(const std::string& program, const std::vector<std::string>
     return Problem{.what = what + " was ended by signal " + std::to_string(WTERMSIG(status))};
   }
   if (WEXITSTATUS(status) != 0) {
-    return Problem{.what = what + " failed with exit status " + std::to_string(WEXITSTATUS(status))};
+    return Problem{.what =
+                       what + " failed with exit status " + std::to_string(WEXITSTATUS(status))};
   }
   return {};
 }

@@ -21,7 +21,8 @@ std::string_view trimmed(std::string_view text) {
 
 std::string lower(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return out;
 }
 
@@ -45,16 +46,19 @@ std::vector<Line> lines_of(std::string_view text) {
 }
 
 bool is_section(std::string_view line) {
-  return line.size() > 1 && line[0] == '%' && std::isalpha(static_cast<unsigned char>(line[1])) != 0;
+  return line.size() > 1 && line[0] == '%' &&
+         std::isalpha(static_cast<unsigned char>(line[1])) != 0;
 }
 
-bool is_bootstrap(std::string_view line) { return lower(trimmed(line)).starts_with("bootstrap:"); }
+bool is_bootstrap(std::string_view line) {
+  return lower(trimmed(line)).starts_with("bootstrap:");
+}
 
 // A section as it stands in the file.
 struct Section {
   std::size_t line;
-  std::string name;                 // lower case, without %
-  std::vector<std::string> words;   // behind the name
+  std::string name;                // lower case, without %
+  std::vector<std::string> words;  // behind the name
   std::vector<Line> body;
 
   [[nodiscard]] std::string text() const {
@@ -82,7 +86,8 @@ std::map<std::string, std::string> default_arguments(const std::vector<Line>& li
     const std::size_t equals = text.find('=');
     if (inside && !text.starts_with('#') && equals != std::string_view::npos) {
       std::string_view value = trimmed(text.substr(equals + 1));
-      if (value.size() >= 2 && (value.front() == '"' || value.front() == '\'') && value.back() == value.front()) {
+      if (value.size() >= 2 && (value.front() == '"' || value.front() == '\'') &&
+          value.back() == value.front()) {
         value = value.substr(1, value.size() - 2);
       }
       defaults[std::string(trimmed(text.substr(0, equals)))] = value;
@@ -92,11 +97,15 @@ std::map<std::string, std::string> default_arguments(const std::vector<Line>& li
 }
 
 bool is_argument_name(std::string_view name) {
-  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c == '_'; });
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '_';
+  });
 }
 
 // Replaces every {{ NAME }}. What does not look like one stays: shell code may hold "{{".
-Outcome<std::string> fill_templates(std::string_view text, const BuildArguments& arguments, std::set<std::string>& used) {
+Outcome<std::string> fill_templates(std::string_view text,
+                                    const BuildArguments& arguments,
+                                    std::set<std::string>& used) {
   const std::map<std::string, std::string> defaults = default_arguments(lines_of(text));
   std::string out;
   std::size_t line = 1;
@@ -109,7 +118,8 @@ Outcome<std::string> fill_templates(std::string_view text, const BuildArguments&
     }
     const std::string name(trimmed(text.substr(open + 2, close - open - 2)));
     out += text.substr(0, open);
-    line += static_cast<std::size_t>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(open), '\n'));
+    line += static_cast<std::size_t>(
+        std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(open), '\n'));
     if (!is_argument_name(name)) {
       out += "{{";
       text.remove_prefix(open + 2);
@@ -161,7 +171,8 @@ Outcome<std::vector<FileCopy>> parse_files(const Section& section, std::size_t f
       return at_line(line.number, words.error().what);
     }
     if (words->size() > 2) {
-      return at_line(line.number, "a source and a destination are expected, not " + std::to_string(words->size()) +
+      return at_line(line.number, "a source and a destination are expected, not " +
+                                      std::to_string(words->size()) +
                                       " words (quote names with blanks)");
     }
     files.push_back({words->at(0), words->size() == 2 ? words->at(1) : std::string(), stage});
@@ -177,27 +188,30 @@ Outcome<Program> parse_program(const Section& section) {
     if (section.words[i] == "-c" && i + 1 < section.words.size()) {
       program.interpreter = section.words[++i];
     } else {
-      return at_line(section.line, "%" + section.name + " takes '-c PROGRAM', not '" + section.words[i] + "'");
+      return at_line(section.line,
+                     "%" + section.name + " takes '-c PROGRAM', not '" + section.words[i] + "'");
     }
   }
   return program;
 }
 
-void append(std::optional<std::string>& to, const Section& section) { to = to.value_or(std::string()) + section.text(); }
+void append(std::optional<std::string>& to, const Section& section) {
+  to = to.value_or(std::string()) + section.text();
+}
 
 Outcome<> take_app_section(Stage& stage, const Section& section) {
-  if (section.words.empty() || section.words[0].find('/') != std::string::npos || section.words[0] == ".." ||
-      section.words[0] == ".") {
+  if (section.words.empty() || section.words[0].find('/') != std::string::npos ||
+      section.words[0] == ".." || section.words[0] == ".") {
     return at_line(section.line, "%" + section.name + " needs the name of an app");
   }
   App& app = stage.apps[section.words[0]];
-  const std::array<std::pair<std::string_view, std::optional<std::string>*>, 6> texts = {{
-      {"appinstall", &app.install},
-      {"appenv", &app.environment},
-      {"apprun", &app.run},
-      {"appstart", &app.start},
-      {"apptest", &app.test},
-      {"apphelp", &app.help}}};
+  const std::array<std::pair<std::string_view, std::optional<std::string>*>, 6> texts = {
+      {{"appinstall", &app.install},
+       {"appenv", &app.environment},
+       {"apprun", &app.run},
+       {"appstart", &app.start},
+       {"apptest", &app.test},
+       {"apphelp", &app.help}}};
   for (const auto& [name, text] : texts) {
     if (section.name == name) {
       append(*text, section);
@@ -218,12 +232,12 @@ Outcome<> take_app_section(Stage& stage, const Section& section) {
 }
 
 Outcome<> take_section(Stage& stage, const Section& section) {
-  const std::array<std::pair<std::string_view, std::optional<std::string>*>, 5> texts = {{
-      {"environment", &stage.environment},
-      {"runscript", &stage.runscript},
-      {"startscript", &stage.startscript},
-      {"test", &stage.test},
-      {"help", &stage.help}}};
+  const std::array<std::pair<std::string_view, std::optional<std::string>*>, 5> texts = {
+      {{"environment", &stage.environment},
+       {"runscript", &stage.runscript},
+       {"startscript", &stage.startscript},
+       {"test", &stage.test},
+       {"help", &stage.help}}};
   for (const auto& [name, text] : texts) {
     if (section.name == name) {
       append(*text, section);
@@ -252,12 +266,14 @@ Outcome<> take_section(Stage& stage, const Section& section) {
     return {};
   }
   if (section.name == "setup" || section.name == "pre") {
-    Problem problem = at_line(section.line, "%" + section.name + " runs commands on this host, outside the container");
+    Problem problem = at_line(
+        section.line, "%" + section.name + " runs commands on this host, outside the container");
     problem.cure = "run them before the build, and copy their results with %files";
     return problem;
   }
-  return section.name.starts_with("app") ? take_app_section(stage, section)
-                                         : Outcome<>(at_line(section.line, "unknown section %" + section.name));
+  return section.name.starts_with("app")
+             ? take_app_section(stage, section)
+             : Outcome<>(at_line(section.line, "unknown section %" + section.name));
 }
 
 Outcome<> take_header(Stage& stage, const Line& line) {
@@ -267,7 +283,8 @@ Outcome<> take_header(Stage& stage, const Line& line) {
   }
   const std::size_t colon = text.find(':');
   if (colon == std::string_view::npos) {
-    return at_line(line.number, "'" + std::string(text.substr(0, 60)) + "' is neither a header (Key: value) nor a section (%name)");
+    return at_line(line.number, "'" + std::string(text.substr(0, 60)) +
+                                    "' is neither a header (Key: value) nor a section (%name)");
   }
   const std::string key = lower(trimmed(text.substr(0, colon)));
   stage.header[key] = trimmed(text.substr(colon + 1));
@@ -319,7 +336,9 @@ Outcome<std::vector<std::string>> split_words(std::string_view line) {
   return words;
 }
 
-Outcome<Definition> parse_definition(std::string_view text, const BuildArguments& arguments, std::vector<std::string>& unused) {
+Outcome<Definition> parse_definition(std::string_view text,
+                                     const BuildArguments& arguments,
+                                     std::vector<std::string>& unused) {
   if (text.size() > kMaxDefinition || text.find('\0') != std::string_view::npos) {
     return Problem{.what = "the definition file is too large or not text"};
   }
@@ -342,7 +361,8 @@ Outcome<Definition> parse_definition(std::string_view text, const BuildArguments
   for (const Line& line : lines_of(out.text)) {
     if (is_section(line.text)) {
       if (out.stages.empty()) {
-        return at_line(line.number, "a section before the header; the file starts with 'Bootstrap: …'");
+        return at_line(line.number,
+                       "a section before the header; the file starts with 'Bootstrap: …'");
       }
       POSTERN_TRY(finish_section());
       const auto words = split_words(line.text.substr(1));
@@ -350,7 +370,8 @@ Outcome<Definition> parse_definition(std::string_view text, const BuildArguments
         return at_line(line.number, words.error().what);
       }
       section = Section{line.number, lower(words->front()), {words->begin() + 1, words->end()}, {}};
-    } else if (is_bootstrap(line.text) && (!section || line.text.front() == 'b' || line.text.front() == 'B')) {
+    } else if (is_bootstrap(line.text) &&
+               (!section || line.text.front() == 'b' || line.text.front() == 'B')) {
       POSTERN_TRY(finish_section());
       out.stages.emplace_back();
       POSTERN_TRY(take_header(out.stages.back(), line));
@@ -358,12 +379,14 @@ Outcome<Definition> parse_definition(std::string_view text, const BuildArguments
       section->body.push_back(line);
     } else if (!out.stages.empty()) {
       POSTERN_TRY(take_header(out.stages.back(), line));
-    } else if (const std::string_view start = trimmed(line.text); !start.empty() && !start.starts_with('#')) {
+    } else if (const std::string_view start = trimmed(line.text);
+               !start.empty() && !start.starts_with('#')) {
       return at_line(line.number, "the file must start with 'Bootstrap: …'");
     }
   }
   if (out.stages.empty()) {
-    return Problem{.what = "the definition file is empty", .cure = "start it with 'Bootstrap: localimage' and 'From: IMAGE'"};
+    return Problem{.what = "the definition file is empty",
+                   .cure = "start it with 'Bootstrap: localimage' and 'From: IMAGE'"};
   }
   POSTERN_TRY(finish_section());
   return out;

@@ -15,9 +15,9 @@ inline constexpr std::size_t kMaxDefinition = std::size_t{4} << 20;
 
 // One line of %files.
 struct FileCopy {
-  std::string from;  // a path, may hold wildcards
-  std::string to;    // "": the same path
-  std::string stage; // "": this host
+  std::string from;   // a path, may hold wildcards
+  std::string to;     // "": the same path
+  std::string stage;  // "": this host
 };
 
 // A section that is a program: its interpreter line, if it names one, and its text.
@@ -62,7 +62,9 @@ struct Definition {
 using BuildArguments = std::map<std::string, std::string>;
 
 // Errors name the line. `unused` gets the arguments that nothing asked for.
-Outcome<Definition> parse_definition(std::string_view text, const BuildArguments& arguments, std::vector<std::string>& unused);
+Outcome<Definition> parse_definition(std::string_view text,
+                                     const BuildArguments& arguments,
+                                     std::vector<std::string>& unused);
 
 // Words of a %files line: blanks separate, quotes and \ protect.
 Outcome<std::vector<std::string>> split_words(std::string_view line);

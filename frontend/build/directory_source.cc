@@ -1,14 +1,5 @@
 #include "frontend/build/directory_source.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <linux/magic.h>
-#include <sys/stat.h>
-#include <sys/statfs.h>
-#include <sys/sysmacros.h>
-#include <sys/xattr.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -16,6 +7,16 @@
 #include <map>
 #include <utility>
 #include <vector>
+
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/beneath.h"
 #include "frontend/build/interrupt.h"
@@ -30,15 +31,13 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 
 // What the kernel makes up: copying it makes no sense, and some of it never ends.
 constexpr std::array<long, 13> kKernelFileSystems = {
-    PROC_SUPER_MAGIC,   SYSFS_MAGIC,         CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
-    DEBUGFS_MAGIC,      TRACEFS_MAGIC,       SECURITYFS_MAGIC,   SELINUX_MAGIC,       BPF_FS_MAGIC,
-    PSTOREFS_MAGIC,     BINFMTFS_MAGIC,      NSFS_MAGIC};
+    PROC_SUPER_MAGIC, SYSFS_MAGIC,    CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEVPTS_SUPER_MAGIC,
+    DEBUGFS_MAGIC,    TRACEFS_MAGIC,  SECURITYFS_MAGIC,   SELINUX_MAGIC,       BPF_FS_MAGIC,
+    PSTOREFS_MAGIC,   BINFMTFS_MAGIC, NSFS_MAGIC};
 
 struct CloseDirectory {
   void operator()(DIR* directory) const { ::closedir(directory); }
 };
-
-
 
 std::uint32_t inside(const std::vector<OwnerRange>& ranges, std::uint32_t owner) {
   for (const OwnerRange& range : ranges) {
@@ -56,7 +55,9 @@ class DirectorySource : public Source {
 
   Outcome<Tree> index() override;
   Outcome<> stream(Tree& tree, ContentSink& sink, message::Progress& progress) override;
+
   [[nodiscard]] std::uint64_t bytes() const override { return bytes_; }
+
   Outcome<std::string> head(const Tree& tree, InodeId file, std::size_t most) override;
 
  private:
@@ -71,10 +72,23 @@ class DirectorySource : public Source {
                        const Pending& pending,
                        const std::string& name,
                        std::vector<Pending>& todo);
-  Outcome<> read_metadata(int directory, const std::string& name, const std::string& path, Inode& inode, struct stat& status);
-  Outcome<> read_attributes(int directory, const std::string& name, const std::string& path, Inode& inode);
-  Outcome<> stream_file(const Tree& tree, InodeId id, ContentSink& sink, message::Progress& progress);
-  [[nodiscard]] std::string full(const std::string& path) const { return path.empty() ? name_ : name_ + "/" + path; }
+  Outcome<> read_metadata(int directory,
+                          const std::string& name,
+                          const std::string& path,
+                          Inode& inode,
+                          struct stat& status);
+  Outcome<> read_attributes(int directory,
+                            const std::string& name,
+                            const std::string& path,
+                            Inode& inode);
+  Outcome<> stream_file(const Tree& tree,
+                        InodeId id,
+                        ContentSink& sink,
+                        message::Progress& progress);
+
+  [[nodiscard]] std::string full(const std::string& path) const {
+    return path.empty() ? name_ : name_ + "/" + path;
+  }
 
   UniqueFd root_;
   std::string name_;
@@ -86,14 +100,14 @@ class DirectorySource : public Source {
 };
 
 Problem unreadable(const std::string& path, int err) {
-  return system_problem("reading '" + path + "'", err,
-                        err == EACCES ? "make it readable (chmod u+r, directories u+rx), or build as its owner"
-                                      : "");
+  return system_problem(
+      "reading '" + path + "'", err,
+      err == EACCES ? "make it readable (chmod u+r, directories u+rx), or build as its owner" : "");
 }
 
 Outcome<Tree> DirectorySource::index() {
   Tree tree;
-  struct stat status {};
+  struct stat status{};
   POSTERN_TRY(read_metadata(root_.get(), "", "", tree[tree.root()], status));
   std::vector<Pending> todo{{tree.root(), ""}};
   while (!todo.empty()) {
@@ -105,8 +119,11 @@ Outcome<Tree> DirectorySource::index() {
   return tree;
 }
 
-Outcome<> DirectorySource::read_directory(Tree& tree, const Pending& pending, std::vector<Pending>& todo) {
-  if (static_cast<std::size_t>(std::count(pending.path.begin(), pending.path.end(), '/')) >= kMaxDepth) {
+Outcome<> DirectorySource::read_directory(Tree& tree,
+                                          const Pending& pending,
+                                          std::vector<Pending>& todo) {
+  if (static_cast<std::size_t>(std::count(pending.path.begin(), pending.path.end(), '/')) >=
+      kMaxDepth) {
     return Problem{.what = "'" + full(pending.path).substr(0, 60) + "...' is more than " +
                            std::to_string(kMaxDepth) + " directories deep"};
   }
@@ -114,11 +131,12 @@ Outcome<> DirectorySource::read_directory(Tree& tree, const Pending& pending, st
   if (!fd.valid()) {
     return unreadable(full(pending.path), errno);
   }
-  struct statfs file_system {};
+  struct statfs file_system{};
   if (!pending.path.empty() && ::fstatfs(fd.get(), &file_system) == 0 &&
       std::find(kKernelFileSystems.begin(), kKernelFileSystems.end(), file_system.f_type) !=
           kKernelFileSystems.end()) {
-    message::verbose("'" + full(pending.path) + "' is a kernel file system: kept as an empty directory");
+    message::verbose("'" + full(pending.path) +
+                     "' is a kernel file system: kept as an empty directory");
     return {};
   }
   const int directory = fd.get();
@@ -129,7 +147,8 @@ Outcome<> DirectorySource::read_directory(Tree& tree, const Pending& pending, st
   static_cast<void>(fd.release());  // closedir closes it
   std::vector<std::string> names;
   errno = 0;
-  while (const dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
+  while (const dirent* entry =
+             ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
     const std::string name = entry->d_name;
     if (name != "." && name != "..") {
       names.push_back(name);
@@ -153,13 +172,14 @@ Outcome<> DirectorySource::read_entry(Tree& tree,
                                       std::vector<Pending>& todo) {
   const std::string path = pending.path.empty() ? name : pending.path + "/" + name;
   Inode inode;
-  struct stat status {};
+  struct stat status{};
   POSTERN_TRY(read_metadata(directory, name, path, inode, status));
   if (S_ISSOCK(status.st_mode)) {
     message::verbose("'" + full(path) + "' is a socket: left out");
     return {};
   }
-  if (options_.skip_inode != 0 && status.st_ino == options_.skip_inode && status.st_dev == options_.skip_device) {
+  if (options_.skip_inode != 0 && status.st_ino == options_.skip_inode &&
+      status.st_dev == options_.skip_device) {
     message::verbose("'" + full(path) + "' is the image being built: left out");
     return {};
   }
@@ -189,7 +209,11 @@ Outcome<> DirectorySource::read_entry(Tree& tree,
 }
 
 // `name` empty: the directory itself.
-Outcome<> DirectorySource::read_metadata(int directory, const std::string& name, const std::string& path, Inode& inode, struct stat& status) {
+Outcome<> DirectorySource::read_metadata(int directory,
+                                         const std::string& name,
+                                         const std::string& path,
+                                         Inode& inode,
+                                         struct stat& status) {
   const int flags = name.empty() ? AT_EMPTY_PATH : AT_SYMLINK_NOFOLLOW;
   if (::fstatat(directory, name.c_str(), &status, flags) != 0) {
     return unreadable(full(path), errno);
@@ -237,10 +261,14 @@ Outcome<> DirectorySource::read_metadata(int directory, const std::string& name,
   return read_attributes(directory, name, path, inode);
 }
 
-Outcome<> DirectorySource::read_attributes(int directory, const std::string& name, const std::string& path, Inode& inode) {
-  // By path through /proc, so that unreadable files and symbolic links show theirs as well: there is
-  // no getxattrat(2) before Linux 6.13.
-  const std::string link = "/proc/self/fd/" + std::to_string(directory) + (name.empty() ? "" : "/" + name);
+Outcome<> DirectorySource::read_attributes(int directory,
+                                           const std::string& name,
+                                           const std::string& path,
+                                           Inode& inode) {
+  // By path through /proc, so that unreadable files and symbolic links show theirs as well: there
+  // is no getxattrat(2) before Linux 6.13.
+  const std::string link =
+      "/proc/self/fd/" + std::to_string(directory) + (name.empty() ? "" : "/" + name);
   const auto call = [&](auto follow, auto no_follow, auto... more) {
     return name.empty() ? follow(link.c_str(), more...) : no_follow(link.c_str(), more...);
   };
@@ -251,15 +279,18 @@ Outcome<> DirectorySource::read_attributes(int directory, const std::string& nam
     length = call(::listxattr, ::llistxattr, names.data(), names.size());
   }
   if (length < 0) {
-    // ENOTSUP: a file system without attributes. ENOENT, EACCES: no /proc, or a directory without x.
-    return errno == ENOTSUP || errno == ENOENT || errno == EACCES ? Outcome<>() : unreadable(full(path), errno);
+    // ENOTSUP: a file system without attributes. ENOENT, EACCES: no /proc, or a directory without
+    // x.
+    return errno == ENOTSUP || errno == ENOENT || errno == EACCES ? Outcome<>()
+                                                                  : unreadable(full(path), errno);
   }
   names.resize(static_cast<std::size_t>(length));
   for (std::size_t start = 0; start < names.size();) {
     const std::string attribute = names.c_str() + start;
     start += attribute.size() + 1;
     std::string value(XATTR_SIZE_MAX, '\0');
-    const ssize_t size = call(::getxattr, ::lgetxattr, attribute.c_str(), value.data(), value.size());
+    const ssize_t size =
+        call(::getxattr, ::lgetxattr, attribute.c_str(), value.data(), value.size());
     if (size < 0) {
       continue;  // gone meanwhile, or not for us (trusted.*)
     }
@@ -286,11 +317,14 @@ Outcome<> DirectorySource::stream(Tree& tree, ContentSink& sink, message::Progre
   return {};
 }
 
-Outcome<> DirectorySource::stream_file(const Tree& tree, InodeId id, ContentSink& sink, message::Progress& progress) {
+Outcome<> DirectorySource::stream_file(const Tree& tree,
+                                       InodeId id,
+                                       ContentSink& sink,
+                                       message::Progress& progress) {
   const std::string& path = paths_[tree[id].place.position];
   // O_NONBLOCK: the file may have become a pipe since.
   const UniqueFd fd = open_beneath(root_.get(), path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  struct stat status {};
+  struct stat status{};
   if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
     return unreadable(full(path), errno);
   }
@@ -364,7 +398,8 @@ OwnerMap caller_is_root() {
   return map;
 }
 
-Outcome<std::unique_ptr<Source>> directory_source(const std::string& path, DirectoryOptions options) {
+Outcome<std::unique_ptr<Source>> directory_source(const std::string& path,
+                                                  DirectoryOptions options) {
   UniqueFd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) {
     return unreadable(path, errno);

@@ -27,13 +27,15 @@ OwnerMap caller_is_root();
 
 struct DirectoryOptions {
   OwnerMap owners = {};
-  // Device and inode number of a file to leave out (the image being replaced), 0 where there is none.
+  // Device and inode number of a file to leave out (the image being replaced), 0 where there is
+  // none.
   std::uint64_t skip_device = 0;
   std::uint64_t skip_inode = 0;
 };
 
 // `path` is opened at once. Sockets are left out; mounted kernel file systems (proc, sysfs, cgroup
 // and the like) are kept as empty directories.
-Outcome<std::unique_ptr<Source>> directory_source(const std::string& path, DirectoryOptions options);
+Outcome<std::unique_ptr<Source>> directory_source(const std::string& path,
+                                                  DirectoryOptions options);
 
 }  // namespace postern::build

@@ -1,16 +1,17 @@
 #include "frontend/build/directory_writer.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/xattr.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
 #include <utility>
 #include <vector>
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/beneath.h"
 #include "frontend/build/interrupt.h"
@@ -29,7 +30,9 @@ Problem failed(const std::string& doing, const std::string& path) {
   return system_problem(doing + " '" + path + "'", errno, full ? kSpaceCure : "");
 }
 
-mode_t type_of(Kind kind) { return kind == Kind::kCharDevice ? S_IFCHR : S_IFBLK; }
+mode_t type_of(Kind kind) {
+  return kind == Kind::kCharDevice ? S_IFCHR : S_IFBLK;
+}
 
 class Writer : public ContentSink {
  public:
@@ -50,21 +53,24 @@ class Writer : public ContentSink {
   Outcome<> make_links();
   Outcome<> dress(InodeId id);
   void warn() const;
-  [[nodiscard]] std::string full(const std::string& path) const { return path.empty() ? name_ : name_ + "/" + path; }
+
+  [[nodiscard]] std::string full(const std::string& path) const {
+    return path.empty() ? name_ : name_ + "/" + path;
+  }
 
   Tree& tree_;
   UniqueFd root_;
   std::string name_;
-  std::vector<std::string> paths_;   // first name of each inode, relative
-  std::vector<InodeId> order_;       // as walked: directories first
+  std::vector<std::string> paths_;  // first name of each inode, relative
+  std::vector<InodeId> order_;      // as walked: directories first
   std::vector<bool> made_ = std::vector<bool>(tree_.size());
   UniqueFd file_;
   InodeId id_ = 0;
   std::uint64_t size_ = 0;
-  std::size_t devices_ = 0;          // that could not be made
+  std::size_t devices_ = 0;  // that could not be made
   std::size_t owners_ = 0;
   std::size_t attributes_ = 0;
-  std::size_t closed_ = 0;           // directories that their owner cannot enter
+  std::size_t closed_ = 0;  // directories that their owner cannot enter
 };
 
 Outcome<> Writer::make_skeleton() {
@@ -95,12 +101,14 @@ Outcome<> Writer::make(InodeId id) {
   const std::string name = name_of(path);
   if (inode.kind == Kind::kDirectory) {
     // Open to its owner until all is in it; dress() gives it its own mode.
-    return ::mkdirat(parent.get(), name.c_str(), 0700) == 0 ? Outcome<>() : failed("making", full(path));
+    return ::mkdirat(parent.get(), name.c_str(), 0700) == 0 ? Outcome<>()
+                                                            : failed("making", full(path));
   }
   if (inode.kind == Kind::kFile) {
     made_[id] = false;
     POSTERN_TRY(begin(id));
-    POSTERN_TRY(append(std::as_bytes(std::span(inode.captured.data(), inode.origin == Origin::kLiteral ? inode.captured.size() : 0))));
+    POSTERN_TRY(append(std::as_bytes(std::span(
+        inode.captured.data(), inode.origin == Origin::kLiteral ? inode.captured.size() : 0))));
     return end();
   }
   return make_special(parent.get(), id);
@@ -111,12 +119,15 @@ Outcome<> Writer::make_special(int parent, InodeId id) {
   const std::string& path = paths_[id];
   const std::string name = name_of(path);
   if (inode.kind == Kind::kSymlink) {
-    return ::symlinkat(inode.target.c_str(), parent, name.c_str()) == 0 ? Outcome<>() : failed("making", full(path));
+    return ::symlinkat(inode.target.c_str(), parent, name.c_str()) == 0
+               ? Outcome<>()
+               : failed("making", full(path));
   }
   if (inode.kind == Kind::kFifo) {
     return ::mkfifoat(parent, name.c_str(), 0600) == 0 ? Outcome<>() : failed("making", full(path));
   }
-  if (::mknodat(parent, name.c_str(), type_of(inode.kind) | 0600, ::gnu_dev_makedev(inode.major, inode.minor)) == 0) {
+  if (::mknodat(parent, name.c_str(), type_of(inode.kind) | 0600,
+                ::gnu_dev_makedev(inode.major, inode.minor)) == 0) {
     return {};
   }
   if (errno != EPERM && errno != EINVAL) {
@@ -141,7 +152,8 @@ Outcome<> Writer::begin(InodeId file) {
 
 Outcome<> Writer::append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t put = ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(size_));
+    const ssize_t put =
+        ::pwrite(file_.get(), bytes.data(), bytes.size(), static_cast<off_t>(size_));
     if (put < 0 && errno == EINTR) {
       continue;
     }
@@ -176,7 +188,8 @@ Outcome<> Writer::make_links() {
     }
     for (const auto& [name, entry] : *tree_[id].children) {
       const std::string path = paths_[id].empty() ? name : paths_[id] + "/" + name;
-      if (tree_[entry.inode].kind != Kind::kDirectory && paths_[entry.inode] != path && made_[entry.inode]) {
+      if (tree_[entry.inode].kind != Kind::kDirectory && paths_[entry.inode] != path &&
+          made_[entry.inode]) {
         links.emplace_back(path, entry.inode);
       }
     }
@@ -185,7 +198,8 @@ Outcome<> Writer::make_links() {
     const UniqueFd from = open_beneath(root_.get(), parent_of(paths_[id]), O_PATH | O_DIRECTORY);
     const UniqueFd to = open_beneath(root_.get(), parent_of(path), O_PATH | O_DIRECTORY);
     if (!from.valid() || !to.valid() ||
-        ::linkat(from.get(), name_of(paths_[id]).c_str(), to.get(), name_of(path).c_str(), 0) != 0) {
+        ::linkat(from.get(), name_of(paths_[id]).c_str(), to.get(), name_of(path).c_str(), 0) !=
+            0) {
       return failed("linking", full(path));
     }
   }
@@ -208,7 +222,8 @@ Outcome<> Writer::dress(InodeId id) {
   const std::string link = "/proc/self/fd/" + std::to_string(fd.get());
   for (const Attribute& attribute : inode.attributes) {
     if (inode.kind == Kind::kSymlink ||
-        ::setxattr(link.c_str(), attribute.name.c_str(), attribute.value.data(), attribute.value.size(), 0) != 0) {
+        ::setxattr(link.c_str(), attribute.name.c_str(), attribute.value.data(),
+                   attribute.value.size(), 0) != 0) {
       ++attributes_;
     }
   }
@@ -216,11 +231,13 @@ Outcome<> Writer::dress(InodeId id) {
     return failed("changing the mode of", full(paths_[id]));
   }
   closed_ += inode.kind == Kind::kDirectory && (inode.mode & 0700) != 0700 ? 1U : 0U;
-  const timespec times[2] = {{.tv_sec = inode.mtime, .tv_nsec = 0}, {.tv_sec = inode.mtime, .tv_nsec = 0}};
+  const timespec times[2] = {{.tv_sec = inode.mtime, .tv_nsec = 0},
+                             {.tv_sec = inode.mtime, .tv_nsec = 0}};
   const std::string parent = parent_of(paths_[id]);
   const UniqueFd directory = open_beneath(root_.get(), parent, O_PATH | O_DIRECTORY);
   const std::string name = paths_[id].empty() ? "." : name_of(paths_[id]);
-  if (!directory.valid() || ::utimensat(directory.get(), name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) {
+  if (!directory.valid() ||
+      ::utimensat(directory.get(), name.c_str(), times, AT_SYMLINK_NOFOLLOW) != 0) {
     return failed("changing the times of", full(paths_[id]));
   }
   return {};
@@ -242,18 +259,22 @@ Outcome<> Writer::write_rest() {
 }
 
 void Writer::warn() const {
-  const auto some = [](std::size_t count, const char* what) { return std::to_string(count) + what; };
+  const auto some = [](std::size_t count, const char* what) {
+    return std::to_string(count) + what;
+  };
   if (devices_ > 0) {
     message::warning(some(devices_, " device nodes left out: making them needs root"));
   }
   if (owners_ > 0) {
-    message::warning(some(owners_, " files belong to owners that this user namespace does not have"));
+    message::warning(
+        some(owners_, " files belong to owners that this user namespace does not have"));
   }
   if (attributes_ > 0) {
     message::verbose(some(attributes_, " extended attributes left out"));
   }
   if (closed_ > 0 && ::geteuid() != 0) {
-    message::warning(some(closed_, " directories are closed to you by their modes: --fix-perms opens them"));
+    message::warning(
+        some(closed_, " directories are closed to you by their modes: --fix-perms opens them"));
   }
 }
 
@@ -265,7 +286,9 @@ Outcome<NewDirectory> NewDirectory::create(const std::string& target) {
     clean.pop_back();
   }
   const std::string name = name_of(clean);
-  const std::string parent = clean.find('/') == std::string::npos ? "." : parent_of(clean).empty() ? "/" : parent_of(clean);
+  const std::string parent = clean.find('/') == std::string::npos ? "."
+                             : parent_of(clean).empty()           ? "/"
+                                                                  : parent_of(clean);
   std::string path = parent + "/." + name.substr(0, NAME_MAX - 16) + ".XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) {
     return system_problem("making a directory in '" + parent + "'", errno);
@@ -299,7 +322,9 @@ Outcome<> NewDirectory::finish() {
 }
 
 Outcome<> remove_directory(const std::string& path) {
-  const std::string parent = path.find('/') == std::string::npos ? "." : parent_of(path).empty() ? "/" : parent_of(path);
+  const std::string parent = path.find('/') == std::string::npos ? "."
+                             : parent_of(path).empty()           ? "/"
+                                                                 : parent_of(path);
   const UniqueFd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) {
     return system_problem("opening '" + parent + "'", errno);
@@ -309,16 +334,23 @@ Outcome<> remove_directory(const std::string& path) {
 
 namespace {
 
-Outcome<> write_addition(int parent, const std::string& name, const Inode& inode, const std::string& bytes, const std::string& shown) {
+Outcome<> write_addition(int parent,
+                         const std::string& name,
+                         const Inode& inode,
+                         const std::string& bytes,
+                         const std::string& shown) {
   if (inode.kind == Kind::kDirectory) {
-    return ::mkdirat(parent, name.c_str(), inode.mode) == 0 || errno == EEXIST ? Outcome<>() : failed("making", shown);
+    return ::mkdirat(parent, name.c_str(), inode.mode) == 0 || errno == EEXIST
+               ? Outcome<>()
+               : failed("making", shown);
   }
   if (::unlinkat(parent, name.c_str(), 0) != 0 && errno != ENOENT) {
     return failed("replacing", shown);
   }
   const UniqueFd fd = open_beneath(parent, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
   const auto size = static_cast<ssize_t>(bytes.size());
-  if (!fd.valid() || ::write(fd.get(), bytes.data(), bytes.size()) != size || ::fchmod(fd.get(), inode.mode) != 0) {
+  if (!fd.valid() || ::write(fd.get(), bytes.data(), bytes.size()) != size ||
+      ::fchmod(fd.get(), inode.mode) != 0) {
     return failed("writing", shown);
   }
   return {};
@@ -353,7 +385,10 @@ Outcome<> write_additions(const Tree& tree, Source& source, const std::string& p
   return {};
 }
 
-Outcome<> write_directory(Tree& tree, Source& source, const std::string& path, message::Progress& progress) {
+Outcome<> write_directory(Tree& tree,
+                          Source& source,
+                          const std::string& path,
+                          message::Progress& progress) {
   UniqueFd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) {
     return system_problem("opening '" + path + "'", errno);

@@ -21,20 +21,27 @@ class NewDirectory {
 
   // Its present path.
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
   // Gives it its name; a directory that stands there is replaced and then removed.
   Outcome<> finish();
+
   // Leaves it where it is (--no-cleanup).
   void keep() noexcept { path_.clear(); }
 
  private:
-  NewDirectory(std::string path, std::string target) : path_(std::move(path)), target_(std::move(target)) {}
+  NewDirectory(std::string path, std::string target)
+      : path_(std::move(path)), target_(std::move(target)) {}
+
   std::string path_;  // empty: nothing to remove
   std::string target_;
 };
 
 // Fills the empty directory at `path`. As root, owners and devices are made; else what cannot be
 // made is left out, with one warning for all of a kind. tree.finish() must have been called.
-Outcome<> write_directory(Tree& tree, Source& source, const std::string& path, message::Progress& progress);
+Outcome<> write_directory(Tree& tree,
+                          Source& source,
+                          const std::string& path,
+                          message::Progress& progress);
 
 // Writes what the build adds to a source (every Origin but kSource) into the present directory at
 // `path`, in place of what stands there under their names.

@@ -1,15 +1,16 @@
 #include "frontend/build/host_files.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <glob.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
 #include <vector>
+
+#include <sys/stat.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <unistd.h>
 
 #include "frontend/build/beneath.h"
 #include "frontend/build/interrupt.h"
@@ -23,7 +24,8 @@ constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 constexpr std::uint32_t kFilesLayer = ~std::uint32_t{0} - 1;
 
 Problem unreadable(const std::string& path) {
-  return system_problem("%files: reading '" + path + "'", errno, errno == EACCES ? "make it readable (chmod u+r)" : "");
+  return system_problem("%files: reading '" + path + "'", errno,
+                        errno == EACCES ? "make it readable (chmod u+r)" : "");
 }
 
 Outcome<std::vector<std::string>> matches(const std::string& pattern) {
@@ -50,7 +52,8 @@ Outcome<std::vector<std::string>> names_in(const std::string& path) {
     return unreadable(path);
   }
   std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
+  while (const dirent* entry =
+             ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
     const std::string name = entry->d_name;
     if (name != "." && name != "..") {
       names.push_back(name);
@@ -63,8 +66,11 @@ Outcome<std::vector<std::string>> names_in(const std::string& path) {
 }  // namespace
 
 // One file or directory, without what is in it. `is_directory` says which.
-Outcome<> HostFiles::add(Tree& tree, const std::string& from, const std::string& to, bool& is_directory) {
-  struct stat status {};
+Outcome<> HostFiles::add(Tree& tree,
+                         const std::string& from,
+                         const std::string& to,
+                         bool& is_directory) {
+  struct stat status{};
   if (::stat(from.c_str(), &status) != 0) {
     return unreadable(from);
   }
@@ -119,7 +125,8 @@ Outcome<> HostFiles::copy(Tree& tree, const std::string& from, const std::string
     }
     std::string target = to.empty() ? path : to;
     const Inode* const present = to.empty() ? nullptr : tree.find(target);
-    if (paths.size() > 1 || target.ends_with('/') || (present != nullptr && present->kind == Kind::kDirectory)) {
+    if (paths.size() > 1 || target.ends_with('/') ||
+        (present != nullptr && present->kind == Kind::kDirectory)) {
       target = to.empty() ? target : target + "/" + name_of(path);
     }
     POSTERN_TRY(copy_one(tree, path, target));
@@ -133,7 +140,8 @@ Outcome<> HostFiles::stream(Tree& tree, ContentSink& sink, message::Progress& pr
   for (InodeId id = 0; id < tree.size(); ++id) {
     const Inode& inode = tree[id];
     const auto path = paths_.find(id);
-    if (path == paths_.end() || inode.links == 0 || inode.size == 0 || inode.origin != Origin::kHost) {
+    if (path == paths_.end() || inode.links == 0 || inode.size == 0 ||
+        inode.origin != Origin::kHost) {
       continue;
     }
     const UniqueFd fd(::open(path->second.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
@@ -143,7 +151,9 @@ Outcome<> HostFiles::stream(Tree& tree, ContentSink& sink, message::Progress& pr
     POSTERN_TRY(sink.begin(id));
     for (std::uint64_t left = inode.size; left > 0;) {
       POSTERN_TRY(check_interrupt());
-      const ssize_t got = ::read(fd.get(), buffer.data(), static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size())));
+      const ssize_t got =
+          ::read(fd.get(), buffer.data(),
+                 static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer.size())));
       if (got < 0 && errno == EINTR) {
         continue;
       }

@@ -20,8 +20,11 @@ class HostFiles : public Source {
   Outcome<> copy(Tree& tree, const std::string& from, const std::string& to);
 
   Outcome<Tree> index() override { return base_->index(); }
+
   Outcome<> stream(Tree& tree, ContentSink& sink, message::Progress& progress) override;
+
   [[nodiscard]] std::uint64_t bytes() const override { return base_->bytes() + bytes_; }
+
   Outcome<std::string> head(const Tree& tree, InodeId file, std::size_t most) override;
 
  private:

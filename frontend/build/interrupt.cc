@@ -9,12 +9,14 @@ constexpr int kSignals[] = {SIGINT, SIGTERM, SIGHUP};
 std::atomic<int> g_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free, "set in a signal handler");
 
-void note(int signal) { g_signal.store(signal); }
+void note(int signal) {
+  g_signal.store(signal);
+}
 
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_handler = note;
   action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second Ctrl-C does not wait
   for (std::size_t i = 0; i < std::size(kSignals); ++i) {
@@ -31,7 +33,9 @@ InterruptGuard::~InterruptGuard() {
   }
 }
 
-int interrupt_signal() noexcept { return g_signal.load(); }
+int interrupt_signal() noexcept {
+  return g_signal.load();
+}
 
 Outcome<> check_interrupt() {
   if (interrupt_signal() != 0) {

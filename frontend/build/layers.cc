@@ -39,7 +39,9 @@ class LayerSource : public Source {
 
   Outcome<Tree> index() override;
   Outcome<> stream(Tree& tree, ContentSink& sink, message::Progress& progress) override;
+
   [[nodiscard]] std::uint64_t bytes() const override { return bytes_; }
+
   Outcome<std::string> head(const Tree& tree, InodeId file, std::size_t most) override {
     return tree[file].captured.substr(0, most);
   }
@@ -87,7 +89,8 @@ Outcome<> LayerSource::index_layer(Tree& tree, std::uint32_t number, message::Pr
   }
   POSTERN_TRY_ASSIGN(const std::string diff_id, chain.hashed.digest());
   POSTERN_TRY_ASSIGN(const std::string digest, chain.stored.digest());
-  const auto differs = [&](const std::string& expected, const std::string& found, const char* what) {
+  const auto differs = [&](const std::string& expected, const std::string& found,
+                           const char* what) {
     return Problem{.what = layer.name + " is not what its " + what + " says (" + found +
                            " instead of " + expected + ")",
                    .cure = "the image is damaged or was altered: copy or download it again"};
@@ -124,17 +127,17 @@ Outcome<> LayerSource::take_entry(Tree& tree, TarReader& tar, TarEntry entry, Co
   inode.place = place;
   if (inode.kind == Kind::kFile && inode.size > 0) {
     const bool whole = captures(path) && inode.size <= kMaxCaptured;
-    const std::size_t most = whole ? inode.size
-                             : (inode.mode & 0111) != 0 ? kProgramHead
-                                                        : 0;
+    const std::size_t most = whole ? inode.size : (inode.mode & 0111) != 0 ? kProgramHead : 0;
     while (inode.captured.size() < most) {
       POSTERN_TRY_ASSIGN(const std::optional<TarReader::Piece> piece, tar.read());
       if (!piece) {
         break;
       }
-      const std::size_t gap = piece->offset - std::min<std::uint64_t>(piece->offset, inode.captured.size());
+      const std::size_t gap =
+          piece->offset - std::min<std::uint64_t>(piece->offset, inode.captured.size());
       inode.captured.append(std::min(gap, most - inode.captured.size()), '\0');
-      const auto* text = reinterpret_cast<const char*>(piece->bytes.data());  // SAFETY: bytes as text
+      const auto* text =
+          reinterpret_cast<const char*>(piece->bytes.data());  // SAFETY: bytes as text
       inode.captured.append(text, std::min(piece->bytes.size(), most - inode.captured.size()));
     }
     if (!whole && !inode.captured.starts_with("\x7f"
@@ -150,7 +153,8 @@ Outcome<> LayerSource::stream(Tree& tree, ContentSink& sink, message::Progress& 
   std::vector<std::unordered_map<std::uint64_t, InodeId>> wanted(layers_.size());
   for (InodeId id = 0; id < tree.size(); ++id) {
     const Inode& inode = tree[id];
-    if (inode.kind == Kind::kFile && inode.links > 0 && inode.size > 0 && inode.origin == Origin::kSource) {
+    if (inode.kind == Kind::kFile && inode.links > 0 && inode.size > 0 &&
+        inode.origin == Origin::kSource) {
       wanted[inode.place.source].emplace(inode.place.position, id);
     }
   }
@@ -214,7 +218,8 @@ Outcome<> LayerSource::stream_layer(const Layer& layer,
         break;
       }
       POSTERN_TRY(check_interrupt());
-      if (piece->offset < at || piece->offset > size || piece->bytes.size() > size - piece->offset) {
+      if (piece->offset < at || piece->offset > size ||
+          piece->bytes.size() > size - piece->offset) {
         return changed();
       }
       if (piece->offset > at) {

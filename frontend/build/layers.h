@@ -19,9 +19,9 @@ struct Layer {
   int fd = -1;
   std::uint64_t offset = 0;
   std::uint64_t size = 0;
-  std::string name;                 // for messages
-  std::string digest = {};          // "sha256:…" of the bytes as stored; empty: not checked
-  std::string diff_id = {};         // the same of the uncompressed tar; empty: not checked
+  std::string name;          // for messages
+  std::string digest = {};   // "sha256:…" of the bytes as stored; empty: not checked
+  std::string diff_id = {};  // the same of the uncompressed tar; empty: not checked
 };
 
 struct LayerOptions {

@@ -1,12 +1,12 @@
 #include "frontend/build/layout.h"
 
-#include <elf.h>
-
 #include <array>
 #include <cctype>
 #include <ctime>
-#include <nlohmann/json.hpp>
 #include <utility>
+
+#include <elf.h>
+#include <nlohmann/json.hpp>
 
 #include "frontend/message/message.h"
 
@@ -79,9 +79,11 @@ class Additions {
     inode.mode = mode;
     return put_missing(path, std::move(inode));
   }
+
   Outcome<> file(const std::string& path, std::uint16_t mode, std::string text) {
     return put_missing(path, file_inode(mode, std::move(text)));
   }
+
   Outcome<> link(const std::string& path, std::string target) {
     Inode inode;
     inode.kind = Kind::kSymlink;
@@ -89,6 +91,7 @@ class Additions {
     inode.target = std::move(target);
     return put_missing(path, std::move(inode));
   }
+
   // Whatever stands there.
   Outcome<> replace(const std::string& path, std::uint16_t mode, std::string text) {
     return put(path, file_inode(mode, std::move(text)));
@@ -104,9 +107,11 @@ class Additions {
     inode.captured = std::move(text);
     return inode;
   }
+
   Outcome<> put_missing(const std::string& path, Inode inode) {
     return tree_.find_id(path, false) != Tree::kNone ? Outcome<>() : put(path, std::move(inode));
   }
+
   Outcome<> put(const std::string& path, Inode inode) {
     inode.mtime = time_;
     POSTERN_TRY_ASSIGN(const std::vector<std::string> components, split_path(path));
@@ -154,17 +159,20 @@ std::string with_interpreter(std::string text) {
 }
 
 std::string build_date(std::int64_t time) {
-  static constexpr std::array kDays = {"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"};
-  static constexpr std::array kMonths = {"January", "February", "March",     "April",   "May",      "June",
-                                         "July",    "August",   "September", "October", "November", "December"};
+  static constexpr std::array kDays = {"Sunday",   "Monday", "Tuesday", "Wednesday",
+                                       "Thursday", "Friday", "Saturday"};
+  static constexpr std::array kMonths = {"January",   "February", "March",    "April",
+                                         "May",       "June",     "July",     "August",
+                                         "September", "October",  "November", "December"};
   const std::time_t seconds = time;
   std::tm utc{};
   if (::gmtime_r(&seconds, &utc) == nullptr) {
     return std::to_string(time);
   }
-  return std::string(kDays.at(static_cast<std::size_t>(utc.tm_wday))) + "_" + std::to_string(utc.tm_mday) + "_" +
-         kMonths.at(static_cast<std::size_t>(utc.tm_mon)) + "_" + std::to_string(utc.tm_year + 1900) + "_" +
-         std::to_string(utc.tm_hour) + ":" + std::to_string(utc.tm_min) + ":" + std::to_string(utc.tm_sec) + "_UTC";
+  return std::string(kDays.at(static_cast<std::size_t>(utc.tm_wday))) + "_" +
+         std::to_string(utc.tm_mday) + "_" + kMonths.at(static_cast<std::size_t>(utc.tm_mon)) +
+         "_" + std::to_string(utc.tm_year + 1900) + "_" + std::to_string(utc.tm_hour) + ":" +
+         std::to_string(utc.tm_min) + ":" + std::to_string(utc.tm_sec) + "_UTC";
 }
 
 // Bytes that are not UTF-8 become U+FFFD: JSON has no others.
@@ -172,9 +180,14 @@ std::string dumped(const json& value, int indent) {
   return value.dump(indent, ' ', false, json::error_handler_t::replace);
 }
 
-Outcome<Lines> labels_of(Tree& tree, Source& source, const ImageConfig& config, const Scripts& scripts, const Facts& facts) {
+Outcome<Lines> labels_of(Tree& tree,
+                         Source& source,
+                         const ImageConfig& config,
+                         const Scripts& scripts,
+                         const Facts& facts) {
   Lines labels;
-  POSTERN_TRY_ASSIGN(const std::optional<std::string> present, file_text(tree, source, "/.singularity.d/labels.json"));
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> present,
+                     file_text(tree, source, "/.singularity.d/labels.json"));
   if (present) {
     const json parsed = json::parse(*present, nullptr, false);
     if (parsed.is_object()) {
@@ -208,9 +221,19 @@ Outcome<Lines> labels_of(Tree& tree, Source& source, const ImageConfig& config, 
 
 Outcome<> add_mount_points(Additions& add) {
   static constexpr std::array<std::pair<std::string_view, std::uint16_t>, 13> kDirectories = {{
-      {"dev", 0755}, {"proc", 0755}, {"root", 0700}, {"sys", 0755}, {"home", 0755},
-      {"tmp", 01777}, {"var", 0755}, {"var/tmp", 01777}, {"etc", 0755}, {".singularity.d", 0755},
-      {".singularity.d/libs", 0755}, {".singularity.d/env", 0755}, {".singularity.d/actions", 0755},
+      {"dev", 0755},
+      {"proc", 0755},
+      {"root", 0700},
+      {"sys", 0755},
+      {"home", 0755},
+      {"tmp", 01777},
+      {"var", 0755},
+      {"var/tmp", 01777},
+      {"etc", 0755},
+      {".singularity.d", 0755},
+      {".singularity.d/libs", 0755},
+      {".singularity.d/env", 0755},
+      {".singularity.d/actions", 0755},
   }};
   for (const auto& [path, mode] : kDirectories) {
     POSTERN_TRY(add.directory(std::string(path), mode));
@@ -220,19 +243,26 @@ Outcome<> add_mount_points(Additions& add) {
 }
 
 Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& scripts) {
-  const auto meta = [](std::string_view name) { return std::string(kMeta) + "/" + std::string(name); };
+  const auto meta = [](std::string_view name) {
+    return std::string(kMeta) + "/" + std::string(name);
+  };
   POSTERN_TRY(add.file(meta("env/01-base.sh"), 0755, std::string(kBaseEnvironment)));
   POSTERN_TRY(add.file(meta("env/99-base.sh"), 0755, std::string(kLastEnvironment)));
   if (!config.raw.empty()) {
-    POSTERN_TRY(add.replace(meta("env/10-docker2singularity.sh"), 0755, environment_script(config.environment)));
-    POSTERN_TRY(add.replace(meta("runscript"), 0755, oci_runscript(config.entrypoint, config.command)));
+    POSTERN_TRY(add.replace(meta("env/10-docker2singularity.sh"), 0755,
+                            environment_script(config.environment)));
+    POSTERN_TRY(
+        add.replace(meta("runscript"), 0755, oci_runscript(config.entrypoint, config.command)));
   }
   if (scripts.environment) {
-    POSTERN_TRY(add.replace(meta("env/90-environment.sh"), 0755, with_interpreter(*scripts.environment)));
+    POSTERN_TRY(
+        add.replace(meta("env/90-environment.sh"), 0755, with_interpreter(*scripts.environment)));
   }
   POSTERN_TRY(add.file(meta("env/90-environment.sh"), 0755, std::string(kNoEnvironment)));
-  const std::array<std::pair<const char*, const std::optional<std::string>*>, 3> sections = {{
-      {"runscript", &scripts.runscript}, {"startscript", &scripts.startscript}, {"test", &scripts.test}}};
+  const std::array<std::pair<const char*, const std::optional<std::string>*>, 3> sections = {
+      {{"runscript", &scripts.runscript},
+       {"startscript", &scripts.startscript},
+       {"test", &scripts.test}}};
   for (const auto& [name, text] : sections) {
     if (*text) {
       POSTERN_TRY(add.replace(meta(name), 0755, with_interpreter(**text)));
@@ -243,18 +273,23 @@ Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& 
   }
   POSTERN_TRY(add.file(meta("runscript"), 0755, oci_runscript({}, {})));
   POSTERN_TRY(add.file(meta("startscript"), 0755, std::string(kNoStartscript)));
-  static constexpr std::array<std::pair<const char*, std::string_view>, 5> kActions = {{
-      {"exec", kExecAction}, {"run", kRunAction}, {"shell", kShellAction}, {"start", kStartAction}, {"test", kTestAction}}};
+  static constexpr std::array<std::pair<const char*, std::string_view>, 5> kActions = {
+      {{"exec", kExecAction},
+       {"run", kRunAction},
+       {"shell", kShellAction},
+       {"start", kStartAction},
+       {"test", kTestAction}}};
   for (const auto& [name, body] : kActions) {
-    POSTERN_TRY(add.file(meta("actions/") + name, 0755, std::string(kSourceEnvironment) + std::string(body)));
+    POSTERN_TRY(add.file(meta("actions/") + name, 0755,
+                         std::string(kSourceEnvironment) + std::string(body)));
   }
-  static constexpr std::array<std::pair<const char*, const char*>, 6> kLinks = {{
-      {"singularity", ".singularity.d/runscript"},
-      {".run", ".singularity.d/actions/run"},
-      {".exec", ".singularity.d/actions/exec"},
-      {".test", ".singularity.d/actions/test"},
-      {".shell", ".singularity.d/actions/shell"},
-      {"environment", ".singularity.d/env/90-environment.sh"}}};
+  static constexpr std::array<std::pair<const char*, const char*>, 6> kLinks = {
+      {{"singularity", ".singularity.d/runscript"},
+       {".run", ".singularity.d/actions/run"},
+       {".exec", ".singularity.d/actions/exec"},
+       {".test", ".singularity.d/actions/test"},
+       {".shell", ".singularity.d/actions/shell"},
+       {"environment", ".singularity.d/env/90-environment.sh"}}};
   for (const auto& [path, target] : kLinks) {
     POSTERN_TRY(add.link(path, target));
   }
@@ -265,16 +300,17 @@ Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& 
 Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps) {
   for (const auto& [name, app] : apps) {
     const std::string root = "scif/apps/" + name;
-    for (const std::string& folder : {std::string("scif"), std::string("scif/apps"), std::string("scif/data"), root, root + "/bin",
-                                      root + "/lib", root + "/scif", root + "/scif/env", "scif/data/" + name,
-                                      "scif/data/" + name + "/input", "scif/data/" + name + "/output"}) {
+    for (const std::string& folder :
+         {std::string("scif"), std::string("scif/apps"), std::string("scif/data"), root,
+          root + "/bin", root + "/lib", root + "/scif", root + "/scif/env", "scif/data/" + name,
+          "scif/data/" + name + "/input", "scif/data/" + name + "/output"}) {
       POSTERN_TRY(add.directory(folder, 0755));
     }
-    const std::array<std::pair<const char*, const std::optional<std::string>*>, 4> scripts = {{
-        {"/scif/runscript", &app.runscript},
-        {"/scif/startscript", &app.startscript},
-        {"/scif/test", &app.test},
-        {"/scif/env/90-environment.sh", &app.environment}}};
+    const std::array<std::pair<const char*, const std::optional<std::string>*>, 4> scripts = {
+        {{"/scif/runscript", &app.runscript},
+         {"/scif/startscript", &app.startscript},
+         {"/scif/test", &app.test},
+         {"/scif/env/90-environment.sh", &app.environment}}};
     for (const auto& [path, text] : scripts) {
       if (*text) {
         POSTERN_TRY(add.replace(root + path, 0755, with_interpreter(**text)));
@@ -284,14 +320,16 @@ Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps
       POSTERN_TRY(add.replace(root + "/scif/runscript.help", 0644, *app.help));
     }
     if (!app.labels.empty()) {
-      POSTERN_TRY(add.replace(root + "/scif/labels.json", 0644, dumped(json(app.labels), 1) + "\n"));
+      POSTERN_TRY(
+          add.replace(root + "/scif/labels.json", 0644, dumped(json(app.labels), 1) + "\n"));
     }
   }
   return {};
 }
 
 // One attribute of the inspect document from one file, left out where the file is not there.
-Outcome<> describe_file(json& out, const char* key, const Tree& tree, Source& source, const std::string& path) {
+Outcome<> describe_file(
+    json& out, const char* key, const Tree& tree, Source& source, const std::string& path) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, file_text(tree, source, path));
   if (text) {
     out[key] = *text;
@@ -299,7 +337,10 @@ Outcome<> describe_file(json& out, const char* key, const Tree& tree, Source& so
   return {};
 }
 
-Outcome<> describe_environment(json& out, const Tree& tree, Source& source, const std::string& folder) {
+Outcome<> describe_environment(json& out,
+                               const Tree& tree,
+                               Source& source,
+                               const std::string& folder) {
   const InodeId directory = tree.find_id(folder);
   json scripts = json::object();
   if (directory != Tree::kNone && tree[directory].kind == Kind::kDirectory) {
@@ -378,20 +419,25 @@ std::string environment_script(const std::vector<std::string>& environment) {
     const std::size_t equals = setting.find('=');
     const std::string name = setting.substr(0, equals);
     if (!is_name(name)) {
-      message::warning("the image's variable '" + name + "' has no name that a shell takes: left out");
+      message::warning("the image's variable '" + name +
+                       "' has no name that a shell takes: left out");
       continue;
     }
-    const std::string value = in_double_quotes(equals == std::string::npos ? std::string() : setting.substr(equals + 1));
+    const std::string value =
+        in_double_quotes(equals == std::string::npos ? std::string() : setting.substr(equals + 1));
     // The caller's value goes first, except for PATH, which would lead to the host's directories.
-    script += name == "PATH" ? "export PATH=" + value + "\n" : "export " + name + "=\"${" + name + ":-" + value + "}\"\n";
+    script += name == "PATH" ? "export PATH=" + value + "\n"
+                             : "export " + name + "=\"${" + name + ":-" + value + "}\"\n";
   }
   return script;
 }
 
-std::string oci_runscript(const std::vector<std::string>& entrypoint, const std::vector<std::string>& command) {
+std::string oci_runscript(const std::vector<std::string>& entrypoint,
+                          const std::vector<std::string>& command) {
   std::string script = "#!/bin/sh\n# ENTRYPOINT and CMD of the image.\n";
   const std::vector<std::string> shell = {"/bin/sh"};
-  const std::vector<std::string>& program = entrypoint.empty() && command.empty() ? shell : entrypoint;
+  const std::vector<std::string>& program =
+      entrypoint.empty() && command.empty() ? shell : entrypoint;
   if (!command.empty()) {
     script += "[ $# -gt 0 ] || set --";
     for (const std::string& word : command) {
@@ -406,7 +452,9 @@ std::string oci_runscript(const std::vector<std::string>& entrypoint, const std:
   return script + " \"$@\"\n";
 }
 
-Outcome<std::optional<std::string>> file_text(const Tree& tree, Source& source, std::string_view path) {
+Outcome<std::optional<std::string>> file_text(const Tree& tree,
+                                              Source& source,
+                                              std::string_view path) {
   const InodeId id = tree.find_id(path);
   if (id == Tree::kNone || tree[id].kind != Kind::kFile || tree[id].size > kMaxCaptured) {
     return std::optional<std::string>();
@@ -454,10 +502,12 @@ sif::Architecture elf_architecture(std::string_view head) {
 
 sif::Architecture architecture_of(const Tree& tree, Source& source) {
   constexpr int kMaxPrograms = 256;  // looked at; a source may have to open each
-  static constexpr std::array kUsual = {"/bin/sh", "/bin/bash", "/bin/busybox", "/usr/bin/env", "/bin/ls", "/sbin/init"};
+  static constexpr std::array kUsual = {"/bin/sh",      "/bin/bash", "/bin/busybox",
+                                        "/usr/bin/env", "/bin/ls",   "/sbin/init"};
   const auto look = [&](InodeId id) {
     const Inode& inode = tree[id];
-    if (inode.kind != Kind::kFile || inode.origin == Origin::kLiteral || inode.size < 20 || (inode.mode & 0111) == 0) {
+    if (inode.kind != Kind::kFile || inode.origin == Origin::kLiteral || inode.size < 20 ||
+        (inode.mode & 0111) == 0) {
       return sif::Architecture::kUnknown;
     }
     const auto head = source.head(tree, id, 20);
@@ -501,8 +551,10 @@ Outcome<Description> complete_layout(Tree& tree,
   } else {
     POSTERN_TRY(add.file(".singularity.d/Singularity", 0644,
                          "bootstrap: " + facts.bootstrap + "\nfrom: " + facts.from + "\n"));
-    POSTERN_TRY_ASSIGN(const std::optional<std::string> text, file_text(tree, source, "/.singularity.d/Singularity"));
-    out.definition = text.value_or("bootstrap: " + facts.bootstrap + "\nfrom: " + facts.from + "\n");
+    POSTERN_TRY_ASSIGN(const std::optional<std::string> text,
+                       file_text(tree, source, "/.singularity.d/Singularity"));
+    out.definition =
+        text.value_or("bootstrap: " + facts.bootstrap + "\nfrom: " + facts.from + "\n");
   }
   POSTERN_TRY_ASSIGN(out.inspect, inspect_document(tree, source));
   out.oci_config = config.raw;

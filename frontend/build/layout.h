@@ -54,8 +54,8 @@ struct Scripts {
 };
 
 struct Facts {
-  std::string bootstrap;  // "docker-archive", "localimage", …
-  std::string from;       // as the user named the source
+  std::string bootstrap;             // "docker-archive", "localimage", …
+  std::string from;                  // as the user named the source
   std::optional<std::int64_t> time;  // of the build, seconds since 1970, where one is known
   std::int64_t newest = 0;           // modification time in the source
   sif::Architecture architecture = sif::Architecture::kUnknown;
@@ -81,14 +81,18 @@ sif::Architecture architecture_of(const Tree& tree, Source& source);
 // What is found in bytes 0…19 of a program: kUnknown for anything that is not ELF.
 sif::Architecture elf_architecture(std::string_view head);
 
-// `export NAME="${NAME:-"value"}"`, or `export PATH="value"`, for each NAME=VALUE whose name a shell
-// accepts.
+// `export NAME="${NAME:-"value"}"`, or `export PATH="value"`, for each NAME=VALUE whose name a
+// shell accepts.
 std::string environment_script(const std::vector<std::string>& environment);
 
 // The runscript of an image with this ENTRYPOINT and CMD.
-std::string oci_runscript(const std::vector<std::string>& entrypoint, const std::vector<std::string>& command);
+std::string oci_runscript(const std::vector<std::string>& entrypoint,
+                          const std::vector<std::string>& command);
 
-// A text of the tree's file at `path`; nothing where it is not a file or is larger than kMaxCaptured.
-Outcome<std::optional<std::string>> file_text(const Tree& tree, Source& source, std::string_view path);
+// A text of the tree's file at `path`; nothing where it is not a file or is larger than
+// kMaxCaptured.
+Outcome<std::optional<std::string>> file_text(const Tree& tree,
+                                              Source& source,
+                                              std::string_view path);
 
 }  // namespace postern::build

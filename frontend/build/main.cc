@@ -1,13 +1,13 @@
 // postern-build: the command `build`. Started by bin/postern with its own argv.
 
-#include <unistd.h>
-
 #include <clocale>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
+
+#include <unistd.h>
 
 #include "frontend/build/build.h"
 #include "frontend/build/interrupt.h"
@@ -21,7 +21,8 @@ namespace build = postern::build;
 namespace message = postern::message;
 
 int usage_error(const std::string& what) {
-  std::fprintf(stderr, "Error for command \"build\": %s\n\n%s", what.c_str(), build::usage_text().c_str());
+  std::fprintf(stderr, "Error for command \"build\": %s\n\n%s", what.c_str(),
+               build::usage_text().c_str());
   return postern::kExitUsage;
 }
 

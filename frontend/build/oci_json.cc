@@ -72,7 +72,9 @@ Outcome<std::string> text_member(const json& object, const char* name, const cha
 }
 
 // Optional list of texts.
-Outcome<std::vector<std::string>> texts_member(const json& object, const char* name, const char* what) {
+Outcome<std::vector<std::string>> texts_member(const json& object,
+                                               const char* name,
+                                               const char* what) {
   std::vector<std::string> out;
   const json* value = member(object, name);
   if (value == nullptr) {
@@ -98,7 +100,8 @@ Outcome<OciDescriptor> descriptor(const json& value, const char* what) {
   POSTERN_TRY_ASSIGN(out.media_type, text_member(value, "mediaType", what));
   POSTERN_TRY_ASSIGN(out.digest, text_member(value, "digest", what));
   if (!is_sha256_digest(out.digest)) {
-    return malformed(std::string(what) + ": digest '" + out.digest.substr(0, 80) + "' is not sha256:<64 digits>");
+    return malformed(std::string(what) + ": digest '" + out.digest.substr(0, 80) +
+                     "' is not sha256:<64 digits>");
   }
   const json* size = member(value, "size");
   if (size == nullptr || !size->is_number_unsigned()) {
@@ -106,7 +109,8 @@ Outcome<OciDescriptor> descriptor(const json& value, const char* what) {
   }
   out.size = size->get<std::uint64_t>();
   if (const json* annotations = member(value, "annotations"); annotations != nullptr) {
-    POSTERN_TRY_ASSIGN(out.name, text_member(*annotations, "org.opencontainers.image.ref.name", what));
+    POSTERN_TRY_ASSIGN(out.name,
+                       text_member(*annotations, "org.opencontainers.image.ref.name", what));
   }
   if (const json* platform = member(value, "platform"); platform != nullptr) {
     POSTERN_TRY_ASSIGN(out.os, text_member(*platform, "os", what));
@@ -152,7 +156,8 @@ Outcome<std::vector<DockerImage>> parse_docker_manifest(std::string_view text) {
       return malformed("manifest.json: an image without 'Config'");
     }
     if (image.layers.size() > kMaxLayers) {
-      return malformed("manifest.json: an image of " + std::to_string(image.layers.size()) + " layers");
+      return malformed("manifest.json: an image of " + std::to_string(image.layers.size()) +
+                       " layers");
     }
     images.push_back(std::move(image));
   }
@@ -190,7 +195,8 @@ Outcome<OciManifest> parse_oci_manifest(std::string_view text) {
   for (const json& entry : *layers) {
     POSTERN_TRY_ASSIGN(OciDescriptor layer, descriptor(entry, kWhat));
     if (layer.media_type.ends_with("+encrypted")) {
-      return Problem{.what = "the image has encrypted layers", .cure = "decrypt it first (skopeo copy --decryption-key)"};
+      return Problem{.what = "the image has encrypted layers",
+                     .cure = "decrypt it first (skopeo copy --decryption-key)"};
     }
     out.layers.push_back(std::move(layer));
   }
@@ -203,9 +209,11 @@ Outcome<OciDescriptor> choose_image(const std::vector<OciDescriptor>& candidates
   std::vector<OciDescriptor> left;
   for (const OciDescriptor& candidate : candidates) {
     // "name:tag" is stored by some tools, "tag" by others.
-    const bool named = reference.empty() || candidate.name == reference || candidate.digest == reference ||
+    const bool named = reference.empty() || candidate.name == reference ||
+                       candidate.digest == reference ||
                        candidate.name.ends_with(":" + std::string(reference));
-    const bool known = candidate.media_type.empty() || is_index(candidate.media_type) || is_manifest(candidate.media_type);
+    const bool known = candidate.media_type.empty() || is_index(candidate.media_type) ||
+                       is_manifest(candidate.media_type);
     if (named && known) {
       left.push_back(candidate);
     }
@@ -215,27 +223,31 @@ Outcome<OciDescriptor> choose_image(const std::vector<OciDescriptor>& candidates
     for (const OciDescriptor& candidate : candidates) {
       names += (names.empty() ? "" : ", ") + described(candidate);
     }
-    return Problem{.what = reference.empty() ? std::string("the index lists no image")
-                                             : "the index has no image '" + std::string(reference) + "'",
+    return Problem{.what = reference.empty()
+                               ? std::string("the index lists no image")
+                               : "the index has no image '" + std::string(reference) + "'",
                    .cure = names.empty() ? "" : "it has: " + names};
   }
   if (left.size() > 1) {
     std::vector<OciDescriptor> fitting;
     for (const OciDescriptor& candidate : left) {
-      if ((candidate.os.empty() || candidate.os == "linux") && candidate.architecture == architecture) {
+      if ((candidate.os.empty() || candidate.os == "linux") &&
+          candidate.architecture == architecture) {
         fitting.push_back(candidate);
       }
     }
     // Of several variants of one architecture, the first: the image's own order of preference.
-    if (fitting.size() == 1 || (!fitting.empty() && fitting.front().variant != fitting.back().variant)) {
+    if (fitting.size() == 1 ||
+        (!fitting.empty() && fitting.front().variant != fitting.back().variant)) {
       return fitting.front();
     }
     std::string names;
     for (const OciDescriptor& candidate : left) {
       names += (names.empty() ? "" : ", ") + described(candidate);
     }
-    return Problem{.what = fitting.empty() ? "none of the images is for linux/" + std::string(architecture)
-                                           : "several images fit",
+    return Problem{.what = fitting.empty()
+                               ? "none of the images is for linux/" + std::string(architecture)
+                               : "several images fit",
                    .cure = "name one by its tag, or choose with --arch: " + names};
   }
   return left.front();
@@ -271,7 +283,8 @@ Outcome<ParsedConfig> parse_image_config(std::string_view text) {
   }
   for (const std::string& diff_id : out.diff_ids) {
     if (!is_sha256_digest(diff_id)) {
-      return malformed("image configuration: layer id '" + diff_id.substr(0, 80) + "' is not sha256:<64 digits>");
+      return malformed("image configuration: layer id '" + diff_id.substr(0, 80) +
+                       "' is not sha256:<64 digits>");
     }
   }
   // NUL ends an argument and a variable for the kernel; a shell script cannot hold it either.

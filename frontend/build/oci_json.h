@@ -1,5 +1,5 @@
-// The JSON documents of OCI and Docker images, from bytes to structs. Pure functions; the bytes come
-// from strangers. Unknown members are ignored, wrong types and missing members are Problems.
+// The JSON documents of OCI and Docker images, from bytes to structs. Pure functions; the bytes
+// come from strangers. Unknown members are ignored, wrong types and missing members are Problems.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,9 @@ Outcome<std::vector<DockerImage>> parse_docker_manifest(std::string_view text);
 // OCI content descriptor.
 struct OciDescriptor {
   std::string media_type;
-  std::string digest;   // "sha256:<64 hex>", checked for its form
+  std::string digest;  // "sha256:<64 hex>", checked for its form
   std::uint64_t size = 0;
-  std::string name;     // annotation org.opencontainers.image.ref.name
+  std::string name;  // annotation org.opencontainers.image.ref.name
   std::string os;
   std::string architecture;
   std::string variant;

@@ -1,16 +1,17 @@
 #include "frontend/build/oci_source.h"
 
-#include <fcntl.h>
-#include <linux/openat2.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <map>
 #include <optional>
 #include <utility>
+
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/interrupt.h"
 #include "frontend/build/layers.h"
@@ -48,18 +49,20 @@ class Bundle {
 
 class DirectoryBundle : public Bundle {
  public:
-  DirectoryBundle(UniqueFd directory, std::string path) : directory_(std::move(directory)), path_(std::move(path)) {}
+  DirectoryBundle(UniqueFd directory, std::string path)
+      : directory_(std::move(directory)), path_(std::move(path)) {}
 
   Outcome<std::optional<Blob>> find(const std::string& name) override {
     open_how how{};
     how.flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
     how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-    UniqueFd fd(static_cast<int>(::syscall(SYS_openat2, directory_.get(), name.c_str(), &how, sizeof(how))));
+    UniqueFd fd(static_cast<int>(
+        ::syscall(SYS_openat2, directory_.get(), name.c_str(), &how, sizeof(how))));
     if (!fd.valid()) {
       return errno == ENOENT ? Outcome<std::optional<Blob>>(std::optional<Blob>())
                              : system_problem("opening '" + path_ + "/" + name + "'", errno);
     }
-    struct stat status {};
+    struct stat status{};
     if (::fstat(fd.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
       return Problem{.what = "'" + path_ + "/" + name + "' is not a file"};
     }
@@ -67,6 +70,7 @@ class DirectoryBundle : public Bundle {
     files.push_back(std::move(fd));
     return std::optional<Blob>(blob);
   }
+
   [[nodiscard]] const std::string& path() const override { return path_; }
 
  private:
@@ -95,6 +99,7 @@ class ArchiveBundle : public Bundle {
     }
     return Problem{.what = "'" + name + "' in " + path_ + " is a loop of links"};
   }
+
   [[nodiscard]] const std::string& path() const override { return path_; }
 
  private:
@@ -102,6 +107,7 @@ class ArchiveBundle : public Bundle {
     Blob blob;
     std::string link;  // name of the member that this is a link to
   };
+
   std::string path_;
   std::map<std::string, Member> members_;
 };
@@ -145,7 +151,8 @@ bool plausible_member(const std::vector<std::string>& path) {
     return true;
   }
   std::string_view first = path.front();
-  for (const std::string_view known : {"manifest.json", "repositories", "oci-layout", "index.json", "blobs"}) {
+  for (const std::string_view known :
+       {"manifest.json", "repositories", "oci-layout", "index.json", "blobs"}) {
     if (first == known) {
       return true;
     }
@@ -191,12 +198,17 @@ Outcome<> ArchiveBundle::open(UniqueFd fd, std::uint64_t size) {
   return {};
 }
 
-// A plain copy of a compressed archive, on disk without a name: its members are needed in an order of
-// their own.
-Outcome<UniqueFd> plain_copy(int fd, std::uint64_t size, const std::string& name, const std::string& directory, std::uint64_t& bytes) {
+// A plain copy of a compressed archive, on disk without a name: its members are needed in an order
+// of their own.
+Outcome<UniqueFd> plain_copy(int fd,
+                             std::uint64_t size,
+                             const std::string& name,
+                             const std::string& directory,
+                             std::uint64_t& bytes) {
   UniqueFd copy(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (!copy.valid()) {
-    return system_problem("making a temporary file in '" + directory + "'", errno, "choose another directory with --tmpdir");
+    return system_problem("making a temporary file in '" + directory + "'", errno,
+                          "choose another directory with --tmpdir");
   }
   FileStream file(fd, 0, size, name);
   message::Progress progress("Unpacking", size);
@@ -215,7 +227,8 @@ Outcome<UniqueFd> plain_copy(int fd, std::uint64_t size, const std::string& name
         continue;
       }
       if (put < 0) {
-        return system_problem("unpacking " + name + " in '" + directory + "'", errno, "choose a directory with more space with --tmpdir");
+        return system_problem("unpacking " + name + " in '" + directory + "'", errno,
+                              "choose a directory with more space with --tmpdir");
       }
       piece = piece.subspan(static_cast<std::size_t>(put));
     }
@@ -237,7 +250,8 @@ Outcome<bool> holds_images(int fd, std::uint64_t size, const std::string& name, 
     if (!path || !plausible_member(*path)) {
       return false;
     }
-    found = found || (path->size() == 1 && (path->front() == "manifest.json" || path->front() == "oci-layout"));
+    found = found || (path->size() == 1 &&
+                      (path->front() == "manifest.json" || path->front() == "oci-layout"));
   }
 }
 
@@ -250,7 +264,9 @@ Outcome<Blob> need(Bundle& bundle, const std::string& name, const char* what) {
   return *blob;
 }
 
-std::string blob_name(const std::string& digest) { return "blobs/sha256/" + digest.substr(7); }
+std::string blob_name(const std::string& digest) {
+  return "blobs/sha256/" + digest.substr(7);
+}
 
 // The digest that a member's name promises, or "".
 std::string named_digest(const std::string& name) {
@@ -268,11 +284,15 @@ std::string named_digest(const std::string& name) {
 }
 
 // A JSON document. `digest` empty: not checked.
-Outcome<std::string> read_document(Bundle& bundle, const std::string& name, const std::string& digest, const char* what) {
+Outcome<std::string> read_document(Bundle& bundle,
+                                   const std::string& name,
+                                   const std::string& digest,
+                                   const char* what) {
   POSTERN_TRY_ASSIGN(const Blob blob, need(bundle, name, what));
   if (blob.size > kMaxDocument) {
     return Problem{.what = std::string(what) + " '" + name + "' in " + bundle.path() + " has " +
-                           message::human_bytes(blob.size) + "; " + message::human_bytes(kMaxDocument) + " are allowed"};
+                           message::human_bytes(blob.size) + "; " +
+                           message::human_bytes(kMaxDocument) + " are allowed"};
   }
   FileStream stream(blob.fd, blob.offset, blob.size, bundle.path());
   std::string text;
@@ -281,28 +301,37 @@ Outcome<std::string> read_document(Bundle& bundle, const std::string& name, cons
     if (piece.empty()) {
       break;
     }
-    text.append(reinterpret_cast<const char*>(piece.data()), piece.size());  // SAFETY: bytes as text
+    text.append(reinterpret_cast<const char*>(piece.data()),
+                piece.size());  // SAFETY: bytes as text
   }
   if (!digest.empty() && sha256_of(text) != digest) {
-    return Problem{.what = std::string(what) + " '" + name + "' in " + bundle.path() + " does not match its digest",
+    return Problem{.what = std::string(what) + " '" + name + "' in " + bundle.path() +
+                           " does not match its digest",
                    .cure = "the image is damaged or was altered: copy or download it again"};
   }
   return text;
 }
 
-Outcome<OpenedSource> finish(Bundle& bundle, ParsedConfig parsed, std::vector<Layer> layers, const OpenOptions& options) {
+Outcome<OpenedSource> finish(Bundle& bundle,
+                             ParsedConfig parsed,
+                             std::vector<Layer> layers,
+                             const OpenOptions& options) {
   const std::string& architecture = parsed.config.architecture;
-  if (!options.architecture.empty() && !architecture.empty() && architecture != options.architecture) {
-    return Problem{.what = "the image is for " + architecture + ", not " + options.architecture + " (" + bundle.path() + ")"};
+  if (!options.architecture.empty() && !architecture.empty() &&
+      architecture != options.architecture) {
+    return Problem{.what = "the image is for " + architecture + ", not " + options.architecture +
+                           " (" + bundle.path() + ")"};
   }
   if (parsed.diff_ids.size() != layers.size()) {
-    return Problem{.what = "the manifest lists " + std::to_string(layers.size()) + " layers, the configuration " +
-                           std::to_string(parsed.diff_ids.size()) + " (" + bundle.path() + ")",
+    return Problem{.what = "the manifest lists " + std::to_string(layers.size()) +
+                           " layers, the configuration " + std::to_string(parsed.diff_ids.size()) +
+                           " (" + bundle.path() + ")",
                    .cure = "the image is damaged, or was made by a broken tool"};
   }
   for (std::size_t i = 0; i < layers.size(); ++i) {
     layers[i].diff_id = parsed.diff_ids[i];
-    layers[i].name = "layer " + std::to_string(i + 1) + " of " + std::to_string(layers.size()) + " in " + bundle.path();
+    layers[i].name = "layer " + std::to_string(i + 1) + " of " + std::to_string(layers.size()) +
+                     " in " + bundle.path();
   }
   OpenedSource out;
   out.files = std::move(bundle.files);
@@ -321,8 +350,9 @@ Layer layer_at(const Blob& blob, std::string digest) {
 }
 
 Outcome<OpenedSource> open_oci(Bundle& bundle, const SourceSpec& spec, const OpenOptions& options) {
-  const std::string architecture =
-      options.architecture.empty() ? std::string(sif::name_of(sif::host_architecture())) : options.architecture;
+  const std::string architecture = options.architecture.empty()
+                                       ? std::string(sif::name_of(sif::host_architecture()))
+                                       : options.architecture;
   POSTERN_TRY_ASSIGN(std::string index, read_document(bundle, "index.json", "", "image index"));
   std::string reference = spec.reference;
   OciDescriptor chosen;
@@ -335,21 +365,24 @@ Outcome<OpenedSource> open_oci(Bundle& bundle, const SourceSpec& spec, const Ope
     if (depth == kMaxIndexes) {
       return Problem{.what = "the image index in " + bundle.path() + " leads from index to index"};
     }
-    POSTERN_TRY_ASSIGN(index, read_document(bundle, blob_name(chosen.digest), chosen.digest, "image index"));
+    POSTERN_TRY_ASSIGN(
+        index, read_document(bundle, blob_name(chosen.digest), chosen.digest, "image index"));
     reference.clear();
   }
-  POSTERN_TRY_ASSIGN(const std::string text,
-                     read_document(bundle, blob_name(chosen.digest), chosen.digest, "image manifest"));
+  POSTERN_TRY_ASSIGN(const std::string text, read_document(bundle, blob_name(chosen.digest),
+                                                           chosen.digest, "image manifest"));
   POSTERN_TRY_ASSIGN(const OciManifest manifest, parse_oci_manifest(text));
-  POSTERN_TRY_ASSIGN(const std::string config, read_document(bundle, blob_name(manifest.config.digest),
-                                                             manifest.config.digest, "image configuration"));
+  POSTERN_TRY_ASSIGN(const std::string config,
+                     read_document(bundle, blob_name(manifest.config.digest),
+                                   manifest.config.digest, "image configuration"));
   POSTERN_TRY_ASSIGN(ParsedConfig parsed, parse_image_config(config));
   std::vector<Layer> layers;
   for (const OciDescriptor& layer : manifest.layers) {
     POSTERN_TRY_ASSIGN(const Blob blob, need(bundle, blob_name(layer.digest), "layer"));
     if (blob.size != layer.size) {
-      return Problem{.what = "layer '" + layer.digest + "' in " + bundle.path() + " has " + std::to_string(blob.size) +
-                             " bytes instead of " + std::to_string(layer.size),
+      return Problem{.what = "layer '" + layer.digest + "' in " + bundle.path() + " has " +
+                             std::to_string(blob.size) + " bytes instead of " +
+                             std::to_string(layer.size),
                      .cure = "the image is damaged or incomplete: copy or download it again"};
     }
     layers.push_back(layer_at(blob, layer.digest));
@@ -357,7 +390,9 @@ Outcome<OpenedSource> open_oci(Bundle& bundle, const SourceSpec& spec, const Ope
   return finish(bundle, std::move(parsed), std::move(layers), options);
 }
 
-Outcome<DockerImage> choose_docker(std::vector<DockerImage> images, const std::string& reference, const std::string& path) {
+Outcome<DockerImage> choose_docker(std::vector<DockerImage> images,
+                                   const std::string& reference,
+                                   const std::string& path) {
   std::string tags;
   for (DockerImage& image : images) {
     for (const std::string& tag : image.tags) {
@@ -368,7 +403,8 @@ Outcome<DockerImage> choose_docker(std::vector<DockerImage> images, const std::s
     }
   }
   if (!reference.empty()) {
-    return Problem{.what = path + " has no image '" + reference + "'", .cure = tags.empty() ? "" : "it has: " + tags};
+    return Problem{.what = path + " has no image '" + reference + "'",
+                   .cure = tags.empty() ? "" : "it has: " + tags};
   }
   if (images.size() > 1) {
     return Problem{.what = path + " holds " + std::to_string(images.size()) + " images",
@@ -377,12 +413,17 @@ Outcome<DockerImage> choose_docker(std::vector<DockerImage> images, const std::s
   return std::move(images.front());
 }
 
-Outcome<OpenedSource> open_docker(Bundle& bundle, const SourceSpec& spec, const OpenOptions& options) {
-  POSTERN_TRY_ASSIGN(const std::string text, read_document(bundle, "manifest.json", "", "manifest"));
+Outcome<OpenedSource> open_docker(Bundle& bundle,
+                                  const SourceSpec& spec,
+                                  const OpenOptions& options) {
+  POSTERN_TRY_ASSIGN(const std::string text,
+                     read_document(bundle, "manifest.json", "", "manifest"));
   POSTERN_TRY_ASSIGN(std::vector<DockerImage> images, parse_docker_manifest(text));
-  POSTERN_TRY_ASSIGN(const DockerImage image, choose_docker(std::move(images), spec.reference, bundle.path()));
-  POSTERN_TRY_ASSIGN(const std::string config,
-                     read_document(bundle, image.config, named_digest(image.config), "image configuration"));
+  POSTERN_TRY_ASSIGN(const DockerImage image,
+                     choose_docker(std::move(images), spec.reference, bundle.path()));
+  POSTERN_TRY_ASSIGN(
+      const std::string config,
+      read_document(bundle, image.config, named_digest(image.config), "image configuration"));
   POSTERN_TRY_ASSIGN(ParsedConfig parsed, parse_image_config(config));
   std::vector<Layer> layers;
   for (const std::string& name : image.layers) {
@@ -405,7 +446,7 @@ Outcome<OpenedSource> open_oci_layout(const SourceSpec& spec, const OpenOptions&
 
 Outcome<OpenedSource> open_image_archive(const SourceSpec& spec, const OpenOptions& options) {
   UniqueFd fd(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat status {};
+  struct stat status{};
   if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
     return system_problem("opening '" + spec.path + "'", errno);
   }

@@ -1,12 +1,13 @@
 #include "frontend/build/open_source.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <string_view>
 #include <utility>
+
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/directory_source.h"
 #include "frontend/build/layers.h"
@@ -20,8 +21,9 @@ namespace {
 Outcome<OpenedSource> open_directory(const SourceSpec& spec, const OpenOptions& options) {
   DirectoryOptions skip;
   skip.owners = caller_is_root();
-  struct stat status {};
-  if (!options.skip_path.empty() && ::stat(options.skip_path.c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
+  struct stat status{};
+  if (!options.skip_path.empty() && ::stat(options.skip_path.c_str(), &status) == 0 &&
+      S_ISREG(status.st_mode)) {
     skip.skip_device = status.st_dev;
     skip.skip_inode = status.st_ino;
   }
@@ -37,7 +39,7 @@ Outcome<OpenedSource> open_tar(const SourceSpec& spec, const OpenOptions& option
   }
   OpenedSource out;
   out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
-  struct stat status {};
+  struct stat status{};
   if (!out.files[0].valid() || ::fstat(out.files[0].get(), &status) != 0) {
     return system_problem("opening '" + spec.path + "'", errno);
   }
@@ -55,7 +57,8 @@ std::uint64_t squashfs_start(std::string_view head) {
     return 0;
   }
   const std::size_t end = head.find('\n');
-  const bool launch = end != std::string_view::npos && head.substr(0, end).find(" run-singularity") != std::string_view::npos;
+  const bool launch = end != std::string_view::npos &&
+                      head.substr(0, end).find(" run-singularity") != std::string_view::npos;
   return launch ? end + 1 : 0;
 }
 
@@ -63,15 +66,19 @@ Outcome<OpenedSource> open_squashfs(const SourceSpec& spec) {
   OpenedSource out;
   out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
   const int fd = out.files[0].get();
-  struct stat status {};
+  struct stat status{};
   std::string head(2048, '\0');
-  const ssize_t got = out.files[0].valid() && ::fstat(fd, &status) == 0 ? ::pread(fd, head.data(), head.size(), 0) : -1;
+  const ssize_t got = out.files[0].valid() && ::fstat(fd, &status) == 0
+                          ? ::pread(fd, head.data(), head.size(), 0)
+                          : -1;
   if (got < 0) {
     return system_problem("opening '" + spec.path + "'", errno);
   }
   head.resize(static_cast<std::size_t>(got));
   const std::uint64_t start = squashfs_start(head);
-  POSTERN_TRY_ASSIGN(out.source, squash_source(fd, start, static_cast<std::uint64_t>(status.st_size) - start, spec.path));
+  POSTERN_TRY_ASSIGN(
+      out.source,
+      squash_source(fd, start, static_cast<std::uint64_t>(status.st_size) - start, spec.path));
   return out;
 }
 
@@ -91,11 +98,13 @@ Outcome<OpenedSource> open_sif(const SourceSpec& spec) {
                    .cure = "decrypt it first: postern decrypt " + spec.path};
   }
   if (fs != sif::FileSystem::kSquashfs) {
-    return Problem{.what = "the root file system of '" + spec.path + "' is " + std::string(sif::name_of(fs)) + ", not squashfs",
+    return Problem{.what = "the root file system of '" + spec.path + "' is " +
+                           std::string(sif::name_of(fs)) + ", not squashfs",
                    .cure = "unpack it with the tool that made it and build from the directory"};
   }
   POSTERN_TRY_ASSIGN(const sif::Extent extent, image.extent_of(*primary));
-  if (const sif::Descriptor* config = image.find(sif::DataType::kGenericJson, "oci-config.json"); config != nullptr) {
+  if (const sif::Descriptor* config = image.find(sif::DataType::kGenericJson, "oci-config.json");
+      config != nullptr) {
     POSTERN_TRY_ASSIGN(out.oci_config, sif::read_object(fd, image, *config, kMaxConfig));
   }
   POSTERN_TRY_ASSIGN(out.source, squash_source(fd, extent.offset, extent.bytes, spec.path));

@@ -1,7 +1,5 @@
 #include "frontend/build/options.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -9,6 +7,8 @@
 #include <string_view>
 #include <thread>
 #include <utility>
+
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "protocol/exit_codes.h"
@@ -76,7 +76,10 @@ Problem usage(std::string what) {
   return Problem{.what = std::move(what), .exit_code = kExitUsage};
 }
 
-Outcome<unsigned> number(std::string_view option, std::string_view text, unsigned least, unsigned most) {
+Outcome<unsigned> number(std::string_view option,
+                         std::string_view text,
+                         unsigned least,
+                         unsigned most) {
   unsigned value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < least || value > most) {
@@ -89,7 +92,8 @@ Outcome<unsigned> number(std::string_view option, std::string_view text, unsigne
 Outcome<> set_compression(SquashOptions& out, std::string_view option, std::string_view name) {
   const std::optional<Compression> compression = compression_of(name);
   if (!compression) {
-    return usage(std::string(option) + " takes zstd, gzip, xz, lz4, lzo or none, not '" + std::string(name) + "'");
+    return usage(std::string(option) + " takes zstd, gzip, xz, lz4, lzo or none, not '" +
+                 std::string(name) + "'");
   }
   out.compression = *compression;
   return {};
@@ -108,8 +112,8 @@ Outcome<std::uint32_t> block_size(std::string_view text) {
   unsigned value = 0;
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
   const std::uint64_t bytes = std::uint64_t{value} * unit;
-  if (error != std::errc() || end != digits.data() + digits.size() || bytes < 4096 || bytes > 1048576 ||
-      (bytes & (bytes - 1)) != 0) {
+  if (error != std::errc() || end != digits.data() + digits.size() || bytes < 4096 ||
+      bytes > 1048576 || (bytes & (bytes - 1)) != 0) {
     return usage("-b takes a power of two from 4K to 1M, not '" + std::string(text) + "'");
   }
   return static_cast<std::uint32_t>(bytes);
@@ -153,13 +157,16 @@ Outcome<> mksquashfs_arguments(SquashOptions& out, std::string_view text) {
       out.all_root = true;
     } else if (word == "-no-compression") {
       out.compression = Compression::kNone;
-    } else if (word != "-noappend" && word != "-no-progress" && word != "-quiet") {  // always so here
-      return usage("--mksquashfs-args: '" + word + "' means nothing here: -comp, -b, -Xcompression-level, "
+    } else if (word != "-noappend" && word != "-no-progress" &&
+               word != "-quiet") {  // always so here
+      return usage("--mksquashfs-args: '" + word +
+                   "' means nothing here: -comp, -b, -Xcompression-level, "
                    "-processors, -all-root and -no-compression do");
     }
   }
   if (level) {
-    POSTERN_TRY_ASSIGN(out.level, number("-Xcompression-level", *level, 1, most_level(out.compression)));
+    POSTERN_TRY_ASSIGN(out.level,
+                       number("-Xcompression-level", *level, 1, most_level(out.compression)));
   }
   return {};
 }
@@ -217,12 +224,17 @@ std::string temporary_directory(const cli::Arguments& arguments) {
 
 }  // namespace
 
-std::span<const cli::Option> option_table() { return kOptions; }
+std::span<const cli::Option> option_table() {
+  return kOptions;
+}
 
-Outcome<BuildOptions> parse_options(std::span<const std::string> words, const char* const* environment) {
-  POSTERN_TRY_ASSIGN(const cli::Arguments arguments, cli::parse(kOptions, kBuild, words, environment, true));
+Outcome<BuildOptions> parse_options(std::span<const std::string> words,
+                                    const char* const* environment) {
+  POSTERN_TRY_ASSIGN(const cli::Arguments arguments,
+                     cli::parse(kOptions, kBuild, words, environment, true));
   if (arguments.positional().size() != 2) {
-    return usage("build needs an output and a source, " + std::to_string(arguments.positional().size()) +
+    return usage("build needs an output and a source, " +
+                 std::to_string(arguments.positional().size()) +
                  " arguments were given (options come first)");
   }
   BuildOptions out;
@@ -239,7 +251,8 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words, const ch
   out.architecture = arguments.text("arch");
   sif::Architecture known{};
   if (!out.architecture.empty() && !sif::parse_name(out.architecture, known)) {
-    return usage("--arch: '" + out.architecture + "' is not an architecture (amd64, arm64, ppc64le, riscv64, …)");
+    return usage("--arch: '" + out.architecture +
+                 "' is not an architecture (amd64, arm64, ppc64le, riscv64, …)");
   }
   out.temporary = temporary_directory(arguments);
   out.sections = arguments.values("section");
@@ -268,7 +281,8 @@ std::string usage_text() {
   return "Usage:\n  postern build [options] OUTPUT SOURCE\n\n"
          "Makes a SIF image, or with --sandbox a directory, from SOURCE:\n"
          "  DIRECTORY                      a root file system, or a sandbox\n"
-         "  FILE                           tar (plain, gzip, xz, zstd, …), squashfs, SIF or definition file\n"
+         "  FILE                           tar (plain, gzip, xz, zstd, …), squashfs, SIF or "
+         "definition file\n"
          "  docker-archive:FILE[:NAME:TAG] what `docker save` writes\n"
          "  oci-archive:FILE[:TAG]         an OCI image layout in a tar\n"
          "  oci:DIRECTORY[:TAG]            an OCI image layout\n\n"

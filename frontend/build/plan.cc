@@ -1,12 +1,12 @@
 #include "frontend/build/plan.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <sstream>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/container.h"
 #include "frontend/build/directory_source.h"
@@ -53,7 +53,6 @@ std::optional<std::int64_t> time_of(const std::string& text) {
   return seconds > 0 ? std::optional<std::int64_t>(seconds) : std::nullopt;
 }
 
-
 Outcome<std::string> read_text(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   std::string text(kMaxDefinition + 1, '\0');
@@ -72,7 +71,8 @@ Outcome<std::string> read_text(const std::string& path) {
     }
     filled += static_cast<std::size_t>(got);
   }
-  return fd.valid() ? Problem{.what = "'" + path + "' is too large"} : system_problem("opening '" + path + "'", errno);
+  return fd.valid() ? Problem{.what = "'" + path + "' is too large"}
+                    : system_problem("opening '" + path + "'", errno);
 }
 
 Outcome<> add_argument(BuildArguments& out, const std::string& text) {
@@ -125,8 +125,10 @@ Outcome<SourceSpec> spec_of(const Stage& stage, bool& from_nothing) {
   if (bootstrap == "docker-archive" || bootstrap == "oci-archive" || bootstrap == "oci") {
     return identify_source(bootstrap + ":" + from);
   }
-  if (bootstrap == "docker" || bootstrap == "library" || bootstrap == "oras" || bootstrap == "shub" || bootstrap == "docker-daemon") {
-    const std::string url = bootstrap == "docker-daemon" ? bootstrap + ":" + from : bootstrap + "://" + from;
+  if (bootstrap == "docker" || bootstrap == "library" || bootstrap == "oras" ||
+      bootstrap == "shub" || bootstrap == "docker-daemon") {
+    const std::string url =
+        bootstrap == "docker-daemon" ? bootstrap + ":" + from : bootstrap + "://" + from;
     return identify_source(url);  // says how to get it here
   }
   return Problem{.what = "Bootstrap: " + bootstrap + " is not known",
@@ -167,7 +169,9 @@ void take_apps(const Stage& stage, const BuildOptions& options, Recipe& recipe) 
 Outcome<Recipe> recipe_of(const Definition& definition, const BuildOptions& options) {
   if (definition.stages.size() > 1) {
     return Problem{.what = "the definition file has several stages",
-                   .cure = "build each stage's image from a file of its own, and copy from its sandbox with %files"};
+                   .cure =
+                       "build each stage's image from a file of its own, and copy from its sandbox "
+                       "with %files"};
   }
   const Stage& stage = definition.stages.back();
   Recipe recipe;
@@ -209,7 +213,8 @@ Outcome<Recipe> recipe_of(const Definition& definition, const BuildOptions& opti
 
 void set_facts(Plan& plan, const Recipe& recipe, const BuildOptions& options) {
   plan.facts.bootstrap = recipe.from_nothing ? "scratch" : bootstrap_name(recipe.spec.kind);
-  plan.facts.from = recipe.spec.reference.empty() ? recipe.spec.path : recipe.spec.path + ":" + recipe.spec.reference;
+  plan.facts.from = recipe.spec.reference.empty() ? recipe.spec.path
+                                                  : recipe.spec.path + ":" + recipe.spec.reference;
   plan.facts.newest = clamp_times(plan.tree, options.epoch);
   plan.facts.time = options.epoch ? options.epoch : time_of(plan.opened.config.created);
   if (!sif::parse_name(options.architecture, plan.facts.architecture) &&
@@ -229,8 +234,10 @@ std::map<std::string, std::string> parse_label_lines(const std::string& text) {
   for (std::string line; std::getline(lines, line);) {
     const std::size_t blank = line.find_first_of(" \t");
     if (!line.empty() && line.front() != '#' && blank != 0) {
-      const std::size_t value = blank == std::string::npos ? blank : line.find_first_not_of(" \t", blank);
-      labels[line.substr(0, blank)] = value == std::string::npos ? std::string() : line.substr(value);
+      const std::size_t value =
+          blank == std::string::npos ? blank : line.find_first_not_of(" \t", blank);
+      labels[line.substr(0, blank)] =
+          value == std::string::npos ? std::string() : line.substr(value);
     }
   }
   return labels;
@@ -253,7 +260,8 @@ Outcome<Recipe> make_recipe(const BuildOptions& options) {
       return Problem{.what = "--update needs a definition file, not '" + options.source + "'"};
     }
     if (!options.build_arguments.empty() || !options.build_argument_file.empty()) {
-      return Problem{.what = "build arguments are for definition files, not for '" + options.source + "'"};
+      return Problem{.what = "build arguments are for definition files, not for '" +
+                             options.source + "'"};
     }
     Recipe recipe;
     recipe.spec = spec;
@@ -280,7 +288,8 @@ Outcome<Recipe> make_recipe(const BuildOptions& options) {
 Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
   Plan plan;
   if (options.update) {
-    POSTERN_TRY_ASSIGN(plan.opened.source, directory_source(options.output, {.owners = fakeroot_owners()}));
+    POSTERN_TRY_ASSIGN(plan.opened.source,
+                       directory_source(options.output, {.owners = fakeroot_owners()}));
   } else if (recipe.from_nothing) {
     plan.opened.source = layer_source({}, {});
   } else {
@@ -300,7 +309,9 @@ Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
     fix_permissions(plan.tree);
   }
   set_facts(plan, recipe, options);
-  POSTERN_TRY_ASSIGN(plan.description, complete_layout(plan.tree, *plan.opened.source, plan.opened.config, recipe.scripts, plan.facts));
+  POSTERN_TRY_ASSIGN(plan.description,
+                     complete_layout(plan.tree, *plan.opened.source, plan.opened.config,
+                                     recipe.scripts, plan.facts));
   plan.tree.finish();
   return plan;
 }
@@ -313,7 +324,8 @@ Outcome<Plan> plan_directory(const std::string& path,
   Plan plan;
   POSTERN_TRY_ASSIGN(plan.opened.source, directory_source(path, {.owners = fakeroot_owners()}));
   POSTERN_TRY_ASSIGN(plan.tree, plan.opened.source->index());
-  plan.opened.oci_config = before.description.oci_config.empty() ? before.opened.oci_config : before.description.oci_config;
+  plan.opened.oci_config = before.description.oci_config.empty() ? before.opened.oci_config
+                                                                 : before.description.oci_config;
   plan.tree.finish();
   std::vector<std::pair<InodeId, std::pair<std::uint32_t, std::uint32_t>>> back;
   plan.tree.walk([&](const std::string& name, InodeId id) {
@@ -328,7 +340,8 @@ Outcome<Plan> plan_directory(const std::string& path,
   }
   plan.facts = before.facts;
   plan.facts.newest = clamp_times(plan.tree, options.epoch);
-  POSTERN_TRY_ASSIGN(plan.description, complete_layout(plan.tree, *plan.opened.source, {}, recipe.scripts, plan.facts));
+  POSTERN_TRY_ASSIGN(plan.description, complete_layout(plan.tree, *plan.opened.source, {},
+                                                       recipe.scripts, plan.facts));
   plan.tree.finish();
   return plan;
 }

@@ -1,14 +1,15 @@
 #include "frontend/build/remove_tree.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <memory>
 #include <utility>
 #include <vector>
+
+#include <sys/stat.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/build/beneath.h"
 
@@ -20,13 +21,14 @@ struct CloseDirectory {
 };
 
 Problem failed(const std::string& path) {
-  return system_problem("removing '" + path + "'", errno, errno == EBUSY ? "unmount what is mounted there" : "");
+  return system_problem("removing '" + path + "'", errno,
+                        errno == EBUSY ? "unmount what is mounted there" : "");
 }
 
 // Unlinks what is no directory in `path` below `root`; the directories' names go to `below`.
 Outcome<> empty_directory(int root, const std::string& path, std::vector<std::string>& below) {
   const UniqueFd place = open_beneath(root, path, O_PATH | O_DIRECTORY);
-  struct stat status {};
+  struct stat status{};
   if (!place.valid() || ::fstat(place.get(), &status) != 0) {
     return failed(path);
   }
@@ -44,7 +46,8 @@ Outcome<> empty_directory(int root, const std::string& path, std::vector<std::st
     return failed(path);
   }
   static_cast<void>(fd.release());
-  while (const dirent* entry = ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
+  while (const dirent* entry =
+             ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
     const std::string name = entry->d_name;
     if (name == "." || name == "..") {
       continue;

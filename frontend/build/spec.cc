@@ -1,14 +1,15 @@
 #include "frontend/build/spec.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <cerrno>
 #include <utility>
+
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -22,16 +23,22 @@ constexpr std::array<std::pair<std::string_view, SourceKind>, 4> kTransports = {
     {"dir:", SourceKind::kDirectory},
 }};
 
-constexpr std::array<std::string_view, 9> kRemote = {"docker://", "docker-daemon:", "library://", "oras://", "shub://",
-                                                     "http://",   "https://",       "ipfs://",    "containers-storage:"};
+constexpr std::array<std::string_view, 9> kRemote = {
+    "docker://", "docker-daemon:", "library://",         "oras://", "shub://", "http://",
+    "https://",  "ipfs://",        "containers-storage:"};
 
-bool path_exists(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+bool path_exists(const std::string& path) {
+  return ::access(path.c_str(), F_OK) == 0;
+}
 
-bool exists_in(const std::string& directory, const char* name) { return path_exists(directory + "/" + name); }
+bool exists_in(const std::string& directory, const char* name) {
+  return path_exists(directory + "/" + name);
+}
 
 std::string lower(std::string_view text) {
   std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(out.begin(), out.end(), out.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return out;
 }
 
@@ -61,9 +68,11 @@ Outcome<bool> split_transport(std::string_view text,
   for (const std::string_view remote : kRemote) {
     if (text.starts_with(remote)) {
       const bool docker = remote.starts_with("docker");
-      return Problem{.what = "'" + std::string(text) + "' is not on this machine, and build does not download",
-                     .cure = docker ? "copy it first, for example: skopeo copy " + std::string(text) + " oci:DIRECTORY"
-                                    : "download it first"};
+      return Problem{
+          .what = "'" + std::string(text) + "' is not on this machine, and build does not download",
+          .cure = docker ? "copy it first, for example: skopeo copy " + std::string(text) +
+                               " oci:DIRECTORY"
+                         : "download it first"};
     }
   }
   for (const auto& [prefix, kind] : kTransports) {
@@ -101,8 +110,9 @@ SourceKind kind_of_head(std::string_view head) {
     return SourceKind::kSquashfs;
   }
   // An interpreter line before squashfs: images of before SIF.
-  if (const std::size_t line = head.find('\n'); head.starts_with("#!") && line != std::string_view::npos &&
-                                               head.substr(line + 1).starts_with("hsqs")) {
+  if (const std::size_t line = head.find('\n'); head.starts_with("#!") &&
+                                                line != std::string_view::npos &&
+                                                head.substr(line + 1).starts_with("hsqs")) {
     return SourceKind::kSquashfs;
   }
   // A definition file is text whose first line with words is a header.
@@ -131,9 +141,10 @@ Outcome<SourceSpec> identify_source(const std::string& text) {
   }
   spec.path = text;
   const UniqueFd fd(::open(text.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  struct stat status {};
+  struct stat status{};
   if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
-    return system_problem("opening '" + text + "'", errno, errno == EACCES ? "make it readable (chmod u+r)" : "");
+    return system_problem("opening '" + text + "'", errno,
+                          errno == EACCES ? "make it readable (chmod u+r)" : "");
   }
   if (S_ISDIR(status.st_mode)) {
     const bool layout = exists_in(text, "oci-layout") && exists_in(text, "index.json");
@@ -150,7 +161,8 @@ Outcome<SourceSpec> identify_source(const std::string& text) {
     return system_problem("reading '" + text + "'", errno);
   }
   if (got == 0) {
-    return Problem{.what = "'" + text + "' is empty", .cure = "give a directory, an archive, an image or a definition file"};
+    return Problem{.what = "'" + text + "' is empty",
+                   .cure = "give a directory, an archive, an image or a definition file"};
   }
   head.resize(static_cast<std::size_t>(got));
   spec.kind = kind_of_head(head);

@@ -1,7 +1,5 @@
 #include "frontend/build/squash_source.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <tuple>
@@ -9,6 +7,8 @@
 #include <unordered_set>
 #include <utility>
 #include <vector>
+
+#include <sys/stat.h>
 
 #include "frontend/build/interrupt.h"
 #include "frontend/message/progress.h"
@@ -28,7 +28,9 @@ class SquashSource : public Source {
   Outcome<> open();
   Outcome<Tree> index() override;
   Outcome<> stream(Tree& tree, ContentSink& sink, message::Progress& progress) override;
+
   [[nodiscard]] std::uint64_t bytes() const override { return bytes_; }
+
   Outcome<std::string> head(const Tree& tree, InodeId file, std::size_t most) override;
 
  private:
@@ -37,12 +39,14 @@ class SquashSource : public Source {
     InodeId here;
     std::size_t depth;
   };
+
   // Where a file's data lies, for reading it in order.
   struct File {
     std::uint64_t start;
     std::uint32_t fragment;
     std::uint32_t fragment_offset;
     InodeId id;
+
     friend bool operator<(const File& a, const File& b) {
       return std::tie(a.start, a.fragment, a.fragment_offset, a.id) <
              std::tie(b.start, b.fragment, b.fragment_offset, b.id);
@@ -54,10 +58,14 @@ class SquashSource : public Source {
                             : Problem{.what = "the file system in " + name_ + " is damaged",
                                       .cure = "copy or download the image again"};
   }
+
   Outcome<Inode> convert(const squashfs::Inode& from);
   Outcome<> read_attributes(const squashfs::Inode& from, Inode& to);
   Outcome<> read_directory(Tree& tree, const Pending& pending, std::vector<Pending>& todo);
-  Outcome<> read_entry(Tree& tree, const squashfs::Entry& entry, const Pending& pending, std::vector<Pending>& todo);
+  Outcome<> read_entry(Tree& tree,
+                       const squashfs::Entry& entry,
+                       const Pending& pending,
+                       std::vector<Pending>& todo);
   template <class Take>
   Outcome<> each_piece(const squashfs::Inode& file, Take take);
 
@@ -164,7 +172,9 @@ Outcome<Tree> SquashSource::index() {
   return tree;
 }
 
-Outcome<> SquashSource::read_directory(Tree& tree, const Pending& pending, std::vector<Pending>& todo) {
+Outcome<> SquashSource::read_directory(Tree& tree,
+                                       const Pending& pending,
+                                       std::vector<Pending>& todo) {
   const auto directory = reader_->inode(pending.there);
   if (!directory) {
     return damaged(directory.error().number);
@@ -276,7 +286,8 @@ Outcome<> SquashSource::stream(Tree& tree, ContentSink& sink, message::Progress&
       }
       holes += length;
       if (holes > kMaxHole) {
-        return Problem{.what = "a file in " + name_ + " has holes of more than " + message::human_bytes(kMaxHole),
+        return Problem{.what = "a file in " + name_ + " has holes of more than " +
+                               message::human_bytes(kMaxHole),
                        .cure = "no image needs such a file: do not trust this one"};
       }
       POSTERN_TRY(sink.hole(length));
@@ -313,7 +324,10 @@ Outcome<std::string> SquashSource::head(const Tree& tree, InodeId file, std::siz
 
 }  // namespace
 
-Outcome<std::unique_ptr<Source>> squash_source(int fd, std::uint64_t offset, std::uint64_t size, std::string name) {
+Outcome<std::unique_ptr<Source>> squash_source(int fd,
+                                               std::uint64_t offset,
+                                               std::uint64_t size,
+                                               std::string name) {
   auto source = std::make_unique<SquashSource>(fd, offset, size, std::move(name));
   POSTERN_TRY(source->open());
   return std::unique_ptr<Source>(std::move(source));

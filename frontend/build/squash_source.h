@@ -11,6 +11,9 @@
 namespace postern::build {
 
 // `fd` is borrowed and must outlive the source; `name` is for messages.
-Outcome<std::unique_ptr<Source>> squash_source(int fd, std::uint64_t offset, std::uint64_t size, std::string name);
+Outcome<std::unique_ptr<Source>> squash_source(int fd,
+                                               std::uint64_t offset,
+                                               std::uint64_t size,
+                                               std::string name);
 
 }  // namespace postern::build

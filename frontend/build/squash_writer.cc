@@ -1,5 +1,17 @@
 #include "frontend/build/squash_writer.h"
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <sys/stat.h>
+
 #include <lzo/lzo1x.h>
 #include <sqfs/block.h>
 #include <sqfs/block_processor.h>
@@ -15,18 +27,7 @@
 #include <sqfs/super.h>
 #include <sqfs/xattr.h>
 #include <sqfs/xattr_writer.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
-#include <memory>
-#include <utility>
-#include <vector>
 
 #include "frontend/build/interrupt.h"
 #include "frontend/message/message.h"
@@ -36,8 +37,8 @@ namespace postern::build {
 namespace {
 
 constexpr std::uint32_t kNoAttributes = 0xFFFFFFFF;
-constexpr std::size_t kPadding = 4096;          // loop devices and dm-verity want whole blocks
-constexpr std::size_t kBacklogPerThread = 10;   // blocks in flight
+constexpr std::size_t kPadding = 4096;         // loop devices and dm-verity want whole blocks
+constexpr std::size_t kBacklogPerThread = 10;  // blocks in flight
 
 struct Destroy {
   template <class T>
@@ -51,6 +52,7 @@ using Owned = std::unique_ptr<T, Destroy>;
 struct FreeInode {
   void operator()(sqfs_inode_generic_t* inode) const { sqfs_free(inode); }
 };
+
 using OwnedInode = std::unique_ptr<sqfs_inode_generic_t, FreeInode>;
 
 // SAFETY: the first member of each object below is the interface that libsquashfs knows, as C's
@@ -79,11 +81,14 @@ struct OutputFile {
     base.base.destroy = [](sqfs_object_t*) {};  // lives on the stack of write_squashfs
     base.read_at = read_at;
     base.write_at = write_at;
-    base.get_size = [](const sqfs_file_t* file) { return sqfs_u64{derived<OutputFile>(file)->size}; };
+    base.get_size = [](const sqfs_file_t* file) {
+      return sqfs_u64{derived<OutputFile>(file)->size};
+    };
     base.truncate = [](sqfs_file_t* file, sqfs_u64 bytes) {  // the last file was a duplicate
       OutputFile& self = *derived<OutputFile>(file);
       self.size = bytes;
-      return ::ftruncate(self.fd, static_cast<off_t>(self.start + bytes)) == 0 ? 0 : self.failed(errno);
+      return ::ftruncate(self.fd, static_cast<off_t>(self.start + bytes)) == 0 ? 0
+                                                                               : self.failed(errno);
     };
   }
 
@@ -131,16 +136,18 @@ struct OutputFile {
     return 0;
   }
 };
+
 static_assert(std::is_standard_layout_v<OutputFile>);
 
-// Around libsquashfs's compressors: what does not become smaller is stored as it is. Its LZ4 returns
-// such blocks larger than they were, and unsquashfs calls that corruption.
+// Around libsquashfs's compressors: what does not become smaller is stored as it is. Its LZ4
+// returns such blocks larger than they were, and unsquashfs calls that corruption.
 struct StrictCompressor {
   sqfs_compressor_t base{};
   sqfs_compressor_t* inner = nullptr;
   bool store = false;  // everything as it is
 
-  static sqfs_s32 run(sqfs_compressor_t* base, const sqfs_u8* in, sqfs_u32 size, sqfs_u8* out, sqfs_u32 room) {
+  static sqfs_s32 run(
+      sqfs_compressor_t* base, const sqfs_u8* in, sqfs_u32 size, sqfs_u8* out, sqfs_u32 room) {
     const StrictCompressor& self = *derived<StrictCompressor>(base);
     if (self.store) {
       return 0;
@@ -149,6 +156,7 @@ struct StrictCompressor {
     return length > 0 && static_cast<sqfs_u32>(length) >= size ? 0 : length;
   }
 };
+
 static_assert(std::is_standard_layout_v<StrictCompressor>);
 
 sqfs_compressor_t* make_strict(sqfs_compressor_t* inner, bool store) {
@@ -165,7 +173,8 @@ sqfs_compressor_t* make_strict(sqfs_compressor_t* inner, bool store) {
     auto* inner_copy = static_cast<sqfs_compressor_t*>(sqfs_copy(self->inner));
     return inner_copy == nullptr ? nullptr : &make_strict(inner_copy, self->store)->base;
   };
-  made->base.get_configuration = [](const sqfs_compressor_t* compressor, sqfs_compressor_config_t* out) {
+  made->base.get_configuration = [](const sqfs_compressor_t* compressor,
+                                    sqfs_compressor_config_t* out) {
     const auto* self = derived<StrictCompressor>(compressor);
     self->inner->get_configuration(self->inner, out);
   };
@@ -187,7 +196,8 @@ struct LzoCompressor {
   std::vector<unsigned char>* work = nullptr;     // the algorithm's memory
   std::vector<unsigned char>* scratch = nullptr;  // output may be larger than its input
 
-  static sqfs_s32 run(sqfs_compressor_t* base, const sqfs_u8* in, sqfs_u32 size, sqfs_u8* out, sqfs_u32 room) {
+  static sqfs_s32 run(
+      sqfs_compressor_t* base, const sqfs_u8* in, sqfs_u32 size, sqfs_u8* out, sqfs_u32 room) {
     LzoCompressor& self = *derived<LzoCompressor>(base);
     if (self.extract) {
       lzo_uint length = room;
@@ -196,8 +206,8 @@ struct LzoCompressor {
                  : static_cast<sqfs_s32>(SQFS_ERROR_COMPRESSOR);
     }
     lzo_uint length = self.scratch->size();
-    if (lzo1x_999_compress_level(in, size, self.scratch->data(), &length, self.work->data(), nullptr, 0,
-                                 nullptr, self.level) != LZO_E_OK) {
+    if (lzo1x_999_compress_level(in, size, self.scratch->data(), &length, self.work->data(),
+                                 nullptr, 0, nullptr, self.level) != LZO_E_OK) {
       return SQFS_ERROR_COMPRESSOR;
     }
     if (length >= size || length > room) {
@@ -207,6 +217,7 @@ struct LzoCompressor {
     return static_cast<sqfs_s32>(length);
   }
 };
+
 static_assert(std::is_standard_layout_v<LzoCompressor>);
 
 sqfs_compressor_t* make_lzo(std::uint32_t block_bytes, int level, bool extract) {
@@ -226,7 +237,8 @@ sqfs_compressor_t* make_lzo(std::uint32_t block_bytes, int level, bool extract) 
     const auto* self = derived<LzoCompressor>(object);
     return &make_lzo(self->block_bytes, self->level, self->extract)->base;
   };
-  made->base.get_configuration = [](const sqfs_compressor_t* compressor, sqfs_compressor_config_t* out) {
+  made->base.get_configuration = [](const sqfs_compressor_t* compressor,
+                                    sqfs_compressor_config_t* out) {
     const auto* self = derived<LzoCompressor>(compressor);
     *out = {};
     out->id = SQFS_COMP_LZO;
@@ -234,8 +246,8 @@ sqfs_compressor_t* make_lzo(std::uint32_t block_bytes, int level, bool extract) 
     out->level = static_cast<sqfs_u32>(self->level);
     out->opt.lzo.algorithm = SQFS_LZO1X_999;
   };
-  // Options are stored where they differ from what readers assume (squashfs: algorithm 999, level 8);
-  // to extract, level and algorithm do not matter.
+  // Options are stored where they differ from what readers assume (squashfs: algorithm 999, level
+  // 8); to extract, level and algorithm do not matter.
   made->base.write_options = [](sqfs_compressor_t*, sqfs_file_t*) { return 0; };
   made->base.read_options = [](sqfs_compressor_t*, sqfs_file_t*) { return 0; };
   made->base.do_block = LzoCompressor::run;
@@ -266,7 +278,8 @@ std::string words(int error) {
     case SQFS_ERROR_COMPRESSOR:
       return "the compressor failed";
     case SQFS_ERROR_OVERFLOW:
-      return "a number or name is too large for squashfs (more than 65536 different owners, or a name "
+      return "a number or name is too large for squashfs (more than 65536 different owners, or a "
+             "name "
              "over 256 bytes)";
     case SQFS_ERROR_UNSUPPORTED:
       return "squashfs cannot hold it, or libsquashfs was built without this compressor";
@@ -301,13 +314,19 @@ std::uint16_t type_bits(Kind kind) {
 class Writer : public ContentSink {
  public:
   Writer(Tree& tree, const SquashOptions& options, int fd, std::uint64_t offset)
-      : tree_(tree), options_(options), file_(fd, offset), inodes_(tree.size()), places_(tree.size()) {}
+      : tree_(tree),
+        options_(options),
+        file_(fd, offset),
+        inodes_(tree.size()),
+        places_(tree.size()) {}
+
   ~Writer() override {
     processor_.reset();  // it keeps pointers into inodes_
     for (sqfs_inode_generic_t* inode : inodes_) {
       sqfs_free(inode);
     }
   }
+
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
 
@@ -322,8 +341,8 @@ class Writer : public ContentSink {
 
  private:
   struct Place {
-    std::uint32_t number = 0;    // inode number, from 1
-    std::uint64_t reference = 0; // where the inode was written
+    std::uint32_t number = 0;     // inode number, from 1
+    std::uint64_t reference = 0;  // where the inode was written
   };
 
   Outcome<> create_compressors();
@@ -348,8 +367,8 @@ class Writer : public ContentSink {
   Owned<sqfs_block_processor_t> processor_;
   std::vector<sqfs_inode_generic_t*> inodes_;  // of files, made by the block processor
   std::vector<Place> places_;
-  std::vector<InodeId> order_;                 // children before parents
-  std::vector<InodeId> parents_;               // of directories
+  std::vector<InodeId> order_;    // children before parents
+  std::vector<InodeId> parents_;  // of directories
 };
 
 Outcome<> Writer::check(int status, const char* doing) {
@@ -377,8 +396,10 @@ Outcome<> Writer::create_compressors() {
   }
   sqfs_compressor_config_t config{};
   const SQFS_COMPRESSOR id = identifier(options_.compression);
-  POSTERN_TRY(check(sqfs_compressor_config_init(&config, id, options_.block_bytes, 0), "setting up the compressor"));
-  if (options_.level && options_.compression != Compression::kNone && options_.compression != Compression::kLz4) {
+  POSTERN_TRY(check(sqfs_compressor_config_init(&config, id, options_.block_bytes, 0),
+                    "setting up the compressor"));
+  if (options_.level && options_.compression != Compression::kNone &&
+      options_.compression != Compression::kLz4) {
     config.level = *options_.level;
   }
   sqfs_compressor_t* made = nullptr;
@@ -393,8 +414,9 @@ Outcome<> Writer::create_compressors() {
 Outcome<> Writer::open() {
   POSTERN_TRY(create_compressors());
   const std::uint32_t time = clamped_time(options_.time);
-  POSTERN_TRY(check(sqfs_super_init(&super_, options_.block_bytes, time, identifier(options_.compression)),
-                    "setting up the image"));
+  POSTERN_TRY(
+      check(sqfs_super_init(&super_, options_.block_bytes, time, identifier(options_.compression)),
+            "setting up the image"));
   POSTERN_TRY(check(sqfs_super_write(&super_, &file_.base), "writing the image"));
   const int stored = compressor_->write_options(compressor_.get(), &file_.base);
   if (stored < 0) {
@@ -421,17 +443,20 @@ Outcome<> Writer::open() {
   wanted.file = &file_.base;
   wanted.uncmp = extractor_.get();
   sqfs_block_processor_t* processor = nullptr;
-  POSTERN_TRY(check(sqfs_block_processor_create_ex(&wanted, &processor), "starting the compressors"));
+  POSTERN_TRY(
+      check(sqfs_block_processor_create_ex(&wanted, &processor), "starting the compressors"));
   processor_.reset(processor);
   return {};
 }
 
 Outcome<> Writer::begin(InodeId file) {
-  return check(sqfs_block_processor_begin_file(processor_.get(), &inodes_[file], nullptr, 0), "storing a file");
+  return check(sqfs_block_processor_begin_file(processor_.get(), &inodes_[file], nullptr, 0),
+               "storing a file");
 }
 
 Outcome<> Writer::append(std::span<const std::byte> bytes) {
-  return check(sqfs_block_processor_append(processor_.get(), bytes.data(), bytes.size()), "storing a file");
+  return check(sqfs_block_processor_append(processor_.get(), bytes.data(), bytes.size()),
+               "storing a file");
 }
 
 Outcome<> Writer::hole(std::uint64_t bytes) {
@@ -445,12 +470,15 @@ Outcome<> Writer::hole(std::uint64_t bytes) {
   return {};
 }
 
-Outcome<> Writer::end() { return check(sqfs_block_processor_end_file(processor_.get()), "storing a file"); }
+Outcome<> Writer::end() {
+  return check(sqfs_block_processor_end_file(processor_.get()), "storing a file");
+}
 
 Outcome<> Writer::write_literals() {
   for (InodeId id = 0; id < tree_.size(); ++id) {
     const Inode& inode = tree_[id];
-    if (inode.kind == Kind::kFile && inode.origin == Origin::kLiteral && inode.links > 0 && !inode.captured.empty()) {
+    if (inode.kind == Kind::kFile && inode.origin == Origin::kLiteral && inode.links > 0 &&
+        !inode.captured.empty()) {
       POSTERN_TRY(begin(id));
       POSTERN_TRY(append(std::as_bytes(std::span(inode.captured))));
       POSTERN_TRY(end());
@@ -464,6 +492,7 @@ void Writer::number_inodes() {
     InodeId directory;
     Children::const_iterator next;
   };
+
   parents_.assign(tree_.size(), tree_.root());
   std::vector<Level> levels{{tree_.root(), tree_[tree_.root()].children->begin()}};
   const auto take = [&](InodeId id) {
@@ -497,8 +526,8 @@ Outcome<std::uint32_t> Writer::write_attributes(const Inode& inode) {
       POSTERN_TRY(check(sqfs_xattr_writer_begin(attributes_.get(), 0), "storing attributes"));
       begun = true;
     }
-    POSTERN_TRY(check(sqfs_xattr_writer_add(attributes_.get(), attribute.name.c_str(), attribute.value.data(),
-                                            attribute.value.size()),
+    POSTERN_TRY(check(sqfs_xattr_writer_add(attributes_.get(), attribute.name.c_str(),
+                                            attribute.value.data(), attribute.value.size()),
                       "storing attributes"));
   }
   sqfs_u32 index = kNoAttributes;
@@ -516,9 +545,10 @@ Outcome<OwnedInode> Writer::make_directory(InodeId id, sqfs_dir_writer_t* direct
     const Inode& child = tree_[entry.inode];
     subdirectories += child.kind == Kind::kDirectory ? 1 : 0;
     const Place& place = places_[entry.inode];
-    POSTERN_TRY(check(sqfs_dir_writer_add_entry(directories, name.c_str(), place.number, place.reference,
-                                                static_cast<sqfs_u16>(type_bits(child.kind) | child.mode)),
-                      "storing a directory"));
+    POSTERN_TRY(
+        check(sqfs_dir_writer_add_entry(directories, name.c_str(), place.number, place.reference,
+                                        static_cast<sqfs_u16>(type_bits(child.kind) | child.mode)),
+              "storing a directory"));
   }
   POSTERN_TRY(check(sqfs_dir_writer_end(directories), "storing a directory"));
   const std::uint32_t parent = id == tree_.root() ? static_cast<std::uint32_t>(order_.size() + 1)
@@ -551,7 +581,8 @@ Outcome<OwnedInode> Writer::make_inode(InodeId id, sqfs_dir_writer_t* directorie
   }
   const std::size_t extra = inode.kind == Kind::kSymlink ? inode.target.size() + 1 : 0;
   // SAFETY: libsquashfs frees inodes with free(3) and expects them zeroed.
-  OwnedInode made(static_cast<sqfs_inode_generic_t*>(std::calloc(1, sizeof(sqfs_inode_generic_t) + extra)));
+  OwnedInode made(
+      static_cast<sqfs_inode_generic_t*>(std::calloc(1, sizeof(sqfs_inode_generic_t) + extra)));
   if (!made) {
     return check(SQFS_ERROR_ALLOC, "storing a file").error();
   }
@@ -576,7 +607,8 @@ Outcome<OwnedInode> Writer::make_inode(InodeId id, sqfs_dir_writer_t* directorie
       made->base.type = inode.kind == Kind::kCharDevice ? SQFS_INODE_CDEV : SQFS_INODE_BDEV;
       made->data.dev.nlink = inode.links;
       // Linux's new_encode_dev(): 12 bits of major number, 20 of minor.
-      made->data.dev.devno = (inode.minor & 0xff) | ((inode.major & 0xfff) << 8) | ((inode.minor & 0xfff00) << 12);
+      made->data.dev.devno =
+          (inode.minor & 0xff) | ((inode.major & 0xfff) << 8) | ((inode.minor & 0xfff00) << 12);
       break;
     case Kind::kFifo:
       made->base.type = SQFS_INODE_FIFO;
@@ -596,8 +628,10 @@ Outcome<> Writer::write_inode(InodeId id, sqfs_meta_writer_t* to, sqfs_dir_write
   made->base.inode_number = places_[id].number;
   const std::uint32_t uid = options_.all_root ? 0 : inode.uid;
   const std::uint32_t gid = options_.all_root ? 0 : inode.gid;
-  POSTERN_TRY(check(sqfs_id_table_id_to_index(owners_.get(), uid, &made->base.uid_idx), "storing owners"));
-  POSTERN_TRY(check(sqfs_id_table_id_to_index(owners_.get(), gid, &made->base.gid_idx), "storing owners"));
+  POSTERN_TRY(
+      check(sqfs_id_table_id_to_index(owners_.get(), uid, &made->base.uid_idx), "storing owners"));
+  POSTERN_TRY(
+      check(sqfs_id_table_id_to_index(owners_.get(), gid, &made->base.gid_idx), "storing owners"));
   POSTERN_TRY_ASSIGN(const std::uint32_t attributes, write_attributes(inode));
   if (attributes != kNoAttributes) {
     POSTERN_TRY(check(sqfs_inode_set_xattr_index(made.get(), attributes), "storing attributes"));
@@ -610,7 +644,8 @@ Outcome<> Writer::write_inode(InodeId id, sqfs_meta_writer_t* to, sqfs_dir_write
 }
 
 Outcome<> Writer::write_inodes() {
-  const Owned<sqfs_meta_writer_t> inode_table(sqfs_meta_writer_create(&file_.base, compressor_.get(), 0));
+  const Owned<sqfs_meta_writer_t> inode_table(
+      sqfs_meta_writer_create(&file_.base, compressor_.get(), 0));
   const Owned<sqfs_meta_writer_t> directory_table(
       sqfs_meta_writer_create(&file_.base, compressor_.get(), SQFS_META_WRITER_KEEP_IN_MEMORY));
   if (!inode_table || !directory_table) {
@@ -637,14 +672,20 @@ Outcome<> Writer::write_inodes() {
 Outcome<std::uint64_t> Writer::finish() {
   POSTERN_TRY(check(sqfs_block_processor_finish(processor_.get()), "storing files"));
   POSTERN_TRY(write_inodes());
-  POSTERN_TRY(check(sqfs_frag_table_write(fragments_.get(), &file_.base, &super_, compressor_.get()), "storing fragments"));
-  POSTERN_TRY(check(sqfs_id_table_write(owners_.get(), &file_.base, &super_, compressor_.get()), "storing owners"));
-  POSTERN_TRY(check(sqfs_xattr_writer_flush(attributes_.get(), &file_.base, &super_, compressor_.get()), "storing attributes"));
+  POSTERN_TRY(
+      check(sqfs_frag_table_write(fragments_.get(), &file_.base, &super_, compressor_.get()),
+            "storing fragments"));
+  POSTERN_TRY(check(sqfs_id_table_write(owners_.get(), &file_.base, &super_, compressor_.get()),
+                    "storing owners"));
+  POSTERN_TRY(
+      check(sqfs_xattr_writer_flush(attributes_.get(), &file_.base, &super_, compressor_.get()),
+            "storing attributes"));
   super_.bytes_used = file_.size;
   POSTERN_TRY(check(sqfs_super_write(&super_, &file_.base), "writing the image"));
   if (const std::uint64_t rest = file_.size % kPadding; rest != 0) {
     const std::vector<char> zeros(kPadding - rest);
-    POSTERN_TRY(check(OutputFile::write_at(&file_.base, file_.size, zeros.data(), zeros.size()), "writing the image"));
+    POSTERN_TRY(check(OutputFile::write_at(&file_.base, file_.size, zeros.data(), zeros.size()),
+                      "writing the image"));
   }
   return file_.size;
 }

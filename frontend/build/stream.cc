@@ -1,16 +1,16 @@
 #include "frontend/build/stream.h"
 
-#include <archive.h>
-#include <openssl/evp.h>
-#include <unistd.h>
-#include <zlib.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <optional>
 #include <utility>
+
+#include <archive.h>
+#include <openssl/evp.h>
+#include <unistd.h>
+#include <zlib.h>
 
 namespace postern::build {
 namespace {
@@ -36,7 +36,9 @@ std::string finish_digest(EVP_MD_CTX* context) {
 
 }  // namespace
 
-std::uint64_t Stream::skip(std::uint64_t) { return 0; }
+std::uint64_t Stream::skip(std::uint64_t) {
+  return 0;
+}
 
 std::uint64_t FileStream::skip(std::uint64_t bytes) {
   const std::uint64_t count = std::min(bytes, left_);
@@ -78,6 +80,7 @@ Outcome<std::span<const std::byte>> FileStream::next() {
 
 struct HashingStream::State {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
+
   ~State() { EVP_MD_CTX_free(context); }
 };
 
@@ -93,7 +96,8 @@ Outcome<std::span<const std::byte>> HashingStream::next() {
   if (!piece.empty()) {
     POSTERN_CHECK(EVP_DigestUpdate(state_->context, piece.data(), piece.size()) == 1);
     bytes_ += piece.size();
-    const auto last = std::find_if(piece.rbegin(), piece.rend(), [](std::byte b) { return b != std::byte{0}; });
+    const auto last =
+        std::find_if(piece.rbegin(), piece.rend(), [](std::byte b) { return b != std::byte{0}; });
     const auto zeros = static_cast<std::uint64_t>(last - piece.rbegin());
     zeros_ = zeros == piece.size() ? zeros_ + zeros : zeros;
   }
@@ -118,7 +122,9 @@ class GzipStream : public Stream {
       : below_(below), input_(first), name_(std::move(name)), buffer_(kBufferBytes) {
     POSTERN_CHECK(inflateInit2(&state_, MAX_WBITS + 16) == Z_OK);
   }
+
   ~GzipStream() override { inflateEnd(&state_); }
+
   GzipStream(const GzipStream&) = delete;
   GzipStream& operator=(const GzipStream&) = delete;
 
@@ -195,6 +201,7 @@ struct DecompressingStream::State {
   std::optional<Problem> problem;  // of the stream below, kept across the C library
 
   State(Stream& stream, std::string text) : below(stream), name(std::move(text)) {}
+
   ~State() { archive_read_free(reader); }
 
   static la_ssize_t read(::archive* reader, void* self, const void** out) {
@@ -218,8 +225,9 @@ struct DecompressingStream::State {
       return *problem;
     }
     const char* words = archive_error_string(reader);
-    return Problem{.what = "decompressing " + name + ": " + (words != nullptr ? words : "unknown error"),
-                   .cure = "the file is damaged or incomplete: copy or download it again"};
+    return Problem{
+        .what = "decompressing " + name + ": " + (words != nullptr ? words : "unknown error"),
+        .cure = "the file is damaged or incomplete: copy or download it again"};
   }
 
   Outcome<> start();
@@ -283,8 +291,8 @@ Outcome<std::span<const std::byte>> DecompressingStream::next() {
 
 bool is_compressed(std::string_view head) {
   using std::string_view_literals::operator""sv;
-  for (const std::string_view magic : {"\x1f\x8b"sv, "BZh"sv, "\xfd\x37zXZ"sv, "\x28\xb5\x2f\xfd"sv, "\x04\x22\x4d\x18"sv,
-                                       "\x5d\x00\x00"sv}) {
+  for (const std::string_view magic : {"\x1f\x8b"sv, "BZh"sv, "\xfd\x37zXZ"sv, "\x28\xb5\x2f\xfd"sv,
+                                       "\x04\x22\x4d\x18"sv, "\x5d\x00\x00"sv}) {
     if (head.starts_with(magic)) {
       return true;
     }
@@ -295,8 +303,8 @@ bool is_compressed(std::string_view head) {
 std::string sha256_of(std::string_view bytes) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int length = 0;
-  POSTERN_CHECK(EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(),
-                           nullptr) == 1);
+  POSTERN_CHECK(
+      EVP_Digest(bytes.data(), bytes.size(), digest.data(), &length, EVP_sha256(), nullptr) == 1);
   return hex_digest({digest.data(), length});
 }
 

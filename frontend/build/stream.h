@@ -55,7 +55,9 @@ class HashingStream : public Stream {
 
   // Reads what is left, then returns "sha256:" and 64 hexadecimal digits. Call it once.
   Outcome<std::string> digest();
+
   [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
+
   // The last bytes that passed were at least 1024 zeros: a tar archive that ends properly.
   [[nodiscard]] bool ends_in_zeros() const noexcept { return zeros_ >= 1024; }
 

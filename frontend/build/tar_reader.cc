@@ -1,13 +1,14 @@
 #include "frontend/build/tar_reader.h"
 
-#include <archive.h>
-#include <archive_entry.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <archive.h>
+#include <archive_entry.h>
 
 namespace postern::build {
 namespace {
@@ -17,7 +18,9 @@ constexpr std::int64_t kMaxOwner = std::numeric_limits<std::uint32_t>::max() - s
 // Larger than any real file system's files; what is beyond is a forged header.
 constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 50;
 
-std::string text_of(const char* text) { return text == nullptr ? std::string() : text; }
+std::string text_of(const char* text) {
+  return text == nullptr ? std::string() : text;
+}
 
 void read_attributes(::archive_entry* entry, std::vector<Attribute>& out) {
   archive_entry_xattr_reset(entry);
@@ -46,6 +49,7 @@ struct TarReader::State {
   std::optional<Problem> problem;
 
   State(Stream& stream, std::string text) : below(stream), name(std::move(text)) {}
+
   ~State() { archive_read_free(reader); }
 
   static la_ssize_t read(::archive* reader, void* self, const void** out) {
@@ -61,8 +65,8 @@ struct TarReader::State {
   }
 
   static la_int64_t skip(::archive*, void* self, la_int64_t bytes) {
-    return static_cast<la_int64_t>(
-        static_cast<State*>(self)->below.skip(static_cast<std::uint64_t>(std::max<la_int64_t>(bytes, 0))));
+    return static_cast<la_int64_t>(static_cast<State*>(self)->below.skip(
+        static_cast<std::uint64_t>(std::max<la_int64_t>(bytes, 0))));
   }
 
   Problem failed() {
@@ -95,7 +99,8 @@ std::uint64_t TarReader::data_offset() const {
 Outcome<std::optional<TarEntry>> TarReader::next() {
   State& state = *state_;
   if (!state.open) {
-    if (archive_read_open2(state.reader, &state, nullptr, State::read, State::skip, nullptr) != ARCHIVE_OK) {
+    if (archive_read_open2(state.reader, &state, nullptr, State::read, State::skip, nullptr) !=
+        ARCHIVE_OK) {
       return state.failed();
     }
     state.open = true;
@@ -149,7 +154,8 @@ Outcome<std::optional<TarEntry>> TarReader::next() {
   const la_int64_t uid = archive_entry_uid(entry);
   const la_int64_t gid = archive_entry_gid(entry);
   if (uid < 0 || uid > kMaxOwner || gid < 0 || gid > kMaxOwner) {
-    return bad("an owner that no system has (" + std::to_string(uid) + ":" + std::to_string(gid) + ")");
+    return bad("an owner that no system has (" + std::to_string(uid) + ":" + std::to_string(gid) +
+               ")");
   }
   inode.uid = static_cast<std::uint32_t>(uid);
   inode.gid = static_cast<std::uint32_t>(gid);
@@ -186,8 +192,8 @@ Outcome<std::optional<TarReader::Piece>> TarReader::read() {
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
     return state_->failed();
   }
-  return std::optional<Piece>(Piece{static_cast<std::uint64_t>(offset),
-                                    {static_cast<const std::byte*>(data), size}});
+  return std::optional<Piece>(
+      Piece{static_cast<std::uint64_t>(offset), {static_cast<const std::byte*>(data), size}});
 }
 
 }  // namespace postern::build

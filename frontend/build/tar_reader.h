@@ -37,6 +37,7 @@ class TarReader {
     std::uint64_t offset = 0;  // in the file; a gap before it is a hole
     std::span<const std::byte> bytes;
   };
+
   // The next piece of the present member's data, nothing at its end.
   Outcome<std::optional<Piece>> read();
 

@@ -84,13 +84,16 @@ bool captures(const std::vector<std::string>& components) {
          components[3] == "scif";
 }
 
-Tree::Tree(std::size_t most) : most_(most) { inodes_.push_back(implied_directory()); }
+Tree::Tree(std::size_t most) : most_(most) {
+  inodes_.push_back(implied_directory());
+}
 
 // A few compressed bytes can stand for very many of these.
 Outcome<> Tree::charge(std::size_t bytes) {
   metadata_ += bytes;
   if (metadata_ > most_) {
-    return Problem{.what = "the names, links and attributes of the image take more than " + std::to_string(most_ >> 20) + " MiB",
+    return Problem{.what = "the names, links and attributes of the image take more than " +
+                           std::to_string(most_ >> 20) + " MiB",
                    .cure = "no image needs this: do not trust it"};
   }
   return {};
@@ -175,7 +178,8 @@ Outcome<InodeId> Tree::directory_at(const std::vector<std::string>& components,
       return kNone;
     }
     if (name.size() > kMaxName || way.size() > kMaxDepth) {
-      return Problem{.what = "'" + joined(components) + "' leads through a link to a name that is too long"};
+      return Problem{.what = "'" + joined(components) +
+                             "' leads through a link to a name that is too long"};
     }
     POSTERN_TRY_ASSIGN(const InodeId made, add_inode(implied_directory()));
     enter(way.back(), name, made, layer);
@@ -334,6 +338,7 @@ void Tree::walk(const std::function<void(const std::string& path, InodeId id)>& 
     Children::const_iterator next;
     std::size_t path_length;
   };
+
   std::vector<bool> seen(inodes_.size());
   std::string path;
   visit(path, root());

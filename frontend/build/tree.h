@@ -48,16 +48,16 @@ using Children = std::map<std::string, Entry, std::less<>>;
 struct Inode {
   Kind kind = Kind::kFile;
   Origin origin = Origin::kSource;
-  std::uint16_t mode = 0;   // permission bits, 07777
+  std::uint16_t mode = 0;  // permission bits, 07777
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
   std::uint32_t links = 0;  // names that lead here; set by Tree::finish
   std::uint32_t major = 0;  // device nodes
   std::uint32_t minor = 0;
-  std::int64_t mtime = 0;   // seconds since 1970
-  std::uint64_t size = 0;   // bytes of a file
+  std::int64_t mtime = 0;  // seconds since 1970
+  std::uint64_t size = 0;  // bytes of a file
   ContentPlace place;
-  std::string target;       // of a symbolic link
+  std::string target;  // of a symbolic link
   // The whole file where a source found it small and of interest (captures()), else the first
   // bytes of a program (for its architecture), else empty.
   std::string captured;
@@ -68,11 +68,12 @@ struct Inode {
 // Bounds on what a hostile archive can make us hold in memory; the largest images known stay two
 // orders of magnitude below.
 inline constexpr std::size_t kMaxInodes = std::size_t{1} << 24;
-inline constexpr std::size_t kMaxDepth = 2048;     // components of a path
-inline constexpr std::size_t kMaxName = 255;       // NAME_MAX, and squashfs's own limit is 256
-inline constexpr std::size_t kMaxTarget = 4095;    // PATH_MAX less the NUL
+inline constexpr std::size_t kMaxDepth = 2048;   // components of a path
+inline constexpr std::size_t kMaxName = 255;     // NAME_MAX, and squashfs's own limit is 256
+inline constexpr std::size_t kMaxTarget = 4095;  // PATH_MAX less the NUL
 inline constexpr std::size_t kMaxCaptured = std::size_t{1} << 20;
-inline constexpr std::size_t kMaxMetadata = std::size_t{1} << 30;  // names, links, attributes, captured
+inline constexpr std::size_t kMaxMetadata = std::size_t{1}
+                                            << 30;  // names, links, attributes, captured
 
 // Components of an archive member's name: absolute names count from the image's root; "." and
 // empty components vanish. A ".." component, a NUL byte, or a name too long or deep is a Problem.
@@ -88,8 +89,11 @@ class Tree {
   explicit Tree(std::size_t most = kMaxMetadata);
 
   [[nodiscard]] InodeId root() const noexcept { return 0; }
+
   Inode& operator[](InodeId id) { return inodes_[id]; }
+
   const Inode& operator[](InodeId id) const { return inodes_[id]; }
+
   [[nodiscard]] std::size_t size() const noexcept { return inodes_.size(); }
 
   // Puts `inode` at `path`, as unpacking layer `layer` over the layers below would: missing parents

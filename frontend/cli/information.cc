@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 #include "frontend/cli/command.h"
-#include "frontend/config/commands.h"
 #include "frontend/cli/completion.h"
+#include "frontend/config/commands.h"
 #include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "protocol/exit_codes.h"

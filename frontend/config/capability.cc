@@ -1,8 +1,4 @@
 // postern capability
-#include <grp.h>
-#include <pwd.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -10,6 +6,10 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include "frontend/cli/option.h"
 #include "frontend/config/commands.h"
@@ -26,7 +26,8 @@ using Words = std::span<const std::string>;
 
 constexpr std::array kOptions = std::to_array<cli::Option>({
     {"user", 'u', "CAP_USER", cli::Kind::kText, 1, "NAME", "the user to grant to, or to take from"},
-    {"group", 'g', "CAP_GROUP", cli::Kind::kText, 1, "NAME", "the group to grant to, or to take from"},
+    {"group", 'g', "CAP_GROUP", cli::Kind::kText, 1, "NAME",
+     "the group to grant to, or to take from"},
     {"help", 'h', "", cli::Kind::kFlag, 1, "", "show help"},
 });
 
@@ -39,11 +40,13 @@ constexpr const char* kUsage =
 
 Outcome<CapabilityConfig> load(const std::string& file) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, read_file(file));
-  return text ? parse_capability_config(*text, file) : Outcome<CapabilityConfig>(CapabilityConfig());
+  return text ? parse_capability_config(*text, file)
+              : Outcome<CapabilityConfig>(CapabilityConfig());
 }
 
 Grant& grant_of(std::vector<Grant>& grants, std::string_view name) {
-  const auto found = std::find_if(grants.begin(), grants.end(), [&](const Grant& grant) { return grant.name == name; });
+  const auto found = std::find_if(grants.begin(), grants.end(),
+                                  [&](const Grant& grant) { return grant.name == name; });
   return found != grants.end() ? *found : grants.emplace_back(Grant{.name = std::string(name)});
 }
 
@@ -65,12 +68,14 @@ Outcome<int> change(bool add, const cli::Arguments& arguments, const std::string
     return Problem{.what = "only root may change capability grants", .cure = "run this as root"};
   }
   if (arguments.positional().size() != 1) {
-    return Problem{.what = "one comma-separated list of capabilities is needed", .exit_code = kExitUsage};
+    return Problem{.what = "one comma-separated list of capabilities is needed",
+                   .exit_code = kExitUsage};
   }
   const std::string user(arguments.text("user"));
   const std::string group(arguments.text("group"));
   if (user.empty() && group.empty()) {
-    return Problem{.what = "a user or a group is needed", .cure = "give --user NAME or --group NAME"};
+    return Problem{.what = "a user or a group is needed",
+                   .cure = "give --user NAME or --group NAME"};
   }
   if (!user.empty() && !user_exists(user)) {
     return Problem{.what = "there is no user \"" + user + "\" on this host"};
@@ -80,7 +85,8 @@ Outcome<int> change(bool add, const cli::Arguments& arguments, const std::string
   }
   POSTERN_TRY_ASSIGN(const std::uint64_t bits, parse_capabilities(arguments.positional().front()));
   POSTERN_TRY_ASSIGN(CapabilityConfig config, load(file));
-  const auto apply = [&](std::vector<Grant>& grants, const std::string& name, std::string_view what) {
+  const auto apply = [&](std::vector<Grant>& grants, const std::string& name,
+                         std::string_view what) {
     if (name.empty()) {
       return;
     }
@@ -125,8 +131,9 @@ Outcome<int> list(const cli::Arguments& arguments, const std::string& file) {
   const bool users = print_grants(config.users, "user", wanted);
   const bool groups = print_grants(config.groups, "group", wanted);
   if (!users && !groups) {
-    return Problem{.what = wanted.empty() ? "no capability is granted to any user or group"
-                                          : "no capability is granted to user or group \"" + wanted + "\""};
+    return Problem{.what = wanted.empty()
+                               ? "no capability is granted to any user or group"
+                               : "no capability is granted to user or group \"" + wanted + "\""};
   }
   return 0;
 }
@@ -142,15 +149,17 @@ Outcome<int> avail(const cli::Arguments& arguments) {
   }
   for (const Capability& capability : capabilities()) {
     if ((bits >> capability.bit & 1) != 0) {
-      std::printf("%.*s\n    %.*s\n\n", static_cast<int>(capability.name.size()), capability.name.data(),
-                  static_cast<int>(capability.meaning.size()), capability.meaning.data());
+      std::printf("%.*s\n    %.*s\n\n", static_cast<int>(capability.name.size()),
+                  capability.name.data(), static_cast<int>(capability.meaning.size()),
+                  capability.meaning.data());
     }
   }
   return 0;
 }
 
 Outcome<int> dispatch(const std::string& verb, Words words, const std::string& file) {
-  POSTERN_TRY_ASSIGN(const cli::Arguments arguments, cli::parse(kOptions, 1, words, environ, false));
+  POSTERN_TRY_ASSIGN(const cli::Arguments arguments,
+                     cli::parse(kOptions, 1, words, environ, false));
   if (arguments.given("help")) {
     std::fputs(kUsage, stdout);
     return 0;
@@ -164,7 +173,8 @@ Outcome<int> dispatch(const std::string& verb, Words words, const std::string& f
   if (verb == "avail") {
     return avail(arguments);
   }
-  return Problem{.what = "there is no command \"capability " + verb + "\"", .exit_code = kExitUsage};
+  return Problem{.what = "there is no command \"capability " + verb + "\"",
+                 .exit_code = kExitUsage};
 }
 
 }  // namespace
@@ -174,7 +184,8 @@ int capability_command(std::span<const std::string> words, const std::string& si
     std::fputs(kUsage, words.empty() ? stderr : stdout);
     return words.empty() ? kExitUsage : 0;
   }
-  const std::string file = (std::filesystem::path(site_file).parent_path() / "capability.toml").string();
+  const std::string file =
+      (std::filesystem::path(site_file).parent_path() / "capability.toml").string();
   const Outcome<int> status = dispatch(words.front(), words.subspan(1), file);
   if (status) {
     return *status;

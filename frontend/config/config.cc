@@ -1,7 +1,4 @@
 // postern config
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -9,6 +6,9 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/cli/option.h"
 #include "frontend/config/commands.h"
@@ -33,11 +33,15 @@ constexpr cli::CommandSet kGlobal = 1;
 constexpr cli::CommandSet kImport = 2;
 
 constexpr std::array kOptions = std::to_array<cli::Option>({
-    {"set", 's', "", cli::Kind::kFlag, kGlobal, "", "set a setting; for a list: put values in front of it"},
-    {"unset", 'u', "", cli::Kind::kFlag, kGlobal, "", "take values out of a list, or a setting out of the file"},
+    {"set", 's', "", cli::Kind::kFlag, kGlobal, "",
+     "set a setting; for a list: put values in front of it"},
+    {"unset", 'u', "", cli::Kind::kFlag, kGlobal, "",
+     "take values out of a list, or a setting out of the file"},
     {"get", 'g', "", cli::Kind::kFlag, kGlobal, "", "print the value of a setting"},
-    {"reset", 'r', "", cli::Kind::kFlag, kGlobal, "", "take a setting out of the file, so that its default holds"},
-    {"dry-run", 'd', "", cli::Kind::kFlag, kGlobal | kImport, "", "print the resulting file instead of writing it"},
+    {"reset", 'r', "", cli::Kind::kFlag, kGlobal, "",
+     "take a setting out of the file, so that its default holds"},
+    {"dry-run", 'd', "", cli::Kind::kFlag, kGlobal | kImport, "",
+     "print the resulting file instead of writing it"},
     {"help", 'h', "", cli::Kind::kFlag, kGlobal | kImport, "", "show help"},
 });
 
@@ -48,7 +52,8 @@ constexpr const char* kUsage =
     "  postern config global check [FILE]\n"
     "  postern config import [--dry-run] FILE-OR-DIRECTORY...\n"
     "\n"
-    "A SETTING is a key as \"limit.paths\", or a directive of apptainer.conf as \"limit container paths\".\n"
+    "A SETTING is a key as \"limit.paths\", or a directive of apptainer.conf as \"limit container "
+    "paths\".\n"
     "import reads apptainer.conf, ecl.toml and capability.json.\n";
 
 enum class Verb : std::uint8_t { kGet, kSet, kUnset, kReset, kList, kCheck };
@@ -114,23 +119,28 @@ void put_in_front(List& list, const List& given) {
   list = std::move(result);
 }
 
-Outcome<std::string> set_text(const std::string& text, const std::string& file, const Key& key,
+Outcome<std::string> set_text(const std::string& text,
+                              const std::string& file,
+                              const Key& key,
                               std::string_view words) {
   POSTERN_TRY_ASSIGN(SiteConfig site, parse_site_config(text, file));
   const auto* list = std::get_if<List SiteConfig::*>(&key.member);
   const List before = list != nullptr ? site.**list : List();
   if (Outcome<> set = set_value(site, key, value_of_words(key, words)); !set) {
-    return Problem{.what = std::string(key.table) + "." + std::string(key.name) + ": " + set.error().what};
+    return Problem{.what = std::string(key.table) + "." + std::string(key.name) + ": " +
+                           set.error().what};
   }
   if (list != nullptr) {
     List given = std::move(site.**list);
-    site.**list = before;
+    site.** list = before;
     put_in_front(site.**list, given);
   }
   return with_key(text, file, key, value_text(site, key));
 }
 
-Outcome<std::string> unset_text(const std::string& text, const std::string& file, const Key& key,
+Outcome<std::string> unset_text(const std::string& text,
+                                const std::string& file,
+                                const Key& key,
                                 std::string_view words) {
   const auto* list = std::get_if<List SiteConfig::*>(&key.member);
   if (list == nullptr || words.empty()) {
@@ -140,8 +150,8 @@ Outcome<std::string> unset_text(const std::string& text, const std::string& file
   const TomlValue unwanted = value_of_words(key, words);
   for (const std::string& entry : std::get<List>(unwanted)) {
     if (std::erase(site.**list, entry) == 0) {
-      return Problem{.what = "\"" + entry + "\" is not among the values of " + std::string(key.table) + "." +
-                             std::string(key.name)};
+      return Problem{.what = "\"" + entry + "\" is not among the values of " +
+                             std::string(key.table) + "." + std::string(key.name)};
     }
   }
   return with_key(text, file, key, value_text(site, key));
@@ -182,13 +192,17 @@ Outcome<int> check_files(const std::string& file) {
       return;
     }
     const auto parsed = parse(*text, path);
-    report(path, parsed ? Trusted<>(Ok{}) : ConfigFault{RefusalCode::kConfigMalformed, parsed.error()});
+    report(path,
+           parsed ? Trusted<>(Ok{}) : ConfigFault{RefusalCode::kConfigMalformed, parsed.error()});
   };
   const Trusted<SiteConfig> site = load_trusted(root.get(), file);
   report(file, site ? Trusted<>(Ok{}) : site.error());
-  check("ecl.toml", true, [](const std::string& text, const std::string& path) { return ecl::parse_ecl(text, path); });
-  check("capability.toml", false,
-        [](const std::string& text, const std::string& path) { return parse_capability_config(text, path); });
+  check("ecl.toml", true, [](const std::string& text, const std::string& path) {
+    return ecl::parse_ecl(text, path);
+  });
+  check("capability.toml", false, [](const std::string& text, const std::string& path) {
+    return parse_capability_config(text, path);
+  });
   return good ? 0 : kExitFatal;
 }
 
@@ -218,7 +232,8 @@ Outcome<Asked> asked_for(const cli::Arguments& arguments) {
     }
   }
   return count == 1 ? Outcome<Asked>(std::move(asked))
-                    : Outcome<Asked>(usage("one of --set, --unset, --get, --reset, list and check is needed"));
+                    : Outcome<Asked>(
+                          usage("one of --set, --unset, --get, --reset, list and check is needed"));
 }
 
 // Values may be given as one word or several.
@@ -240,8 +255,9 @@ Outcome<int> change(const Asked& asked, const Key& key, const std::string& file,
     POSTERN_TRY_ASSIGN(const std::string changed, set_text(text, file, key, words));
     return publish(file, changed, dry_run);
   }
-  POSTERN_TRY_ASSIGN(const std::string changed, asked.verb == Verb::kUnset ? unset_text(text, file, key, words)
-                                                                           : without_key(text, file, key));
+  POSTERN_TRY_ASSIGN(const std::string changed, asked.verb == Verb::kUnset
+                                                    ? unset_text(text, file, key, words)
+                                                    : without_key(text, file, key));
   return publish(file, changed, dry_run);
 }
 
@@ -251,7 +267,9 @@ Outcome<int> global(const cli::Arguments& arguments, const std::string& file) {
     return list_settings(file);
   }
   if (asked.verb == Verb::kCheck) {
-    return check_files(asked.operands.empty() ? file : fs::absolute(asked.operands.front()).lexically_normal().string());
+    return check_files(asked.operands.empty()
+                           ? file
+                           : fs::absolute(asked.operands.front()).lexically_normal().string());
   }
   if (asked.operands.empty()) {
     return usage("a setting is needed");
@@ -310,7 +328,8 @@ Outcome<int> import(const cli::Arguments& arguments, const std::string& file) {
     }
   }
   for (const std::string& source : sources) {
-    POSTERN_TRY(import_one(source, fs::path(file).parent_path().string(), arguments.given("dry-run")));
+    POSTERN_TRY(
+        import_one(source, fs::path(file).parent_path().string(), arguments.given("dry-run")));
   }
   return 0;
 }
@@ -318,8 +337,10 @@ Outcome<int> import(const cli::Arguments& arguments, const std::string& file) {
 Outcome<int> dispatch(const std::string& verb, Words words, const std::string& file) {
   const bool is_global = verb == "global";
   if (!is_global && verb != "import") {
-    return usage(verb == "fakeroot" ? "ranges of /etc/subuid and /etc/subgid are made with usermod(8), --add-subuids"
-                                    : "there is no command \"config " + verb + "\"");
+    return usage(
+        verb == "fakeroot"
+            ? "ranges of /etc/subuid and /etc/subgid are made with usermod(8), --add-subuids"
+            : "there is no command \"config " + verb + "\"");
   }
   POSTERN_TRY_ASSIGN(const cli::Arguments arguments,
                      cli::parse(kOptions, is_global ? kGlobal : kImport, words, environ, false));

@@ -1,10 +1,10 @@
 #include "frontend/config/edit.h"
 
-#include <strings.h>
-
 #include <charconv>
 #include <optional>
 #include <utility>
+
+#include <strings.h>
 
 namespace postern::config {
 namespace {
@@ -79,7 +79,9 @@ bool same_words(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-Outcome<std::string> with_key(const std::string& text, const std::string& file, const Key& key,
+Outcome<std::string> with_key(const std::string& text,
+                              const std::string& file,
+                              const Key& key,
                               const std::string& value) {
   POSTERN_TRY_ASSIGN(const TomlDocument document, parse_toml(text, file));
   const std::string line = std::string(key.name) + " = " + value;
@@ -117,15 +119,17 @@ Outcome<std::string> without_key(const std::string& text, const std::string& fil
 }
 
 std::string site_text(const SiteConfig& site) {
-  std::string text = "# Settings of Postern: postern.toml(5). Root must own this file and all directories above\n"
-                     "# it, and nobody else may write them: otherwise setuid mode refuses to start anything.\n";
+  std::string text =
+      "# Settings of Postern: postern.toml(5). Root must own this file and all directories above\n"
+      "# it, and nobody else may write them: otherwise setuid mode refuses to start anything.\n";
   std::string_view table;
   for (const Key& key : keys()) {
     if (key.table != table) {
       table = key.table;
       text += "\n[" + std::string(table) + "]\n";
     }
-    text += "# " + std::string(key.meaning) + "\n" + std::string(key.name) + " = " + value_text(site, key) + "\n";
+    text += "# " + std::string(key.meaning) + "\n" + std::string(key.name) + " = " +
+            value_text(site, key) + "\n";
   }
   return text;
 }

@@ -12,11 +12,14 @@ namespace postern::config {
 // `text` with `key` set to `value` (as TOML writes it): in its place where the file has it, behind
 // the header of its table, or in a table at the end. The result is checked: an error means that
 // `text` did not parse, or that the value does not.
-[[nodiscard]] Outcome<std::string> with_key(const std::string& text, const std::string& file,
-                                            const Key& key, const std::string& value);
+[[nodiscard]] Outcome<std::string> with_key(const std::string& text,
+                                            const std::string& file,
+                                            const Key& key,
+                                            const std::string& value);
 
 // `text` without the key, so that the default holds.
-[[nodiscard]] Outcome<std::string> without_key(const std::string& text, const std::string& file,
+[[nodiscard]] Outcome<std::string> without_key(const std::string& text,
+                                               const std::string& file,
                                                const Key& key);
 
 // A whole file with every key of `site` and its meaning as a comment.

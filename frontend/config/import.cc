@@ -47,8 +47,9 @@ constexpr std::array kDropped = std::to_array<Dropped>({
 std::string_view trimmed(std::string_view text) {
   constexpr std::string_view kBlank = " \t\r";
   const std::size_t first = text.find_first_not_of(kBlank);
-  return first == std::string_view::npos ? std::string_view()
-                                         : text.substr(first, text.find_last_not_of(kBlank) - first + 1);
+  return first == std::string_view::npos
+             ? std::string_view()
+             : text.substr(first, text.find_last_not_of(kBlank) - first + 1);
 }
 
 struct Setting {
@@ -89,16 +90,20 @@ Settings read_settings(std::string_view text) {
 }
 
 // Words that mean something else there than here.
-std::optional<TomlValue> special_value(std::string_view directive, const std::string& word,
+std::optional<TomlValue> special_value(std::string_view directive,
+                                       const std::string& word,
                                        std::vector<std::string>& notes) {
   if (directive == "allow setuid-mount squashfs") {
     if (word == "iflimited") {
       notes.push_back(
-          "allow setuid-mount squashfs = iflimited became kernel-mount.squashfs = \"trusted\": the kernel mounts "
+          "allow setuid-mount squashfs = iflimited became kernel-mount.squashfs = \"trusted\": the "
+          "kernel mounts "
           "signed and sealed images, and those below kernel-mount.trusted-paths");
       return TomlValue(std::string("trusted"));
     }
-    return TomlValue(word == "yes" ? std::string("any") : word == "no" ? std::string("never") : word);
+    return TomlValue(word == "yes"  ? std::string("any")
+                     : word == "no" ? std::string("never")
+                                    : word);
   }
   if (directive == "enable overlay" && (word == "try" || word == "driver")) {
     return TomlValue(true);
@@ -140,8 +145,9 @@ TomlValue value_of(const Key& key, const Setting& setting, std::vector<std::stri
 
 void note_dropped(const Settings& settings, std::vector<std::string>& notes) {
   for (const auto& [name, setting] : settings) {
-    const auto* row = std::find_if(kDropped.begin(), kDropped.end(),
-                                   [&](const Dropped& dropped) { return dropped.directive == name; });
+    const auto* row = std::find_if(kDropped.begin(), kDropped.end(), [&](const Dropped& dropped) {
+      return dropped.directive == name;
+    });
     if (row != kDropped.end()) {
       if (!setting.values.empty()) {
         notes.push_back(name + ": " + std::string(row->why));
@@ -151,12 +157,15 @@ void note_dropped(const Settings& settings, std::vector<std::string>& notes) {
     const bool known = std::any_of(keys().begin(), keys().end(),
                                    [&](const Key& key) { return key.directive == name; });
     if (!known) {
-      notes.push_back("line " + std::to_string(setting.line) + ": unknown directive \"" + name + "\"");
+      notes.push_back("line " + std::to_string(setting.line) + ": unknown directive \"" + name +
+                      "\"");
     }
   }
 }
 
-Outcome<std::vector<Grant>> import_grants(const json::Value& root, std::string_view member, const std::string& file) {
+Outcome<std::vector<Grant>> import_grants(const json::Value& root,
+                                          std::string_view member,
+                                          const std::string& file) {
   std::vector<Grant> grants;
   const json::Value* object = root.find(member);
   if (object == nullptr || object->kind == json::Value::Kind::kNull) {
@@ -195,7 +204,8 @@ Outcome<ImportedSite> import_site(std::string_view text, const std::string& file
     if (found == settings.end() || found->second.values.empty()) {
       continue;
     }
-    if (Outcome<> set = set_value(imported.site, key, value_of(key, found->second, imported.notes)); !set) {
+    if (Outcome<> set = set_value(imported.site, key, value_of(key, found->second, imported.notes));
+        !set) {
       return Problem{.what = file + ":" + std::to_string(found->second.line) + ": " +
                              std::string(key.directive) + ": " + set.error().what};
     }

@@ -20,6 +20,7 @@ struct ImportedSite {
 [[nodiscard]] Outcome<ImportedSite> import_site(std::string_view text, const std::string& file);
 
 // The text of a capability.json; an empty one grants nothing.
-[[nodiscard]] Outcome<CapabilityConfig> import_capabilities(std::string_view text, const std::string& file);
+[[nodiscard]] Outcome<CapabilityConfig> import_capabilities(std::string_view text,
+                                                            const std::string& file);
 
 }  // namespace postern::config

@@ -1,13 +1,13 @@
 #include "frontend/config/replace_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -47,7 +47,8 @@ Outcome<> replace_file(const std::string& path, std::string_view text) {
     return cannot_write(path, error);
   }
   // The rename itself must survive a crash as well.
-  const UniqueFd parent(::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const UniqueFd parent(
+      ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (parent.valid() && ::fsync(parent.get()) != 0) {
     return cannot_write(path, errno);
   }

@@ -1,8 +1,5 @@
 #include "frontend/crypt/cipher.h"
 
-#include <openssl/evp.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -13,10 +10,14 @@
 #include <thread>
 #include <vector>
 
+#include <openssl/evp.h>
+#include <unistd.h>
+
 namespace postern::crypt {
 namespace {
 
-constexpr std::uint64_t kChunkBytes = 1024 * 1024;  // a multiple of both sector sizes; fits in L2 twice
+constexpr std::uint64_t kChunkBytes =
+    1024 * 1024;  // a multiple of both sector sizes; fits in L2 twice
 constexpr unsigned kMaxThreads = 8;
 
 struct FreeCipher {
@@ -36,22 +37,29 @@ Outcome<Ok> read_chunk(const CipherJob& job, std::uint64_t at, std::span<unsigne
   const std::uint64_t there = std::min<std::uint64_t>(chunk.size(), job.from_bytes - at);
   std::uint64_t done = 0;
   while (done < there) {
-    const ssize_t got = ::pread(job.from, chunk.data() + done, there - done, static_cast<off_t>(job.from_offset + at + done));
+    const ssize_t got = ::pread(job.from, chunk.data() + done, there - done,
+                                static_cast<off_t>(job.from_offset + at + done));
     if (got <= 0) {
       return got < 0 ? system_problem("reading the partition", errno)
                      : Problem{.what = "the image ends inside its partition"};
     }
     done += static_cast<std::uint64_t>(got);
   }
-  std::fill(chunk.begin() + static_cast<std::ptrdiff_t>(there), chunk.end(), static_cast<unsigned char>(0));
+  std::fill(chunk.begin() + static_cast<std::ptrdiff_t>(there), chunk.end(),
+            static_cast<unsigned char>(0));
   return Ok{};
 }
 
-Outcome<Ok> write_chunk(const CipherJob& job, std::uint64_t at, std::span<const unsigned char> chunk) {
+Outcome<Ok> write_chunk(const CipherJob& job,
+                        std::uint64_t at,
+                        std::span<const unsigned char> chunk) {
   while (!chunk.empty()) {
-    const ssize_t put = ::pwrite(job.to, chunk.data(), chunk.size(), static_cast<off_t>(job.to_offset + at));
+    const ssize_t put =
+        ::pwrite(job.to, chunk.data(), chunk.size(), static_cast<off_t>(job.to_offset + at));
     if (put < 0) {
-      return system_problem("writing the image", errno, errno == ENOSPC ? "make room, or name an output on another file system" : "");
+      return system_problem(
+          "writing the image", errno,
+          errno == ENOSPC ? "make room, or name an output on another file system" : "");
     }
     at += static_cast<std::uint64_t>(put);
     chunk = chunk.subspan(static_cast<std::size_t>(put));
@@ -64,8 +72,9 @@ class Worker {
   Worker(const CipherJob& job, Direction direction) : job_(job), context_(EVP_CIPHER_CTX_new()) {
     // SAFETY: unsigned char may alias any object.
     const auto* key = reinterpret_cast<const unsigned char*>(job.key.data());
-    ready_ = context_ != nullptr && EVP_CipherInit_ex(context_.get(), EVP_aes_256_xts(), nullptr, key, nullptr,
-                                                      direction == Direction::kEncrypt ? 1 : 0) == 1;
+    ready_ = context_ != nullptr &&
+             EVP_CipherInit_ex(context_.get(), EVP_aes_256_xts(), nullptr, key, nullptr,
+                               direction == Direction::kEncrypt ? 1 : 0) == 1;
   }
 
   Outcome<Ok> transform(std::uint64_t at, std::span<unsigned char> chunk) {
@@ -74,9 +83,11 @@ class Worker {
       int length = 0;
       unsigned char* sector = chunk.data() + done;
       ready_ = EVP_CipherInit_ex(context_.get(), nullptr, nullptr, nullptr, iv.data(), -1) == 1 &&
-               EVP_CipherUpdate(context_.get(), sector, &length, sector, static_cast<int>(job_.sector_bytes)) == 1;
+               EVP_CipherUpdate(context_.get(), sector, &length, sector,
+                                static_cast<int>(job_.sector_bytes)) == 1;
     }
-    return ready_ ? Outcome<Ok>(Ok{}) : Outcome<Ok>(Problem{.what = "OpenSSL refused AES-256-XTS with this key"});
+    return ready_ ? Outcome<Ok>(Ok{})
+                  : Outcome<Ok>(Problem{.what = "OpenSSL refused AES-256-XTS with this key"});
   }
 
  private:
@@ -91,7 +102,8 @@ Outcome<Ok> run_cipher(const CipherJob& job,
                        Direction direction,
                        const std::function<void(std::uint64_t)>& progress) {
   POSTERN_CHECK(job.key.size() == 64 && (job.sector_bytes == 512 || job.sector_bytes == 4096));
-  const std::uint64_t total = (job.from_bytes + job.sector_bytes - 1) / job.sector_bytes * job.sector_bytes;
+  const std::uint64_t total =
+      (job.from_bytes + job.sector_bytes - 1) / job.sector_bytes * job.sector_bytes;
   std::atomic<std::uint64_t> next{0};
   std::mutex mutex;
   std::optional<Problem> failure;

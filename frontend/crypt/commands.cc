@@ -1,17 +1,18 @@
 #include "frontend/crypt/commands.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
 #include <vector>
+
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/crypt/cipher.h"
 #include "frontend/crypt/rsa.h"
@@ -25,8 +26,9 @@
 namespace postern::crypt {
 namespace {
 
-constexpr std::uint32_t kSectorBytes = 4096;  // eight times fewer IVs than 512; dm-crypt and LUKS2 take both
-constexpr std::size_t kSecretBytes = 64;      // of a secret that is wrapped with RSA
+constexpr std::uint32_t kSectorBytes =
+    4096;  // eight times fewer IVs than 512; dm-crypt and LUKS2 take both
+constexpr std::size_t kSecretBytes = 64;  // of a secret that is wrapped with RSA
 constexpr std::uint64_t kMaxMessageBytes = 64 * 1024;
 constexpr std::uint64_t kCopyBytes = 256 * 1024;
 constexpr std::string_view kSealPrefix = "postern.seal";
@@ -38,7 +40,8 @@ struct OpenImage {
 
 Outcome<OpenImage> open_image(const std::string& path, int fd) {
   OpenImage opened;
-  opened.file = UniqueFd(fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 3) : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  opened.file = UniqueFd(fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 3)
+                                 : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   const std::string name = path.empty() ? "the image" : path;
   if (!opened.file.valid()) {
     return system_problem("opening " + name, errno);
@@ -51,7 +54,8 @@ Outcome<OpenImage> open_image(const std::string& path, int fd) {
   }
   opened.info = *std::move(info);
   if (!opened.info.sif) {
-    return Problem{.what = name + " is not a SIF image", .cure = "make one with `postern build --encrypt`"};
+    return Problem{.what = name + " is not a SIF image",
+                   .cure = "make one with `postern build --encrypt`"};
   }
   return opened;
 }
@@ -65,8 +69,10 @@ SecretBytes random_secret(std::size_t size) {
 Outcome<KeyMaterial> need_key(const KeyOptions& options, bool use_environment, bool confirm) {
   POSTERN_TRY_ASSIGN(auto material, gather_key(options, use_environment, confirm));
   if (!material) {
-    return Problem{.what = "no key was given for an encrypted image",
-                   .cure = "use --passphrase, --passphrase-file, --passphrase-fd, --pem-path or --key-command"};
+    return Problem{
+        .what = "no key was given for an encrypted image",
+        .cure =
+            "use --passphrase, --passphrase-file, --passphrase-fd, --pem-path or --key-command"};
   }
   return *std::move(material);
 }
@@ -76,8 +82,9 @@ std::vector<const sif::Descriptor*> wrapped_keys(const sif::Image& image, std::u
   std::vector<const sif::Descriptor*> found;
   for (const sif::Descriptor& descriptor : image.descriptors()) {
     const sif::MessageInfo* message = descriptor.message();
-    if (message != nullptr && message->format == sif::MessageFormat::kPem && message->type == sif::MessageType::kRsaOaep &&
-        !descriptor.link_is_group && descriptor.link == object) {
+    if (message != nullptr && message->format == sif::MessageFormat::kPem &&
+        message->type == sif::MessageType::kRsaOaep && !descriptor.link_is_group &&
+        descriptor.link == object) {
       found.push_back(&descriptor);
     }
   }
@@ -91,9 +98,11 @@ Outcome<LuksHeader::Opened> open_with(const LuksHeader& header,
   if (!material.pem) {
     return header.unlock(material.bytes.bytes(), limits);
   }
-  Problem last{.what = "the image holds no key that was wrapped for an RSA key", .cure = "it was encrypted with a passphrase"};
+  Problem last{.what = "the image holds no key that was wrapped for an RSA key",
+               .cure = "it was encrypted with a passphrase"};
   for (const sif::Descriptor* message : wrapped_keys(*image.info.sif, image.info.root_object)) {
-    POSTERN_TRY_ASSIGN(const std::string text, sif::read_object(image.file.get(), *image.info.sif, *message, kMaxMessageBytes));
+    POSTERN_TRY_ASSIGN(const std::string text, sif::read_object(image.file.get(), *image.info.sif,
+                                                                *message, kMaxMessageBytes));
     auto secret = unwrap_secret(text, material.bytes, material.name);
     if (secret) {
       return header.unlock(secret->bytes(), limits);
@@ -115,8 +124,10 @@ Outcome<NewSecret> new_secret(KeyMaterial material) {
     return NewSecret{.bytes = std::move(material.bytes), .full_entropy = false, .message = {}};
   }
   NewSecret secret{.bytes = random_secret(kSecretBytes), .full_entropy = true, .message = {}};
-  POSTERN_TRY_ASSIGN(secret.message,
-                     wrap_secret(secret.bytes.bytes(), std::string(material.bytes.chars(), material.bytes.size()), material.name));
+  POSTERN_TRY_ASSIGN(
+      secret.message,
+      wrap_secret(secret.bytes.bytes(), std::string(material.bytes.chars(), material.bytes.size()),
+                  material.name));
   return secret;
 }
 
@@ -125,22 +136,29 @@ sif::ObjectInput message_object(std::uint32_t group, std::uint32_t partition) {
                           .name = "",
                           .group = group,
                           .link = partition,
-                          .extra = sif::MessageInfo{.format = sif::MessageFormat::kPem, .type = sif::MessageType::kRsaOaep}};
+                          .extra = sif::MessageInfo{.format = sif::MessageFormat::kPem,
+                                                    .type = sif::MessageType::kRsaOaep}};
 }
 
-bool is_seal(const sif::Descriptor& descriptor) { return descriptor.name.starts_with(kSealPrefix); }
+bool is_seal(const sif::Descriptor& descriptor) {
+  return descriptor.name.starts_with(kSealPrefix);
+}
 
 // Copies [from_offset, +bytes); runs of zeros become holes.
-Outcome<Ok> copy_bytes(int from, std::uint64_t from_offset, int to, std::uint64_t to_offset, std::uint64_t bytes) {
+Outcome<Ok> copy_bytes(
+    int from, std::uint64_t from_offset, int to, std::uint64_t to_offset, std::uint64_t bytes) {
   std::vector<char> buffer(kCopyBytes);
   while (bytes > 0) {
-    const std::size_t wanted = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
+    const std::size_t wanted =
+        static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
     const ssize_t got = ::pread(from, buffer.data(), wanted, static_cast<off_t>(from_offset));
     if (got <= 0) {
-      return got < 0 ? system_problem("reading the image", errno) : Problem{.what = "the image ends inside an object"};
+      return got < 0 ? system_problem("reading the image", errno)
+                     : Problem{.what = "the image ends inside an object"};
     }
     const auto size = static_cast<std::size_t>(got);
-    const bool zeros = std::all_of(buffer.begin(), buffer.begin() + got, [](char c) { return c == 0; });
+    const bool zeros =
+        std::all_of(buffer.begin(), buffer.begin() + got, [](char c) { return c == 0; });
     if (!zeros && ::pwrite(to, buffer.data(), size, static_cast<off_t>(to_offset)) != got) {
       return system_problem("writing the image", errno);
     }
@@ -164,16 +182,18 @@ Outcome<std::uint32_t> copy_image(const OpenImage& source, sif::Writer& writer, 
       dropped = true;
       continue;
     }
-    if (object.type == sif::DataType::kCryptoMessage && object.link == source.info.root_object && !object.link_is_group) {
+    if (object.type == sif::DataType::kCryptoMessage && object.link == source.info.root_object &&
+        !object.link_is_group) {
       continue;
     }
     const auto moved = renumbered.find(object.link);
-    sif::ObjectInput input{.type = object.type,
-                           .name = object.name,
-                           .group = object.group,
-                           .link = !object.link_is_group && moved != renumbered.end() ? moved->second : object.link,
-                           .link_is_group = object.link_is_group,
-                           .extra = object.extra};
+    sif::ObjectInput input{
+        .type = object.type,
+        .name = object.name,
+        .group = object.group,
+        .link = !object.link_is_group && moved != renumbered.end() ? moved->second : object.link,
+        .link_is_group = object.link_is_group,
+        .extra = object.extra};
     if (object.id == source.info.root_object) {
       POSTERN_TRY_ASSIGN(root_id, root(object, std::move(input)));
       renumbered[object.id] = root_id;
@@ -185,7 +205,8 @@ Outcome<std::uint32_t> copy_image(const OpenImage& source, sif::Writer& writer, 
     POSTERN_TRY_ASSIGN(renumbered[object.id], writer.end(extent.bytes));
   }
   if (dropped) {
-    message::warning("signatures and seals cover the old bytes and were left out; sign the new image again");
+    message::warning(
+        "signatures and seals cover the old bytes and were left out; sign the new image again");
   }
   return root_id;
 }
@@ -205,38 +226,43 @@ Outcome<sif::Writer> create_output(const ConvertOptions& options, const sif::Ima
 Outcome<Ok> encrypt(const ConvertOptions& options) {
   POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input, options.input_fd));
   if (source.info.encrypted) {
-    return Problem{.what = "the image is encrypted already", .cure = "`postern rekey` changes its keys"};
+    return Problem{.what = "the image is encrypted already",
+                   .cure = "`postern rekey` changes its keys"};
   }
   POSTERN_TRY_ASSIGN(KeyMaterial material, need_key(options.key, true, true));
   POSTERN_TRY_ASSIGN(const NewSecret secret, new_secret(std::move(material)));
   const SecretBytes volume_key = random_secret(kVolumeKeyBytes);
 
-  const std::uint64_t data_bytes = (source.info.extent.bytes + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
-  POSTERN_TRY_ASSIGN(LuksHeader header, LuksHeader::format(data_bytes, kSectorBytes, volume_key.bytes()));
+  const std::uint64_t data_bytes =
+      (source.info.extent.bytes + kSectorBytes - 1) / kSectorBytes * kSectorBytes;
+  POSTERN_TRY_ASSIGN(LuksHeader header,
+                     LuksHeader::format(data_bytes, kSectorBytes, volume_key.bytes()));
   POSTERN_TRY(header.add_secret(volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
 
   POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, *source.info.sif));
   std::uint32_t group = 1;
   POSTERN_TRY_ASSIGN(
       const std::uint32_t partition,
-      copy_image(source, writer, [&](const sif::Descriptor& object, sif::ObjectInput input) -> Outcome<std::uint32_t> {
-        group = object.group;
-        std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kLuksSquashfs;
-        POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
-        const std::uint64_t data_offset = header.geometry().data_offset;
-        POSTERN_TRY(copy_bytes(header.file(), 0, writer.fd(), at, data_offset));
-        message::Progress progress("Encrypting", data_bytes);
-        POSTERN_TRY(run_cipher(CipherJob{.key = volume_key.bytes(),
-                                         .sector_bytes = kSectorBytes,
-                                         .from = source.file.get(),
-                                         .from_offset = source.info.extent.offset,
-                                         .from_bytes = source.info.extent.bytes,
-                                         .to = writer.fd(),
-                                         .to_offset = at + data_offset},
-                               Direction::kEncrypt,
-                               [&](std::uint64_t done) { progress.advance(done); }));
-        return writer.end(data_offset + data_bytes);
-      }));
+      copy_image(
+          source, writer,
+          [&](const sif::Descriptor& object, sif::ObjectInput input) -> Outcome<std::uint32_t> {
+            group = object.group;
+            std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kLuksSquashfs;
+            POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
+            const std::uint64_t data_offset = header.geometry().data_offset;
+            POSTERN_TRY(copy_bytes(header.file(), 0, writer.fd(), at, data_offset));
+            message::Progress progress("Encrypting", data_bytes);
+            POSTERN_TRY(run_cipher(CipherJob{.key = volume_key.bytes(),
+                                             .sector_bytes = kSectorBytes,
+                                             .from = source.file.get(),
+                                             .from_offset = source.info.extent.offset,
+                                             .from_bytes = source.info.extent.bytes,
+                                             .to = writer.fd(),
+                                             .to_offset = at + data_offset},
+                                   Direction::kEncrypt,
+                                   [&](std::uint64_t done) { progress.advance(done); }));
+            return writer.end(data_offset + data_bytes);
+          }));
   if (!secret.message.empty()) {
     POSTERN_TRY(writer.add(message_object(group, partition), std::string_view(secret.message)));
   }
@@ -248,29 +274,33 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
   if (!source.info.encrypted) {
     return Problem{.what = "the image is not encrypted"};
   }
-  POSTERN_TRY_ASSIGN(const LuksHeader header,
-                     LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+  POSTERN_TRY_ASSIGN(
+      const LuksHeader header,
+      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened, open_with(header, source, material, options.limits));
+  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
+                     open_with(header, source, material, options.limits));
   const CryptGeometry& geometry = header.geometry();
 
   POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, *source.info.sif));
-  POSTERN_TRY(copy_image(source, writer, [&](const sif::Descriptor& /*object*/, sif::ObjectInput input) -> Outcome<std::uint32_t> {
-    std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
-    POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
-    message::Progress progress("Decrypting", geometry.data_bytes);
-    POSTERN_TRY(run_cipher(CipherJob{.key = opened.volume_key.bytes(),
-                                     .sector_bytes = geometry.sector_bytes,
-                                     .iv_offset = geometry.iv_offset,
-                                     .from = source.file.get(),
-                                     .from_offset = source.info.extent.offset + geometry.data_offset,
-                                     .from_bytes = geometry.data_bytes,
-                                     .to = writer.fd(),
-                                     .to_offset = at},
-                           Direction::kDecrypt,
-                           [&](std::uint64_t done) { progress.advance(done); }));
-    return writer.end(geometry.data_bytes);
-  }));
+  POSTERN_TRY(copy_image(
+      source, writer,
+      [&](const sif::Descriptor& /*object*/, sif::ObjectInput input) -> Outcome<std::uint32_t> {
+        std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
+        POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
+        message::Progress progress("Decrypting", geometry.data_bytes);
+        POSTERN_TRY(
+            run_cipher(CipherJob{.key = opened.volume_key.bytes(),
+                                 .sector_bytes = geometry.sector_bytes,
+                                 .iv_offset = geometry.iv_offset,
+                                 .from = source.file.get(),
+                                 .from_offset = source.info.extent.offset + geometry.data_offset,
+                                 .from_bytes = geometry.data_bytes,
+                                 .to = writer.fd(),
+                                 .to_offset = at},
+                       Direction::kDecrypt, [&](std::uint64_t done) { progress.advance(done); }));
+        return writer.end(geometry.data_bytes);
+      }));
   return writer.finish();
 }
 
@@ -293,7 +323,8 @@ Outcome<Ok> write_header(const LuksHeader& header, int image, std::uint64_t offs
   for (std::uint64_t at = header.geometry().data_offset; at >= kStep;) {
     at -= kStep;
     const auto place = static_cast<off_t>(offset + at);
-    if (::pread(header.file(), now.data(), kStep, static_cast<off_t>(at)) != static_cast<ssize_t>(kStep) ||
+    if (::pread(header.file(), now.data(), kStep, static_cast<off_t>(at)) !=
+            static_cast<ssize_t>(kStep) ||
         ::pread(image, then.data(), kStep, place) != static_cast<ssize_t>(kStep)) {
       return system_problem("reading the header", errno);
     }
@@ -312,7 +343,8 @@ Outcome<Ok> write_header(const LuksHeader& header, int image, std::uint64_t offs
 Outcome<Ok> rekey(const RekeyOptions& options) {
   POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.image, -1));
   if (!source.info.encrypted) {
-    return Problem{.what = options.image + " is not encrypted", .cure = "`postern encrypt` makes an encrypted copy"};
+    return Problem{.what = options.image + " is not encrypted",
+                   .cure = "`postern encrypt` makes an encrypted copy"};
   }
   std::vector<std::uint32_t> covering;
   for (const sif::Descriptor& object : source.info.sif->descriptors()) {
@@ -321,16 +353,20 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
     }
   }
   if (!covering.empty() && !options.drop_signatures) {
-    return Problem{.what = options.image + " is signed or sealed, and its keys are part of what is covered",
-                   .cure = "--drop-signatures removes them; sign the image again afterwards"};
+    return Problem{
+        .what = options.image + " is signed or sealed, and its keys are part of what is covered",
+        .cure = "--drop-signatures removes them; sign the image again afterwards"};
   }
-  POSTERN_TRY_ASSIGN(LuksHeader header,
-                     LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+  POSTERN_TRY_ASSIGN(
+      LuksHeader header,
+      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened, open_with(header, source, material, options.limits));
+  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
+                     open_with(header, source, material, options.limits));
   POSTERN_TRY_ASSIGN(KeyMaterial wanted, need_key(options.new_key, false, true));
   POSTERN_TRY_ASSIGN(const NewSecret secret, new_secret(std::move(wanted)));
-  POSTERN_TRY(header.add_secret(opened.volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
+  POSTERN_TRY(
+      header.add_secret(opened.volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
   if (!options.keep) {
     POSTERN_TRY(header.remove_slot(opened.slot));
   }
@@ -340,7 +376,8 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
     POSTERN_TRY(writer.remove(id));
   }
   if (!secret.message.empty()) {
-    POSTERN_TRY(writer.add(message_object(source.info.root_group, source.info.root_object), std::string_view(secret.message)));
+    POSTERN_TRY(writer.add(message_object(source.info.root_group, source.info.root_object),
+                           std::string_view(secret.message)));
   }
   POSTERN_TRY(write_header(header, writer.fd(), source.info.extent.offset));
   if (!options.keep && material.pem) {
@@ -358,18 +395,22 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
 
 Outcome<Ok> unlock(const UnlockOptions& options) {
   POSTERN_TRY_ASSIGN(const OpenImage source, open_image({}, options.image_fd));
-  POSTERN_TRY_ASSIGN(const LuksHeader header,
-                     LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+  POSTERN_TRY_ASSIGN(
+      const LuksHeader header,
+      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened, open_with(header, source, material, options.limits));
+  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
+                     open_with(header, source, material, options.limits));
   const auto key = opened.volume_key.bytes();
   if (::pwrite(options.key_fd, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
-      ::fcntl(options.key_fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
+      ::fcntl(options.key_fd, F_ADD_SEALS,
+              F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
     return system_problem("handing over the volume key", errno);
   }
   const CryptGeometry& geometry = header.geometry();
-  const std::string line = std::to_string(geometry.sector_bytes) + ' ' + std::to_string(geometry.data_offset) + ' ' +
-                           std::to_string(geometry.data_bytes) + ' ' + std::to_string(geometry.iv_offset) + '\n';
+  const std::string line =
+      std::to_string(geometry.sector_bytes) + ' ' + std::to_string(geometry.data_offset) + ' ' +
+      std::to_string(geometry.data_bytes) + ' ' + std::to_string(geometry.iv_offset) + '\n';
   if (::write(STDOUT_FILENO, line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
     return system_problem("handing over the geometry", errno);
   }

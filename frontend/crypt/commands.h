@@ -12,24 +12,26 @@ namespace postern::crypt {
 // Signatures and seals, which would no longer match, are left out with a warning.
 struct ConvertOptions {
   KeyOptions key;
-  std::string input;        // path; empty = input_fd
+  std::string input;  // path; empty = input_fd
   int input_fd = -1;
   std::string output;
-  bool force = false;       // replace an existing output
+  bool force = false;  // replace an existing output
   KdfLimits limits;
 };
+
 Outcome<Ok> encrypt(const ConvertOptions& options);
 Outcome<Ok> decrypt(const ConvertOptions& options);
 
 // Changes who can open an encrypted image; the data stays as it is.
 struct RekeyOptions {
-  KeyOptions key;           // opens it now
-  KeyOptions new_key;       // shall open it
-  bool keep = false;        // add the new key and leave the present one in place
+  KeyOptions key;      // opens it now
+  KeyOptions new_key;  // shall open it
+  bool keep = false;   // add the new key and leave the present one in place
   bool drop_signatures = false;
   std::string image;
   KdfLimits limits;
 };
+
 Outcome<Ok> rekey(const RekeyOptions& options);
 
 // For a start: writes the volume key into `key_fd` (a memfd, which is sealed) and the geometry as
@@ -40,6 +42,7 @@ struct UnlockOptions {
   int key_fd = -1;
   KdfLimits limits;
 };
+
 Outcome<Ok> unlock(const UnlockOptions& options);
 
 }  // namespace postern::crypt

@@ -1,14 +1,15 @@
 #include "frontend/crypt/key_source.h"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <unistd.h>
 
 #include "frontend/crypt/prompt.h"
 #include "protocol/base/unique_fd.h"
@@ -65,8 +66,10 @@ Outcome<SecretBytes> passphrase_of_file(const std::string& path) {
   if (::fstat(file.get(), &status) != 0) {
     return system_problem("examining " + path, errno);
   }
-  if (S_ISREG(status.st_mode) && ((status.st_mode & (S_IRWXG | S_IRWXO)) != 0 || (status.st_uid != ::getuid() && status.st_uid != 0))) {
-    return Problem{.what = path + " holds a passphrase and is open to others", .cure = "chmod 600 " + path};
+  if (S_ISREG(status.st_mode) && ((status.st_mode & (S_IRWXG | S_IRWXO)) != 0 ||
+                                  (status.st_uid != ::getuid() && status.st_uid != 0))) {
+    return Problem{.what = path + " holds a passphrase and is open to others",
+                   .cure = "chmod 600 " + path};
   }
   return read_passphrase(file.get(), path);
 }
@@ -109,7 +112,8 @@ Outcome<SecretBytes> ask(bool confirm) {
   }
   if (confirm) {
     POSTERN_TRY_ASSIGN(const SecretBytes again, prompt_secret("Retype encryption passphrase: "));
-    if (again.size() != secret.size() || std::memcmp(again.bytes().data(), secret.bytes().data(), secret.size()) != 0) {
+    if (again.size() != secret.size() ||
+        std::memcmp(again.bytes().data(), secret.bytes().data(), secret.size()) != 0) {
       return Problem{.what = "the two passphrases differ"};
     }
   }
@@ -144,12 +148,15 @@ Outcome<std::optional<KeyMaterial>> passphrase(Outcome<SecretBytes> secret) {
   if (!secret) {
     return std::move(secret).error();
   }
-  return std::optional(KeyMaterial{.pem = false, .bytes = *std::move(secret), .name = "the passphrase"});
+  return std::optional(
+      KeyMaterial{.pem = false, .bytes = *std::move(secret), .name = "the passphrase"});
 }
 
 }  // namespace
 
-Outcome<std::optional<KeyMaterial>> gather_key(const KeyOptions& options, bool use_environment, bool confirm) {
+Outcome<std::optional<KeyMaterial>> gather_key(const KeyOptions& options,
+                                               bool use_environment,
+                                               bool confirm) {
   if (!options.pem_path.empty()) {
     return pem_file(options.pem_path);
   }
@@ -157,7 +164,8 @@ Outcome<std::optional<KeyMaterial>> gather_key(const KeyOptions& options, bool u
     return passphrase(passphrase_of_command(options.key_command));
   }
   if (options.passphrase_fd >= 0) {
-    return passphrase(read_passphrase(options.passphrase_fd, "descriptor " + std::to_string(options.passphrase_fd)));
+    return passphrase(read_passphrase(options.passphrase_fd,
+                                      "descriptor " + std::to_string(options.passphrase_fd)));
   }
   if (!options.passphrase_file.empty()) {
     return passphrase(passphrase_of_file(options.passphrase_file));
@@ -172,7 +180,8 @@ Outcome<std::optional<KeyMaterial>> gather_key(const KeyOptions& options, bool u
     return pem_file(path);
   }
   if (const char* pem = environment("PEM_DATA"); pem != nullptr) {
-    return std::optional(KeyMaterial{.pem = true, .bytes = copy_of(pem), .name = "ENCRYPTION_PEM_DATA"});
+    return std::optional(
+        KeyMaterial{.pem = true, .bytes = copy_of(pem), .name = "ENCRYPTION_PEM_DATA"});
   }
   if (const char* text = environment("PASSPHRASE"); text != nullptr) {
     return passphrase(Outcome<SecretBytes>(copy_of(text)));

@@ -1,9 +1,10 @@
 // postern-crypt: encrypt, decrypt, rekey, and unlock (for a start).
+#include <cstdlib>
+#include <string>
+
 #include <sys/prctl.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdlib>
-#include <string>
 
 #include "frontend/crypt/commands.h"
 #include "frontend/message/message.h"
@@ -20,12 +21,18 @@ using postern::crypt::KeyOptions;
 using postern::crypt::RekeyOptions;
 using postern::crypt::UnlockOptions;
 
-void add_key_options(CLI::App& command, KeyOptions& key, const std::string& prefix, const std::string& role) {
+void add_key_options(CLI::App& command,
+                     KeyOptions& key,
+                     const std::string& prefix,
+                     const std::string& role) {
   command.add_flag("--" + prefix + "passphrase", key.passphrase, "Ask for the passphrase " + role);
-  command.add_option("--" + prefix + "passphrase-file", key.passphrase_file, "Read the passphrase from a file of mode 0600");
-  command.add_option("--" + prefix + "passphrase-fd", key.passphrase_fd, "Read the passphrase from a descriptor");
+  command.add_option("--" + prefix + "passphrase-file", key.passphrase_file,
+                     "Read the passphrase from a file of mode 0600");
+  command.add_option("--" + prefix + "passphrase-fd", key.passphrase_fd,
+                     "Read the passphrase from a descriptor");
   command.add_option("--" + prefix + "pem-path", key.pem_path, "PEM file with an RSA key");
-  command.add_option("--" + prefix + "key-command", key.key_command, "Run a command that prints the passphrase");
+  command.add_option("--" + prefix + "key-command", key.key_command,
+                     "Run a command that prints the passphrase");
 }
 
 void add_convert(CLI::App& command, ConvertOptions& options) {
@@ -45,7 +52,8 @@ int finish(const Outcome<Ok>& outcome) {
 
 // What the site allows a header to cost (postern.toml, [crypt]).
 Outcome<postern::crypt::KdfLimits> site_limits() {
-  POSTERN_TRY_ASSIGN(const auto site, postern::config::load_site_config(POSTERN_CONFDIR "/postern.toml"));
+  POSTERN_TRY_ASSIGN(const auto site,
+                     postern::config::load_site_config(POSTERN_CONFDIR "/postern.toml"));
   const auto narrow = [](std::uint64_t value) {
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(value, UINT32_MAX));
   };
@@ -65,15 +73,18 @@ int run(int argc, char** argv) {
   encrypt_command->add_option("input", convert.input, "SIF image");
   add_convert(*encrypt_command, convert);
 
-  CLI::App* decrypt_command = app.add_subcommand("decrypt", "Write a copy of an encrypted image in the clear");
+  CLI::App* decrypt_command =
+      app.add_subcommand("decrypt", "Write a copy of an encrypted image in the clear");
   decrypt_command->add_option("input", convert.input, "SIF image");
   add_convert(*decrypt_command, convert);
 
-  CLI::App* rekey_command = app.add_subcommand("rekey", "Change or add a key of an encrypted image; the data stays");
+  CLI::App* rekey_command =
+      app.add_subcommand("rekey", "Change or add a key of an encrypted image; the data stays");
   add_key_options(*rekey_command, rekey.key, "", "that opens the image now");
   add_key_options(*rekey_command, rekey.new_key, "new-", "that shall open it");
   rekey_command->add_flag("--keep", rekey.keep, "Add the new key and keep the present one");
-  rekey_command->add_flag("--drop-signatures", rekey.drop_signatures, "Remove signatures and seals, which cover the keys");
+  rekey_command->add_flag("--drop-signatures", rekey.drop_signatures,
+                          "Remove signatures and seals, which cover the keys");
   rekey_command->add_option("image", rekey.image, "Encrypted SIF image")->required();
 
   CLI::App* unlock_command = app.add_subcommand("unlock", "")->group("");
@@ -99,7 +110,8 @@ int run(int argc, char** argv) {
   if (decrypt_command->parsed()) {
     return finish(postern::crypt::decrypt(convert));
   }
-  return finish(rekey_command->parsed() ? postern::crypt::rekey(rekey) : postern::crypt::unlock(unlock));
+  return finish(rekey_command->parsed() ? postern::crypt::rekey(rekey)
+                                        : postern::crypt::unlock(unlock));
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 #include "frontend/crypt/prompt.h"
 
+#include <cerrno>
+#include <csignal>
+
 #include <fcntl.h>
 #include <termios.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <csignal>
 
 #include "protocol/base/unique_fd.h"
 
@@ -31,8 +31,10 @@ class NoEcho {
       (void)::tcsetattr(terminal_, TCSAFLUSH, &quiet);
     }
   }
+
   NoEcho(const NoEcho&) = delete;
   NoEcho& operator=(const NoEcho&) = delete;
+
   ~NoEcho() {
     if (saved_valid_) {
       (void)::tcsetattr(terminal_, TCSAFLUSH, &saved_);
@@ -70,7 +72,8 @@ Outcome<SecretBytes> prompt_secret(const std::string& prompt) {
       if (got <= 0 || byte == std::byte{'\n'}) {
         break;
       }
-      if (byte == std::byte{3} || size + 1 == secret.size()) {  // Ctrl-C, or longer than anybody types
+      if (byte == std::byte{3} ||
+          size + 1 == secret.size()) {  // Ctrl-C, or longer than anybody types
         interrupted = true;
         break;
       }

@@ -1,16 +1,16 @@
 #include "frontend/crypt/rsa.h"
 
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <utility>
+
 #include <openssl/bio.h>
 #include <openssl/decoder.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
-
-#include <cstring>
-#include <memory>
-#include <optional>
-#include <utility>
 
 #include "frontend/crypt/prompt.h"
 
@@ -19,9 +19,13 @@ namespace {
 
 struct Free {
   void operator()(BIO* bio) const noexcept { BIO_free_all(bio); }
+
   void operator()(EVP_PKEY* key) const noexcept { EVP_PKEY_free(key); }
+
   void operator()(EVP_PKEY_CTX* context) const noexcept { EVP_PKEY_CTX_free(context); }
+
   void operator()(ASN1_OCTET_STRING* string) const noexcept { ASN1_OCTET_STRING_free(string); }
+
   void operator()(OSSL_DECODER_CTX* decoder) const noexcept { OSSL_DECODER_CTX_free(decoder); }
 };
 template <class T>
@@ -52,24 +56,31 @@ int ask_pem_passphrase(char* buffer, int size, int /*writing*/, void* user) {
   return static_cast<int>(answer->size());
 }
 
-Outcome<Owned<EVP_PKEY>> read_rsa(const char* pem, std::size_t size, const std::string& name, int selection) {
+Outcome<Owned<EVP_PKEY>> read_rsa(const char* pem,
+                                  std::size_t size,
+                                  const std::string& name,
+                                  int selection) {
   Owned<BIO> input(BIO_new_mem_buf(pem, static_cast<int>(size)));
   EVP_PKEY* raw = nullptr;
-  Owned<OSSL_DECODER_CTX> decoder(OSSL_DECODER_CTX_new_for_pkey(&raw, "PEM", nullptr, "RSA", selection, nullptr, nullptr));
+  Owned<OSSL_DECODER_CTX> decoder(
+      OSSL_DECODER_CTX_new_for_pkey(&raw, "PEM", nullptr, "RSA", selection, nullptr, nullptr));
   PassphraseRequest request{name};
   if (input == nullptr || decoder == nullptr ||
       OSSL_DECODER_CTX_set_pem_password_cb(decoder.get(), ask_pem_passphrase, &request) != 1 ||
       OSSL_DECODER_from_bio(decoder.get(), input.get()) != 1 || raw == nullptr) {
     ERR_clear_error();
     if (request.refused) {
-      return Problem{.what = name + " is locked: " + request.refused->what,
-                     .cure = "start it from a terminal, or give a key that is not locked (openssl pkey -in " + name + ")"};
+      return Problem{
+          .what = name + " is locked: " + request.refused->what,
+          .cure = "start it from a terminal, or give a key that is not locked (openssl pkey -in " +
+                  name + ")"};
     }
     if (request.asked) {
       return Problem{.what = name + ": the passphrase of the PEM file is wrong"};
     }
     return Problem{.what = name + ": no RSA " +
-                           std::string(selection == EVP_PKEY_KEYPAIR ? "private" : "public") + " key in PEM form",
+                           std::string(selection == EVP_PKEY_KEYPAIR ? "private" : "public") +
+                           " key in PEM form",
                    .cure = selection == EVP_PKEY_KEYPAIR
                                ? "running needs the private key (openssl genrsa -traditional)"
                                : "encrypting needs the public key (openssl rsa -RSAPublicKey_out)"};
@@ -94,7 +105,9 @@ Outcome<Owned<EVP_PKEY_CTX>> oaep(EVP_PKEY* key, int (*start)(EVP_PKEY_CTX*)) {
 
 }  // namespace
 
-Outcome<std::string> wrap_secret(std::span<const std::byte> secret, const std::string& pem, const std::string& name) {
+Outcome<std::string> wrap_secret(std::span<const std::byte> secret,
+                                 const std::string& pem,
+                                 const std::string& name) {
   auto found = read_rsa(pem.data(), pem.size(), name, EVP_PKEY_PUBLIC_KEY);
   if (!found) {
     return std::move(found).error();
@@ -119,12 +132,14 @@ Outcome<std::string> wrap_secret(std::span<const std::byte> secret, const std::s
   const Owned<ASN1_OCTET_STRING> octets(ASN1_OCTET_STRING_new());
   unsigned char* der = nullptr;
   if (octets == nullptr ||
-      ASN1_OCTET_STRING_set(octets.get(), reinterpret_cast<const unsigned char*>(wrapped.data()), static_cast<int>(wrapped.size())) != 1) {
+      ASN1_OCTET_STRING_set(octets.get(), reinterpret_cast<const unsigned char*>(wrapped.data()),
+                            static_cast<int>(wrapped.size())) != 1) {
     return Problem{.what = "out of memory"};
   }
   const int der_bytes = i2d_ASN1_OCTET_STRING(octets.get(), &der);
   const Owned<BIO> output(BIO_new(BIO_s_mem()));
-  const bool written = der_bytes > 0 && output != nullptr && PEM_write_bio(output.get(), "MESSAGE", "", der, der_bytes) > 0;
+  const bool written = der_bytes > 0 && output != nullptr &&
+                       PEM_write_bio(output.get(), "MESSAGE", "", der, der_bytes) > 0;
   OPENSSL_free(der);
   char* text = nullptr;
   const long size = written ? BIO_get_mem_data(output.get(), &text) : 0;
@@ -134,23 +149,29 @@ Outcome<std::string> wrap_secret(std::span<const std::byte> secret, const std::s
   return std::string(text, static_cast<std::size_t>(size));
 }
 
-Outcome<SecretBytes> unwrap_secret(const std::string& message, const SecretBytes& pem, const std::string& name) {
+Outcome<SecretBytes> unwrap_secret(const std::string& message,
+                                   const SecretBytes& pem,
+                                   const std::string& name) {
   const Owned<BIO> input(BIO_new_mem_buf(message.data(), static_cast<int>(message.size())));
   char* label = nullptr;
   char* header = nullptr;
   unsigned char* der = nullptr;
   long der_bytes = 0;
-  const bool read = input != nullptr && PEM_read_bio(input.get(), &label, &header, &der, &der_bytes) == 1;
+  const bool read =
+      input != nullptr && PEM_read_bio(input.get(), &label, &header, &der, &der_bytes) == 1;
   const unsigned char* cursor = der;
-  const Owned<ASN1_OCTET_STRING> octets(read ? d2i_ASN1_OCTET_STRING(nullptr, &cursor, der_bytes) : nullptr);
+  const Owned<ASN1_OCTET_STRING> octets(read ? d2i_ASN1_OCTET_STRING(nullptr, &cursor, der_bytes)
+                                             : nullptr);
   OPENSSL_free(label);
   OPENSSL_free(header);
   OPENSSL_free(der);
   if (octets == nullptr) {
     ERR_clear_error();
-    return Problem{.what = "the image's wrapped key is damaged: not a PEM message with an octet string"};
+    return Problem{
+        .what = "the image's wrapped key is damaged: not a PEM message with an octet string"};
   }
-  const std::span wrapped(ASN1_STRING_get0_data(octets.get()), static_cast<std::size_t>(ASN1_STRING_length(octets.get())));
+  const std::span wrapped(ASN1_STRING_get0_data(octets.get()),
+                          static_cast<std::size_t>(ASN1_STRING_length(octets.get())));
 
   auto found = read_rsa(pem.chars(), pem.size(), name, EVP_PKEY_KEYPAIR);
   if (!found) {
@@ -167,7 +188,8 @@ Outcome<SecretBytes> unwrap_secret(const std::string& message, const SecretBytes
     POSTERN_TRY_ASSIGN(const Owned<EVP_PKEY_CTX> context, oaep(key.get(), EVP_PKEY_decrypt_init));
     std::size_t length = secret.size() - filled;
     // SAFETY: unsigned char may alias any object.
-    if (EVP_PKEY_decrypt(context.get(), reinterpret_cast<unsigned char*>(secret.bytes().data()) + filled, &length,
+    if (EVP_PKEY_decrypt(context.get(),
+                         reinterpret_cast<unsigned char*>(secret.bytes().data()) + filled, &length,
                          wrapped.data() + at, modulus) != 1) {
       ERR_clear_error();
       return Problem{.what = "failed to decrypt, ensure you have supplied appropriate key material",

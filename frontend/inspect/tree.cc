@@ -133,7 +133,8 @@ class SquashfsTree final : public Tree {
     }
     auto text = paths_->bytes(*inode, max_bytes);
     if (!text) {
-      return text.error().number == EFBIG ? too_large(path, max_bytes) : damaged(path, text.error());
+      return text.error().number == EFBIG ? too_large(path, max_bytes)
+                                          : damaged(path, text.error());
     }
     return FileBytes{*std::move(text)};
   }

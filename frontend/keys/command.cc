@@ -1,10 +1,9 @@
 #include "frontend/keys/command.h"
 
+#include <array>
 #include <charconv>
 #include <cstdio>
 #include <ctime>
-
-#include <array>
 
 #include "frontend/message/message.h"
 #include "protocol/exit_codes.h"
@@ -12,7 +11,8 @@
 namespace postern::keys {
 
 Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const std::string> words) {
-  const std::string line = "Usage:\n  postern " + std::string(usage.name) + " " + std::string(usage.operands) + "\n";
+  const std::string line =
+      "Usage:\n  postern " + std::string(usage.name) + " " + std::string(usage.operands) + "\n";
   for (const std::string& word : words) {
     if (word == "--") {
       break;
@@ -24,19 +24,22 @@ Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const st
       return 0;
     }
   }
-  auto parsed = cli::parse(usage.options, usage.commands, words, environ, /*stop_at_positional=*/false);
+  auto parsed =
+      cli::parse(usage.options, usage.commands, words, environ, /*stop_at_positional=*/false);
   std::string wrong;
   if (!parsed) {
     if (parsed.error().exit_code != kExitUsage) {
       return fail(parsed.error());
     }
     wrong = parsed.error().what;
-  } else if (parsed->positional().size() < usage.least || parsed->positional().size() > usage.most) {
+  } else if (parsed->positional().size() < usage.least ||
+             parsed->positional().size() > usage.most) {
     wrong = "wrong number of arguments: " + std::to_string(parsed->positional().size());
   }
   if (!wrong.empty()) {
-    const std::string text = "Error for command \"" + std::string(usage.name) + "\": " + wrong + "\n\n" + line +
-                             "\nRun 'postern " + std::string(usage.name) + " --help' for more detailed usage information.\n";
+    const std::string text = "Error for command \"" + std::string(usage.name) + "\": " + wrong +
+                             "\n\n" + line + "\nRun 'postern " + std::string(usage.name) +
+                             " --help' for more detailed usage information.\n";
     std::fputs(text.c_str(), stderr);
     return kExitUsage;
   }
@@ -48,7 +51,8 @@ int fail(Problem problem, int exit_code) {
   return exit_code != 0 ? exit_code : problem.exit_code;
 }
 
-Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values, std::string_view what) {
+Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values,
+                                               std::string_view what) {
   std::vector<std::uint32_t> out;
   for (const std::string& value : values) {
     std::uint32_t number = 0;

@@ -17,12 +17,12 @@ int ecl_command(std::span<const std::string> words);
 
 // How a command is used, for --help and after a usage error.
 struct Usage {
-  std::string_view name;       // "key import"
-  std::string_view operands;   // "[options] FILE"
+  std::string_view name;      // "key import"
+  std::string_view operands;  // "[options] FILE"
   std::string_view summary;
   std::span<const cli::Option> options;
   cli::CommandSet commands;
-  std::size_t least = 0;       // operands
+  std::size_t least = 0;  // operands
   std::size_t most = 0;
 };
 
@@ -34,7 +34,8 @@ Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const st
 int fail(Problem problem, int exit_code = 0);
 
 // A decimal number of 32 bits from a list of an option's values.
-Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values, std::string_view what);
+Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values,
+                                               std::string_view what);
 
 // "2019-11-15 09:54:54 -0600 CST", local time.
 std::string time_text(std::int64_t unix_seconds);

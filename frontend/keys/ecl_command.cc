@@ -1,9 +1,4 @@
 // postern ecl: what the execution control list says, and what it would say about an image.
-#include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -11,6 +6,11 @@
 #include <optional>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include "frontend/keys/command.h"
 #include "frontend/keys/paths.h"
@@ -34,8 +34,15 @@ constexpr std::array kOptions = std::to_array<cli::Option>({
 });
 // clang-format on
 
-constexpr Usage kCheckUsage{"ecl check", "[options] IMAGE", "Would the execution control list admit this image?", kOptions, kCheck, 1, 1};
-constexpr Usage kListUsage{"ecl list", "", "Show the execution control list", kOptions, kList, 0, 0};
+constexpr Usage kCheckUsage{"ecl check",
+                            "[options] IMAGE",
+                            "Would the execution control list admit this image?",
+                            kOptions,
+                            kCheck,
+                            1,
+                            1};
+constexpr Usage kListUsage{"ecl list", "", "Show the execution control list", kOptions, kList,
+                           0,          0};
 
 std::string ecl_file() {
   return configuration_directory() + "/ecl.toml";
@@ -76,7 +83,9 @@ int list() {
     return fail(loaded.error());
   }
   const ecl::EclConfig& config = loaded->config;
-  std::string out = ecl_file() + (loaded->present ? "" : " (missing: in suid mode every start is refused)") + "\n";
+  std::string out = ecl_file() +
+                    (loaded->present ? "" : " (missing: in suid mode every start is refused)") +
+                    "\n";
   out += std::string("activated:       ") + (config.activated ? "yes" : "no") + "\n";
   out += std::string("legacyinsecure:  ") + (config.legacy_insecure ? "yes" : "no") + "\n";
   if (loaded->present && !loaded->trusted) {
@@ -103,12 +112,14 @@ Outcome<> become(const std::string& name) {
     return Problem{"--as-user needs root"};
   }
   std::vector<char> buffer(std::size_t{256} << 10);
-  struct passwd entry {};
+  struct passwd entry{};
   struct passwd* found = nullptr;
-  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
+      found == nullptr) {
     return Problem{"there is no user '" + printable(name) + "'"};
   }
-  if (::initgroups(found->pw_name, found->pw_gid) != 0 || ::setresgid(found->pw_gid, found->pw_gid, found->pw_gid) != 0 ||
+  if (::initgroups(found->pw_name, found->pw_gid) != 0 ||
+      ::setresgid(found->pw_gid, found->pw_gid, found->pw_gid) != 0 ||
       ::setresuid(found->pw_uid, found->pw_uid, found->pw_uid) != 0) {
     return system_problem("becoming " + name, errno);
   }
@@ -116,12 +127,13 @@ Outcome<> become(const std::string& name) {
 }
 
 ecl::ContainerKind kind_of(int fd) {
-  struct stat status {};
+  struct stat status{};
   std::array<char, 4> magic{};
   if (::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode)) {
     return ecl::ContainerKind::kDirectory;
   }
-  if (::pread(fd, magic.data(), magic.size(), 0) == 4 && std::string_view(magic.data(), 4) == "hsqs") {
+  if (::pread(fd, magic.data(), magic.size(), 0) == 4 &&
+      std::string_view(magic.data(), 4) == "hsqs") {
     return ecl::ContainerKind::kSquashfs;
   }
   std::array<unsigned char, 2> ext{};
@@ -139,8 +151,10 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
     return out;
   }
   POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(fd));
-  POSTERN_TRY_ASSIGN(const signature::KeyMaterial keys,
-                     ecl::load_keyring(global_keyring(), trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever, false));
+  POSTERN_TRY_ASSIGN(
+      const signature::KeyMaterial keys,
+      ecl::load_keyring(global_keyring(),
+                        trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever, false));
   ecl::GatherOptions options;
   options.legacy = config.legacy_insecure;
   out = ecl::gather(image, fd, keys, options);
@@ -148,20 +162,29 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
   return out;
 }
 
-std::string explain(const Loaded& loaded, const ecl::Gathered& gathered, const ecl::EclDecision& decision) {
+std::string explain(const Loaded& loaded,
+                    const ecl::Gathered& gathered,
+                    const ecl::EclDecision& decision) {
   const ecl::ImageFacts& facts = gathered.facts;
   std::string out;
-  out += "list:       " + ecl_file() + (loaded.config.activated ? ", activated" : ", not activated") + "\n";
-  out += "directory:  " + (facts.directory.empty() ? "none that the list names" : facts.directory) + "\n";
-  out += "rule:       " + (decision.group ? ecl_file() + ":" + std::to_string(decision.line) + " (" +
-                                                std::string(ecl::name_of(loaded.config.groups[*decision.group].mode)) + ")"
-                                          : std::string("none")) + "\n";
+  out += "list:       " + ecl_file() +
+         (loaded.config.activated ? ", activated" : ", not activated") + "\n";
+  out += "directory:  " + (facts.directory.empty() ? "none that the list names" : facts.directory) +
+         "\n";
+  out += "rule:       " +
+         (decision.group
+              ? ecl_file() + ":" + std::to_string(decision.line) + " (" +
+                    std::string(ecl::name_of(loaded.config.groups[*decision.group].mode)) + ")"
+              : std::string("none")) +
+         "\n";
   if (facts.kind == ecl::ContainerKind::kSif) {
     for (const signature::SignatureReport& signature : gathered.signatures) {
-      const std::string who = signature.valid ? printable(signature.name) + ", " + signature.fingerprint
-                                              : (signature.claimed.empty() ? "unknown" : shown_key(signature.claimed)) +
-                                                    ", not validated: " + signature.why;
-      out += "signature:  object " + std::to_string(signature.id) + ", group " + std::to_string(signature.group) + ": " + who + "\n";
+      const std::string who =
+          signature.valid ? printable(signature.name) + ", " + signature.fingerprint
+                          : (signature.claimed.empty() ? "unknown" : shown_key(signature.claimed)) +
+                                ", not validated: " + signature.why;
+      out += "signature:  object " + std::to_string(signature.id) + ", group " +
+             std::to_string(signature.group) + ": " + who + "\n";
     }
     if (gathered.signatures.empty()) {
       out += "signature:  none\n";
@@ -170,17 +193,21 @@ std::string explain(const Loaded& loaded, const ecl::Gathered& gathered, const e
     if (facts.problem_code != RefusalCode::kNone || !facts.any_valid) {
       out += "bound to no valid signature\n";
     } else if (facts.binding == ecl::Binding::kSealed) {
-      out += "sealed: every block is checked as it is read (seal: object " + std::to_string(gathered.seal->seal_object) +
-             ", tree: object " + std::to_string(gathered.seal->tree_object) + ")\n";
+      out += "sealed: every block is checked as it is read (seal: object " +
+             std::to_string(gathered.seal->seal_object) + ", tree: object " +
+             std::to_string(gathered.seal->tree_object) + ")\n";
     } else if (facts.binding == ecl::Binding::kUnwritable) {
       out += "hashed now; the file belongs to root and nobody else may write it\n";
     } else {
       out += "hashed now; whoever may write the file can change it afterwards\n";
     }
-    out += std::string("kernel:     ") + (decision.trusted ? "may mount these bytes (kernel-mount squashfs = \"trusted\")\n"
-                                                           : "does not mount these bytes unless the site says \"any\"\n");
+    out += std::string("kernel:     ") +
+           (decision.trusted ? "may mount these bytes (kernel-mount squashfs = \"trusted\")\n"
+                             : "does not mount these bytes unless the site says \"any\"\n");
   }
-  return out + "enforced:   in setuid mode; in user-namespace mode the list is advisory: a user can bring another program\n";
+  return out +
+         "enforced:   in setuid mode; in user-namespace mode the list is advisory: a user can "
+         "bring another program\n";
 }
 
 Outcome<int> check(const cli::Arguments& arguments) {
@@ -194,29 +221,36 @@ Outcome<int> check(const cli::Arguments& arguments) {
     POSTERN_TRY(become(std::string(arguments.text("as-user"))));
     fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
     if (!fd.valid()) {
-      return system_problem("opening " + path + " as " + std::string(arguments.text("as-user")), errno);
+      return system_problem("opening " + path + " as " + std::string(arguments.text("as-user")),
+                            errno);
     }
   }
   if (!fd.valid()) {
     return system_problem("opening " + path, opening);
   }
-  POSTERN_TRY_ASSIGN(const ecl::Gathered gathered, facts_of(fd.get(), loaded.config, loaded.trusted));
+  POSTERN_TRY_ASSIGN(const ecl::Gathered gathered,
+                     facts_of(fd.get(), loaded.config, loaded.trusted));
   const ecl::EclDecision decision = ecl::decide_ecl(loaded.config, gathered.facts);
   const bool allowed = decision.decision == Decision::kAllow;
   if (arguments.given("explain")) {
     std::fputs(explain(loaded, gathered, decision).c_str(), stdout);
   }
-  std::fputs((std::string(allowed ? "allow: " : "refuse: ") + printable(decision.why) + "\n").c_str(), stdout);
+  std::fputs(
+      (std::string(allowed ? "allow: " : "refuse: ") + printable(decision.why) + "\n").c_str(),
+      stdout);
   if (!loaded.trusted) {
-    message::warning(loaded.present ? "suid mode refuses every start with this list: " + loaded.distrust
-                                    : "there is no " + ecl_file() + ": suid mode refuses every start");
+    message::warning(loaded.present
+                         ? "suid mode refuses every start with this list: " + loaded.distrust
+                         : "there is no " + ecl_file() + ": suid mode refuses every start");
   }
   return allowed ? 0 : kExitFatal;
 }
 
 int show_sub_commands(std::FILE* to) {
-  std::fputs("The execution control list: which signed images may run\n\nUsage:\n"
-             "  postern ecl check [--as-user USER] [--explain] IMAGE\n  postern ecl list\n", to);
+  std::fputs(
+      "The execution control list: which signed images may run\n\nUsage:\n"
+      "  postern ecl check [--as-user USER] [--explain] IMAGE\n  postern ecl list\n",
+      to);
   return to == stdout ? 0 : kExitUsage;
 }
 
@@ -227,7 +261,8 @@ int ecl_command(std::span<const std::string> words) {
     return show_sub_commands(words.empty() ? stderr : stdout);
   }
   if (words[0] != "check" && words[0] != "list") {
-    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"ecl\"\n\n").c_str(), stderr);
+    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"ecl\"\n\n").c_str(),
+               stderr);
     return show_sub_commands(stderr);
   }
   const bool checking = words[0] == "check";

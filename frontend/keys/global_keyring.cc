@@ -1,11 +1,11 @@
 #include "frontend/keys/global_keyring.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 
 #include <sys/stat.h>
+
+#include <unistd.h>
 
 #include "frontend/keys/gnupg.h"
 #include "frontend/keys/paths.h"
@@ -20,7 +20,8 @@ constexpr std::string_view kCertificate = "-----BEGIN CERTIFICATE-----";
 
 Outcome<> make_directory(const std::string& path) {
   if (::mkdir(path.c_str(), 0755) == 0) {
-    return ::chmod(path.c_str(), 0755) == 0 ? Outcome<>(Ok{}) : Outcome<>(system_problem("making " + path, errno));
+    return ::chmod(path.c_str(), 0755) == 0 ? Outcome<>(Ok{})
+                                            : Outcome<>(system_problem("making " + path, errno));
   }
   if (errno == EEXIST) {
     return Ok{};
@@ -38,31 +39,39 @@ Outcome<std::string> current_ring(const std::string& directory) {
 }
 
 Outcome<> write_ring(const std::string& directory, const std::string& ring) {
-  POSTERN_TRY(replace_file(directory + "/gpg.conf", std::string(signature::keyring_options()), 0644));
+  POSTERN_TRY(
+      replace_file(directory + "/gpg.conf", std::string(signature::keyring_options()), 0644));
   return replace_file(directory + "/pubring.gpg", ring, 0644);
 }
 
-Outcome<std::vector<std::string>> import_pem(const std::string& directory, const std::string& text) {
+Outcome<std::vector<std::string>> import_pem(const std::string& directory,
+                                             const std::string& text) {
   std::string name;
   if (text.find(kCertificate) != std::string::npos) {
     POSTERN_TRY_ASSIGN(name, signature::certificate_fingerprint(text));
   } else {
-    POSTERN_TRY_ASSIGN(const signature::PublicKey key, signature::PublicKey::from_pem(text, "the key"));
+    POSTERN_TRY_ASSIGN(const signature::PublicKey key,
+                       signature::PublicKey::from_pem(text, "the key"));
     name = key.identities().at(0).substr(7);
   }
   POSTERN_TRY(make_directory(directory + "/pem"));
   POSTERN_TRY(replace_file(directory + "/pem/" + name + ".pem", text, 0644));
-  return std::vector<std::string>{(text.find(kCertificate) != std::string::npos ? "certificate sha256:" : "public key sha256:") + name};
+  return std::vector<std::string>{(text.find(kCertificate) != std::string::npos
+                                       ? "certificate sha256:"
+                                       : "public key sha256:") +
+                                  name};
 }
 
 }  // namespace
 
-Outcome<std::vector<std::string>> import_global(const std::string& directory, const std::string& bytes) {
+Outcome<std::vector<std::string>> import_global(const std::string& directory,
+                                                const std::string& bytes) {
   POSTERN_TRY(make_directory(directory));
   if (bytes.find("PRIVATE KEY") != std::string::npos) {
     return Problem{"a secret key does not belong into the site's keyring"};
   }
-  if (bytes.find("-----BEGIN PUBLIC KEY-----") != std::string::npos || bytes.find(kCertificate) != std::string::npos ||
+  if (bytes.find("-----BEGIN PUBLIC KEY-----") != std::string::npos ||
+      bytes.find(kCertificate) != std::string::npos ||
       bytes.find("-----BEGIN RSA PUBLIC KEY-----") != std::string::npos) {
     return import_pem(directory, bytes);
   }
@@ -73,7 +82,8 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory, co
   }
   POSTERN_TRY_ASSIGN(const Imported imported, scratch.import(bytes));
   if (imported.secret_read > 0) {
-    return Problem{"a secret key does not belong into the site's keyring", "export the public key and import that"};
+    return Problem{"a secret key does not belong into the site's keyring",
+                   "export the public key and import that"};
   }
   POSTERN_TRY_ASSIGN(const std::string all, scratch.export_public("", false));
   POSTERN_TRY(write_ring(directory, all));
@@ -85,11 +95,12 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory, co
 }
 
 Outcome<> remove_global(const std::string& directory, const std::string& fingerprint) {
-  if (fingerprint.size() == 64 && std::all_of(fingerprint.begin(), fingerprint.end(), [](unsigned char c) {
-        return std::isxdigit(c) != 0;
-      })) {
+  if (fingerprint.size() == 64 &&
+      std::all_of(fingerprint.begin(), fingerprint.end(),
+                  [](unsigned char c) { return std::isxdigit(c) != 0; })) {
     const std::string path = directory + "/pem/" + fingerprint + ".pem";
-    return ::unlink(path.c_str()) == 0 ? Outcome<>(Ok{}) : Outcome<>(system_problem("removing " + path, errno));
+    return ::unlink(path.c_str()) == 0 ? Outcome<>(Ok{})
+                                       : Outcome<>(system_problem("removing " + path, errno));
   }
   POSTERN_TRY_ASSIGN(const std::string ring, current_ring(directory));
   POSTERN_TRY_ASSIGN(KeyDirectory scratch, KeyDirectory::open_temporary());

@@ -1,9 +1,5 @@
 #include "frontend/keys/gnupg.h"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -11,7 +7,6 @@
 #include <cstdlib>
 #include <utility>
 
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -19,7 +14,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <fcntl.h>
 #include <gpgme.h>
+#include <poll.h>
+#include <spawn.h>
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "policy/signature/pgp.h"
@@ -56,16 +55,22 @@ Problem gpg_problem(const std::string& doing, gpgme_error_t error) {
 class Data {
  public:
   Data() { gpgme_data_new(&data_); }
-  explicit Data(const std::string& bytes) { gpgme_data_new_from_mem(&data_, bytes.data(), bytes.size(), 1); }
+
+  explicit Data(const std::string& bytes) {
+    gpgme_data_new_from_mem(&data_, bytes.data(), bytes.size(), 1);
+  }
+
   ~Data() {
     if (data_ != nullptr) {
       gpgme_data_release(data_);
     }
   }
+
   Data(const Data&) = delete;
   Data& operator=(const Data&) = delete;
 
   [[nodiscard]] gpgme_data_t get() const { return data_; }
+
   std::string take() {
     std::size_t size = 0;
     char* bytes = gpgme_data_release_and_get_mem(data_, &size);
@@ -82,13 +87,15 @@ class Data {
 struct KeyRelease {
   void operator()(gpgme_key_t key) const { gpgme_key_unref(key); }
 };
+
 using Key = std::unique_ptr<_gpgme_key, KeyRelease>;
 
 Outcome<Key> find_key(gpgme_ctx_t context, const std::string& fingerprint, bool secret) {
   gpgme_key_t key = nullptr;
   const gpgme_error_t error = gpgme_get_key(context, fingerprint.c_str(), &key, secret ? 1 : 0);
   if (gpgme_err_code(error) == GPG_ERR_EOF || gpgme_err_code(error) == GPG_ERR_NOT_FOUND) {
-    return Problem{std::string("no ") + (secret ? "secret" : "public") + " key " + fingerprint + " in the keyring",
+    return Problem{std::string("no ") + (secret ? "secret" : "public") + " key " + fingerprint +
+                       " in the keyring",
                    "'postern key list' shows the keys"};
   }
   if (error != 0) {
@@ -114,9 +121,11 @@ struct Asker {
   bool gave_up = false;
 };
 
-gpgme_error_t give_passphrase(void* hook, const char* hint, const char* /*info*/, int previous_bad, int fd) {
+gpgme_error_t give_passphrase(
+    void* hook, const char* hint, const char* /*info*/, int previous_bad, int fd) {
   auto* asker = static_cast<Asker*>(hook);
-  const auto answer = asker->source ? asker->source(hint != nullptr ? hint : "", previous_bad != 0) : std::nullopt;
+  const auto answer =
+      asker->source ? asker->source(hint != nullptr ? hint : "", previous_bad != 0) : std::nullopt;
   if (!answer) {
     asker->gave_up = true;
     return gpg_error(GPG_ERR_CANCELED);
@@ -147,7 +156,7 @@ Outcome<> make_private_directory(const std::string& path) {
       break;
     }
   }
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) {
     return system_problem("making the directory " + path, errno);
   }
@@ -165,12 +174,14 @@ bool exists(const std::string& path) {
 }
 
 bool is_hex_fingerprint(const std::string& text) {
-  return text.size() == 40 && std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
+  return text.size() == 40 && std::all_of(text.begin(), text.end(),
+                                          [](unsigned char c) { return std::isxdigit(c) != 0; });
 }
 
 // Text that becomes a line of GnuPG's parameter file.
 bool is_plain_line(const std::string& text) {
-  return std::none_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
+  return std::none_of(text.begin(), text.end(),
+                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
 }
 
 }  // namespace
@@ -182,7 +193,8 @@ class KeyDirectory::Agent {
   static Outcome<Agent> allow(const std::string& directory) {
     Agent out;
     out.directory_ = directory;
-    out.lock_ = UniqueFd(::open((directory + "/postern.lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
+    out.lock_ = UniqueFd(::open((directory + "/postern.lock").c_str(),
+                                O_RDWR | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
     if (!out.lock_.valid()) {
       return system_problem("opening " + directory + "/postern.lock", errno);
     }
@@ -193,8 +205,10 @@ class KeyDirectory::Agent {
     }
     return out;
   }
+
   Agent(Agent&&) noexcept = default;
   Agent& operator=(Agent&&) = delete;
+
   ~Agent() {
     if (lock_.valid()) {
       kill();
@@ -261,9 +275,11 @@ class KeyDirectory::Agent {
     }
     const UniqueFd from(pipe[0]);
     UniqueFd to(pipe[1]);
-    std::array<std::string, 5> words = {"gpgconf", "--homedir", directory_, "--list-dirs", "agent-socket"};
+    std::array<std::string, 5> words = {"gpgconf", "--homedir", directory_, "--list-dirs",
+                                        "agent-socket"};
     std::array<char*, 6> argv{};
-    std::transform(words.begin(), words.end(), argv.begin(), [](std::string& word) { return word.data(); });
+    std::transform(words.begin(), words.end(), argv.begin(),
+                   [](std::string& word) { return word.data(); });
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
     ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDOUT_FILENO);
@@ -299,7 +315,8 @@ Outcome<KeyDirectory::Context> KeyDirectory::context(bool armor) const {
     return gpg_problem("opening keyring " + path_, error);
   }
   Context out(raw);
-  if (const gpgme_error_t error = gpgme_ctx_set_engine_info(raw, GPGME_PROTOCOL_OpenPGP, program.c_str(), home_.c_str());
+  if (const gpgme_error_t error =
+          gpgme_ctx_set_engine_info(raw, GPGME_PROTOCOL_OpenPGP, program.c_str(), home_.c_str());
       error != 0) {
     return gpg_problem("opening keyring " + path_, error);
   }
@@ -364,7 +381,7 @@ Outcome<> KeyDirectory::adopt_apptainer_keys() {
   for (const std::string& place : {path_, apptainer_keyring()}) {
     bool adopted = false;
     for (const char* name : {"/pgp-public", "/pgp-secret"}) {
-      struct stat status {};
+      struct stat status{};
       const std::string file = place + name;
       if (place.empty() || ::stat(file.c_str(), &status) != 0 || status.st_size == 0) {
         continue;
@@ -429,12 +446,14 @@ Outcome<Imported> KeyDirectory::import(const std::string& bytes) {
   out.secret_read = result->secret_read;
   for (const _gpgme_import_status* key = result->imports; key != nullptr; key = key->next) {
     if (key->result == 0 && key->status != 0 && key->fpr != nullptr &&
-        std::find(out.fingerprints.begin(), out.fingerprints.end(), key->fpr) == out.fingerprints.end()) {
+        std::find(out.fingerprints.begin(), out.fingerprints.end(), key->fpr) ==
+            out.fingerprints.end()) {
       out.fingerprints.emplace_back(key->fpr);
     }
   }
   if (out.fingerprints.empty() && out.unchanged == 0 && result->secret_unchanged == 0) {
-    return Problem{"no key could be imported", "it may be of an unsupported kind, or have no user id"};
+    return Problem{"no key could be imported",
+                   "it may be of an unsupported kind, or have no user id"};
   }
   return out;
 }
@@ -453,15 +472,17 @@ Outcome<std::string> KeyDirectory::export_public(const std::string& fingerprint,
     POSTERN_TRY(find_key(context.get(), fingerprint, false));
   }
   Data out;
-  if (const gpgme_error_t error =
-          gpgme_op_export(context.get(), fingerprint.empty() ? nullptr : fingerprint.c_str(), 0, out.get());
+  if (const gpgme_error_t error = gpgme_op_export(
+          context.get(), fingerprint.empty() ? nullptr : fingerprint.c_str(), 0, out.get());
       error != 0) {
     return gpg_problem("exporting keys", error);
   }
   return out.take();
 }
 
-Outcome<std::string> KeyDirectory::export_secret(const std::string& fingerprint, bool armor, const PassphraseSource& ask) {
+Outcome<std::string> KeyDirectory::export_secret(const std::string& fingerprint,
+                                                 bool armor,
+                                                 const PassphraseSource& ask) {
   POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context(armor));
   POSTERN_TRY(find_key(context.get(), fingerprint, true));
@@ -494,15 +515,17 @@ Outcome<> KeyDirectory::remove(const std::string& fingerprint, bool public_part,
     return Problem{"no secret key " + fingerprint + " in the keyring"};
   }
   if (!secret_part && has_secret) {
-    return Problem{"key " + fingerprint + " has a secret part, which is of no use without its public part",
-                   "remove both with --both"};
+    return Problem{
+        "key " + fingerprint + " has a secret part, which is of no use without its public part",
+        "remove both with --both"};
   }
   std::string keep;
   if (!public_part) {
     POSTERN_TRY_ASSIGN(keep, export_public(fingerprint, false));
   }
   const unsigned flags = GPGME_DELETE_FORCE | (has_secret ? GPGME_DELETE_ALLOW_SECRET : 0U);
-  if (const gpgme_error_t error = gpgme_op_delete_ext(context.get(), key.get(), flags); error != 0) {
+  if (const gpgme_error_t error = gpgme_op_delete_ext(context.get(), key.get(), flags);
+      error != 0) {
     return gpg_problem("removing key " + fingerprint, error);
   }
   if (!keep.empty()) {
@@ -527,7 +550,8 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
   POSTERN_TRY_ASSIGN(const Context context, this->context());
   const std::string bits = std::to_string(key.bits);
   std::string text = "<GnupgKeyParms format=\"internal\">\nKey-Type: RSA\nKey-Length: " + bits +
-                     "\nKey-Usage: cert,sign\nSubkey-Type: RSA\nSubkey-Length: " + bits + "\nSubkey-Usage: encrypt\n";
+                     "\nKey-Usage: cert,sign\nSubkey-Type: RSA\nSubkey-Length: " + bits +
+                     "\nSubkey-Usage: encrypt\n";
   const auto add = [&](const char* name, const std::string& value) {
     if (!value.empty()) {
       text += name + value + "\n";
@@ -546,7 +570,8 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
   Asker asker{answer};
   gpgme_set_pinentry_mode(context.get(), GPGME_PINENTRY_MODE_LOOPBACK);
   gpgme_set_passphrase_cb(context.get(), give_passphrase, &asker);
-  if (const gpgme_error_t error = gpgme_op_genkey(context.get(), text.c_str(), nullptr, nullptr); error != 0) {
+  if (const gpgme_error_t error = gpgme_op_genkey(context.get(), text.c_str(), nullptr, nullptr);
+      error != 0) {
     return gpg_problem("generating a key", error);
   }
   const gpgme_genkey_result_t result = gpgme_op_genkey_result(context.get());
@@ -556,7 +581,8 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
   return std::string(result->fpr);
 }
 
-Outcome<> KeyDirectory::change_passphrase(const std::string& fingerprint, const std::string& old,
+Outcome<> KeyDirectory::change_passphrase(const std::string& fingerprint,
+                                          const std::string& old,
                                           const std::string& fresh) {
   POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
@@ -576,7 +602,8 @@ Outcome<> KeyDirectory::change_passphrase(const std::string& fingerprint, const 
   return Ok{};
 }
 
-Outcome<std::string> KeyDirectory::clear_sign(const std::string& fingerprint, const std::string& text,
+Outcome<std::string> KeyDirectory::clear_sign(const std::string& fingerprint,
+                                              const std::string& text,
                                               const PassphraseSource& ask) {
   POSTERN_TRY_ASSIGN(const Agent agent, Agent::allow(home_));
   POSTERN_TRY_ASSIGN(const Context context, this->context());
@@ -590,7 +617,9 @@ Outcome<std::string> KeyDirectory::clear_sign(const std::string& fingerprint, co
   }
   const Data in(text);
   Data out;
-  if (const gpgme_error_t error = gpgme_op_sign(context.get(), in.get(), out.get(), GPGME_SIG_MODE_CLEAR); error != 0) {
+  if (const gpgme_error_t error =
+          gpgme_op_sign(context.get(), in.get(), out.get(), GPGME_SIG_MODE_CLEAR);
+      error != 0) {
     return gpg_problem("signing with key " + fingerprint, error);
   }
   return out.take();

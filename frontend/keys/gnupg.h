@@ -21,20 +21,20 @@ struct gpgme_context;
 namespace postern::keys {
 
 struct KeyInfo {
-  std::string fingerprint;  // 40 upper-case hex digits
-  std::string user;         // primary user id: "Name (comment) <mail>"
-  std::int64_t created = 0; // Unix seconds
-  std::int64_t expires = 0; // 0 = never
+  std::string fingerprint;   // 40 upper-case hex digits
+  std::string user;          // primary user id: "Name (comment) <mail>"
+  std::int64_t created = 0;  // Unix seconds
+  std::int64_t expires = 0;  // 0 = never
   unsigned bits = 0;
-  bool usable = true;       // neither revoked nor expired
+  bool usable = true;  // neither revoked nor expired
 };
 
 struct Imported {
   std::vector<std::string> fingerprints;  // new or changed keys, upper case
   int considered = 0;
   int unchanged = 0;
-  int secret = 0;                         // secret keys that are new
-  int secret_read = 0;                    // secret keys in what was given
+  int secret = 0;       // secret keys that are new
+  int secret_read = 0;  // secret keys in what was given
 };
 
 struct NewKey {
@@ -45,8 +45,10 @@ struct NewKey {
   unsigned bits = 4096;
 };
 
-// Asked for the passphrase of the key that the hint names; `again` after a wrong one. None: give up.
-using PassphraseSource = std::function<std::optional<std::string>(const std::string& hint, bool again)>;
+// Asked for the passphrase of the key that the hint names; `again` after a wrong one. None: give
+// up.
+using PassphraseSource =
+    std::function<std::optional<std::string>(const std::string& hint, bool again)>;
 
 class KeyDirectory {
  public:
@@ -66,21 +68,28 @@ class KeyDirectory {
   Outcome<Imported> import(const std::string& bytes);
   // `fingerprint` empty: all keys. Error: no such key.
   Outcome<std::string> export_public(const std::string& fingerprint, bool armor) const;
-  Outcome<std::string> export_secret(const std::string& fingerprint, bool armor, const PassphraseSource& ask);
+  Outcome<std::string> export_secret(const std::string& fingerprint,
+                                     bool armor,
+                                     const PassphraseSource& ask);
   // Error: no such key; the public part of a key whose secret part stays.
   Outcome<> remove(const std::string& fingerprint, bool public_part, bool secret_part);
   // RSA: a primary key that certifies and signs, a subkey that encrypts, both under the passphrase.
   // Returns the fingerprint.
   Outcome<std::string> generate(const NewKey& key);
   // `old` empty: the key has none now.
-  Outcome<> change_passphrase(const std::string& fingerprint, const std::string& old, const std::string& fresh);
+  Outcome<> change_passphrase(const std::string& fingerprint,
+                              const std::string& old,
+                              const std::string& fresh);
   // The text, clear-signed with SHA-2.
-  Outcome<std::string> clear_sign(const std::string& fingerprint, const std::string& text, const PassphraseSource& ask);
+  Outcome<std::string> clear_sign(const std::string& fingerprint,
+                                  const std::string& text,
+                                  const PassphraseSource& ask);
 
  private:
   struct Release {
     void operator()(gpgme_context* context) const noexcept;
   };
+
   using Context = std::unique_ptr<gpgme_context, Release>;
   class Agent;
 

@@ -58,6 +58,7 @@ class Transfer {
       curl_easy_setopt(handle_.get(), option, value);
     }
   }
+
   void add_header(const std::string& line) {
     curl_slist* longer = curl_slist_append(headers_.get(), line.c_str());
     if (longer != nullptr) {
@@ -65,6 +66,7 @@ class Transfer {
       headers_.reset(longer);
     }
   }
+
   std::string escape(const std::string& text) {
     char* escaped = curl_easy_escape(handle_.get(), text.data(), static_cast<int>(text.size()));
     std::string out = escaped != nullptr ? escaped : "";
@@ -103,12 +105,14 @@ class Transfer {
  private:
   static Problem failure(CURLcode code, const std::string& url) {
     const std::string server = url.substr(0, url.find('/', url.find("://") + 3));
-    if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_CONNECT || code == CURLE_OPERATION_TIMEDOUT) {
+    if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_CONNECT ||
+        code == CURLE_OPERATION_TIMEDOUT) {
       return network_problem("cannot reach " + server + ": " + curl_easy_strerror(code),
                              "check the network connection, or name another server with --url");
     }
     if (code == CURLE_WRITE_ERROR) {
-      return network_problem(server + " sent more than " + std::to_string(kMaxAnswerBytes) + " bytes");
+      return network_problem(server + " sent more than " + std::to_string(kMaxAnswerBytes) +
+                             " bytes");
     }
     return network_problem(server + ": " + curl_easy_strerror(code));
   }
@@ -116,17 +120,19 @@ class Transfer {
   struct FreeHandle {
     void operator()(CURL* handle) const { curl_easy_cleanup(handle); }
   };
+
   struct FreeList {
     void operator()(curl_slist* list) const { curl_slist_free_all(list); }
   };
+
   std::unique_ptr<CURL, FreeHandle> handle_;
   std::unique_ptr<curl_slist, FreeList> headers_;
 };
 
 bool is_private_address(const std::string& address) {
   const std::string host = address.substr(address.find("://") + 3);
-  return address.starts_with("https:") || host.starts_with("localhost") || host.starts_with("127.") ||
-         host.starts_with("[::1]");
+  return address.starts_with("https:") || host.starts_with("localhost") ||
+         host.starts_with("127.") || host.starts_with("[::1]");
 }
 
 Outcome<Transfer> start(const ServerOptions& server, const std::string& address) {
@@ -137,14 +143,20 @@ Outcome<Transfer> start(const ServerOptions& server, const std::string& address)
   return out;
 }
 
-Outcome<Ok> check_status(const Answer& answer, const std::string& address, const std::string& subject) {
+Outcome<Ok> check_status(const Answer& answer,
+                         const std::string& address,
+                         const std::string& subject) {
   if (answer.status >= 200 && answer.status < 300) {
     return Ok{};
   }
   switch (answer.status) {
-    case 404: return network_problem(address + " has no " + subject);
-    case 401: return network_problem(address + " wants an access token, or does not accept the one given");
-    default: return network_problem(address + " answered with HTTP status " + std::to_string(answer.status));
+    case 404:
+      return network_problem(address + " has no " + subject);
+    case 401:
+      return network_problem(address + " wants an access token, or does not accept the one given");
+    default:
+      return network_problem(address + " answered with HTTP status " +
+                             std::to_string(answer.status));
   }
 }
 
@@ -153,7 +165,8 @@ std::string unescape(std::string_view text) {
   for (std::size_t i = 0; i < text.size(); ++i) {
     unsigned value = 0;
     const char* digits = text.data() + i + 1;
-    if (text[i] == '%' && i + 2 < text.size() && std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2) {
+    if (text[i] == '%' && i + 2 < text.size() &&
+        std::from_chars(digits, digits + 2, value, 16).ptr == digits + 2) {
       out += static_cast<char>(value);
       i += 2;
     } else {
@@ -187,17 +200,20 @@ std::vector<std::string_view> fields_of(std::string_view line) {
 Outcome<std::string> server_address(const std::string& url) {
   const std::size_t separator = url.find("://");
   if (separator == std::string::npos) {
-    return network_problem("'" + url + "' is not the address of a key server", "write it as hkps://HOST or https://HOST");
+    return network_problem("'" + url + "' is not the address of a key server",
+                           "write it as hkps://HOST or https://HOST");
   }
   const std::string scheme = url.substr(0, separator);
   std::string host = url.substr(separator + 3);
   host = host.substr(0, host.find_first_of("/?#"));
   const bool plain = scheme == "hkp" || scheme == "http";
   if (host.empty() || (!plain && scheme != "hkps" && scheme != "https")) {
-    return network_problem("'" + url + "' is not the address of a key server", "write it as hkps://HOST or https://HOST");
+    return network_problem("'" + url + "' is not the address of a key server",
+                           "write it as hkps://HOST or https://HOST");
   }
   const std::size_t bracket = host.rfind(']');
-  const bool has_port = host.find(':', bracket == std::string::npos ? 0 : bracket) != std::string::npos;
+  const bool has_port =
+      host.find(':', bracket == std::string::npos ? 0 : bracket) != std::string::npos;
   if (scheme == "hkp" && !has_port) {
     host += ":11371";
   }
@@ -207,7 +223,8 @@ Outcome<std::string> server_address(const std::string& url) {
 Outcome<std::string> fetch_key(const ServerOptions& server, const std::string& search) {
   POSTERN_TRY_ASSIGN(const std::string address, server_address(server.url));
   POSTERN_TRY_ASSIGN(Transfer transfer, start(server, address));
-  const std::string url = address + "/pks/lookup?op=get&options=mr&exact=on&search=" + transfer.escape(search);
+  const std::string url =
+      address + "/pks/lookup?op=get&options=mr&exact=on&search=" + transfer.escape(search);
   POSTERN_TRY_ASSIGN(Answer answer, transfer.run(url, server.timeout_seconds));
   POSTERN_TRY(check_status(answer, address, "key " + search));
   return std::move(answer.body);
@@ -219,14 +236,17 @@ Outcome<std::vector<FoundKey>> search_keys(const ServerOptions& server, const st
   std::string page;
   for (int pages = 0; pages < kMaxPages; ++pages) {
     POSTERN_TRY_ASSIGN(Transfer transfer, start(server, address));
-    std::string url = address + "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" + transfer.escape(text);
+    std::string url = address +
+                      "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" +
+                      transfer.escape(text);
     if (!page.empty()) {
       url += "&x-pagetoken=" + transfer.escape(page);
     }
     POSTERN_TRY_ASSIGN(const Answer answer, transfer.run(url, server.timeout_seconds));
     POSTERN_TRY(check_status(answer, address, "key that matches '" + text + "'"));
     std::vector<FoundKey> more = parse_index(answer.body);
-    out.insert(out.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+    out.insert(out.end(), std::make_move_iterator(more.begin()),
+               std::make_move_iterator(more.end()));
     page = answer.next_page;
     if (page.empty()) {
       break;
@@ -241,11 +261,14 @@ Outcome<> push_key(const ServerOptions& server, const std::string& armored) {
   const std::string form = "keytext=" + transfer.escape(armored);
   transfer.set(CURLOPT_POSTFIELDSIZE, static_cast<long>(form.size()));
   transfer.set(CURLOPT_POSTFIELDS, form.c_str());
-  POSTERN_TRY_ASSIGN(const Answer answer, transfer.run(address + "/pks/add", server.timeout_seconds));
+  POSTERN_TRY_ASSIGN(const Answer answer,
+                     transfer.run(address + "/pks/add", server.timeout_seconds));
   return check_status(answer, address, "place for keys (/pks/add)");
 }
 
-Outcome<std::string> post(const std::string& url, const std::string& content_type, const std::string& body,
+Outcome<std::string> post(const std::string& url,
+                          const std::string& content_type,
+                          const std::string& body,
                           unsigned timeout_seconds) {
   if (!url.starts_with("http://") && !url.starts_with("https://")) {
     return network_problem("'" + url + "' is not an HTTP address");
@@ -267,7 +290,9 @@ std::vector<FoundKey> parse_index(std::string_view text) {
     text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
     line = line.substr(0, line.find_last_not_of("\r ") + 1);
     const std::vector<std::string_view> fields = fields_of(line);
-    const auto field = [&](std::size_t n) { return n < fields.size() ? fields[n] : std::string_view(); };
+    const auto field = [&](std::size_t n) {
+      return n < fields.size() ? fields[n] : std::string_view();
+    };
     if (field(0) == "pub" && !field(1).empty()) {
       FoundKey key;
       key.fingerprint = field(1);

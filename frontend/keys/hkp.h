@@ -13,18 +13,18 @@ namespace postern::keys {
 inline constexpr std::string_view kDefaultKeyServer = "https://keys.openpgp.org";
 
 struct ServerOptions {
-  std::string url;            // hkp:// (port 11371), hkps://, http:// or https://; a path is dropped
-  std::string token;          // sent as "Authorization: BEARER", over TLS or to this host only
+  std::string url;    // hkp:// (port 11371), hkps://, http:// or https://; a path is dropped
+  std::string token;  // sent as "Authorization: BEARER", over TLS or to this host only
   unsigned timeout_seconds = 30;
 };
 
 struct FoundKey {
-  std::string fingerprint;    // or key id, upper-case hex
-  int algorithm = 0;          // RFC 4880 §9.1
+  std::string fingerprint;  // or key id, upper-case hex
+  int algorithm = 0;        // RFC 4880 §9.1
   unsigned bits = 0;
-  std::int64_t created = 0;   // Unix seconds; 0 = not said
-  std::int64_t expires = 0;   // 0 = never
-  std::string flags;          // "r" revoked, "d" disabled, "e" expired
+  std::int64_t created = 0;  // Unix seconds; 0 = not said
+  std::int64_t expires = 0;  // 0 = never
+  std::string flags;         // "r" revoked, "d" disabled, "e" expired
   std::vector<std::string> users;
 };
 
@@ -42,7 +42,9 @@ std::vector<FoundKey> parse_index(std::string_view text);
 Outcome<std::string> server_address(const std::string& url);
 
 // A GET of another kind of answer, for certificate status (RFC 6960, Appendix A): POST of `body`.
-Outcome<std::string> post(const std::string& url, const std::string& content_type, const std::string& body,
+Outcome<std::string> post(const std::string& url,
+                          const std::string& content_type,
+                          const std::string& body,
                           unsigned timeout_seconds);
 
 }  // namespace postern::keys

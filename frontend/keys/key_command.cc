@@ -1,11 +1,11 @@
 // postern key: newpair, list, import, export, remove, search, pull, push.
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <optional>
+
+#include <unistd.h>
 
 #include "frontend/keys/command.h"
 #include "frontend/keys/global_keyring.h"
@@ -32,6 +32,7 @@ enum : cli::CommandSet {
   kPull = 1 << 6,
   kPush = 1 << 7,
 };
+
 constexpr cli::CommandSet kRing = kList | kImport | kExport | kRemove | kPull | kPush;
 
 // clang-format off
@@ -61,14 +62,17 @@ Outcome<KeyDirectory> local(const Arguments& arguments) {
 
 ServerOptions server(const Arguments& arguments) {
   ServerOptions out;
-  out.url = arguments.given("url") ? std::string(arguments.text("url")) : std::string(kDefaultKeyServer);
+  out.url =
+      arguments.given("url") ? std::string(arguments.text("url")) : std::string(kDefaultKeyServer);
   return out;
 }
 
 PassphraseSource from_user() {
   return [](const std::string& hint, bool again) -> std::optional<std::string> {
-    const std::string whose = hint.size() > 17 ? hint.substr(17) : "the secret key";  // after the key id
-    auto answer = ask_secret((again ? "Wrong passphrase. " : "") + ("Enter the passphrase of " + printable(whose)) + ": ");
+    const std::string whose =
+        hint.size() > 17 ? hint.substr(17) : "the secret key";  // after the key id
+    auto answer = ask_secret((again ? "Wrong passphrase. " : "") +
+                             ("Enter the passphrase of " + printable(whose)) + ": ");
     return answer ? std::optional(*std::move(answer)) : std::nullopt;
   };
 }
@@ -98,11 +102,13 @@ int list(const Arguments& arguments) {
     return fail({"the site's keyring has no secret keys", "leave out --secret or --global"});
   }
   auto directory = global ? KeyDirectory::open_for_reading(global_keyring()) : local(arguments);
-  auto keys = directory ? directory->list(secret) : Outcome<std::vector<KeyInfo>>(std::move(directory).error());
+  auto keys = directory ? directory->list(secret)
+                        : Outcome<std::vector<KeyInfo>>(std::move(directory).error());
   if (!keys) {
     return fail(std::move(keys).error());
   }
-  std::string out = std::string(secret ? "Private" : "Public") + " key listing (" + directory->path() + "):\n\n";
+  std::string out =
+      std::string(secret ? "Private" : "Public") + " key listing (" + directory->path() + "):\n\n";
   for (std::size_t i = 0; i < keys->size(); ++i) {
     out += text_of((*keys)[i], i);
   }
@@ -113,18 +119,22 @@ int list(const Arguments& arguments) {
 Outcome<NewKey> describe_new_key(const Arguments& arguments) {
   NewKey key;
   const auto field = [&](const char* option, const char* prompt) -> Outcome<std::string> {
-    return arguments.given(option) ? Outcome<std::string>(std::string(arguments.text(option))) : ask(prompt);
+    return arguments.given(option) ? Outcome<std::string>(std::string(arguments.text(option)))
+                                   : ask(prompt);
   };
   if (arguments.given("bit-length")) {
     const std::string_view text = arguments.text("bit-length");
-    if (std::from_chars(text.data(), text.data() + text.size(), key.bits).ptr != text.data() + text.size()) {
+    if (std::from_chars(text.data(), text.data() + text.size(), key.bits).ptr !=
+        text.data() + text.size()) {
       return Problem{"'" + std::string(text) + "' is not a number of bits", "", kExitUsage};
     }
     key.bits = key.bits == 0 ? 2048 : key.bits;
   }
   POSTERN_TRY_ASSIGN(key.name, field("name", "Enter your name (e.g., John Doe) : "));
-  POSTERN_TRY_ASSIGN(key.email, field("email", "Enter your email address (e.g., john.doe@example.com) : "));
-  POSTERN_TRY_ASSIGN(key.comment, field("comment", "Enter optional comment (e.g., development keys) : "));
+  POSTERN_TRY_ASSIGN(key.email,
+                     field("email", "Enter your email address (e.g., john.doe@example.com) : "));
+  POSTERN_TRY_ASSIGN(key.comment,
+                     field("comment", "Enter optional comment (e.g., development keys) : "));
   if (arguments.given("password")) {
     key.passphrase = arguments.text("password");
   } else {
@@ -152,7 +162,8 @@ Outcome<> newpair(const Arguments& arguments) {
 Outcome<> import(const Arguments& arguments) {
   POSTERN_TRY_ASSIGN(const std::string bytes, read_file(arguments.positional()[0]));
   if (arguments.given("global")) {
-    POSTERN_TRY_ASSIGN(const std::vector<std::string> added, import_global(global_keyring(), bytes));
+    POSTERN_TRY_ASSIGN(const std::vector<std::string> added,
+                       import_global(global_keyring(), bytes));
     if (added.empty()) {
       return Problem{"the site's keyring has all of these keys already"};
     }
@@ -167,12 +178,16 @@ Outcome<> import(const Arguments& arguments) {
     return Problem{"the keyring has all of these keys already", "remove a key first to replace it"};
   }
   for (const std::string& fingerprint : imported.fingerprints) {
-    std::fputs(("Key with fingerprint " + fingerprint + " successfully added to the keyring\n").c_str(), stdout);
+    std::fputs(
+        ("Key with fingerprint " + fingerprint + " successfully added to the keyring\n").c_str(),
+        stdout);
   }
   if (arguments.given("new-password") && imported.secret > 0) {
     for (const std::string& fingerprint : imported.fingerprints) {
-      POSTERN_TRY_ASSIGN(const std::string old, ask_secret("Enter the present passphrase of " + fingerprint + " (empty: none): "));
-      POSTERN_TRY(directory.change_passphrase(fingerprint, old, std::string(arguments.text("new-password"))));
+      POSTERN_TRY_ASSIGN(const std::string old, ask_secret("Enter the present passphrase of " +
+                                                           fingerprint + " (empty: none): "));
+      POSTERN_TRY(directory.change_passphrase(fingerprint, old,
+                                              std::string(arguments.text("new-password"))));
     }
   }
   return Ok{};
@@ -206,15 +221,19 @@ Outcome<> export_key(const Arguments& arguments) {
   if (secret && global) {
     return Problem{"the site's keyring has no secret keys"};
   }
-  POSTERN_TRY_ASSIGN(KeyDirectory directory, global ? KeyDirectory::open_for_reading(global_keyring()) : local(arguments));
+  POSTERN_TRY_ASSIGN(KeyDirectory directory,
+                     global ? KeyDirectory::open_for_reading(global_keyring()) : local(arguments));
   POSTERN_TRY_ASSIGN(const std::string fingerprint, choose_key(directory, secret));
   const bool armor = arguments.given("armor");
-  POSTERN_TRY_ASSIGN(const std::string bytes, secret ? directory.export_secret(fingerprint, armor, from_user())
-                                                     : directory.export_public(fingerprint, armor));
+  POSTERN_TRY_ASSIGN(const std::string bytes,
+                     secret ? directory.export_secret(fingerprint, armor, from_user())
+                            : directory.export_public(fingerprint, armor));
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY(replace_file(path, bytes, secret ? 0600 : 0644));
   std::fputs((std::string(secret ? "Private" : "Public") + " key with fingerprint " + fingerprint +
-              " correctly exported to file: " + path + "\n").c_str(), stdout);
+              " correctly exported to file: " + path + "\n")
+                 .c_str(),
+             stdout);
   return Ok{};
 }
 
@@ -226,8 +245,9 @@ Outcome<> remove(const Arguments& arguments) {
     }
     return remove_global(global_keyring(), fingerprint);
   }
-  std::transform(fingerprint.begin(), fingerprint.end(), fingerprint.begin(),
-                 [](char c) { return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c; });
+  std::transform(fingerprint.begin(), fingerprint.end(), fingerprint.begin(), [](char c) {
+    return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c;
+  });
   const bool both = arguments.given("both");
   const bool secret = both || arguments.given("secret");
   const bool open = both || arguments.given("public") || !secret;
@@ -239,15 +259,24 @@ std::string_view algorithm_name(int number) {
   switch (number) {  // RFC 4880 §9.1, RFC 6637, RFC 9580
     case 1:
     case 2:
-    case 3: return "RSA";
-    case 16: return "ElGamal";
-    case 17: return "DSA";
-    case 18: return "ECDH";
-    case 19: return "ECDSA";
-    case 22: return "EdDSA";
-    case 25: return "X25519";
-    case 27: return "Ed25519";
-    default: return "unknown";
+    case 3:
+      return "RSA";
+    case 16:
+      return "ElGamal";
+    case 17:
+      return "DSA";
+    case 18:
+      return "ECDH";
+    case 19:
+      return "ECDSA";
+    case 22:
+      return "EdDSA";
+    case 25:
+      return "X25519";
+    case 27:
+      return "Ed25519";
+    default:
+      return "unknown";
   }
 }
 
@@ -257,15 +286,18 @@ std::string padded(std::string text, std::size_t width) {
 }
 
 Outcome<> search(const Arguments& arguments) {
-  POSTERN_TRY_ASSIGN(const std::vector<FoundKey> keys, search_keys(server(arguments), arguments.positional()[0]));
+  POSTERN_TRY_ASSIGN(const std::vector<FoundKey> keys,
+                     search_keys(server(arguments), arguments.positional()[0]));
   const bool all = arguments.given("long-list");
   std::string out = "Showing " + std::to_string(keys.size()) + " results\n\n";
-  out += all ? padded("FINGERPRINT", 42) + padded("ALGORITHM", 11) + padded("BITS", 6) + padded("CREATION DATE", 31) +
-                   padded("EXPIRATION DATE", 31) + padded("STATUS", 10) + "NAME/EMAIL\n"
+  out += all ? padded("FINGERPRINT", 42) + padded("ALGORITHM", 11) + padded("BITS", 6) +
+                   padded("CREATION DATE", 31) + padded("EXPIRATION DATE", 31) +
+                   padded("STATUS", 10) + "NAME/EMAIL\n"
              : padded("KEY ID", 10) + padded("BITS", 6) + "NAME/EMAIL\n";
   for (const FoundKey& key : keys) {
     const std::string fingerprint = printable(key.fingerprint);
-    const std::string id = fingerprint.size() > 8 ? fingerprint.substr(fingerprint.size() - 8) : fingerprint;
+    const std::string id =
+        fingerprint.size() > 8 ? fingerprint.substr(fingerprint.size() - 8) : fingerprint;
     const std::string user = key.users.empty() ? "[unknown]" : printable(key.users[0]);
     const std::string bits = std::to_string(key.bits);
     if (all) {
@@ -273,8 +305,9 @@ Outcome<> search(const Arguments& arguments) {
                                  : key.flags.find('d') != std::string::npos ? "[disabled]"
                                  : key.flags.find('e') != std::string::npos ? "[expired]"
                                                                             : "[enabled]";
-      out += padded(fingerprint, 42) + padded(std::string(algorithm_name(key.algorithm)), 11) + padded(bits, 6) +
-             padded(time_text(key.created), 31) + padded(key.expires != 0 ? time_text(key.expires) : "[ultimate]", 31) +
+      out += padded(fingerprint, 42) + padded(std::string(algorithm_name(key.algorithm)), 11) +
+             padded(bits, 6) + padded(time_text(key.created), 31) +
+             padded(key.expires != 0 ? time_text(key.expires) : "[ultimate]", 31) +
              padded(status, 10) + user + "\n";
     } else {
       out += padded(id, 10) + padded(bits, 6) + user + "\n";
@@ -292,9 +325,11 @@ Outcome<> pull(const Arguments& arguments) {
   if (id.starts_with("0x") || id.starts_with("0X")) {
     id.erase(0, 2);
   }
-  const bool hex = std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
+  const bool hex =
+      std::all_of(id.begin(), id.end(), [](unsigned char c) { return std::isxdigit(c) != 0; });
   if (!hex || (id.size() != 8 && id.size() != 40)) {
-    return Problem{"'" + printable(id) + "' is neither a key id of 8 nor a fingerprint of 40 hexadecimal digits"};
+    return Problem{"'" + printable(id) +
+                   "' is neither a key id of 8 nor a fingerprint of 40 hexadecimal digits"};
   }
   POSTERN_TRY_ASSIGN(const std::string bytes, fetch_key(server(arguments), "0x" + id));
   // Looked at apart first: an answer with other keys must not get into the ring.
@@ -306,8 +341,9 @@ Outcome<> pull(const Arguments& arguments) {
                    "ask for the full fingerprint"};
   }
   std::string wanted = id;
-  std::transform(wanted.begin(), wanted.end(), wanted.begin(),
-                 [](char c) { return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c; });
+  std::transform(wanted.begin(), wanted.end(), wanted.begin(), [](char c) {
+    return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c;
+  });
   if (!keys[0].fingerprint.ends_with(wanted)) {
     return Problem{"the key server sent another key than was asked for: " + keys[0].fingerprint};
   }
@@ -318,17 +354,23 @@ Outcome<> pull(const Arguments& arguments) {
     POSTERN_TRY_ASSIGN(KeyDirectory directory, local(arguments));
     POSTERN_TRY(directory.import(binary));
   }
-  std::fputs(("1 key(s) added to keyring of trust: " + keys[0].fingerprint + " " + printable(keys[0].user) + "\n").c_str(), stdout);
+  std::fputs(("1 key(s) added to keyring of trust: " + keys[0].fingerprint + " " +
+              printable(keys[0].user) + "\n")
+                 .c_str(),
+             stdout);
   return Ok{};
 }
 
 Outcome<> push(const Arguments& arguments) {
   const std::string& fingerprint = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const KeyDirectory directory,
-                     arguments.given("global") ? KeyDirectory::open_for_reading(global_keyring()) : local(arguments));
+                     arguments.given("global") ? KeyDirectory::open_for_reading(global_keyring())
+                                               : local(arguments));
   POSTERN_TRY_ASSIGN(const std::string armored, directory.export_public(fingerprint, true));
   POSTERN_TRY(push_key(server(arguments), armored));
-  std::fputs(("public key `" + printable(fingerprint) + "' pushed to server successfully\n").c_str(), stdout);
+  std::fputs(
+      ("public key `" + printable(fingerprint) + "' pushed to server successfully\n").c_str(),
+      stdout);
   return Ok{};
 }
 
@@ -370,14 +412,16 @@ int key_command(std::span<const std::string> words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h") {
     return show_sub_commands(words.empty() ? stderr : stdout);
   }
-  const auto command = std::find_if(kSubCommands.begin(), kSubCommands.end(),
-                                    [&](const SubCommand& candidate) { return candidate.name == words[0]; });
+  const auto command =
+      std::find_if(kSubCommands.begin(), kSubCommands.end(),
+                   [&](const SubCommand& candidate) { return candidate.name == words[0]; });
   if (command == kSubCommands.end()) {
-    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"key\"\n\n").c_str(), stderr);
+    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"key\"\n\n").c_str(),
+               stderr);
     return show_sub_commands(stderr);
   }
   const std::string name = "key " + std::string(command->name);
-  const Usage usage{name,     command->operands, command->summary,       kOptions,
+  const Usage usage{name,         command->operands,      command->summary,      kOptions,
                     command->set, command->operand_count, command->operand_count};
   const auto arguments = parse_command(usage, words.subspan(1));
   if (!arguments) {

@@ -28,14 +28,18 @@ Outcome<> add_pem(const MaterialOptions& options, signature::KeyMaterial& keys) 
     POSTERN_TRY_ASSIGN(files.leaf, read_file(options.certificate, kMaxPemBytes));
     POSTERN_TRY_ASSIGN(files.intermediates, optional_file(options.intermediates));
     POSTERN_TRY_ASSIGN(files.roots, optional_file(options.roots));
-    const signature::RevocationCheck revocation = options.ocsp ? signature::RevocationCheck(check_ocsp) : nullptr;
-    POSTERN_TRY_ASSIGN(signature::PublicKey key, signature::key_of_certificate(files, options.certificate, revocation));
+    const signature::RevocationCheck revocation =
+        options.ocsp ? signature::RevocationCheck(check_ocsp) : nullptr;
+    POSTERN_TRY_ASSIGN(signature::PublicKey key,
+                       signature::key_of_certificate(files, options.certificate, revocation));
     keys.keys.push_back(std::move(key));
   }
   return Ok{};
 }
 
-Outcome<> add_ring(const std::string& path, signature::KeyOrigin origin, signature::KeyMaterial& keys) {
+Outcome<> add_ring(const std::string& path,
+                   signature::KeyOrigin origin,
+                   signature::KeyMaterial& keys) {
   POSTERN_TRY_ASSIGN(signature::PgpKeyring ring, signature::PgpKeyring::open(path, origin));
   keys.rings.push_back(std::move(ring));
   return Ok{};
@@ -50,7 +54,8 @@ Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options
   POSTERN_TRY(add_ring(global_keyring(), signature::KeyOrigin::kGlobal, out->keys_));
   POSTERN_TRY_ASSIGN(const std::string local, local_keyring(""));
   // A keyring that is not there yet is made only if Apptainer's has keys to fill it with.
-  if (::access(local.c_str(), F_OK) == 0 || ::access((apptainer_keyring() + "/pgp-public").c_str(), F_OK) == 0) {
+  if (::access(local.c_str(), F_OK) == 0 ||
+      ::access((apptainer_keyring() + "/pgp-public").c_str(), F_OK) == 0) {
     if (const auto made = KeyDirectory::open_local(local); !made) {
       message::warning(made.error().what);
     }

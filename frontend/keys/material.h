@@ -12,13 +12,13 @@
 namespace postern::keys {
 
 struct MaterialOptions {
-  std::string key;               // PEM public key, file name; empty = none
-  std::string certificate;       // … X.509
+  std::string key;          // PEM public key, file name; empty = none
+  std::string certificate;  // … X.509
   std::string intermediates;
   std::string roots;
   bool ocsp = false;
   bool use_servers = true;
-  std::string server;            // empty: the default one
+  std::string server;  // empty: the default one
 };
 
 // Site's and user's keyring, PEM keys and certificate, and key servers for what those do not have.
@@ -26,6 +26,7 @@ struct MaterialOptions {
 class Material {
  public:
   static Outcome<std::unique_ptr<Material>> load(const MaterialOptions& options);
+
   [[nodiscard]] const signature::KeyMaterial& keys() const noexcept { return keys_; }
 
  private:

@@ -24,6 +24,7 @@ using Owned = std::unique_ptr<T, With<Function>>;
 void free_addresses(STACK_OF(OPENSSL_STRING) * list) {
   X509_email_free(list);
 }
+
 void free_borrowed(STACK_OF(X509) * list) {
   sk_X509_free(list);
 }
@@ -56,8 +57,8 @@ Outcome<Ok> judge(OCSP_RESPONSE* response, OCSP_REQUEST* request, OCSP_CERTID* i
   const Owned<STACK_OF(X509), free_borrowed> issuers(sk_X509_new_null());
   sk_X509_push(issuers.get(), issuer);
   X509_STORE_add_cert(store.get(), issuer);
-  // The issuer itself, or one whom it delegated to, must have signed the answer; the chain above the
-  // issuer has been verified already.
+  // The issuer itself, or one whom it delegated to, must have signed the answer; the chain above
+  // the issuer has been verified already.
   X509_STORE_set_flags(store.get(), X509_V_FLAG_PARTIAL_CHAIN);
   if (basic == nullptr || OCSP_basic_verify(basic.get(), issuers.get(), store.get(), 0) != 1) {
     ERR_clear_error();
@@ -103,7 +104,8 @@ Outcome<Ok> ask(X509* certificate, X509* issuer) {
   const std::string& answer = *answered;
   // SAFETY: char and unsigned char have the same representation.
   const auto* at = reinterpret_cast<const unsigned char*>(answer.data());
-  const Owned<OCSP_RESPONSE, OCSP_RESPONSE_free> response(d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(answer.size())));
+  const Owned<OCSP_RESPONSE, OCSP_RESPONSE_free> response(
+      d2i_OCSP_RESPONSE(nullptr, &at, static_cast<long>(answer.size())));
   return judge(response.get(), request.get(), id, issuer);
 }
 

@@ -1,9 +1,5 @@
 #include "frontend/keys/paths.h"
 
-#include <fcntl.h>
-#include <pwd.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -13,6 +9,10 @@
 
 #include <sys/stat.h>
 
+#include <fcntl.h>
+#include <pwd.h>
+#include <unistd.h>
+
 namespace postern::keys {
 namespace {
 
@@ -21,10 +21,12 @@ Outcome<std::string> home() {
     return path;
   }
   std::vector<char> buffer(std::size_t{256} << 10);
-  struct passwd entry {};
+  struct passwd entry{};
   struct passwd* found = nullptr;
-  if (::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
-    return Problem{"no home directory is known for this user", "set HOME, or name a directory with --keysdir"};
+  if (::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
+      found == nullptr) {
+    return Problem{"no home directory is known for this user",
+                   "set HOME, or name a directory with --keysdir"};
   }
   return std::string(found->pw_dir);
 }
@@ -64,7 +66,8 @@ Outcome<std::string> local_keyring(const std::string& option) {
   if (!option.empty()) {
     return option;
   }
-  for (const char* name : {"POSTERN_KEYSDIR", "APPTAINER_KEYSDIR", "SINGULARITY_KEYSDIR", "SINGULARITY_SYPGPDIR"}) {
+  for (const char* name :
+       {"POSTERN_KEYSDIR", "APPTAINER_KEYSDIR", "SINGULARITY_KEYSDIR", "SINGULARITY_SYPGPDIR"}) {
     if (std::string path = environment(name); !path.empty()) {
       return path;
     }

@@ -13,9 +13,9 @@ namespace postern::keys {
 std::string configuration_directory();
 std::string global_keyring();  // its "keyring"
 
-// The user's keyring: `option` (--keysdir), POSTERN_KEYSDIR, APPTAINER_KEYSDIR, SINGULARITY_KEYSDIR,
-// SINGULARITY_SYPGPDIR, else keys in POSTERN_CONFIGDIR or APPTAINER_CONFIGDIR, else ~/.postern/keys.
-// Error: no home directory.
+// The user's keyring: `option` (--keysdir), POSTERN_KEYSDIR, APPTAINER_KEYSDIR,
+// SINGULARITY_KEYSDIR, SINGULARITY_SYPGPDIR, else keys in POSTERN_CONFIGDIR or APPTAINER_CONFIGDIR,
+// else ~/.postern/keys. Error: no home directory.
 Outcome<std::string> local_keyring(const std::string& option);
 
 // Apptainer's keyring of the user, from which a new keyring of ours is filled; may not exist.
@@ -25,7 +25,9 @@ std::string apptainer_keyring();
 class TemporaryDirectory {
  public:
   static Outcome<TemporaryDirectory> create();
+
   TemporaryDirectory(TemporaryDirectory&& other) noexcept : path_(std::exchange(other.path_, {})) {}
+
   TemporaryDirectory& operator=(TemporaryDirectory&&) = delete;
   TemporaryDirectory(const TemporaryDirectory&) = delete;
   TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
@@ -35,11 +37,13 @@ class TemporaryDirectory {
 
  private:
   explicit TemporaryDirectory(std::string path) : path_(std::move(path)) {}
+
   std::string path_;
 };
 
 // A whole file; at most `max_bytes`. "-" is standard input.
-Outcome<std::string> read_file(const std::string& path, std::size_t max_bytes = std::size_t{64} << 20);
+Outcome<std::string> read_file(const std::string& path,
+                               std::size_t max_bytes = std::size_t{64} << 20);
 
 // Replaces `path` in one step, with this mode whatever the umask.
 Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode);

@@ -1,12 +1,12 @@
 #include "frontend/keys/prompt.h"
 
+#include <cerrno>
+#include <optional>
+
 #include <fcntl.h>
 #include <signal.h>
 #include <termios.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <optional>
 
 #include "protocol/base/unique_fd.h"
 
@@ -32,12 +32,14 @@ class Silence {
       ::tcsetattr(terminal_, TCSAFLUSH, &quiet);
     }
   }
+
   ~Silence() {
     if (active_) {
       ::tcsetattr(terminal_, TCSAFLUSH, &settings_);
     }
     ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
   }
+
   Silence(const Silence&) = delete;
   Silence& operator=(const Silence&) = delete;
 
@@ -59,7 +61,8 @@ Outcome<std::string> read_line(int fd) {
     }
     if (got <= 0) {
       if (out.empty()) {
-        return Problem{"no answer was given", "run it on a terminal, or pipe the answer to standard input"};
+        return Problem{"no answer was given",
+                       "run it on a terminal, or pipe the answer to standard input"};
       }
       return out;
     }
@@ -72,7 +75,8 @@ Outcome<std::string> read_line(int fd) {
 }
 
 Outcome<std::string> question(const std::string& prompt, bool secret) {
-  const UniqueFd terminal(::isatty(STDIN_FILENO) == 1 ? ::open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1);
+  const UniqueFd terminal(
+      ::isatty(STDIN_FILENO) == 1 ? ::open("/dev/tty", O_RDWR | O_CLOEXEC | O_NOCTTY) : -1);
   const int from = terminal.valid() ? terminal.get() : STDIN_FILENO;
   const int to = terminal.valid() ? terminal.get() : STDERR_FILENO;
   if (::write(to, prompt.data(), prompt.size()) < 0) {
@@ -105,7 +109,8 @@ Outcome<bool> ask_yes(const std::string& prompt) {
 
 Outcome<std::string> ask_new_passphrase() {
   for (int attempt = 0; attempt < 3; ++attempt) {
-    POSTERN_TRY_ASSIGN(const std::string first, ask_secret("Enter your passphrase (empty: none): "));
+    POSTERN_TRY_ASSIGN(const std::string first,
+                       ask_secret("Enter your passphrase (empty: none): "));
     POSTERN_TRY_ASSIGN(const std::string second, ask_secret("Retype your passphrase: "));
     if (first != second) {
       continue;
@@ -113,7 +118,8 @@ Outcome<std::string> ask_new_passphrase() {
     if (!first.empty()) {
       return first;
     }
-    POSTERN_TRY_ASSIGN(const bool sure, ask_yes("Really store the secret key without a passphrase? [y/N] "));
+    POSTERN_TRY_ASSIGN(const bool sure,
+                       ask_yes("Really store the secret key without a passphrase? [y/N] "));
     if (sure) {
       return first;
     }

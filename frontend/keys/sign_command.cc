@@ -1,11 +1,11 @@
 // postern sign and postern seal.
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
 #include <optional>
+
+#include <unistd.h>
 
 #include "frontend/keys/command.h"
 #include "frontend/keys/gnupg.h"
@@ -42,14 +42,20 @@ constexpr std::array kSealOptions = std::to_array<cli::Option>({
 });
 // clang-format on
 
-constexpr Usage kSignUsage{"sign", "[options] IMAGE", "Seal and sign an image", kSignOptions, 1, 1, 1};
-constexpr Usage kSealUsage{"seal", "[options] IMAGE", "Add a hash tree that binds the bytes of an image to its signatures",
-                           kSealOptions, 1, 1, 1};
+constexpr Usage kSignUsage{"sign", "[options] IMAGE", "Seal and sign an image", kSignOptions, 1, 1,
+                           1};
+constexpr Usage kSealUsage{"seal",
+                           "[options] IMAGE",
+                           "Add a hash tree that binds the bytes of an image to its signatures",
+                           kSealOptions,
+                           1,
+                           1,
+                           1};
 
 // ---- who signs
 
 struct Signed {
-  std::string text;                                               // the signature object's data
+  std::string text;                                                // the signature object's data
   std::array<std::uint8_t, sif::kFingerprintBytes> fingerprint{};  // zeros for DSSE
 };
 
@@ -62,6 +68,7 @@ class Signer {
 class PemSigner final : public Signer {
  public:
   explicit PemSigner(signature::PrivateKey key) : key_(std::move(key)) {}
+
   Outcome<Signed> sign(const std::string& metadata) override {
     Signed out;
     POSTERN_TRY_ASSIGN(out.text, signature::sign_envelope(metadata, key_));
@@ -74,15 +81,18 @@ class PemSigner final : public Signer {
 
 class PgpSigner final : public Signer {
  public:
-  PgpSigner(KeyDirectory directory, KeyInfo key) : directory_(std::move(directory)), key_(std::move(key)) {}
+  PgpSigner(KeyDirectory directory, KeyInfo key)
+      : directory_(std::move(directory)), key_(std::move(key)) {}
 
   Outcome<Signed> sign(const std::string& metadata) override {
-    const PassphraseSource ask = [this](const std::string& /*hint*/, bool again) -> std::optional<std::string> {
+    const PassphraseSource ask = [this](const std::string& /*hint*/,
+                                        bool again) -> std::optional<std::string> {
       if (again || !passphrase_) {
         if (attempts_++ >= 3) {
           return std::nullopt;
         }
-        auto answer = ask_secret((again ? "Wrong passphrase. Enter" : "Enter") + (" the passphrase of " + printable(key_.user)) + ": ");
+        auto answer = ask_secret((again ? "Wrong passphrase. Enter" : "Enter") +
+                                 (" the passphrase of " + printable(key_.user)) + ": ");
         if (!answer) {
           return std::nullopt;
         }
@@ -100,7 +110,8 @@ class PgpSigner final : public Signer {
     Signed out;
     out.text = std::move(text);
     for (std::size_t i = 0; i < out.fingerprint.size(); ++i) {
-      std::from_chars(&key_.fingerprint[2 * i], &key_.fingerprint[2 * i] + 2, out.fingerprint[i], 16);
+      std::from_chars(&key_.fingerprint[2 * i], &key_.fingerprint[2 * i] + 2, out.fingerprint[i],
+                      16);
     }
     return out;
   }
@@ -145,7 +156,10 @@ Outcome<std::unique_ptr<Signer>> choose_signer(const cli::Arguments& arguments) 
     POSTERN_TRY_ASSIGN(chosen, index_of(arguments.text("keyidx"), keys.size()));
   } else if (keys.size() > 1) {
     for (std::size_t i = 0; i < keys.size(); ++i) {
-      std::fputs((std::to_string(i) + ") " + printable(keys[i].user) + "\n   Fingerprint: " + keys[i].fingerprint + "\n").c_str(), stderr);
+      std::fputs((std::to_string(i) + ") " + printable(keys[i].user) +
+                  "\n   Fingerprint: " + keys[i].fingerprint + "\n")
+                     .c_str(),
+                 stderr);
     }
     POSTERN_TRY_ASSIGN(const std::string answer, ask("Enter # of private key to use : "));
     POSTERN_TRY_ASSIGN(chosen, index_of(answer, keys.size()));
@@ -163,10 +177,13 @@ struct Subject {
   std::vector<std::uint32_t> objects;  // ascending
 };
 
-Outcome<std::optional<std::uint32_t>> number_option(const cli::Arguments& arguments, const char* name, const char* other) {
+Outcome<std::optional<std::uint32_t>> number_option(const cli::Arguments& arguments,
+                                                    const char* name,
+                                                    const char* other) {
   for (const char* option : {name, other}) {
     if (arguments.given(option)) {
-      POSTERN_TRY_ASSIGN(const auto numbers, numbers_of({std::string(arguments.text(option))}, "a number of a group or an object"));
+      POSTERN_TRY_ASSIGN(const auto numbers, numbers_of({std::string(arguments.text(option))},
+                                                        "a number of a group or an object"));
       return std::optional(numbers[0]);
     }
   }
@@ -182,7 +199,8 @@ Subject whole_group(const sif::Image& image, std::uint32_t group) {
   return out;
 }
 
-Outcome<std::vector<Subject>> subjects_of(const sif::Image& image, std::optional<std::uint32_t> group,
+Outcome<std::vector<Subject>> subjects_of(const sif::Image& image,
+                                          std::optional<std::uint32_t> group,
                                           std::optional<std::uint32_t> object) {
   std::vector<Subject> out;
   if (object) {
@@ -215,14 +233,16 @@ bool has_signature(const sif::Image& image, std::uint32_t group) {
   return std::any_of(all.begin(), all.end(), [&](const sif::Descriptor& d) {
     const auto is_member = [&] {
       const std::vector<const sif::Descriptor*> members = image.group(group);
-      return std::any_of(members.begin(), members.end(), [&](const sif::Descriptor* member) { return member->id == d.link; });
+      return std::any_of(members.begin(), members.end(),
+                         [&](const sif::Descriptor* member) { return member->id == d.link; });
     };
     return d.type == sif::DataType::kSignature && (d.link_is_group ? d.link == group : is_member());
   });
 }
 
 Outcome<> seal_partition(sif::Writer& writer, const sif::Descriptor& partition) {
-  message::Progress bar("Sealing", static_cast<std::uint64_t>(std::max<std::int64_t>(partition.size, 0)));
+  message::Progress bar("Sealing",
+                        static_cast<std::uint64_t>(std::max<std::int64_t>(partition.size, 0)));
   return seal::add_seal(writer, partition, [&](std::uint64_t bytes) { bar.advance(bytes); });
 }
 
@@ -233,16 +253,21 @@ Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> 
   if (!root || (*root)->group == 0 || (group && *group != (*root)->group)) {
     return Ok{};
   }
-  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present, seal::find_seal(image, writer.fd(), **root));
+  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
+                     seal::find_seal(image, writer.fd(), **root));
   if (present) {
     return Ok{};
   }
   if (has_signature(image, (*root)->group)) {
-    message::info("The image is signed already, so it is not sealed: its signatures would not cover the seal");
+    message::info(
+        "The image is signed already, so it is not sealed: its signatures would not cover the "
+        "seal");
     return Ok{};
   }
   if ((*root)->size % static_cast<std::int64_t>(seal::kBlockBytes) != 0) {
-    message::warning("The root file system is not a whole number of 4096-byte blocks, so the image is signed without a seal");
+    message::warning(
+        "The root file system is not a whole number of 4096-byte blocks, so the image is signed "
+        "without a seal");
     return Ok{};
   }
   return seal_partition(writer, **root);
@@ -282,7 +307,8 @@ Outcome<> sign(const cli::Arguments& arguments) {
     POSTERN_TRY(writer.add(signature::signature_object(number, made.fingerprint), made.text));
   }
   POSTERN_TRY(writer.finish());
-  std::fputs(("Signature created and applied to image '" + printable(path) + "'\n").c_str(), stdout);
+  std::fputs(("Signature created and applied to image '" + printable(path) + "'\n").c_str(),
+             stdout);
   return Ok{};
 }
 
@@ -291,11 +317,13 @@ Outcome<> seal(const cli::Arguments& arguments) {
   POSTERN_TRY_ASSIGN(const auto id, number_option(arguments, "sif-id", "sif-id"));
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
   POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
-  POSTERN_TRY_ASSIGN(const sif::Descriptor* partition, id ? image.object(*id) : image.primary_partition());
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* partition,
+                     id ? image.object(*id) : image.primary_partition());
   if (partition->partition() == nullptr) {
     return Problem{"object " + std::to_string(partition->id) + " is not a partition"};
   }
-  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present, seal::find_seal(image, writer.fd(), *partition));
+  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
+                     seal::find_seal(image, writer.fd(), *partition));
   if (present) {
     return Problem{path + " is sealed already"};
   }
@@ -309,7 +337,9 @@ Outcome<> seal(const cli::Arguments& arguments) {
   return Ok{};
 }
 
-int run(const Usage& usage, std::span<const std::string> words, Outcome<> (*command)(const cli::Arguments&)) {
+int run(const Usage& usage,
+        std::span<const std::string> words,
+        Outcome<> (*command)(const cli::Arguments&)) {
   const auto arguments = parse_command(usage, words);
   if (!arguments) {
     return arguments.error();

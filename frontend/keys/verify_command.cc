@@ -1,7 +1,4 @@
 // postern verify: do the image's signatures hold, who made them, and does its seal fit?
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -10,6 +7,9 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "frontend/keys/command.h"
 #include "frontend/keys/hkp.h"
@@ -48,7 +48,8 @@ constexpr std::array kOptions = std::to_array<cli::Option>({
 });
 // clang-format on
 
-constexpr Usage kUsage{"verify", "[options] IMAGE", "Verify the signatures of an image", kOptions, 1, 1, 1};
+constexpr Usage kUsage{
+    "verify", "[options] IMAGE", "Verify the signatures of an image", kOptions, 1, 1, 1};
 
 struct Target {
   UniqueFd fd;
@@ -76,16 +77,20 @@ std::string_view tag_of(const SignatureReport& signature) {
     return "[PEM]     ";
   }
   switch (signature.origin) {
-    case signature::KeyOrigin::kGlobal: return "[GLOBAL]  ";
-    case signature::KeyOrigin::kLocal: return "[LOCAL]   ";
-    case signature::KeyOrigin::kRemote: return "[REMOTE]  ";
+    case signature::KeyOrigin::kGlobal:
+      return "[GLOBAL]  ";
+    case signature::KeyOrigin::kLocal:
+      return "[LOCAL]   ";
+    case signature::KeyOrigin::kRemote:
+      return "[REMOTE]  ";
   }
   return "";
 }
 
 std::string upper(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](char c) { return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c; });
+  std::transform(text.begin(), text.end(), text.begin(), [](char c) {
+    return c >= 'a' && c <= 'f' ? static_cast<char>(c - 'a' + 'A') : c;
+  });
   return text;
 }
 
@@ -100,9 +105,12 @@ const sif::Descriptor* descriptor_of(const sif::Image& image, std::uint32_t id) 
 }
 
 std::string row_of(const sif::Descriptor& object) {
-  const std::string link = object.link == 0 ? "NONE" : std::to_string(object.link) + (object.link_is_group ? " (G)" : "");
-  return cell(std::to_string(object.id), 4) + cell(object.group == 0 ? "NONE" : std::to_string(object.group), 8) +
-         cell(link, 8) + std::string(sif::name_of(object.type)) + "\n";
+  const std::string link = object.link == 0
+                               ? "NONE"
+                               : std::to_string(object.link) + (object.link_is_group ? " (G)" : "");
+  return cell(std::to_string(object.id), 4) +
+         cell(object.group == 0 ? "NONE" : std::to_string(object.group), 8) + cell(link, 8) +
+         std::string(sif::name_of(object.type)) + "\n";
 }
 
 void print_text(const sif::Image& image, const VerifyReport& report) {
@@ -113,8 +121,11 @@ void print_text(const sif::Image& image, const VerifyReport& report) {
     }
     const bool pgp = signature.form == signature::Form::kOpenPgp;
     out += std::string(tag_of(signature)) + "Signing entity: " + printable(signature.name) + "\n";
-    out += std::string(tag_of(signature)) + "Fingerprint: " + (pgp ? upper(signature.fingerprint) : signature.fingerprint) + "\n";
-    out += "Objects verified:\nID  |GROUP   |LINK    |TYPE\n------------------------------------------------\n";
+    out += std::string(tag_of(signature)) +
+           "Fingerprint: " + (pgp ? upper(signature.fingerprint) : signature.fingerprint) + "\n";
+    out +=
+        "Objects verified:\nID  |GROUP   |LINK    "
+        "|TYPE\n------------------------------------------------\n";
     for (const std::uint32_t id : signature.objects) {
       if (const sif::Descriptor* object = descriptor_of(image, id)) {
         out += row_of(*object);
@@ -124,7 +135,10 @@ void print_text(const sif::Image& image, const VerifyReport& report) {
   std::fputs(out.c_str(), stdout);
 }
 
-std::string json_entry(const sif::Image& image, std::uint32_t id, const SignatureReport& signature, bool data_good) {
+std::string json_entry(const sif::Image& image,
+                       std::uint32_t id,
+                       const SignatureReport& signature,
+                       bool data_good) {
   const sif::Descriptor* object = descriptor_of(image, id);
   const std::string type(object != nullptr ? sif::name_of(object->type) : "Unknown");
   const auto boolean = [](bool value) { return std::string(value ? "true" : "false"); };
@@ -132,13 +146,17 @@ std::string json_entry(const sif::Image& image, std::uint32_t id, const Signatur
   const bool local = known && signature.origin != signature::KeyOrigin::kRemote;
   return "    {\n      \"Signer\": {\n        \"Partition\": " + json::quoted(type) +
          ",\n        \"Name\": " + json::quoted(known ? signature.name : "unknown") +
-         ",\n        \"Fingerprint\": " + json::quoted(signature.fingerprint) + ",\n        \"KeyLocal\": " + boolean(local) +
-         ",\n        \"KeyCheck\": " + boolean(known) + ",\n        \"DataCheck\": " + boolean(data_good) + "\n      }\n    }";
+         ",\n        \"Fingerprint\": " + json::quoted(signature.fingerprint) +
+         ",\n        \"KeyLocal\": " + boolean(local) +
+         ",\n        \"KeyCheck\": " + boolean(known) +
+         ",\n        \"DataCheck\": " + boolean(data_good) + "\n      }\n    }";
 }
 
 void print_json(const sif::Image& image, const VerifyReport& report) {
   std::string entries;
-  const auto add = [&](const std::string& entry) { entries += (entries.empty() ? "" : ",\n") + entry; };
+  const auto add = [&](const std::string& entry) {
+    entries += (entries.empty() ? "" : ",\n") + entry;
+  };
   const bool object_failed = report.failure == Failure::kObject;
   for (const SignatureReport& signature : report.signatures) {
     for (const std::uint32_t id : signature.objects) {
@@ -152,7 +170,9 @@ void print_json(const sif::Image& image, const VerifyReport& report) {
     }
   }
   const std::string list = entries.empty() ? "null" : "[\n" + entries + "\n  ]";
-  std::fputs(("{\n  \"Signatures\": " + std::to_string(report.signatures.size()) + ",\n  \"SignerKeys\": " + list + "\n}\n").c_str(),
+  std::fputs(("{\n  \"Signatures\": " + std::to_string(report.signatures.size()) +
+              ",\n  \"SignerKeys\": " + list + "\n}\n")
+                 .c_str(),
              stdout);
 }
 
@@ -169,7 +189,8 @@ Outcome<std::optional<SealWork>> seal_of(const Target& target) {
   if (!root) {
     return std::optional<SealWork>();
   }
-  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> found, seal::find_seal(*target.image, target.fd.get(), **root));
+  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> found,
+                     seal::find_seal(*target.image, target.fd.get(), **root));
   if (!found) {
     return std::optional<SealWork>();
   }
@@ -185,7 +206,8 @@ class Run {
 
   VerifyReport run(const std::optional<SealWork>& seal, Outcome<>& seal_result) {
     options_.announce = [&](std::uint64_t bytes) {
-      bar_.emplace("Verifying", bytes + (seal ? seal->geometry.data_blocks * seal::kBlockBytes : 0));
+      bar_.emplace("Verifying",
+                   bytes + (seal ? seal->geometry.data_blocks * seal::kBlockBytes : 0));
       if (seal) {
         start_seal(*seal, seal_result);
       }
@@ -200,14 +222,16 @@ class Run {
  private:
   void start_seal(const SealWork& seal, Outcome<>& result) {
     worker_ = std::jthread([this, &seal, &result] {
-      const seal::TreePlace place{.data_offset = seal.partition.offset,
-                                  .data_blocks = seal.geometry.data_blocks,
-                                  .tree_offset = seal.geometry.tree_offset,
-                                  .salt = std::span(seal.geometry.salt).first(seal.geometry.salt_bytes)};
+      const seal::TreePlace place{
+          .data_offset = seal.partition.offset,
+          .data_blocks = seal.geometry.data_blocks,
+          .tree_offset = seal.geometry.tree_offset,
+          .salt = std::span(seal.geometry.salt).first(seal.geometry.salt_bytes)};
       // One processor is left to the other pass.
       const unsigned threads = std::max(2U, std::thread::hardware_concurrency()) - 1;
-      result = seal::check_tree(target_.fd.get(), place, seal.geometry.root_hash,
-                                [this](std::uint64_t bytes) { advance(bytes); }, threads);
+      result = seal::check_tree(
+          target_.fd.get(), place, seal.geometry.root_hash,
+          [this](std::uint64_t bytes) { advance(bytes); }, threads);
     });
   }
 
@@ -257,7 +281,8 @@ Outcome<> verify(const cli::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(signature::VerifyOptions options, options_of(arguments));
   POSTERN_TRY_ASSIGN(const Target target, open_target(path));
-  POSTERN_TRY_ASSIGN(const std::unique_ptr<Material> material, Material::load(material_of(arguments)));
+  POSTERN_TRY_ASSIGN(const std::unique_ptr<Material> material,
+                     Material::load(material_of(arguments)));
   const bool whole = options.groups.empty() && options.objects.empty() && !options.legacy;
   std::optional<SealWork> seal;
   Outcome<> seal_result = Ok{};
@@ -268,14 +293,16 @@ Outcome<> verify(const cli::Arguments& arguments) {
       seal_result = std::move(found).error();
     }
   }
-  const VerifyReport report = Run(target, material->keys(), std::move(options)).run(seal, seal_result);
+  const VerifyReport report =
+      Run(target, material->keys(), std::move(options)).run(seal, seal_result);
   if (arguments.given("json")) {
     print_json(*target.image, report);
   } else {
     print_text(*target.image, report);
   }
   if (report.failure != Failure::kNone) {
-    return Problem{"failed to verify container: " + path + ": " + report.problem.what, report.problem.cure};
+    return Problem{"failed to verify container: " + path + ": " + report.problem.what,
+                   report.problem.cure};
   }
   if (!seal_result) {
     return Problem{"failed to verify container: " + path + ": " + seal_result.error().what};

@@ -1,9 +1,9 @@
 #include "frontend/message/message.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <string>
+
+#include <unistd.h>
 
 namespace postern::message {
 namespace {
@@ -56,21 +56,39 @@ void configure(Level threshold, bool colour) noexcept {
   g_colour = colour && ::isatty(STDERR_FILENO) == 1;
 }
 
-Level threshold() noexcept { return g_threshold; }
+Level threshold() noexcept {
+  return g_threshold;
+}
 
 void configure_from_environment() noexcept {
   const char* level = std::getenv("POSTERN_MESSAGELEVEL");
   char* end = nullptr;
   const long number = level != nullptr ? std::strtol(level, &end, 10) : 1;
-  const bool valid = level != nullptr && end != level && *end == '\0' && number >= -4 && number <= 9;
-  configure(valid ? static_cast<Level>(number) : Level::kInfo, std::getenv("POSTERN_NOCOLOR") == nullptr);
+  const bool valid =
+      level != nullptr && end != level && *end == '\0' && number >= -4 && number <= 9;
+  configure(valid ? static_cast<Level>(number) : Level::kInfo,
+            std::getenv("POSTERN_NOCOLOR") == nullptr);
 }
 
-void error(std::string_view text) { print(Level::kError, "ERROR:", "\x1b[31m", text); }
-void warning(std::string_view text) { print(Level::kWarning, "WARNING:", "\x1b[33m", text); }
-void info(std::string_view text) { print(Level::kInfo, "INFO:", "\x1b[34m", text); }
-void verbose(std::string_view text) { print(Level::kVerbose, "VERBOSE:", "", text); }
-void debug(std::string_view text) { print(Level::kDebug, "DEBUG:", "", text); }
+void error(std::string_view text) {
+  print(Level::kError, "ERROR:", "\x1b[31m", text);
+}
+
+void warning(std::string_view text) {
+  print(Level::kWarning, "WARNING:", "\x1b[33m", text);
+}
+
+void info(std::string_view text) {
+  print(Level::kInfo, "INFO:", "\x1b[34m", text);
+}
+
+void verbose(std::string_view text) {
+  print(Level::kVerbose, "VERBOSE:", "", text);
+}
+
+void debug(std::string_view text) {
+  print(Level::kDebug, "DEBUG:", "", text);
+}
 
 void fatal(const Problem& problem) {
   if (problem.what.empty()) {

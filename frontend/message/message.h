@@ -35,9 +35,9 @@ void info(std::string_view text);
 void verbose(std::string_view text);
 void debug(std::string_view text);
 
-// Prints "FATAL:   what" and, where there is one, the cure on the same line after "; ". Nothing where
-// `what` is empty: then another program has said it already.
-// Nothing for a problem without words.
+// Prints "FATAL:   what" and, where there is one, the cure on the same line after "; ". Nothing
+// where `what` is empty: then another program has said it already. Nothing for a problem without
+// words.
 void fatal(const Problem& problem);
 
 }  // namespace postern::message

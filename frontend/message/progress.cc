@@ -1,11 +1,12 @@
 #include "frontend/message/progress.h"
 
-#include <sys/ioctl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdio>
+
+#include <sys/ioctl.h>
+
+#include <unistd.h>
 
 #include "frontend/message/message.h"
 
@@ -122,9 +123,13 @@ Progress::Progress(std::string label, std::uint64_t total)
       next_(start_ + kFirstDraw),
       enabled_(::isatty(STDERR_FILENO) == 1 && threshold() >= Level::kInfo) {}
 
-Progress::~Progress() { hide(); }
+Progress::~Progress() {
+  hide();
+}
 
-void Progress::advance(std::uint64_t bytes) { set(done_ + bytes); }
+void Progress::advance(std::uint64_t bytes) {
+  set(done_ + bytes);
+}
 
 void Progress::set(std::uint64_t done) {
   done_ = done;

@@ -21,15 +21,15 @@ namespace postern::run {
 // user-namespace mode opens paths in the payload's process and suid mode in the frontend.
 struct Source {
   enum class Kind : std::uint8_t {
-    kPath,     // open(path, O_PATH|O_CLOEXEC): binds, devices, directory roots
-    kImage,    // an image file, already open O_RDONLY: `fd`
-    kFuse,     // /dev/fuse, served by postern-squashfs from `server`
-    kContent,  // bytes, handed over in a sealed memfd: generated files, the launch record
-    kInit,     // the postern-init program: `path`
-    kKey,      // sealed memfd with a volume key: `fd`
-    kServed,   // `path` inside the file system of `server`, as the source of a bind: mounted
-               // privately and opened O_PATH there (user-namespace mode only)
-    kSkeleton, // a layer with the directories of LaunchPlan::skeleton (user-namespace mode only)
+    kPath,      // open(path, O_PATH|O_CLOEXEC): binds, devices, directory roots
+    kImage,     // an image file, already open O_RDONLY: `fd`
+    kFuse,      // /dev/fuse, served by postern-squashfs from `server`
+    kContent,   // bytes, handed over in a sealed memfd: generated files, the launch record
+    kInit,      // the postern-init program: `path`
+    kKey,       // sealed memfd with a volume key: `fd`
+    kServed,    // `path` inside the file system of `server`, as the source of a bind: mounted
+                // privately and opened O_PATH there (user-namespace mode only)
+    kSkeleton,  // a layer with the directories of LaunchPlan::skeleton (user-namespace mode only)
   };
   // kContent: made from a file of the image's own, which the frontend can read only where the root
   // is a directory (`content` is then final). Elsewhere whoever can read the image (the server, or
@@ -39,21 +39,21 @@ struct Source {
 
   Kind kind = Kind::kPath;
   Merge merge = Merge::kNone;
-  std::string path;      // kPath, kInit, kServed; kContent with `merge`: of the image's file
-  UniqueFd fd;           // kImage, kKey
-  std::string content;   // kContent
+  std::string path;        // kPath, kInit, kServed; kContent with `merge`: of the image's file
+  UniqueFd fd;             // kImage, kKey
+  std::string content;     // kContent
   std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
 };
 
 // One extent of an image, to be served by postern-squashfs.
 struct ImageServer {
-  std::string path;               // for messages and for finding a running server
-  UniqueFd image;                 // O_RDONLY
-  std::uint64_t offset = 0;       // bytes
+  std::string path;          // for messages and for finding a running server
+  UniqueFd image;            // O_RDONLY
+  std::uint64_t offset = 0;  // bytes
   std::uint64_t bytes = 0;
   std::optional<VerityGeometry> verity;
   std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`
-  UniqueFd key;                   // sealed memfd, 64 bytes
+  UniqueFd key;                        // sealed memfd, 64 bytes
 };
 
 enum class Fakeroot : std::uint8_t {
@@ -63,15 +63,15 @@ enum class Fakeroot : std::uint8_t {
 };
 
 struct LaunchPlan {
-  LaunchRequest request;            // descriptor indexes refer to `sources`
-  std::vector<Source> sources;      // [0] is the root
+  LaunchRequest request;        // descriptor indexes refer to `sources`
+  std::vector<Source> sources;  // [0] is the root
   std::vector<ImageServer> servers;
   init::LaunchRecord record;
-  Identity identity;                // the caller inside: for Source::Merge
+  Identity identity;                    // the caller inside: for Source::Merge
   std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
   Fakeroot fakeroot = Fakeroot::kNone;
-  bool share = true;                // join a running server of the same image (--no-share)
-  std::string image_name;           // for messages
+  bool share = true;       // join a running server of the same image (--no-share)
+  std::string image_name;  // for messages
 };
 
 // The final bytes of a kContent source with `merge`, given the image's own file.

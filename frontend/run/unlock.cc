@@ -7,10 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include <fcntl.h>
-#include <spawn.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+
+#include <fcntl.h>
+#include <spawn.h>
 #include <unistd.h>
 
 #include "frontend/run/libexec.h"
@@ -43,8 +44,8 @@ bool parse_geometry(std::string_view line, CryptGeometry& geometry) {
 }
 
 std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
-  std::vector<std::string> arguments = {"postern-crypt", "unlock", "--image-fd", std::to_string(image),
-                                        "--key-fd", std::to_string(key)};
+  std::vector<std::string> arguments = {"postern-crypt",       "unlock",   "--image-fd",
+                                        std::to_string(image), "--key-fd", std::to_string(key)};
   const auto add = [&](const char* option, const std::string& value) {
     if (!value.empty()) {
       arguments.emplace_back(option);
@@ -61,7 +62,10 @@ std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
   return arguments;
 }
 
-Outcome<std::string> run_and_read(const std::string& program, std::vector<std::string> arguments, int image, int key) {
+Outcome<std::string> run_and_read(const std::string& program,
+                                  std::vector<std::string> arguments,
+                                  int image,
+                                  int key) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return system_problem("starting " + program, errno);
@@ -83,7 +87,8 @@ Outcome<std::string> run_and_read(const std::string& program, std::vector<std::s
   const int failed = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, words.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
   if (failed != 0) {
-    return system_problem("starting " + program, failed, "encrypted images need it: install it beside postern");
+    return system_problem("starting " + program, failed,
+                          "encrypted images need it: install it beside postern");
   }
   input.reset();
   std::array<char, 256> line{};
@@ -100,8 +105,10 @@ Outcome<std::string> run_and_read(const std::string& program, std::vector<std::s
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (WIFSIGNALED(status)) {
-    return Problem{.what = std::string("postern-crypt was killed by ") + ::sigdescr_np(WTERMSIG(status)),
-                   .cure = "the image stays locked; memory may be short: `ulimit -v`, or the limit of the job"};
+    return Problem{
+        .what = std::string("postern-crypt was killed by ") + ::sigdescr_np(WTERMSIG(status)),
+        .cure =
+            "the image stays locked; memory may be short: `ulimit -v`, or the limit of the job"};
   }
   if (status != 0) {
     return Problem{.what = {}};
@@ -109,8 +116,8 @@ Outcome<std::string> run_and_read(const std::string& program, std::vector<std::s
   return std::string(line.data(), size);
 }
 
-// postern-crypt has read the secrets of the environment. Ours is wiped in place, where /proc shows it
-// for as long as the payload runs.
+// postern-crypt has read the secrets of the environment. Ours is wiped in place, where /proc shows
+// it for as long as the payload runs.
 void wipe_environment() {
   for (char** variable = environ; *variable != nullptr; ++variable) {
     const std::string_view text = *variable;
@@ -133,12 +140,12 @@ Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
   POSTERN_TRY_ASSIGN(const std::string line,
                      run_and_read(libexec_program("postern-crypt"),
                                   arguments_of(wish, server.image.get(), key.get()),
-                                  server.image.get(),
-                                  key.get()));
+                                  server.image.get(), key.get()));
   CryptGeometry geometry{};
   wipe_environment();
   if (!parse_geometry(line, geometry)) {
-    return Problem{.what = "postern-crypt answered nonsense", .cure = "have the installation checked: postern doctor"};
+    return Problem{.what = "postern-crypt answered nonsense",
+                   .cure = "have the installation checked: postern doctor"};
   }
   server.crypt = geometry;
   server.key = std::move(key);

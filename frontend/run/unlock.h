@@ -1,5 +1,5 @@
-// The volume key of an encrypted image, fetched by postern-crypt: a start of a plain image loads none
-// of the libraries that this takes, and the secret never passes through this process.
+// The volume key of an encrypted image, fetched by postern-crypt: a start of a plain image loads
+// none of the libraries that this takes, and the secret never passes through this process.
 #pragma once
 
 #include <optional>
@@ -19,8 +19,8 @@ struct KeyWish {
   std::string key_command;
 };
 
-// Fills `server.key` (sealed memfd) and `server.crypt`. postern-crypt has said on standard error why
-// where it fails; the Problem then has no words.
+// Fills `server.key` (sealed memfd) and `server.crypt`. postern-crypt has said on standard error
+// why where it fails; the Problem then has no words.
 Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish);
 
 }  // namespace postern::run

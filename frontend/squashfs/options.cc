@@ -1,9 +1,9 @@
 #include "frontend/squashfs/options.h"
 
-#include <cstdint>
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string_view>

@@ -1,9 +1,5 @@
 #include "frontend/suid/launch.h"
 
-#include <fcntl.h>
-#include <spawn.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -17,6 +13,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <unistd.h>
 
 #include "frontend/init/record.h"
 #include "frontend/message/message.h"
@@ -77,7 +77,9 @@ struct Transmission {
 
 // Takes descriptor `index` out of a request: those behind it move up.
 void close_gap(LaunchRequest& request, std::uint8_t index) {
-  const auto move = [index](std::uint8_t& number) { number = static_cast<std::uint8_t>(number > index ? number - 1 : number); };
+  const auto move = [index](std::uint8_t& number) {
+    number = static_cast<std::uint8_t>(number > index ? number - 1 : number);
+  };
   const auto move_optional = [&](std::optional<std::uint8_t>& number) {
     if (number) {
       move(*number);
@@ -130,7 +132,8 @@ Outcome<UniqueFd> open_program(std::string path) {
   }
   UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
-    return system_problem("opening " + path, errno, "the installation is incomplete: install again");
+    return system_problem("opening " + path, errno,
+                          "the installation is incomplete: install again");
   }
   return program;
 }
@@ -161,15 +164,18 @@ class Launch {
       message::debug("the site does not let the kernel mount this image: serving it in user space");
       answer = attempt(false);
     }
-    // A node without device-mapper, or without its verity or crypt target, runs the image all the same.
-    if (!answer && device_mapper_failed_ && by_kernel && judge::admits_any_server(site_, ecl_active_)) {
+    // A node without device-mapper, or without its verity or crypt target, runs the image all the
+    // same.
+    if (!answer && device_mapper_failed_ && by_kernel &&
+        judge::admits_any_server(site_, ecl_active_)) {
       message::verbose(answer.error().what + ": serving the image in user space");
       answer = attempt(false);
     }
     if (!answer) {
       return std::move(answer).error();
     }
-    return *answer ? Outcome<>(refusal_problem(plan_, **answer, site_, site_file_)) : Outcome<>(Ok{});
+    return *answer ? Outcome<>(refusal_problem(plan_, **answer, site_, site_file_))
+                   : Outcome<>(Ok{});
   }
 
   [[nodiscard]] run::Payload payload() const {
@@ -187,11 +193,12 @@ class Launch {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
       userns::report_server(servers_[i], server_paths_[i]);
     }
-    struct stat now {};
+    struct stat now{};
     if (sealed_.valid() && ::fstat(sealed_.get(), &now) == 0 &&
         (now.st_size != before_.st_size || now.st_mtim.tv_sec != before_.st_mtim.tv_sec ||
          now.st_mtim.tv_nsec != before_.st_mtim.tv_nsec)) {
-      message::error(plan_.image_name + ": the file was changed while the container ran; it is sealed, so reads of "
+      message::error(plan_.image_name +
+                     ": the file was changed while the container ran; it is sealed, so reads of "
                      "the changed blocks gave an I/O error");
     }
   }
@@ -214,11 +221,11 @@ class Launch {
     if (root.verity || !judge::admits_any_server(site_, ecl_active_)) {
       return true;
     }
-    const judge::MountTable mounts = site_.kernel_mount_trusted_paths.empty()
-                                         ? judge::MountTable()
-                                         : judge::MountTable::read();
+    const judge::MountTable mounts =
+        site_.kernel_mount_trusted_paths.empty() ? judge::MountTable() : judge::MountTable::read();
     const judge::ImageFacts facts = judge::image_facts(root.image.get(), mounts);
-    return facts.problem == RefusalCode::kNone && judge::kernel_may_mount(facts, std::nullopt, site_);
+    return facts.problem == RefusalCode::kNone &&
+           judge::kernel_may_mount(facts, std::nullopt, site_);
   }
 
   // A refusal where the helper or the judge said no.
@@ -227,7 +234,8 @@ class Launch {
     Outcome<Reply> reply = ask(transmission);
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
-      userns::report_skipped(plan_, {.skipped = reply->skipped, .skipped_items = reply->skipped_items});
+      userns::report_skipped(plan_,
+                             {.skipped = reply->skipped, .skipped_items = reply->skipped_items});
       return std::optional<Refusal>();
     }
     std::string last_words;
@@ -252,7 +260,8 @@ class Launch {
     userns::Failure failure;
     failure.step = static_cast<Op>(reply.op) == Op::kCloneSource ? userns::Step::kCloneSources
                                                                  : userns::Step::kBuild;
-    failure.error = Error{.err = reply.err, .op = static_cast<Op>(reply.op),
+    failure.error = Error{.err = reply.err,
+                          .op = static_cast<Op>(reply.op),
                           .item = static_cast<std::uint16_t>(reply.item)};
     const auto op = static_cast<Op>(reply.op);
     if (op == Op::kLoop) {
@@ -282,8 +291,9 @@ class Launch {
           break;
         case Kind::kContent: {
           const bool is_record = i == plan_.request.record;
-          POSTERN_TRY_ASSIGN(UniqueFd fd, run::make_content_fd("postern", is_record ? init::encode(plan_.record)
-                                                                                    : source.content));
+          POSTERN_TRY_ASSIGN(
+              UniqueFd fd, run::make_content_fd(
+                               "postern", is_record ? init::encode(plan_.record) : source.content));
           out.add(std::move(fd));
           break;
         }
@@ -301,7 +311,8 @@ class Launch {
           break;
         case Kind::kSkeleton:
         case Kind::kServed:
-          return Problem{.what = "binding from inside an image needs user-namespace mode", .cure = "use --userns"};
+          return Problem{.what = "binding from inside an image needs user-namespace mode",
+                         .cure = "use --userns"};
       }
     }
     if (by_kernel) {
@@ -375,7 +386,8 @@ class Launch {
     const std::string how = WIFSIGNALED(status)
                                 ? std::string("was killed by ") + sigdescr_np(WTERMSIG(status))
                                 : "ended with status " + std::to_string(WEXITSTATUS(status));
-    return Problem{.what = std::string("postern-helper ") + how + (sent ? " without an answer" : " before it read the request"),
+    return Problem{.what = std::string("postern-helper ") + how +
+                           (sent ? " without an answer" : " before it read the request"),
                    .cure = "try again; postern doctor checks the installation"};
   }
 
@@ -389,10 +401,12 @@ class Launch {
     std::array<char*, 2> argv = {name.data(), nullptr};
     std::array<char*, 1> environment = {nullptr};
     pid_t pid = -1;
-    const int err = ::posix_spawn(&pid, path.c_str(), &actions, nullptr, argv.data(), environment.data());
+    const int err =
+        ::posix_spawn(&pid, path.c_str(), &actions, nullptr, argv.data(), environment.data());
     ::posix_spawn_file_actions_destroy(&actions);
     if (err != 0) {
-      return system_problem("executing " + path, err, "use --userns, or have the installation mended");
+      return system_problem("executing " + path, err,
+                            "use --userns, or have the installation mended");
     }
     return pid;
   }
@@ -403,7 +417,7 @@ class Launch {
   std::vector<userns::Server> servers_;
   std::vector<std::string> server_paths_;
   UniqueFd sealed_;  // an image with a seal that the kernel has mounted
-  struct stat before_ {};
+  struct stat before_{};
   pid_t pid_ = -1;
   bool ecl_active_;
   bool device_mapper_failed_ = false;
@@ -418,7 +432,7 @@ std::string reason_against(const config::SiteConfig& site) {
   if (::geteuid() == 0 || ::getuid() == 0) {
     return "root does not need it";
   }
-  struct stat status {};
+  struct stat status{};
   const std::string helper = run::libexec_program(kHelper);
   if (::stat(helper.c_str(), &status) != 0) {
     return helper + " is not installed";
@@ -439,13 +453,15 @@ std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig
   if (plan.request.scratch == Scratch::kDirectory) {
     return "a writable overlay directory needs a user namespace";
   }
-  const bool served = std::any_of(plan.sources.begin(), plan.sources.end(), [](const run::Source& source) {
-    return source.kind == Kind::kServed;
-  });
+  const bool served =
+      std::any_of(plan.sources.begin(), plan.sources.end(),
+                  [](const run::Source& source) { return source.kind == Kind::kServed; });
   return served ? "a bind from inside an image needs a user namespace" : reason_against(site);
 }
 
-Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site, const std::string& site_file) {
+Outcome<int> launch(run::LaunchPlan plan,
+                    const config::SiteConfig& site,
+                    const std::string& site_file) {
   POSTERN_TRY(finish_accounts(plan));
   const run::BlockedSignals signals;
   Launch start(plan, site, site_file);
@@ -455,7 +471,8 @@ Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site, const 
   const run::Ended ended = run::wait_for_payload(start.payload(), signals);
   start.report();
   if (ended.server_died) {
-    message::error("image server died: the files of " + image + " were lost to the container while it ran");
+    message::error("image server died: the files of " + image +
+                   " were lost to the container while it ran");
   }
   return run::finish_like(ended.status);
 }

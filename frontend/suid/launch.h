@@ -11,7 +11,8 @@ namespace postern::suid {
 
 // Why this start does not go through the helper, in words for `--verbose`; empty where it does.
 // `site` are the settings as the caller reads them: the judge reads its own.
-[[nodiscard]] std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig& site);
+[[nodiscard]] std::string reason_against(const run::LaunchPlan& plan,
+                                         const config::SiteConfig& site);
 
 // Whether the helper could be used at all on this host, by this user: for `doctor` as well.
 [[nodiscard]] std::string reason_against(const config::SiteConfig& site);
@@ -19,7 +20,8 @@ namespace postern::suid {
 // Starts the container and waits for it, as userns::launch does. `site_file` is the file that
 // `site` came from, for messages. Error: what failed, or which rule of which file refused, with the
 // cure.
-[[nodiscard]] Outcome<int> launch(run::LaunchPlan plan, const config::SiteConfig& site,
+[[nodiscard]] Outcome<int> launch(run::LaunchPlan plan,
+                                  const config::SiteConfig& site,
                                   const std::string& site_file);
 
 }  // namespace postern::suid

@@ -20,7 +20,8 @@ std::string namespace_words(std::uint32_t bit) {
 }
 
 std::string capability_words(std::uint32_t bit) {
-  const auto names = bit < 64 ? config::capability_names(std::uint64_t{1} << bit) : std::vector<std::string>();
+  const auto names =
+      bit < 64 ? config::capability_names(std::uint64_t{1} << bit) : std::vector<std::string>();
   return names.empty() ? "" : " (" + names.front() + ")";
 }
 
@@ -87,16 +88,18 @@ std::string item_words(const run::LaunchPlan& plan, Refusal refusal) {
 // The keys of postern.toml that a rule may stand for: the first one that the file sets is the one
 // to show.
 std::vector<std::string> keys_of(const RefusalRow& row, std::uint32_t item) {
-  constexpr std::array<std::string_view, 6> kNamespaces = {"user", "pid", "ipc", "uts", "net", "cgroup"};
+  constexpr std::array<std::string_view, 6> kNamespaces = {"user", "pid", "ipc",
+                                                           "uts",  "net", "cgroup"};
   if (row.code == RefusalCode::kContainerKind) {
     return {"allow.sif", "allow.squashfs", "allow.directory"};
   }
   if (row.code == RefusalCode::kUnboundRoot) {
-    return {"limit.paths", "limit.owners",    "limit.groups",   "allow.sif",
+    return {"limit.paths",    "limit.owners",    "limit.groups",   "allow.sif",
             "allow.squashfs", "allow.directory", "allow.encrypted"};
   }
   if (row.code == RefusalCode::kNamespaceForbidden) {
-    return {"allow." + std::string(item < kNamespaces.size() ? kNamespaces[item] : "user") + "-namespace"};
+    return {"allow." + std::string(item < kNamespaces.size() ? kNamespaces[item] : "user") +
+            "-namespace"};
   }
   if (row.code == RefusalCode::kMountForbidden) {
     return {"mount.proc", "mount.sys", "mount.dev", "mount.devpts"};
@@ -106,7 +109,9 @@ std::vector<std::string> keys_of(const RefusalRow& row, std::uint32_t item) {
 
 // "/etc/postern/postern.toml:12". The judge may have read another file than the caller can see, so
 // this is a hint and the rule's name is what holds.
-std::string place_of(const RefusalRow& row, std::uint32_t item, const config::SiteConfig& site,
+std::string place_of(const RefusalRow& row,
+                     std::uint32_t item,
+                     const config::SiteConfig& site,
                      const std::string& site_file) {
   if (row.file != "postern.toml") {
     return (std::filesystem::path(site_file).parent_path() / row.file).string();
@@ -121,15 +126,19 @@ std::string place_of(const RefusalRow& row, std::uint32_t item, const config::Si
 
 }  // namespace
 
-Problem refusal_problem(const run::LaunchPlan& plan, Refusal refusal, const config::SiteConfig& site,
+Problem refusal_problem(const run::LaunchPlan& plan,
+                        Refusal refusal,
+                        const config::SiteConfig& site,
                         const std::string& site_file) {
   const RefusalRow* row = find_refusal(refusal.code);
   if (row == nullptr) {
-    return Problem{.what = "refused with code " + std::to_string(static_cast<unsigned>(refusal.code)) +
+    return Problem{.what = "refused with code " +
+                           std::to_string(static_cast<unsigned>(refusal.code)) +
                            ", which this release does not know",
                    .cure = "have postern and postern-helper installed from the same release"};
   }
-  std::string what = std::string(row->words) + item_words(plan, refusal) + " [rule " + std::string(row->rule);
+  std::string what =
+      std::string(row->words) + item_words(plan, refusal) + " [rule " + std::string(row->rule);
   if (!row->file.empty()) {
     what += " of " + place_of(*row, refusal.item, site, site_file);
   }

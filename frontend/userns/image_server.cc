@@ -192,8 +192,9 @@ std::string hex(const std::uint8_t* bytes, std::size_t count) {
 std::vector<std::string> server_arguments(const run::ImageServer& image,
                                           const ServerOptions& options,
                                           bool listening) {
-  std::vector<std::string> out = {"postern-squashfs", "--fuse-fd", "00", "--image-fd", "00",
-                                  "--starter", std::to_string(::getpid())};
+  std::vector<std::string> out = {
+      "postern-squashfs",        "--fuse-fd", "00", "--image-fd", "00", "--starter",
+      std::to_string(::getpid())};
   if (options.fakeroot == run::Fakeroot::kNone) {
     out.insert(out.end(), {"--owner", std::to_string(options.ids.uid) + ":" +
                                           std::to_string(options.ids.gid)});

@@ -24,8 +24,8 @@
 #include "frontend/userns/failure.h"
 #include "frontend/userns/image_server.h"
 #include "frontend/userns/payload_process.h"
-#include "protocol/verdict_check.h"
 #include "policy/judge/verdict_from_request.h"
+#include "protocol/verdict_check.h"
 
 namespace postern::userns {
 namespace {
@@ -101,8 +101,7 @@ Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
     return refusal_problem(plan, made.error());
   }
   verdict.crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
-  const Result<Plan> checked =
-      check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
+  const Result<Plan> checked = check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
   if (!checked) {
     return Problem{.what = "the plan of this start is malformed (operation " +
                            std::to_string(checked.error().item) + ")",

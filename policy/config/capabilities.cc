@@ -1,12 +1,12 @@
 #include "policy/config/capabilities.h"
 
-#include <strings.h>
-
 #include <algorithm>
 #include <array>
 #include <utility>
 
 #include <linux/capability.h>
+
+#include <strings.h>
 
 #include "policy/config/toml_document.h"
 
@@ -84,7 +84,8 @@ std::string_view trimmed(std::string_view text) {
 Outcome<Grant> read_grant(const TomlDocument& document, const TomlEntry& entry) {
   const auto* list = std::get_if<std::vector<std::string>>(&entry.value);
   if (list == nullptr) {
-    return problem_at(document.file, entry.place, "\"" + entry.key + "\" must be a list of capabilities");
+    return problem_at(document.file, entry.place,
+                      "\"" + entry.key + "\" must be a list of capabilities");
   }
   Grant grant{.name = entry.key};
   for (const std::string& name : *list) {
@@ -102,7 +103,7 @@ std::string key_text(const std::string& name) {
   constexpr std::string_view kBare =
       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
   return !name.empty() && name.find_first_not_of(kBare) == std::string::npos ? name
-                                                                            : quote_toml(name);
+                                                                             : quote_toml(name);
 }
 
 void append_table(std::string& text, std::string_view name, const std::vector<Grant>& grants) {
@@ -132,7 +133,8 @@ const std::vector<Capability>& capabilities() {
 const Capability* find_capability(std::string_view name) {
   constexpr std::string_view kPrefix = "CAP_";
   for (const Capability& capability : kCapabilities) {
-    if (same_word(name, capability.name) || same_word(name, capability.name.substr(kPrefix.size()))) {
+    if (same_word(name, capability.name) ||
+        same_word(name, capability.name.substr(kPrefix.size()))) {
       return &capability;
     }
   }

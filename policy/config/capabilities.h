@@ -36,8 +36,8 @@ struct Capability {
 [[nodiscard]] std::vector<std::string> capability_names(std::uint64_t bits);
 
 struct Grant {
-  std::string name;         // user or group
-  std::uint64_t bits = 0;   // bit n = capability n
+  std::string name;        // user or group
+  std::uint64_t bits = 0;  // bit n = capability n
 };
 
 struct CapabilityConfig {

@@ -1,11 +1,11 @@
 #include "policy/config/read_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -24,7 +24,7 @@ Outcome<std::optional<std::string>> read_file(const std::string& path) {
 }
 
 Outcome<std::string> read_all(int file, const std::string& name) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file, &status) != 0) {
     return system_problem("reading " + name, errno);
   }

@@ -290,16 +290,20 @@ Outcome<> check_table(const TomlDocument& document, const TomlTable& table) {
   return Ok{};
 }
 
-Outcome<> set_entry(SiteConfig& site, const TomlDocument& document, const TomlTable& table,
+Outcome<> set_entry(SiteConfig& site,
+                    const TomlDocument& document,
+                    const TomlTable& table,
                     TomlEntry& entry) {
   const Key* key = find_row(table.name, entry.key);
   if (key == nullptr) {
-    const std::string where = table.name.empty() ? "outside of all tables" : "in [" + table.name + "]";
+    const std::string where =
+        table.name.empty() ? "outside of all tables" : "in [" + table.name + "]";
     return problem_at(document.file, entry.place, "there is no key \"" + entry.key + "\" " + where,
                       cure_for_unknown(table.name, entry.key));
   }
   if (Outcome<> set = set_value(site, *key, std::move(entry.value)); !set) {
-    return problem_at(document.file, entry.place, table.name + "." + entry.key + ": " + set.error().what);
+    return problem_at(document.file, entry.place,
+                      table.name + "." + entry.key + ": " + set.error().what);
   }
   site.lines[static_cast<std::size_t>(key - kKeys.data())] = entry.place.line;
   return Ok{};
@@ -313,7 +317,8 @@ std::span<const Key, kKeyCount> keys() noexcept {
 
 const Key* find_key(std::string_view path) noexcept {
   const std::size_t dot = path.find('.');
-  return dot == std::string_view::npos ? nullptr : find_row(path.substr(0, dot), path.substr(dot + 1));
+  return dot == std::string_view::npos ? nullptr
+                                       : find_row(path.substr(0, dot), path.substr(dot + 1));
 }
 
 std::uint32_t line_of(const SiteConfig& site, std::string_view path) noexcept {

@@ -78,11 +78,11 @@ struct SiteConfig {
   bool rocm_always = false;
 
   std::uint64_t build_mksquashfs_processors = 0;  // 0 = all
-  std::string build_mksquashfs_memory;            // as mksquashfs -mem takes it; empty = its default
+  std::string build_mksquashfs_memory;  // as mksquashfs -mem takes it; empty = its default
 
   bool cgroups_systemd = true;
 
-  std::uint64_t crypt_max_memory_kib = 4194304;  // of one key slot's Argon2
+  std::uint64_t crypt_max_memory_kib = 4194304;   // of one key slot's Argon2
   std::uint64_t crypt_max_iterations = 10000000;  // PBKDF2's, or Argon2's passes
   std::uint64_t crypt_max_threads = 4;
 

@@ -85,9 +85,10 @@ class Flattener {
     const Place place = place_of(key.source());
     std::optional<TomlValue> value = value_of(node);
     if (!value) {
-      return problem_at(document_.file, place,
-                        "the value of \"" + std::string(key.str()) +
-                            "\" is neither true or false, nor an integer, a string or a list of strings");
+      return problem_at(
+          document_.file, place,
+          "the value of \"" + std::string(key.str()) +
+              "\" is neither true or false, nor an integer, a string or a list of strings");
     }
     table.entries.push_back(TomlEntry{std::string(key.str()), std::move(*value), place,
                                       Place{node.source().end.line, node.source().end.column}});
@@ -103,8 +104,9 @@ class Flattener {
       std::sort(table.entries.begin(), table.entries.end(),
                 [&](const TomlEntry& a, const TomlEntry& b) { return before(a.place, b.place); });
     }
-    std::stable_sort(document_.tables.begin() + 1, document_.tables.end(),
-                     [&](const TomlTable& a, const TomlTable& b) { return before(a.place, b.place); });
+    std::stable_sort(
+        document_.tables.begin() + 1, document_.tables.end(),
+        [&](const TomlTable& a, const TomlTable& b) { return before(a.place, b.place); });
   }
 
   TomlDocument document_;
@@ -113,7 +115,8 @@ class Flattener {
 }  // namespace
 
 Problem problem_at(const std::string& file, Place place, std::string_view what, std::string cure) {
-  std::string text = file + ":" + std::to_string(place.line) + ":" + std::to_string(place.column) + ": ";
+  std::string text =
+      file + ":" + std::to_string(place.line) + ":" + std::to_string(place.column) + ": ";
   text += what;
   return Problem{.what = std::move(text), .cure = std::move(cure)};
 }

@@ -45,7 +45,9 @@ struct TomlDocument {
 [[nodiscard]] Outcome<TomlDocument> parse_toml(std::string_view text, std::string file);
 
 // "FILE:LINE:COLUMN: what", for an error about something in a document.
-[[nodiscard]] Problem problem_at(const std::string& file, Place place, std::string_view what,
+[[nodiscard]] Problem problem_at(const std::string& file,
+                                 Place place,
+                                 std::string_view what,
                                  std::string cure = {});
 
 // A string as TOML writes it, in double quotes (TOML 1.0, "basic strings").

@@ -1,13 +1,13 @@
 #include "policy/config/trusted_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <string_view>
 #include <utility>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/config/read_file.h"
 #include "protocol/base/unique_fd.h"
@@ -23,7 +23,7 @@ ConfigFault insecure(const std::string& what, const std::string& cure) {
 // shows as the group's write bit of st_mode (acl(5), "correspondence between ACL entries and file
 // permission bits").
 Trusted<> check_owner(int file, const std::string& name) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file, &status) != 0) {
     return ConfigFault{RefusalCode::kConfigInsecure, system_problem("looking at " + name, errno)};
   }

@@ -1,7 +1,5 @@
 #include "policy/crypt/luks2.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -9,6 +7,8 @@
 #include <optional>
 #include <utility>
 #include <vector>
+
+#include <unistd.h>
 
 // SHA256_* are deprecated for programs that want a choice of providers. Here they keep all of
 // OpenSSL but this one function out of the judge.
@@ -91,8 +91,9 @@ bool is_text(const Value* value, std::string_view wanted) {
 }
 
 bool names_segment(const Value& list) {
-  return std::any_of(list.items.begin(), list.items.end(),
-                     [](const Value& item) { return item.kind == Kind::kString && item.text == "0"; });
+  return std::any_of(list.items.begin(), list.items.end(), [](const Value& item) {
+    return item.kind == Kind::kString && item.text == "0";
+  });
 }
 
 Outcome<CryptGeometry> read_segment(const Value& segment, std::uint64_t bytes) {
@@ -141,7 +142,8 @@ Outcome<KeyDigest> read_digest(const Value& digest) {
   }
   result.salt.assign(salt_bytes->begin(), salt_bytes->end());
   result.digest.assign(digest_bytes->begin(), digest_bytes->end());
-  if (result.digest.size() != SHA256_DIGEST_LENGTH || result.salt.empty() || result.salt.size() > 1024) {
+  if (result.digest.size() != SHA256_DIGEST_LENGTH || result.salt.empty() ||
+      result.salt.size() > 1024) {
     return bad("its key digest has a wrong length");
   }
   return result;
@@ -158,8 +160,10 @@ class Hmac {
     start(outer_, block, 0x5c);
     OPENSSL_cleanse(block.data(), block.size());
   }
+
   Hmac(const Hmac&) = delete;
   Hmac& operator=(const Hmac&) = delete;
+
   ~Hmac() {
     OPENSSL_cleanse(&inner_, sizeof inner_);
     OPENSSL_cleanse(&outer_, sizeof outer_);
@@ -177,7 +181,9 @@ class Hmac {
   }
 
  private:
-  static void start(SHA256_CTX& context, std::array<std::uint8_t, SHA256_CBLOCK> block, std::uint8_t pad) {
+  static void start(SHA256_CTX& context,
+                    std::array<std::uint8_t, SHA256_CBLOCK> block,
+                    std::uint8_t pad) {
     for (std::uint8_t& byte : block) {
       byte ^= pad;
     }
@@ -211,7 +217,8 @@ Outcome<Luks2> read_luks2(int image, std::uint64_t offset, std::uint64_t bytes) 
     return bad("it is damaged");
   }
   // SAFETY: bytes as characters.
-  const std::string_view area(reinterpret_cast<const char*>(header.data()) + kBinaryBytes, size - kBinaryBytes);
+  const std::string_view area(reinterpret_cast<const char*>(header.data()) + kBinaryBytes,
+                              size - kBinaryBytes);
   return parse_luks2(area.substr(0, area.find('\0')), bytes);
 }
 

@@ -1,15 +1,16 @@
 #include "policy/crypt/luks_header.h"
 
-#include <libcryptsetup.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <string_view>
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <libcryptsetup.h>
+#include <nlohmann/json.hpp>
+#include <unistd.h>
 
 namespace postern::crypt {
 namespace {
@@ -35,7 +36,7 @@ void prepare_library() {
   static const bool done = [] {
     crypt_set_log_callback(nullptr, discard_log, nullptr);
     crypt_set_debug_level(CRYPT_DEBUG_NONE);
-    crypt_token_external_disable();       // a header's token type must never name a library to load
+    crypt_token_external_disable();  // a header's token type must never name a library to load
     (void)crypt_metadata_locking(nullptr, 0);  // /run/cryptsetup is root's
     return true;
   }();
@@ -54,16 +55,19 @@ Outcome<UniqueFd> header_file(std::uint64_t bytes) {
   return file;
 }
 
-Outcome<Ok> copy_range(int from, std::uint64_t from_offset, int to, std::uint64_t to_offset, std::uint64_t bytes) {
+Outcome<Ok> copy_range(
+    int from, std::uint64_t from_offset, int to, std::uint64_t to_offset, std::uint64_t bytes) {
   std::array<char, 64 * 1024> buffer;
   while (bytes > 0) {
-    const std::size_t wanted = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
+    const std::size_t wanted =
+        static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
     const ssize_t got = ::pread(from, buffer.data(), wanted, static_cast<off_t>(from_offset));
     if (got <= 0) {
       return got < 0 ? system_problem("reading the LUKS2 header", errno)
                      : bad_header("the image ends inside it");
     }
-    if (::pwrite(to, buffer.data(), static_cast<std::size_t>(got), static_cast<off_t>(to_offset)) != got) {
+    if (::pwrite(to, buffer.data(), static_cast<std::size_t>(got), static_cast<off_t>(to_offset)) !=
+        got) {
       return system_problem("copying the LUKS2 header", errno);
     }
     from_offset += static_cast<std::uint64_t>(got);
@@ -98,7 +102,8 @@ Outcome<std::uint64_t> metadata_bytes(int image, std::uint64_t offset, std::uint
   };
   std::uint64_t size = magic_at(0, kPrimaryMagic);
   if (size == 1) {
-    return Problem{.what = "this is LUKS version 1, not LUKS2", .cure = "convert it with `cryptsetup convert --type luks2`"};
+    return Problem{.what = "this is LUKS version 1, not LUKS2",
+                   .cure = "convert it with `cryptsetup convert --type luks2`"};
   }
   for (std::uint64_t at = 16 * 1024; size == 0 && at <= kMaxMetadataBytes; at *= 2) {
     size = magic_at(at, kSecondaryMagic) == at ? at : 0;
@@ -114,7 +119,9 @@ Outcome<std::uint64_t> metadata_bytes(int image, std::uint64_t offset, std::uint
 
 }  // namespace
 
-void LuksHeader::Release::operator()(crypt_device* device) const noexcept { crypt_free(device); }
+void LuksHeader::Release::operator()(crypt_device* device) const noexcept {
+  crypt_free(device);
+}
 
 LuksHeader::LuksHeader(UniqueFd file, std::unique_ptr<crypt_device, Release> device) noexcept
     : file_(std::move(file)), device_(std::move(device)) {}
@@ -122,7 +129,8 @@ LuksHeader::LuksHeader(UniqueFd file, std::unique_ptr<crypt_device, Release> dev
 Outcome<LuksHeader> LuksHeader::load(int image, std::uint64_t offset, std::uint64_t bytes) {
   prepare_library();
   POSTERN_TRY_ASSIGN(const std::uint64_t metadata, metadata_bytes(image, offset, bytes));
-  POSTERN_TRY_ASSIGN(UniqueFd file, header_file(std::min<std::uint64_t>(bytes, 2 * kMaxMetadataBytes + kMaxSlotAreaBytes)));
+  POSTERN_TRY_ASSIGN(UniqueFd file, header_file(std::min<std::uint64_t>(
+                                        bytes, 2 * kMaxMetadataBytes + kMaxSlotAreaBytes)));
   POSTERN_TRY(copy_range(image, offset, file.get(), 0, 2 * metadata));
   const std::string path = "/proc/self/fd/" + std::to_string(file.get());
   crypt_device* raw = nullptr;
@@ -173,7 +181,8 @@ Outcome<LuksHeader> LuksHeader::format(std::uint64_t data_bytes,
   if (volume_key.size() != kVolumeKeyBytes ||
       // SAFETY: char may alias any object.
       crypt_format(raw, CRYPT_LUKS2, "aes", "xts-plain64", nullptr,
-                   reinterpret_cast<const char*>(volume_key.data()), volume_key.size(), &parameters) != 0) {
+                   reinterpret_cast<const char*>(volume_key.data()), volume_key.size(),
+                   &parameters) != 0) {
     return bad_header("libcryptsetup cannot format it");
   }
   POSTERN_TRY(header.read_geometry(kDefaultHeaderBytes + data_bytes));
@@ -183,14 +192,18 @@ Outcome<LuksHeader> LuksHeader::format(std::uint64_t data_bytes,
 Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
   crypt_device* device = device_.get();
   std::uint32_t requirements = 0;
-  if (crypt_persistent_flags_get(device, CRYPT_FLAGS_REQUIREMENTS, &requirements) != 0 || requirements != 0) {
+  if (crypt_persistent_flags_get(device, CRYPT_FLAGS_REQUIREMENTS, &requirements) != 0 ||
+      requirements != 0) {
     return bad_header("it asks for features that must be finished or known first (reencryption)");
   }
   const char* cipher = crypt_get_cipher(device);
   const char* mode = crypt_get_cipher_mode(device);
-  const std::string name = std::string(cipher != nullptr ? cipher : "?") + "-" + (mode != nullptr ? mode : "?");
-  if (name != "aes-xts-plain64" || crypt_get_volume_key_size(device) != static_cast<int>(kVolumeKeyBytes)) {
-    return bad_header("cipher " + name + " with a key of " + std::to_string(crypt_get_volume_key_size(device) * 8) +
+  const std::string name =
+      std::string(cipher != nullptr ? cipher : "?") + "-" + (mode != nullptr ? mode : "?");
+  if (name != "aes-xts-plain64" ||
+      crypt_get_volume_key_size(device) != static_cast<int>(kVolumeKeyBytes)) {
+    return bad_header("cipher " + name + " with a key of " +
+                      std::to_string(crypt_get_volume_key_size(device) * 8) +
                       " bits; only aes-xts-plain64 with 512 bits is supported");
   }
   const char* text = nullptr;
@@ -199,19 +212,22 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
   }
   const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("segments") || !json["segments"].is_object() ||
-      json["segments"].size() != 1 || !json["segments"].contains("0") || !json["segments"]["0"].is_object()) {
+      json["segments"].size() != 1 || !json["segments"].contains("0") ||
+      !json["segments"]["0"].is_object()) {
     return bad_header("exactly one data segment is expected");
   }
   const auto& segment = json["segments"]["0"];
   if (segment.contains("integrity")) {
-    return bad_header("authenticated encryption (integrity) is not supported; seal the image instead");
+    return bad_header(
+        "authenticated encryption (integrity) is not supported; seal the image instead");
   }
   const std::uint64_t data_offset = crypt_get_data_offset(device) * 512;
   const int sector = crypt_get_sector_size(device);
   if ((sector != 512 && sector != 4096) || data_offset == 0 || data_offset >= bytes) {
     return bad_header("its data segment lies outside the partition");
   }
-  std::uint64_t data_bytes = (bytes - data_offset) / static_cast<std::uint64_t>(sector) * static_cast<std::uint64_t>(sector);
+  std::uint64_t data_bytes = (bytes - data_offset) / static_cast<std::uint64_t>(sector) *
+                             static_cast<std::uint64_t>(sector);
   const auto size = segment.value("size", nlohmann::json());
   if (!size.is_string()) {
     return bad_header("its data segment has no size");
@@ -220,7 +236,8 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
     errno = 0;
     char* end = nullptr;
     const std::uint64_t fixed = std::strtoull(words.c_str(), &end, 10);
-    if (errno != 0 || *end != '\0' || fixed == 0 || fixed > data_bytes || fixed % static_cast<std::uint64_t>(sector) != 0) {
+    if (errno != 0 || *end != '\0' || fixed == 0 || fixed > data_bytes ||
+        fixed % static_cast<std::uint64_t>(sector) != 0) {
       return bad_header("its data segment lies outside the partition");
     }
     data_bytes = fixed;
@@ -253,10 +270,13 @@ Outcome<Ok> LuksHeader::slot_within(int slot, const KdfLimits& limits) const {
   }
   const bool pbkdf2 = std::string_view(kdf.type) == CRYPT_KDF_PBKDF2;
   const std::uint32_t passes = pbkdf2 ? limits.max_iterations : limits.max_time_cost;
-  if (kdf.max_memory_kb > limits.max_memory_kib || kdf.iterations > passes || kdf.parallel_threads > limits.max_threads) {
-    return Problem{.what = "key slot " + std::to_string(slot) + " asks for " + std::to_string(kdf.max_memory_kb / 1024) +
-                           " MiB, " + std::to_string(kdf.iterations) + " iterations and " +
-                           std::to_string(kdf.parallel_threads) + " threads to unlock (" + kdf.type + ")",
+  if (kdf.max_memory_kb > limits.max_memory_kib || kdf.iterations > passes ||
+      kdf.parallel_threads > limits.max_threads) {
+    return Problem{.what = "key slot " + std::to_string(slot) + " asks for " +
+                           std::to_string(kdf.max_memory_kb / 1024) + " MiB, " +
+                           std::to_string(kdf.iterations) + " iterations and " +
+                           std::to_string(kdf.parallel_threads) + " threads to unlock (" +
+                           kdf.type + ")",
                    .cure = "if you trust the image, raise [crypt] in postern.toml"};
   }
   return Ok{};
@@ -273,25 +293,25 @@ Outcome<LuksHeader::Opened> LuksHeader::unlock(std::span<const std::byte> secret
     SecretBytes key(kVolumeKeyBytes);
     std::size_t size = key.size();
     // SAFETY: char may alias any object; libcryptsetup takes both buffers as char*.
-    const int opened = crypt_volume_key_get(device_.get(),
-                                            slot,
-                                            reinterpret_cast<char*>(key.bytes().data()),
-                                            &size,
-                                            reinterpret_cast<const char*>(secret.data()),
-                                            secret.size());
+    const int opened =
+        crypt_volume_key_get(device_.get(), slot, reinterpret_cast<char*>(key.bytes().data()),
+                             &size, reinterpret_cast<const char*>(secret.data()), secret.size());
     if (opened == slot && size == kVolumeKeyBytes) {
       return Opened{.slot = slot, .volume_key = std::move(key)};
     }
-    last = opened == -ENOMEM
-               ? system_problem("deriving the key of slot " + std::to_string(slot), ENOMEM)
-               : Problem{.what = "failed to decrypt, ensure you have supplied appropriate key material"};
+    last =
+        opened == -ENOMEM
+            ? system_problem("deriving the key of slot " + std::to_string(slot), ENOMEM)
+            : Problem{.what =
+                          "failed to decrypt, ensure you have supplied appropriate key material"};
   }
   return last;
 }
 
 bool LuksHeader::fits(std::span<const std::byte> key) const {
   // SAFETY: char may alias any object.
-  return crypt_volume_key_verify(device_.get(), reinterpret_cast<const char*>(key.data()), key.size()) == 0;
+  return crypt_volume_key_verify(device_.get(), reinterpret_cast<const char*>(key.data()),
+                                 key.size()) == 0;
 }
 
 Outcome<int> LuksHeader::add_secret(std::span<const std::byte> volume_key,
@@ -316,8 +336,8 @@ Outcome<int> LuksHeader::add_secret(std::span<const std::byte> volume_key,
   }
   // SAFETY: char may alias any object.
   const int slot = crypt_keyslot_add_by_volume_key(
-      device_.get(), CRYPT_ANY_SLOT, reinterpret_cast<const char*>(volume_key.data()), volume_key.size(),
-      reinterpret_cast<const char*>(secret.data()), secret.size());
+      device_.get(), CRYPT_ANY_SLOT, reinterpret_cast<const char*>(volume_key.data()),
+      volume_key.size(), reinterpret_cast<const char*>(secret.data()), secret.size());
   if (slot < 0) {
     return slot == -EINVAL ? bad_header("no free key slot, or the volume key does not fit")
                            : system_problem("adding a key slot", -slot);

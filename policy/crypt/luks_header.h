@@ -24,10 +24,11 @@ inline constexpr std::size_t kVolumeKeyBytes = 64;  // AES-256-XTS: two keys of 
 
 // What unlocking may cost. A hostile header can ask for 4 GiB of memory and 2^32 iterations.
 struct KdfLimits {
-  std::uint64_t max_memory_kib = 1536ULL * 1024;  // the default of cryptsetup's own benchmark is 1 GiB
-  std::uint32_t max_iterations = 50'000'000;      // PBKDF2 iterations
-  std::uint32_t max_time_cost = 64;               // Argon2 passes
-  std::uint32_t max_threads = 4;                  // Argon2 lanes
+  std::uint64_t max_memory_kib =
+      1536ULL * 1024;                         // the default of cryptsetup's own benchmark is 1 GiB
+  std::uint32_t max_iterations = 50'000'000;  // PBKDF2 iterations
+  std::uint32_t max_time_cost = 64;           // Argon2 passes
+  std::uint32_t max_threads = 4;              // Argon2 lanes
 };
 
 // Memory that is locked (mlock(2), where RLIMIT_MEMLOCK allows), left out of core files, and wiped.
@@ -42,9 +43,13 @@ class SecretBytes {
   ~SecretBytes();
 
   [[nodiscard]] std::span<std::byte> bytes() noexcept { return {data_, size_}; }
+
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
+
   [[nodiscard]] const char* chars() const noexcept;
+
   [[nodiscard]] std::size_t size() const noexcept { return size_; }
+
   // Shortens; the bytes cut off are wiped.
   void truncate(std::size_t size) noexcept;
 
@@ -58,14 +63,14 @@ class SecretBytes {
 
 class LuksHeader {
  public:
-  // Reads the header at `offset` (bytes) of `image`; the partition is `bytes` long. Only metadata and
-  // the key slots in use are read. Refuses what this program cannot map: other ciphers than
-  // aes-xts-plain64 with a 64-byte key, integrity, reencryption in progress, several segments, a data
-  // segment outside the partition. Damage to one of the two header copies is tolerated.
+  // Reads the header at `offset` (bytes) of `image`; the partition is `bytes` long. Only metadata
+  // and the key slots in use are read. Refuses what this program cannot map: other ciphers than
+  // aes-xts-plain64 with a 64-byte key, integrity, reencryption in progress, several segments, a
+  // data segment outside the partition. Damage to one of the two header copies is tolerated.
   static Outcome<LuksHeader> load(int image, std::uint64_t offset, std::uint64_t bytes);
 
-  // Formats a header of 16 MiB (as cryptsetup makes it) in a memfd for `data_bytes` of data encrypted
-  // under `volume_key`. It has no key slot yet: add_secret.
+  // Formats a header of 16 MiB (as cryptsetup makes it) in a memfd for `data_bytes` of data
+  // encrypted under `volume_key`. It has no key slot yet: add_secret.
   static Outcome<LuksHeader> format(std::uint64_t data_bytes,
                                     std::uint32_t sector_bytes,
                                     std::span<const std::byte> volume_key);
@@ -77,11 +82,13 @@ class LuksHeader {
     int slot;
     SecretBytes volume_key;
   };
-  // Tries `secret` on every slot whose cost is within `limits`. A Problem where none is within them,
-  // or where the secret opens none.
+
+  // Tries `secret` on every slot whose cost is within `limits`. A Problem where none is within
+  // them, or where the secret opens none.
   Outcome<Opened> unlock(std::span<const std::byte> secret, const KdfLimits& limits) const;
 
-  // Whether `key` is the volume key of this header (its digest fits). PBKDF2 of the header's own cost.
+  // Whether `key` is the volume key of this header (its digest fits). PBKDF2 of the header's own
+  // cost.
   [[nodiscard]] bool fits(std::span<const std::byte> key) const;
 
   // Adds a key slot. `full_entropy`: PBKDF2 at its minimum (nothing to stretch); otherwise Argon2id

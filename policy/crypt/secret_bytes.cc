@@ -1,7 +1,7 @@
-#include <sys/mman.h>
-
 #include <cstring>
 #include <utility>
+
+#include <sys/mman.h>
 
 #include "policy/crypt/luks_header.h"
 
@@ -12,10 +12,11 @@ SecretBytes::SecretBytes(std::size_t size) : size_(size), mapped_((size + 4095) 
     mapped_ = 0;
     return;
   }
-  void* memory = ::mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   POSTERN_CHECK(memory != MAP_FAILED);
-  // mlock(2) fails beyond RLIMIT_MEMLOCK: a start must not fail for that, and MADV_DONTDUMP with the
-  // wipe below still hold. Swap is then the site's to encrypt (postern-security(7)).
+  // mlock(2) fails beyond RLIMIT_MEMLOCK: a start must not fail for that, and MADV_DONTDUMP with
+  // the wipe below still hold. Swap is then the site's to encrypt (postern-security(7)).
   (void)::mlock(memory, mapped_);
   (void)::madvise(memory, mapped_, MADV_DONTDUMP);
   (void)::madvise(memory, mapped_, MADV_DONTFORK);
@@ -37,7 +38,9 @@ SecretBytes& SecretBytes::operator=(SecretBytes&& other) noexcept {
   return *this;
 }
 
-SecretBytes::~SecretBytes() { wipe(); }
+SecretBytes::~SecretBytes() {
+  wipe();
+}
 
 const char* SecretBytes::chars() const noexcept {
   // SAFETY: char may alias any object (basic.lval).

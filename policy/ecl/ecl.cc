@@ -90,8 +90,11 @@ class Reader {
   }
 
   // Appends the identities of a list of fingerprints.
-  Outcome<Ok> keys(const toml::table& table, std::string_view name, std::size_t digits,
-                   std::string_view prefix, std::vector<std::string>& out) const {
+  Outcome<Ok> keys(const toml::table& table,
+                   std::string_view name,
+                   std::size_t digits,
+                   std::string_view prefix,
+                   std::vector<std::string>& out) const {
     const toml::node* node = find(table, name);
     if (node == nullptr) {
       return Ok{};
@@ -153,8 +156,9 @@ Outcome<Group> Reader::group(const toml::table& table) const {
   POSTERN_TRY_ASSIGN(const std::string mode, text(table, "mode"));
   POSTERN_TRY_ASSIGN(const std::string binding, text(table, "binding"));
   if (!out.directory.empty() && !is_plain_absolute(out.directory)) {
-    return wrong(out.line, "dirpath '" + out.directory +
-                               "' must be an absolute path without '.', '..', repeated or trailing '/'");
+    return wrong(out.line,
+                 "dirpath '" + out.directory +
+                     "' must be an absolute path without '.', '..', repeated or trailing '/'");
   }
   if (mode == "whitelist") {
     out.mode = Mode::kWhitelist;
@@ -192,8 +196,8 @@ std::string shown(std::string_view identity) {
 }
 
 std::string where(const EclConfig& config, const Group& group) {
-  std::string out = config.file + ":" + std::to_string(group.line) + ": " +
-                    std::string(name_of(group.mode));
+  std::string out =
+      config.file + ":" + std::to_string(group.line) + ": " + std::string(name_of(group.mode));
   if (!group.tag.empty()) {
     out += " '" + group.tag + "'";
   }
@@ -214,7 +218,8 @@ KeyVerdict judge_keys(const Group& group, const ImageFacts& facts) {
     case Mode::kWhitelist: {
       const auto hit = std::find_if(group.keys.begin(), group.keys.end(), signed_by);
       if (hit == group.keys.end()) {
-        return {RefusalCode::kEclUnsigned, "none of the listed keys validly signed all of the image"};
+        return {RefusalCode::kEclUnsigned,
+                "none of the listed keys validly signed all of the image"};
       }
       return {RefusalCode::kNone, "signed by " + shown(*hit)};
     }
@@ -226,9 +231,10 @@ KeyVerdict judge_keys(const Group& group, const ImageFacts& facts) {
       return {RefusalCode::kNone, "signed by every listed key"};
     }
     case Mode::kBlacklist: {
-      const auto hit = std::find_if(group.keys.begin(), group.keys.end(), [&](const std::string& key) {
-        return holds(facts.claimed, key) || holds(facts.valid, key);
-      });
+      const auto hit =
+          std::find_if(group.keys.begin(), group.keys.end(), [&](const std::string& key) {
+            return holds(facts.claimed, key) || holds(facts.valid, key);
+          });
       if (hit != group.keys.end()) {
         return {RefusalCode::kEclForbidden, "signed by the forbidden key " + shown(*hit)};
       }
@@ -240,11 +246,16 @@ KeyVerdict judge_keys(const Group& group, const ImageFacts& facts) {
 
 std::string_view unsigned_kind(ContainerKind kind) {
   switch (kind) {
-    case ContainerKind::kSif: return "a SIF file";
-    case ContainerKind::kSquashfs: return "a bare squashfs file";
-    case ContainerKind::kExt: return "a bare ext3 file";
-    case ContainerKind::kDirectory: return "a directory";
-    case ContainerKind::kFuse: return "a FUSE file system of the caller's";
+    case ContainerKind::kSif:
+      return "a SIF file";
+    case ContainerKind::kSquashfs:
+      return "a bare squashfs file";
+    case ContainerKind::kExt:
+      return "a bare ext3 file";
+    case ContainerKind::kDirectory:
+      return "a directory";
+    case ContainerKind::kFuse:
+      return "a FUSE file system of the caller's";
   }
   return "an unknown kind of root";
 }
@@ -258,18 +269,24 @@ bool is_trusted(const ImageFacts& facts) {
 
 std::string_view name_of(Mode mode) {
   switch (mode) {
-    case Mode::kWhitelist: return "whitelist";
-    case Mode::kWhitestrict: return "whitestrict";
-    case Mode::kBlacklist: return "blacklist";
+    case Mode::kWhitelist:
+      return "whitelist";
+    case Mode::kWhitestrict:
+      return "whitestrict";
+    case Mode::kBlacklist:
+      return "blacklist";
   }
   return "?";
 }
 
 std::string_view name_of(Binding binding) {
   switch (binding) {
-    case Binding::kHash: return "hash";
-    case Binding::kUnwritable: return "unwritable";
-    case Binding::kSealed: return "sealed";
+    case Binding::kHash:
+      return "hash";
+    case Binding::kUnwritable:
+      return "unwritable";
+    case Binding::kSealed:
+      return "sealed";
   }
   return "?";
 }
@@ -307,7 +324,8 @@ Outcome<EclConfig> parse_ecl(std::string_view text, std::string_view file) {
     POSTERN_TRY_ASSIGN(Group group, reader.group(*table));
     for (const Group& earlier : config.groups) {
       if (earlier.directory == group.directory) {
-        return reader.wrong(group.line, "dirpath '" + group.directory + "' is already used in line " +
+        return reader.wrong(group.line, "dirpath '" + group.directory +
+                                            "' is already used in line " +
                                             std::to_string(earlier.line));
       }
     }
@@ -370,9 +388,10 @@ EclDecision decide_ecl(const EclConfig& config, const ImageFacts& facts) {
   }
   out.group = find_group(config, facts.directory);
   if (!out.group) {
-    return refuse(RefusalCode::kEclNoGroup,
-                  facts.directory.empty() ? "the image lies in no directory that an execgroup names, and none is for any directory"
-                                          : "no execgroup is for " + facts.directory);
+    return refuse(RefusalCode::kEclNoGroup, facts.directory.empty()
+                                                ? "the image lies in no directory that an "
+                                                  "execgroup names, and none is for any directory"
+                                                : "no execgroup is for " + facts.directory);
   }
   const Group& group = config.groups[*out.group];
   out.line = group.line;

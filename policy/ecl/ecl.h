@@ -40,18 +40,18 @@ enum class Mode : std::uint8_t {
 enum class Binding : std::uint8_t { kHash, kUnwritable, kSealed };
 
 struct Group {
-  std::string tag;                // label, no effect
+  std::string tag;  // label, no effect
   Mode mode = Mode::kWhitelist;
   std::string directory;          // the image's directory, exactly; empty: any
   std::vector<std::string> keys;  // identities: "pgp:<40 hex>" or "sha256:<64 hex>", lower case
   Binding binding = Binding::kHash;
-  unsigned line = 0;              // of the [[execgroup]] in the file
+  unsigned line = 0;  // of the [[execgroup]] in the file
 };
 
 struct EclConfig {
   bool activated = false;
-  bool legacy_insecure = false;   // judge object signatures of the old form, of the root partition
-  std::string file;               // for messages
+  bool legacy_insecure = false;  // judge object signatures of the old form, of the root partition
+  std::string file;              // for messages
   std::vector<Group> groups;
 };
 

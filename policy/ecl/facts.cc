@@ -1,9 +1,5 @@
 #include "policy/ecl/facts.h"
 
-#include <dirent.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -13,6 +9,10 @@
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/config/read_file.h"
 #include "policy/config/trusted_file.h"
@@ -31,7 +31,9 @@ constexpr long kFuseMagic = 0x65735546;  // fs/fuse/inode.c, FUSE_SUPER_MAGIC
 class KeyringReader {
  public:
   KeyringReader(std::string directory, KeyringOwner owner)
-      : directory_(std::move(directory)), owner_(owner), root_(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)) {}
+      : directory_(std::move(directory)),
+        owner_(owner),
+        root_(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)) {}
 
   // None where it does not exist.
   Outcome<std::optional<std::string>> read(const std::string& name) const {
@@ -43,7 +45,8 @@ class KeyringReader {
     if (text) {
       return std::optional(*std::move(text));
     }
-    if (text.error().code == RefusalCode::kConfigMissing && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
+    if (text.error().code == RefusalCode::kConfigMissing && ::access(path.c_str(), F_OK) != 0 &&
+        errno == ENOENT) {
       return std::optional<std::string>();
     }
     return std::move(text).error().problem;
@@ -54,9 +57,11 @@ class KeyringReader {
     const std::string path = directory_ + "/pem";
     const std::unique_ptr<DIR, int (*)(DIR*)> list(::opendir(path.c_str()), ::closedir);
     if (list == nullptr) {
-      return errno == ENOENT ? Outcome<std::vector<std::string>>(std::move(names)) : system_problem("opening " + path, errno);
+      return errno == ENOENT ? Outcome<std::vector<std::string>>(std::move(names))
+                             : system_problem("opening " + path, errno);
     }
-    while (const dirent* entry = ::readdir(list.get())) {  // NOLINT(concurrency-mt-unsafe): our own DIR
+    while (const dirent* entry =
+               ::readdir(list.get())) {  // NOLINT(concurrency-mt-unsafe): our own DIR
       const std::string name = static_cast<const char*>(entry->d_name);
       if (name.ends_with(".pem") && !name.starts_with('.')) {
         names.push_back("pem/" + name);
@@ -91,10 +96,13 @@ Outcome<signature::PublicKey> load_pem(const KeyringReader& reader, const std::s
 
 RefusalCode refusal_of(Failure failure) {
   switch (failure) {
-    case Failure::kNone: return RefusalCode::kNone;
+    case Failure::kNone:
+      return RefusalCode::kNone;
     case Failure::kNoGroups:
-    case Failure::kNoSignature: return RefusalCode::kEclUnsigned;
-    case Failure::kNoRootPartition: return RefusalCode::kNoRootPartition;
+    case Failure::kNoSignature:
+      return RefusalCode::kEclUnsigned;
+    case Failure::kNoRootPartition:
+      return RefusalCode::kNoRootPartition;
     case Failure::kInvalidNumber:
     case Failure::kGroupNotFound:
     case Failure::kObjectNotFound:
@@ -113,15 +121,18 @@ RefusalCode refusal_of(Failure failure) {
     case Failure::kDescriptor:
     case Failure::kObject:
     case Failure::kUnreadable:
-    case Failure::kEngine: return RefusalCode::kEclSignature;
+    case Failure::kEngine:
+      return RefusalCode::kEclSignature;
   }
   return RefusalCode::kEclSignature;
 }
 
 bool covers(const VerifyReport& report, std::uint32_t id) {
-  return std::any_of(report.signatures.begin(), report.signatures.end(), [&](const auto& signature) {
-    return signature.valid && std::find(signature.objects.begin(), signature.objects.end(), id) != signature.objects.end();
-  });
+  return std::any_of(
+      report.signatures.begin(), report.signatures.end(), [&](const auto& signature) {
+        return signature.valid && std::find(signature.objects.begin(), signature.objects.end(),
+                                            id) != signature.objects.end();
+      });
 }
 
 }  // namespace
@@ -132,17 +143,19 @@ Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner own
   // GnuPG reads these two itself, by path: once they are root's alone, nothing can be exchanged.
   POSTERN_TRY_ASSIGN(const std::optional<std::string> options, reader.read("gpg.conf"));
   POSTERN_TRY_ASSIGN(const std::optional<std::string> ring, reader.read("pubring.gpg"));
-  struct stat other {};
+  struct stat other{};
   if (::lstat((directory + "/pubring.kbx").c_str(), &other) == 0) {
     // With both, GnuPG reads the keybox and not the file that was just looked at.
     return Problem{"keyring " + directory + " holds a pubring.kbx",
                    "import its keys with 'postern key import --global' and delete it"};
   }
   if (ring && !options) {
-    return Problem{"keyring " + directory + " has no gpg.conf", "write it with 'postern key import --global'"};
+    return Problem{"keyring " + directory + " has no gpg.conf",
+                   "write it with 'postern key import --global'"};
   }
-  auto opened = in_child ? signature::PgpKeyring::open_in_child(directory, signature::KeyOrigin::kGlobal)
-                         : signature::PgpKeyring::open(directory, signature::KeyOrigin::kGlobal);
+  auto opened = in_child
+                    ? signature::PgpKeyring::open_in_child(directory, signature::KeyOrigin::kGlobal)
+                    : signature::PgpKeyring::open(directory, signature::KeyOrigin::kGlobal);
   if (!opened) {
     return std::move(opened).error();
   }
@@ -155,7 +168,10 @@ Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner own
   return out;
 }
 
-Gathered gather(const sif::Image& image, int fd, const KeyMaterial& keys, const GatherOptions& options) {
+Gathered gather(const sif::Image& image,
+                int fd,
+                const KeyMaterial& keys,
+                const GatherOptions& options) {
   Gathered out;
   ImageFacts& facts = out.facts;
   const auto refuse = [&](RefusalCode code, std::string why) {
@@ -173,7 +189,8 @@ Gathered gather(const sif::Image& image, int fd, const KeyMaterial& keys, const 
   verify.threads = options.threads;
   verify.progress = options.progress;
   std::optional<seal::Found> seal;
-  if (!options.legacy) {  // old signatures cover no descriptors, so a seal would be bound to nothing
+  if (!options
+           .legacy) {  // old signatures cover no descriptors, so a seal would be bound to nothing
     auto found = seal::find(image, fd, **root);
     if (!found) {
       return refuse(RefusalCode::kSeal, found.error().what);
@@ -205,16 +222,19 @@ Gathered gather(const sif::Image& image, int fd, const KeyMaterial& keys, const 
 
 std::string locate(const EclConfig& config, int fd) {
   std::array<char, PATH_MAX> buffer;
-  const ssize_t length = ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), buffer.data(), buffer.size());
-  struct stat image {};
-  if (length <= 0 || static_cast<std::size_t>(length) >= buffer.size() || ::fstat(fd, &image) != 0) {
+  const ssize_t length =
+      ::readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), buffer.data(), buffer.size());
+  struct stat image{};
+  if (length <= 0 || static_cast<std::size_t>(length) >= buffer.size() ||
+      ::fstat(fd, &image) != 0) {
     return {};
   }
   const std::string_view path(buffer.data(), static_cast<std::size_t>(length));
   const std::string name(path.substr(path.rfind('/') + 1));
   for (const Group& group : config.groups) {
-    struct stat there {};
-    const std::string candidate = group.directory + (group.directory.ends_with('/') ? "" : "/") + name;
+    struct stat there{};
+    const std::string candidate =
+        group.directory + (group.directory.ends_with('/') ? "" : "/") + name;
     if (!group.directory.empty() && !name.empty() && ::lstat(candidate.c_str(), &there) == 0 &&
         there.st_dev == image.st_dev && there.st_ino == image.st_ino) {
       return group.directory;
@@ -224,10 +244,11 @@ std::string locate(const EclConfig& config, int fd) {
 }
 
 bool is_unwritable(int fd) {
-  struct stat status {};
-  struct statfs where {};
+  struct stat status{};
+  struct statfs where{};
   return ::fstat(fd, &status) == 0 && ::fstatfs(fd, &where) == 0 && where.f_type != kFuseMagic &&
-         S_ISREG(status.st_mode) && status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+         S_ISREG(status.st_mode) && status.st_uid == 0 &&
+         (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
 }  // namespace postern::ecl

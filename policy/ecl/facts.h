@@ -3,11 +3,11 @@
 // (which foretell the decision).
 #pragma once
 
-#include <sys/types.h>
-
 #include <cstdint>
 #include <optional>
 #include <string>
+
+#include <sys/types.h>
 
 #include "policy/ecl/ecl.h"
 #include "policy/problem.h"
@@ -28,31 +28,36 @@ namespace postern::ecl {
 //
 // Each part may be missing; `postern key import --global` writes it.
 enum class KeyringOwner : std::uint8_t {
-  kRoot,     // suid mode: directory, files and parents belong to root and nobody else may write them
+  kRoot,  // suid mode: directory, files and parents belong to root and nobody else may write them
   kWhoever,  // advisory: an installation below a home directory
 };
 
 // Error: not as `owner` says, or a file in it cannot be used. `in_child`: the process will not be
 // allowed to execute GnuPG when signatures are checked (PgpKeyring::open_in_child).
-Outcome<signature::KeyMaterial> load_keyring(const std::string& directory, KeyringOwner owner, bool in_child);
+Outcome<signature::KeyMaterial> load_keyring(const std::string& directory,
+                                             KeyringOwner owner,
+                                             bool in_child);
 
 struct GatherOptions {
-  bool legacy = false;    // EclConfig::legacy_insecure
-  unsigned threads = 0;   // for hashing; 1 makes none
+  bool legacy = false;   // EclConfig::legacy_insecure
+  unsigned threads = 0;  // for hashing; 1 makes none
   signature::HashProgress progress;
 };
 
 // Facts and where they come from, for explanations.
 struct Gathered {
-  ImageFacts facts;                      // `directory` is left empty: see locate()
+  ImageFacts facts;  // `directory` is left empty: see locate()
   std::vector<signature::SignatureReport> signatures;
-  std::optional<seal::Found> seal;       // of the root partition, and covered by a valid signature
+  std::optional<seal::Found> seal;  // of the root partition, and covered by a valid signature
 };
 
 // Checks the signatures of every group against the site's keys. A sealed root partition is not
 // read (its blocks are checked when they are); everything else is hashed. `fd` is what `image` was
 // read from.
-Gathered gather(const sif::Image& image, int fd, const signature::KeyMaterial& keys, const GatherOptions& options);
+Gathered gather(const sif::Image& image,
+                int fd,
+                const signature::KeyMaterial& keys,
+                const GatherOptions& options);
 
 // The directory of `config` that the open file lies in: there is a file of its name in it, and it
 // is this file (device and inode). The name alone would not do: in a mount namespace of their own,

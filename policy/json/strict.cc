@@ -28,38 +28,47 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
   explicit Builder(const Limits& limits) : limits_(limits) {}
 
   Value take() { return std::move(root_); }
+
   std::string complaint() { return std::move(complaint_); }
 
   bool null() override { return put({}); }
+
   bool boolean(bool value) override {
     Value out;
     out.kind = Value::Kind::kBool;
     out.boolean = value;
     return put(std::move(out));
   }
+
   bool number_integer(number_integer_t /*value*/) override { return other_number(); }
+
   bool number_unsigned(number_unsigned_t value) override {
     Value out;
     out.kind = Value::Kind::kUnsigned;
     out.number = value;
     return put(std::move(out));
   }
+
   bool number_float(number_float_t /*value*/, const string_t& /*text*/) override {
     return other_number();
   }
+
   bool string(string_t& value) override {
     Value out;
     out.kind = Value::Kind::kString;
     out.text = std::move(value);
     return put(std::move(out));
   }
+
   bool binary(binary_t& /*value*/) override { return stop("binary value"); }
 
   bool start_object(std::size_t /*elements*/) override { return open(Value::Kind::kObject); }
+
   bool key(string_t& name) override {
     open_.back()->members.emplace_back(std::move(name), Value{});
     return true;
   }
+
   bool end_object() override {
     // Sorted, so that an object of a million members costs no more than n log n.
     std::vector<std::string> names;
@@ -74,12 +83,16 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
     open_.pop_back();
     return true;
   }
+
   bool start_array(std::size_t /*elements*/) override { return open(Value::Kind::kArray); }
+
   bool end_array() override {
     open_.pop_back();
     return true;
   }
-  bool parse_error(std::size_t position, const std::string& /*token*/,
+
+  bool parse_error(std::size_t position,
+                   const std::string& /*token*/,
                    const nlohmann::json::exception& /*error*/) override {
     return stop("not JSON at byte " + std::to_string(position));
   }

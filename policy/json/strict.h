@@ -21,7 +21,15 @@ struct Limits {
 };
 
 struct Value {
-  enum class Kind : std::uint8_t { kNull, kBool, kUnsigned, kOtherNumber, kString, kArray, kObject };
+  enum class Kind : std::uint8_t {
+    kNull,
+    kBool,
+    kUnsigned,
+    kOtherNumber,
+    kString,
+    kArray,
+    kObject
+  };
 
   Kind kind = Kind::kNull;
   bool boolean = false;

@@ -1,8 +1,5 @@
 #include "policy/judge/audit.h"
 
-#include <syslog.h>
-#include <unistd.h>
-
 #include <array>
 #include <bit>
 #include <cerrno>
@@ -13,6 +10,9 @@
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
+
+#include <syslog.h>
+#include <unistd.h>
 
 #include "protocol/refusal_table.h"
 
@@ -70,7 +70,8 @@ std::string namespaces(std::uint8_t bits) {
 // "bind:3,proc:1": how often each operation is asked for.
 std::string operations(const LaunchRequest& request) {
   constexpr std::array<std::string_view, static_cast<std::size_t>(Operation::kCount_)> kNames = {
-      "?",      "bind", "file", "tmpfs", "proc", "sysfs", "dev", "device", "devpts", "mqueue", "symlink"};
+      "?",   "bind",   "file",   "tmpfs",  "proc",   "sysfs",
+      "dev", "device", "devpts", "mqueue", "symlink"};
   std::array<unsigned, kNames.size()> counts{};
   for (const MountRequest& mount : request.mounts) {
     ++counts[static_cast<std::size_t>(mount.operation) % kNames.size()];
@@ -163,7 +164,8 @@ std::string audit_text(const AuditRecord& record) {
     add_request(line, *record.request);
   }
   add_verdict(line, *record.verdict);
-  add(line, "device", std::to_string(major(record.root_device)) + ":" + std::to_string(minor(record.root_device)));
+  add(line, "device",
+      std::to_string(major(record.root_device)) + ":" + std::to_string(minor(record.root_device)));
   add(line, "inode", record.root_inode);
   const bool proven = record.facts != nullptr && record.facts->image && record.facts->image->path;
   add(line, proven ? "path" : "path-unproven", quote_for_log(record.root_path, kPathBytes));
@@ -204,9 +206,9 @@ AuditLog AuditLog::open(const char* path) {
 bool AuditLog::write(std::string_view text, bool is_refusal) const noexcept {
   const int priority = LOG_AUTHPRIV | (is_refusal ? LOG_WARNING : LOG_NOTICE);
   std::array<char, kMaxAuditBytes> line{};
-  const int length = std::snprintf(line.data(), line.size(), "<%d>%s postern-judge[%d]: %.*s", priority,
-                                   time_.c_str(), ::getpid(),
-                                   static_cast<int>(text.size()), text.data());
+  const int length =
+      std::snprintf(line.data(), line.size(), "<%d>%s postern-judge[%d]: %.*s", priority,
+                    time_.c_str(), ::getpid(), static_cast<int>(text.size()), text.data());
   if (length <= 0) {
     return false;
   }

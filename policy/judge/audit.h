@@ -21,10 +21,10 @@ struct AuditRecord {
   const Verdict* verdict = nullptr;
   const LaunchRequest* request = nullptr;
   const Facts* facts = nullptr;
-  std::string root_path;     // shown_path of descriptor 0
+  std::string root_path;  // shown_path of descriptor 0
   std::uint64_t root_device = 0;
   std::uint64_t root_inode = 0;
-  std::string detail;        // of a refusal: words about the site's own files
+  std::string detail;  // of a refusal: words about the site's own files
 };
 
 // "uid=1000 gid=1000 decision=allow root=image …", one line of printable ASCII, at most
@@ -43,6 +43,7 @@ class AuditLog {
   [[nodiscard]] static AuditLog open(const char* path = "/dev/log");
 
   [[nodiscard]] bool is_present() const noexcept { return socket_.valid(); }
+
   [[nodiscard]] int socket() const noexcept { return socket_.get(); }
 
   // One datagram. Needs no file and no other system call than sendto(2): works in the sandbox.

@@ -30,7 +30,7 @@ bool is_within_any(std::string_view path, const config::List& directories) {
 
 struct NamespaceRule {
   std::uint8_t bit;
-  bool SiteConfig::*allowed;
+  bool SiteConfig::* allowed;
 };
 
 constexpr std::array kNamespaceRules = std::to_array<NamespaceRule>({
@@ -49,7 +49,8 @@ Rule check_namespaces(const Facts& facts, const LaunchRequest& request, const Si
   }
   const auto forbidden = static_cast<std::uint8_t>(request.namespaces & ~allowed);
   if (forbidden != 0) {
-    return no(RefusalCode::kNamespaceForbidden, static_cast<std::size_t>(std::countr_zero(forbidden)));
+    return no(RefusalCode::kNamespaceForbidden,
+              static_cast<std::size_t>(std::countr_zero(forbidden)));
   }
   if (request.join_net && !facts.may_join_network) {
     return no(RefusalCode::kNetworkNamespace);
@@ -106,7 +107,8 @@ Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteCon
     return no(RefusalCode::kKernelMount);
   }
   // Without its key the kernel would be handed ciphertext; with a key, plain bytes.
-  if (image.encrypted != image.crypt.has_value() || image.encrypted != request.volume_key.has_value()) {
+  if (image.encrypted != image.crypt.has_value() ||
+      image.encrypted != request.volume_key.has_value()) {
     return no(RefusalCode::kCryptKey);
   }
   return Ok{};
@@ -155,7 +157,8 @@ constexpr std::array kGeneratedFiles = std::to_array<std::string_view>({
     "/etc/resolv.conf",
 });
 
-// What the site itself mounts into every container. The source counts, not what the caller calls it.
+// What the site itself mounts into every container. The source counts, not what the caller calls
+// it.
 bool is_sites_bind(const Facts& facts, const MountRequest& mount, const SiteConfig& site) {
   if (!mount.descriptor || *mount.descriptor >= facts.sources.size()) {
     return false;
@@ -178,7 +181,9 @@ bool covers_forbidden(std::string_view target, const SiteConfig& site) {
 }
 
 // What the caller chose the content of.
-Rule check_user_mount(const Facts& facts, const MountRequest& mount, const SiteConfig& site,
+Rule check_user_mount(const Facts& facts,
+                      const MountRequest& mount,
+                      const SiteConfig& site,
                       std::size_t item) {
   if (is_sites_bind(facts, mount, site)) {
     return Ok{};
@@ -186,7 +191,8 @@ Rule check_user_mount(const Facts& facts, const MountRequest& mount, const SiteC
   const bool is_generated =
       mount.operation == Operation::kFile &&
       std::binary_search(kGeneratedFiles.begin(), kGeneratedFiles.end(), mount.target);
-  const bool is_content = mount.operation == Operation::kBind || mount.operation == Operation::kFile;
+  const bool is_content =
+      mount.operation == Operation::kBind || mount.operation == Operation::kFile;
   if (!site.allow_user_binds && is_content && !is_generated) {
     return no(RefusalCode::kBindForbidden, item);
   }
@@ -197,7 +203,9 @@ Rule check_system_mount(bool allowed, std::size_t item) {
   return allowed ? Rule(Ok{}) : no(RefusalCode::kMountForbidden, item);
 }
 
-Rule check_mount(const Facts& facts, const MountRequest& mount, const SiteConfig& site,
+Rule check_mount(const Facts& facts,
+                 const MountRequest& mount,
+                 const SiteConfig& site,
                  std::size_t item) {
   const bool some_dev = site.mount_dev != config::DevMount::kNo;
   switch (mount.operation) {
@@ -251,8 +259,9 @@ Rule check_sizes(const LaunchRequest& request, const SiteConfig& site) {
 // item = the lowest capability that is not granted.
 Rule check_capabilities(const Facts& facts, const LaunchRequest& request) {
   const std::uint64_t missing = request.capabilities & ~facts.granted_capabilities;
-  return missing == 0 ? Rule(Ok{})
-                      : no(RefusalCode::kCapability, static_cast<std::size_t>(std::countr_zero(missing)));
+  return missing == 0
+             ? Rule(Ok{})
+             : no(RefusalCode::kCapability, static_cast<std::size_t>(std::countr_zero(missing)));
 }
 
 Rule check_all(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {

@@ -20,14 +20,14 @@ namespace postern::judge {
                                          const config::SiteConfig& site,
                                          Verdict& verdict) noexcept;
 
-// Whether the kernel may mount the image (DESIGN.md §4). The frontend asks before it chooses between
-// the kernel and postern-squashfs; the judge asks again.
+// Whether the kernel may mount the image (DESIGN.md §4). The frontend asks before it chooses
+// between the kernel and postern-squashfs; the judge asks again.
 [[nodiscard]] bool kernel_may_mount(const ImageFacts& image,
                                     const std::optional<ecl::EclDecision>& ecl,
                                     const config::SiteConfig& site) noexcept;
 
-// Whether the site limits which containers run: by owner, group, path or signature. Then a root that
-// nobody can vouch for, because the caller owns it, is refused.
+// Whether the site limits which containers run: by owner, group, path or signature. Then a root
+// that nobody can vouch for, because the caller owns it, is refused.
 [[nodiscard]] bool limits_are_active(const config::SiteConfig& site, bool ecl_active) noexcept;
 
 // Whether a file system that the caller serves through FUSE may be a root: it can hold a container

@@ -1,11 +1,5 @@
 #include "policy/judge/gather.h"
 
-#include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -16,6 +10,12 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <sched.h>
+#include <unistd.h>
 
 #include "policy/config/read_file.h"
 #include "policy/image/image.h"
@@ -47,15 +47,13 @@ bool is_ordinary_file(int fd, const struct stat& status) {
       (flags & O_ACCMODE) == O_WRONLY) {
     return false;
   }
-  struct statfs where {};
+  struct statfs where{};
   if (::fstatfs(fd, &where) != 0) {
     return false;
   }
-  constexpr std::array<long, 6> kRefused = {kFuseMagic,         PROC_SUPER_MAGIC,
-                                            SYSFS_MAGIC,        DEBUGFS_MAGIC,
-                                            TRACEFS_MAGIC,      CGROUP2_SUPER_MAGIC};
-  return std::find(kRefused.begin(), kRefused.end(), where.f_type) ==
-         kRefused.end();
+  constexpr std::array<long, 6> kRefused = {kFuseMagic,    PROC_SUPER_MAGIC, SYSFS_MAGIC,
+                                            DEBUGFS_MAGIC, TRACEFS_MAGIC,    CGROUP2_SUPER_MAGIC};
+  return std::find(kRefused.begin(), kRefused.end(), where.f_type) == kRefused.end();
 }
 
 // A mask of a POSIX ACL shows as the group's bits (acl(5)), so the mode says it all.
@@ -63,8 +61,8 @@ bool is_unwritable(const struct stat& status) {
   return status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
-// Whoever made the seal, the kernel checks each block against it: the file may be rewritten under the
-// mount. Whether a signature covers it decides about trust, and is signatures.h.
+// Whoever made the seal, the kernel checks each block against it: the file may be rewritten under
+// the mount. Whether a signature covers it decides about trust, and is signatures.h.
 void add_seal(int fd, const image::ImageInfo& info, ImageFacts& facts) {
   const auto root = info.sif->object(info.root_object);
   auto found = root ? seal::find_seal(*info.sif, fd, **root) : std::move(root).error();
@@ -99,7 +97,7 @@ void add_content(int fd, ImageFacts& facts) {
 }
 
 std::optional<FileId> id_of(const std::string& path) {
-  struct stat status {};
+  struct stat status{};
   if (::stat(path.c_str(), &status) != 0) {
     return std::nullopt;
   }
@@ -117,18 +115,20 @@ std::optional<std::uint32_t> number_of(const std::string& name) {
 constexpr std::size_t kAccountBytes = 256 * 1024;
 
 std::optional<std::uint32_t> user_id(const std::string& name, std::vector<char>& buffer) {
-  struct passwd entry {};
+  struct passwd entry{};
   struct passwd* found = nullptr;
-  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
+      found == nullptr) {
     return std::nullopt;
   }
   return found->pw_uid;
 }
 
 std::optional<std::uint32_t> group_id(const std::string& name, std::vector<char>& buffer) {
-  struct group entry {};
+  struct group entry{};
   struct group* found = nullptr;
-  if (::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+  if (::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
+      found == nullptr) {
     return std::nullopt;
   }
   return found->gr_gid;
@@ -196,7 +196,7 @@ bool MountTable::holds(std::uint64_t id) const noexcept {
 }
 
 std::optional<std::string> path_of(int fd, const MountTable& mounts) {
-  struct statx status {};
+  struct statx status{};
   // COMPAT: kernel < 5.8 has no STATX_MNT_ID; the mask then comes back without it.
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &status) != 0 ||
       (status.stx_mask & STATX_MNT_ID) == 0 || status.stx_nlink == 0 ||
@@ -217,7 +217,7 @@ std::string shown_path(int fd) {
 
 ImageFacts image_facts(int fd, const MountTable& mounts) {
   ImageFacts facts;
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0 || !is_ordinary_file(fd, status)) {
     facts.problem = RefusalCode::kImageDescriptor;
     return facts;
@@ -232,11 +232,11 @@ ImageFacts image_facts(int fd, const MountTable& mounts) {
 
 SourceFacts source_facts(int fd, const MountTable& mounts) {
   SourceFacts facts;
-  struct statx status {};
+  struct statx status{};
   if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &status) != 0) {
     return facts;
   }
-  struct stat classic {};  // the only portable source of st_dev as one number
+  struct stat classic{};  // the only portable source of st_dev as one number
   if (::fstat(fd, &classic) != 0) {
     return facts;
   }
@@ -251,8 +251,7 @@ std::vector<SiteBind> site_binds(const config::SiteConfig& site, const std::stri
   for (const std::string& specification : site.mount_binds) {
     const std::size_t colon = specification.find(':');
     const std::string source = specification.substr(0, colon);
-    const std::string rest =
-        colon == std::string::npos ? source : specification.substr(colon + 1);
+    const std::string rest = colon == std::string::npos ? source : specification.substr(colon + 1);
     add_bind(binds, source, rest.substr(0, rest.find(':')));
   }
   if (site.mount_tmp) {
@@ -279,14 +278,14 @@ std::vector<FileId> listed_networks(const config::List& paths) {
 }
 
 bool is_listed_network(int fd, const std::vector<FileId>& listed) {
-  struct stat status {};
-  struct statfs where {};
-  if (::fstat(fd, &status) != 0 || ::fstatfs(fd, &where) != 0 ||
-      where.f_type != kNsfsMagic ||
+  struct stat status{};
+  struct statfs where{};
+  if (::fstat(fd, &status) != 0 || ::fstatfs(fd, &where) != 0 || where.f_type != kNsfsMagic ||
       ::ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET) {
     return false;
   }
-  return std::find(listed.begin(), listed.end(), FileId{status.st_dev, status.st_ino}) != listed.end();
+  return std::find(listed.begin(), listed.end(), FileId{status.st_dev, status.st_ino}) !=
+         listed.end();
 }
 
 std::vector<std::uint32_t> user_ids(const config::List& names) {
@@ -316,7 +315,7 @@ std::uint64_t granted_capabilities(const config::CapabilityConfig& config,
 
 std::string home_of(std::uint32_t uid) {
   std::vector<char> buffer(kAccountBytes);
-  struct passwd entry {};
+  struct passwd entry{};
   struct passwd* found = nullptr;
   if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
     return {};

@@ -1,5 +1,5 @@
-// Gathers facts about open files. Used by the judge for the caller's descriptors and by the frontend
-// to foresee its answer. Opens nothing that a caller names; reads with pread(2).
+// Gathers facts about open files. Used by the judge for the caller's descriptors and by the
+// frontend to foresee its answer. Opens nothing that a caller names; reads with pread(2).
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ class MountTable {
 
 // The path of an open file as the kernel knows it (readlink(2) of /proc/self/fd). Nothing where the
 // file was deleted, or was opened through a mount that is not in `mounts`: in a mount namespace of
-// their own users mount what they like, wherever they like, and the kernel then gives the path there.
+// their own users mount what they like, wherever they like, and the kernel then gives the path
+// there.
 [[nodiscard]] std::optional<std::string> path_of(int fd, const MountTable& mounts);
 
 // The same without proof; "?" where there is none. For the log.
@@ -43,7 +44,8 @@ class MountTable {
 
 // The binds that `site` makes for the user whose account has `home`; sources that do not exist are
 // left out.
-[[nodiscard]] std::vector<SiteBind> site_binds(const config::SiteConfig& site, const std::string& home);
+[[nodiscard]] std::vector<SiteBind> site_binds(const config::SiteConfig& site,
+                                               const std::string& home);
 
 // Whether `fd` is a network namespace that one of `paths` names.
 [[nodiscard]] bool is_listed_network(int fd, const std::vector<FileId>& listed);

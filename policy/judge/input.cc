@@ -1,11 +1,11 @@
 #include "policy/judge/input.h"
 
-#include <unistd.h>
-
 #include <cerrno>
 #include <span>
 
 #include <sys/stat.h>
+
+#include <unistd.h>
 
 #include "protocol/limits.h"
 
@@ -31,7 +31,7 @@ Error malformed() {
 }  // namespace
 
 Result<Input> read_input(int fd) noexcept {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(fd, &status) != 0) {
     return Error{.err = errno, .op = Op::kJudge};
   }

@@ -1,8 +1,6 @@
-// postern-judge: may this start run, and how? Started by postern-helper as a system user of its own;
-// what it is handed is described in protocol/judge_input.h. Everything that fails is a refusal.
-#include <fcntl.h>
-#include <unistd.h>
-
+// postern-judge: may this start run, and how? Started by postern-helper as a system user of its
+// own; what it is handed is described in protocol/judge_input.h. Everything that fails is a
+// refusal.
 #include <algorithm>
 #include <cerrno>
 #include <optional>
@@ -10,6 +8,9 @@
 #include <string>
 
 #include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/config/capabilities.h"
 #include "policy/config/trusted_file.h"
@@ -71,7 +72,8 @@ Trusted<> read_grants(int root, Policy& policy) {
   if (!text) {
     return text.error().code == RefusalCode::kConfigMissing ? Trusted<>(Ok{}) : text.error();
   }
-  Outcome<config::CapabilityConfig> grants = config::parse_capability_config(*text, kCapabilityFile);
+  Outcome<config::CapabilityConfig> grants =
+      config::parse_capability_config(*text, kCapabilityFile);
   if (!grants) {
     return ConfigFault{RefusalCode::kConfigMalformed, std::move(grants).error()};
   }
@@ -91,10 +93,10 @@ void resolve_networks(Policy& policy) {
     return;
   }
   const std::vector<std::uint32_t> groups = group_ids(site.allow_netns_groups);
-  const bool is_listed =
-      contains(user_ids(site.allow_netns_users), policy.facts.uid) ||
-      std::any_of(groups.begin(), groups.end(),
-                  [&](std::uint32_t id) { return contains(policy.facts.groups, id); });
+  const bool is_listed = contains(user_ids(site.allow_netns_users), policy.facts.uid) ||
+                         std::any_of(groups.begin(), groups.end(), [&](std::uint32_t id) {
+                           return contains(policy.facts.groups, id);
+                         });
   if (is_listed) {
     policy.networks = listed_networks(site.allow_netns_paths);
   }
@@ -107,7 +109,7 @@ bool rules_need_sources(const config::SiteConfig& site) {
 // Signatures decide only about image files, and only where a list is active or a valid one would
 // let the kernel mount the image.
 bool signatures_matter(const Policy& policy) {
-  struct stat root {};
+  struct stat root{};
   const auto has = [](const char* name) { return ::access((kKeyring + name).c_str(), F_OK) == 0; };
   if (::fstat(kJudgeRootFd, &root) != 0 || !S_ISREG(root.st_mode)) {
     return false;
@@ -131,7 +133,8 @@ Trusted<> read_policy(int root, Policy& policy) {
   }
   policy.mounts = MountTable::read();
   if (signatures_matter(policy)) {
-    POSTERN_TRY_ASSIGN(Signatures signatures, Signatures::prepare(kKeyring, policy.ecl, kJudgeRootFd));
+    POSTERN_TRY_ASSIGN(Signatures signatures,
+                       Signatures::prepare(kKeyring, policy.ecl, kJudgeRootFd));
     policy.signatures.emplace(std::move(signatures));
   }
   return Ok{};
@@ -142,7 +145,8 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
   Facts& facts = policy.facts;
   if (request.root == RootKind::kImage) {
     facts.image = image_facts(kJudgeRootFd, policy.mounts);
-    if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted && request.volume_key) {
+    if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted &&
+        request.volume_key) {
       add_crypt(kJudgeRootFd, descriptor_of(*request.volume_key), *facts.image);
     }
     if (facts.image->problem == RefusalCode::kNone && policy.signatures) {
@@ -176,7 +180,7 @@ bool write_verdict() {
 }
 
 void describe_root(AuditRecord& record) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(kJudgeRootFd, &status) == 0) {
     record.root_device = status.st_dev;
     record.root_inode = status.st_ino;
@@ -229,7 +233,8 @@ bool judge(const Input& input) {
     return write_verdict();
   }
   look_at_descriptors(*request, descriptors, policy);
-  (void)decide(policy.facts, *request, descriptors, policy.site, g_verdict);  // the answer is in the verdict
+  (void)decide(policy.facts, *request, descriptors, policy.site,
+               g_verdict);  // the answer is in the verdict
   record.request = &*request;
   record.facts = &policy.facts;
   log_and_maybe_refuse(log, record, log_required);

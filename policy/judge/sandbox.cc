@@ -1,9 +1,5 @@
 #include "policy/judge/sandbox.h"
 
-#include <fcntl.h>
-#include <seccomp.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -17,6 +13,10 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include <fcntl.h>
+#include <seccomp.h>
+#include <unistd.h>
+
 #include "protocol/limits.h"
 
 namespace postern::judge {
@@ -27,7 +27,8 @@ struct Limit {
   rlim_t value;
 };
 
-// Enough for a SIF table and a LUKS2 header of the largest sizes that we read; a bomb hits the wall.
+// Enough for a SIF table and a LUKS2 header of the largest sizes that we read; a bomb hits the
+// wall.
 constexpr std::array kLimits = std::to_array<Limit>({
     {RLIMIT_CORE, 0},
     {RLIMIT_AS, 1ULL << 30},
@@ -54,7 +55,8 @@ constexpr std::uint64_t file_rights(long version) {
 }
 
 Result<> restrict_files() noexcept {
-  const long version = ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  const long version =
+      ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
   if (version <= 0) {
     return Ok{};  // COMPAT: kernels without Landlock; the filter below forbids opening as well
   }
@@ -80,33 +82,31 @@ Result<> restrict_files() noexcept {
 
 // With no condition on the arguments.
 constexpr std::array kPlain = std::to_array<int>({
-    SCMP_SYS(read),          // the request, config files that are open
-    SCMP_SYS(pread64),       // images: the file offset is shared with the caller
-    SCMP_SYS(lseek),         // libcryptsetup's size of its header copy
-    SCMP_SYS(fstat),         // facts
-    SCMP_SYS(newfstatat),    // glibc's fstat(3)
-    SCMP_SYS(statx),         // mount ids
-    SCMP_SYS(fstatfs),       // FUSE, proc and nsfs are told apart
-    SCMP_SYS(readlink),      // /proc/self/fd
-    SCMP_SYS(readlinkat),    // the same, on architectures without readlink(2)
+    SCMP_SYS(read),        // the request, config files that are open
+    SCMP_SYS(pread64),     // images: the file offset is shared with the caller
+    SCMP_SYS(lseek),       // libcryptsetup's size of its header copy
+    SCMP_SYS(fstat),       // facts
+    SCMP_SYS(newfstatat),  // glibc's fstat(3)
+    SCMP_SYS(statx),       // mount ids
+    SCMP_SYS(fstatfs),     // FUSE, proc and nsfs are told apart
+    SCMP_SYS(readlink),    // /proc/self/fd
+    SCMP_SYS(readlinkat),  // the same, on architectures without readlink(2)
     SCMP_SYS(close),
-    SCMP_SYS(brk),           // memory
-    SCMP_SYS(munmap),
-    SCMP_SYS(mremap),
-    SCMP_SYS(madvise),
-    SCMP_SYS(futex),         // C++ statics, allocator
-    SCMP_SYS(getrandom),     // OpenSSL, hash tables
+    SCMP_SYS(brk),  // memory
+    SCMP_SYS(munmap),        SCMP_SYS(mremap),          SCMP_SYS(madvise),
+    SCMP_SYS(futex),          // C++ statics, allocator
+    SCMP_SYS(getrandom),      // OpenSSL, hash tables
     SCMP_SYS(clock_gettime),  // where the vDSO has none
-    SCMP_SYS(getpid),        // the log's tag
-    SCMP_SYS(exit_group),
-    SCMP_SYS(restart_syscall),
+    SCMP_SYS(getpid),         // the log's tag
+    SCMP_SYS(exit_group),    SCMP_SYS(restart_syscall),
 });
 
 using Filter = std::unique_ptr<std::remove_pointer_t<scmp_filter_ctx>, decltype(&seccomp_release)>;
 
 bool allow_plain(scmp_filter_ctx filter) {
   for (const int call : kPlain) {
-    // A call that this architecture lacks has a negative pseudo number, which libseccomp leaves out.
+    // A call that this architecture lacks has a negative pseudo number, which libseccomp leaves
+    // out.
     if (seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 0) != 0) {
       return false;
     }
@@ -116,7 +116,8 @@ bool allow_plain(scmp_filter_ctx filter) {
 
 bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descriptors) {
   const auto fd = [](int number) {
-    return scmp_arg_cmp{.arg = 0, .op = SCMP_CMP_EQ, .datum_a = static_cast<scmp_datum_t>(number), .datum_b = 0};
+    return scmp_arg_cmp{
+        .arg = 0, .op = SCMP_CMP_EQ, .datum_a = static_cast<scmp_datum_t>(number), .datum_b = 0};
   };
   const auto argument = [](unsigned index, std::uint64_t value) {
     return scmp_arg_cmp{.arg = index, .op = SCMP_CMP_EQ, .datum_a = value, .datum_b = 0};
@@ -134,10 +135,12 @@ bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descrip
   }
   return allow(SCMP_SYS(write), fd(descriptors.verdict)) &&
          (descriptors.log < 0 || allow(SCMP_SYS(sendto), fd(descriptors.log))) &&
-         allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) && allow(SCMP_SYS(fcntl), argument(1, F_GET_SEALS)) &&
+         allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) &&
+         allow(SCMP_SYS(fcntl), argument(1, F_GET_SEALS)) &&
          allow(SCMP_SYS(ioctl), argument(1, NS_GET_NSTYPE)) &&
          // Memory that is written is never executed.
-         allow(SCMP_SYS(mmap), without(2, PROT_EXEC)) && allow(SCMP_SYS(mprotect), without(2, PROT_EXEC)) &&
+         allow(SCMP_SYS(mmap), without(2, PROT_EXEC)) &&
+         allow(SCMP_SYS(mprotect), without(2, PROT_EXEC)) &&
          // Libraries that look for a file go on without it.
          seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0) == 0;
 }

@@ -13,8 +13,8 @@ namespace postern::judge {
 
 // Open descriptors that the sandbox leaves usable for more than reading.
 struct SandboxDescriptors {
-  int verdict = -1;  // written to
-  int log = -1;      // sent to; -1 where there is none
+  int verdict = -1;               // written to
+  int log = -1;                   // sent to; -1 where there is none
   std::span<const int> channels;  // written to
 };
 

@@ -1,8 +1,8 @@
 #include "policy/judge/signatures.h"
 
-#include <openssl/evp.h>
-
 #include <utility>
+
+#include <openssl/evp.h>
 
 #include "policy/ecl/facts.h"
 #include "policy/sif/reader.h"
@@ -15,11 +15,13 @@ struct Signatures::State {
 };
 
 Signatures::Signatures(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+
 Signatures::Signatures(Signatures&&) noexcept = default;
 Signatures& Signatures::operator=(Signatures&&) noexcept = default;
 Signatures::~Signatures() = default;
 
-config::Trusted<Signatures> Signatures::prepare(const std::string& directory, const ecl::EclConfig& list,
+config::Trusted<Signatures> Signatures::prepare(const std::string& directory,
+                                                const ecl::EclConfig& list,
                                                 int image) {
   if (list.activated) {
     if (Outcome<Ok> checked = ecl::check_directories(list); !checked) {

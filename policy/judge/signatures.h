@@ -1,6 +1,6 @@
-// What the site's keys say about an image: ECL and trust. Needs GnuPG and all of OpenSSL, which cost
-// every start some milliseconds of linking, so it is a program of its own: postern-judge becomes
-// postern-judge-keys where signatures can matter. Same code, same input, other libraries.
+// What the site's keys say about an image: ECL and trust. Needs GnuPG and all of OpenSSL, which
+// cost every start some milliseconds of linking, so it is a program of its own: postern-judge
+// becomes postern-judge-keys where signatures can matter. Same code, same input, other libraries.
 #pragma once
 
 #include <memory>
@@ -18,7 +18,8 @@ class Signatures {
   // and finds the rule's directory that the image in `image` lies in. In postern-judge this
   // executes postern-judge-keys instead, and returns only where that fails.
   [[nodiscard]] static config::Trusted<Signatures> prepare(const std::string& directory,
-                                                           const ecl::EclConfig& list, int image);
+                                                           const ecl::EclConfig& list,
+                                                           int image);
 
   Signatures(Signatures&&) noexcept;
   Signatures& operator=(Signatures&&) noexcept;
@@ -27,7 +28,8 @@ class Signatures {
   // Sockets to the process that asks GnuPG: the sandbox leaves them writable.
   [[nodiscard]] std::vector<int> channels() const;
 
-  // In the sandbox. Sets facts.ecl, and the verity geometry of a seal that a valid signature covers.
+  // In the sandbox. Sets facts.ecl, and the verity geometry of a seal that a valid signature
+  // covers.
   void look_at(int image, const ecl::EclConfig& list, Facts& facts) const;
 
  private:

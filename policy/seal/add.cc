@@ -1,10 +1,11 @@
 #include "policy/seal/add.h"
 
-#include <sys/random.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
+
+#include <sys/random.h>
+
+#include <unistd.h>
 
 namespace postern::seal {
 namespace {
@@ -35,7 +36,8 @@ Outcome<> write_superblock_at(int fd, std::uint64_t offset, const SealText& text
   std::array<std::uint8_t, kBlockBytes> block{};
   const auto superblock = write_superblock(text, uuid);
   std::copy(superblock.begin(), superblock.end(), block.begin());
-  if (::pwrite(fd, block.data(), block.size(), static_cast<off_t>(offset)) != static_cast<ssize_t>(block.size())) {
+  if (::pwrite(fd, block.data(), block.size(), static_cast<off_t>(offset)) !=
+      static_cast<ssize_t>(block.size())) {
     return system_problem("writing the seal", errno);
   }
   return Ok{};
@@ -43,15 +45,19 @@ Outcome<> write_superblock_at(int fd, std::uint64_t offset, const SealText& text
 
 }  // namespace
 
-Outcome<> add_seal(sif::Writer& writer, const sif::Descriptor& partition, const TreeProgress& progress) {
+Outcome<> add_seal(sif::Writer& writer,
+                   const sif::Descriptor& partition,
+                   const TreeProgress& progress) {
   const std::string name = "object " + std::to_string(partition.id);
   if (partition.group == 0) {
     return Problem{name + " is in no group, so that a signature could not cover its seal"};
   }
-  if (partition.size <= 0 || partition.offset < 0 || partition.size % static_cast<std::int64_t>(kBlockBytes) != 0) {
-    return Problem{name + " has " + std::to_string(partition.size) +
-                       " bytes, which is not a whole number of 4096-byte blocks, so that it cannot be sealed",
-                   "build the image with a padded squashfs (mksquashfs without -nopad)"};
+  if (partition.size <= 0 || partition.offset < 0 ||
+      partition.size % static_cast<std::int64_t>(kBlockBytes) != 0) {
+    return Problem{
+        name + " has " + std::to_string(partition.size) +
+            " bytes, which is not a whole number of 4096-byte blocks, so that it cannot be sealed",
+        "build the image with a padded squashfs (mksquashfs without -nopad)"};
   }
   SealText text;
   text.data_blocks = static_cast<std::uint64_t>(partition.size) / kBlockBytes;
@@ -70,7 +76,8 @@ Outcome<> add_seal(sif::Writer& writer, const sif::Descriptor& partition, const 
                         .salt = text.salt};
   POSTERN_TRY(write_superblock_at(writer.fd(), offset, text));
   POSTERN_TRY_ASSIGN(text.root_hash, build_tree(writer.fd(), place, progress));
-  POSTERN_TRY_ASSIGN(const std::uint32_t tree_id, writer.end(kBlockBytes + tree_bytes(text.data_blocks)));
+  POSTERN_TRY_ASSIGN(const std::uint32_t tree_id,
+                     writer.end(kBlockBytes + tree_bytes(text.data_blocks)));
   const std::uint32_t lowest = lowest_id(writer.descriptors(), partition.group);
   text.relative_id = partition.id - lowest;
   text.tree_relative_id = tree_id - lowest;

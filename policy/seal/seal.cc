@@ -13,16 +13,16 @@ using sif::Descriptor;
 using sif::Image;
 
 // struct verity_sb, little endian: offsets.
-constexpr std::size_t kSignatureAt = 0;     // "verity" NUL NUL
-constexpr std::size_t kVersionAt = 8;       // u32: 1
-constexpr std::size_t kHashTypeAt = 12;     // u32: 1 = salt in front
-constexpr std::size_t kUuidAt = 16;         // 16
-constexpr std::size_t kAlgorithmAt = 32;    // 32, NUL padded
-constexpr std::size_t kDataBlockAt = 64;    // u32: bytes
-constexpr std::size_t kHashBlockAt = 68;    // u32: bytes
-constexpr std::size_t kDataBlocksAt = 72;   // u64
-constexpr std::size_t kSaltSizeAt = 80;     // u16, then 6 of padding
-constexpr std::size_t kSaltAt = 88;         // 256, then 168 of padding
+constexpr std::size_t kSignatureAt = 0;    // "verity" NUL NUL
+constexpr std::size_t kVersionAt = 8;      // u32: 1
+constexpr std::size_t kHashTypeAt = 12;    // u32: 1 = salt in front
+constexpr std::size_t kUuidAt = 16;        // 16
+constexpr std::size_t kAlgorithmAt = 32;   // 32, NUL padded
+constexpr std::size_t kDataBlockAt = 64;   // u32: bytes
+constexpr std::size_t kHashBlockAt = 68;   // u32: bytes
+constexpr std::size_t kDataBlocksAt = 72;  // u64
+constexpr std::size_t kSaltSizeAt = 80;    // u16, then 6 of padding
+constexpr std::size_t kSaltAt = 88;        // 256, then 168 of padding
 constexpr std::string_view kSignature{"verity\0\0", 8};
 constexpr std::string_view kAlgorithm = "sha256";
 
@@ -71,12 +71,15 @@ Outcome<std::uint64_t> number(const Value& root, std::string_view name, std::uin
   return value->number;
 }
 
-Outcome<std::vector<std::uint8_t>> bytes(const Value& root, std::string_view name, std::size_t least,
+Outcome<std::vector<std::uint8_t>> bytes(const Value& root,
+                                         std::string_view name,
+                                         std::size_t least,
                                          std::size_t most) {
   const Value* value = root.find(name, Value::Kind::kString);
   auto out = value != nullptr ? parse_hex(value->text) : std::nullopt;
   if (!out || out->size() < least || out->size() > most) {
-    return malformed("'" + std::string(name) + "' is missing, not lower-case hexadecimal or of the wrong length");
+    return malformed("'" + std::string(name) +
+                     "' is missing, not lower-case hexadecimal or of the wrong length");
   }
   return *std::move(out);
 }
@@ -106,8 +109,12 @@ const Descriptor* member(const std::vector<const Descriptor*>& group, std::uint3
 constexpr std::uint64_t kMaxSealBytes = 4096;
 
 // Does the seal's tree belong to the partition, and is it where a tree can be?
-Outcome<Found> bind(const Image& image, int fd, const Descriptor& partition, const Descriptor& seal_object,
-                    const SealText& text, const std::vector<const Descriptor*>& group) {
+Outcome<Found> bind(const Image& image,
+                    int fd,
+                    const Descriptor& partition,
+                    const Descriptor& seal_object,
+                    const SealText& text,
+                    const std::vector<const Descriptor*>& group) {
   if (partition.size < 0 ||
       static_cast<std::uint64_t>(partition.size) != text.data_blocks * kBlockBytes) {
     return malformed("made for a partition of " + std::to_string(text.data_blocks * kBlockBytes) +
@@ -118,7 +125,8 @@ Outcome<Found> bind(const Image& image, int fd, const Descriptor& partition, con
     return malformed("there is no hash tree of this seal in its group");
   }
   POSTERN_TRY_ASSIGN(const sif::Extent extent, image.extent_of(*tree));
-  if (extent.offset % kBlockBytes != 0 || extent.bytes != kBlockBytes + tree_bytes(text.data_blocks)) {
+  if (extent.offset % kBlockBytes != 0 ||
+      extent.bytes != kBlockBytes + tree_bytes(text.data_blocks)) {
     return malformed("the hash tree is not aligned to 4096 bytes, or not as large as it must be");
   }
   std::array<std::uint8_t, kSuperblockBytes> superblock{};
@@ -167,7 +175,8 @@ Outcome<SealText> parse_seal(std::string_view text) {
   POSTERN_TRY_ASSIGN(const std::uint64_t version, number(*root, "version", UINT32_MAX));
   const Value* algorithm = root->find("algorithm", Value::Kind::kString);
   POSTERN_TRY_ASSIGN(const std::uint64_t block, number(*root, "blockSize", UINT32_MAX));
-  if (version != 1 || algorithm == nullptr || algorithm->text != kAlgorithm || block != kBlockBytes) {
+  if (version != 1 || algorithm == nullptr || algorithm->text != kAlgorithm ||
+      block != kBlockBytes) {
     return malformed("of a version, algorithm or block size that is not known");
   }
   SealText out;
@@ -177,7 +186,8 @@ Outcome<SealText> parse_seal(std::string_view text) {
   out.tree_relative_id = static_cast<std::uint32_t>(tree);
   POSTERN_TRY_ASSIGN(out.data_blocks, number(*root, "dataBlocks", kMaxDataBlocks));
   POSTERN_TRY_ASSIGN(out.salt, bytes(*root, "salt", 0, kSaltBytes));
-  POSTERN_TRY_ASSIGN(const std::vector<std::uint8_t> hash, bytes(*root, "rootHash", kHashBytes, kHashBytes));
+  POSTERN_TRY_ASSIGN(const std::vector<std::uint8_t> hash,
+                     bytes(*root, "rootHash", kHashBytes, kHashBytes));
   std::copy(hash.begin(), hash.end(), out.root_hash.begin());
   if (out.data_blocks == 0) {
     return malformed("'dataBlocks' is 0");
@@ -186,14 +196,15 @@ Outcome<SealText> parse_seal(std::string_view text) {
 }
 
 std::string write_seal(const SealText& seal) {
-  return R"({"version":1,"relativeId":)" + std::to_string(seal.relative_id) + R"(,"treeRelativeId":)" +
-         std::to_string(seal.tree_relative_id) + R"(,"algorithm":"sha256","blockSize":4096,"dataBlocks":)" +
+  return R"({"version":1,"relativeId":)" + std::to_string(seal.relative_id) +
+         R"(,"treeRelativeId":)" + std::to_string(seal.tree_relative_id) +
+         R"(,"algorithm":"sha256","blockSize":4096,"dataBlocks":)" +
          std::to_string(seal.data_blocks) + R"(,"rootHash":")" + hex_text(seal.root_hash) +
          R"(","salt":")" + hex_text(seal.salt) + "\"}";
 }
 
-std::array<std::uint8_t, kSuperblockBytes> write_superblock(const SealText& seal,
-                                                            std::span<const std::uint8_t, 16> uuid) {
+std::array<std::uint8_t, kSuperblockBytes> write_superblock(
+    const SealText& seal, std::span<const std::uint8_t, 16> uuid) {
   std::array<std::uint8_t, kSuperblockBytes> out{};
   const auto put = [&](std::size_t at, const auto& from) {
     std::copy(from.begin(), from.end(), out.begin() + static_cast<std::ptrdiff_t>(at));
@@ -211,7 +222,8 @@ std::array<std::uint8_t, kSuperblockBytes> write_superblock(const SealText& seal
   return out;
 }
 
-Outcome<> check_superblock(std::span<const std::uint8_t, kSuperblockBytes> superblock, const SealText& seal) {
+Outcome<> check_superblock(std::span<const std::uint8_t, kSuperblockBytes> superblock,
+                           const SealText& seal) {
   // Padding included: whatever this reader does not know could mean something to another one.
   const auto wanted = write_superblock(seal, superblock.subspan<kUuidAt, 16>());
   if (!std::equal(superblock.begin(), superblock.end(), wanted.begin())) {
@@ -240,7 +252,9 @@ Outcome<std::optional<Found>> find(const Image& image, int fd, const Descriptor&
   return out;
 }
 
-Outcome<std::optional<VerityGeometry>> find_seal(const Image& image, int fd, const Descriptor& partition) {
+Outcome<std::optional<VerityGeometry>> find_seal(const Image& image,
+                                                 int fd,
+                                                 const Descriptor& partition) {
   POSTERN_TRY_ASSIGN(const std::optional<Found> found, find(image, fd, partition));
   return found ? std::optional(found->geometry) : std::nullopt;
 }

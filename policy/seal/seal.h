@@ -33,24 +33,25 @@ namespace postern::seal {
 inline constexpr std::size_t kBlockBytes = 4096;
 inline constexpr std::size_t kHashBytes = 32;
 inline constexpr std::size_t kHashesPerBlock = kBlockBytes / kHashBytes;
-inline constexpr std::size_t kSaltBytes = 32;          // what we write; 0 … 32 are read
+inline constexpr std::size_t kSaltBytes = 32;  // what we write; 0 … 32 are read
 inline constexpr std::size_t kSuperblockBytes = 512;
-inline constexpr std::uint64_t kMaxDataBlocks = std::uint64_t{1} << 40;  // 4 EiB; keeps sums in 64 bits
+inline constexpr std::uint64_t kMaxDataBlocks = std::uint64_t{1}
+                                                << 40;  // 4 EiB; keeps sums in 64 bits
 inline constexpr std::string_view kSealName = "postern.seal";
 inline constexpr std::string_view kTreeName = "postern.verity";
 
 // What the JSON object says.
 struct SealText {
-  std::uint32_t relative_id = 0;       // of the partition
+  std::uint32_t relative_id = 0;  // of the partition
   std::uint32_t tree_relative_id = 0;
   std::uint64_t data_blocks = 0;
   std::array<std::uint8_t, kHashBytes> root_hash = {};
-  std::vector<std::uint8_t> salt;      // 0 … 32 bytes
+  std::vector<std::uint8_t> salt;  // 0 … 32 bytes
 };
 
 struct Found {
-  VerityGeometry geometry = {};        // present = 1; the file's offsets
-  std::uint32_t seal_object = 0;       // ids
+  VerityGeometry geometry = {};   // present = 1; the file's offsets
+  std::uint32_t seal_object = 0;  // ids
   std::uint32_t tree_object = 0;
 };
 
@@ -66,16 +67,20 @@ std::string write_seal(const SealText& seal);
 
 // cryptsetup's lib/verity/verity.c, struct verity_sb. Strict: exactly the superblock that
 // write_superblock makes for this seal, but for the UUID. Pure.
-Outcome<> check_superblock(std::span<const std::uint8_t, kSuperblockBytes> superblock, const SealText& seal);
+Outcome<> check_superblock(std::span<const std::uint8_t, kSuperblockBytes> superblock,
+                           const SealText& seal);
 std::array<std::uint8_t, kSuperblockBytes> write_superblock(const SealText& seal,
                                                             std::span<const std::uint8_t, 16> uuid);
 
 // The partition's seal; none where there is none. Error: a seal that is malformed, is there twice,
 // or does not belong to a partition of this size. Nothing is hashed here, and whether a signature
 // covers the seal is not asked either: that is policy/ecl/facts.h.
-Outcome<std::optional<Found>> find(const sif::Image& image, int fd, const sif::Descriptor& partition);
+Outcome<std::optional<Found>> find(const sif::Image& image,
+                                   int fd,
+                                   const sif::Descriptor& partition);
 // … the geometry alone.
-Outcome<std::optional<VerityGeometry>> find_seal(const sif::Image& image, int fd,
+Outcome<std::optional<VerityGeometry>> find_seal(const sif::Image& image,
+                                                 int fd,
                                                  const sif::Descriptor& partition);
 
 }  // namespace postern::seal

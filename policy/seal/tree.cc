@@ -1,7 +1,5 @@
 #include "policy/seal/tree.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include <openssl/evp.h>
+#include <unistd.h>
 
 #include "policy/sif/reader.h"
 
@@ -22,8 +21,10 @@ using Hash = std::array<std::uint8_t, kHashBytes>;
 
 class BlockHasher {
  public:
-  explicit BlockHasher(std::span<const std::uint8_t> salt) : salt_(salt), context_(EVP_MD_CTX_new()) {
-    POSTERN_CHECK(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  explicit BlockHasher(std::span<const std::uint8_t> salt)
+      : salt_(salt), context_(EVP_MD_CTX_new()) {
+    POSTERN_CHECK(context_ != nullptr &&
+                  EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
   }
 
   void hash(const std::uint8_t* block, std::uint8_t* out) {
@@ -38,6 +39,7 @@ class BlockHasher {
   struct Free {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
   };
+
   std::span<const std::uint8_t> salt_;
   std::unique_ptr<EVP_MD_CTX, Free> context_;
 };
@@ -86,9 +88,18 @@ constexpr std::size_t kReadBlocks = kHashesPerBlock;
 
 class LevelWork {
  public:
-  LevelWork(int fd, const TreePlace& place, const Level& level, bool write, bool counts,
+  LevelWork(int fd,
+            const TreePlace& place,
+            const Level& level,
+            bool write,
+            bool counts,
             const TreeProgress& progress)
-      : fd_(fd), place_(place), level_(level), write_(write), counts_(counts), progress_(progress) {}
+      : fd_(fd),
+        place_(place),
+        level_(level),
+        write_(write),
+        counts_(counts),
+        progress_(progress) {}
 
   Outcome<> run(unsigned threads) {
     const std::uint64_t units = (level_.blocks + kUnitBlocks - 1) / kUnitBlocks;
@@ -115,7 +126,8 @@ class LevelWork {
       const std::uint64_t count = std::min(kUnitBlocks, level_.blocks - first);
       auto done = hash_unit(hasher, first, count, data, hashes);
       if (done) {
-        done = write_ ? write_exactly(fd_, place_of(first), hashes) : compare(first, count, hashes, stored);
+        done = write_ ? write_exactly(fd_, place_of(first), hashes)
+                      : compare(first, count, hashes, stored);
       }
       if (!done) {
         const std::lock_guard lock(mutex_);
@@ -131,8 +143,11 @@ class LevelWork {
     return level_.to + first / kHashesPerBlock * kBlockBytes;
   }
 
-  Outcome<> hash_unit(BlockHasher& hasher, std::uint64_t first, std::uint64_t count,
-                      std::vector<std::uint8_t>& data, std::vector<std::uint8_t>& hashes) {
+  Outcome<> hash_unit(BlockHasher& hasher,
+                      std::uint64_t first,
+                      std::uint64_t count,
+                      std::vector<std::uint8_t>& data,
+                      std::vector<std::uint8_t>& hashes) {
     // The last hash block of a level is filled with zeros.
     hashes.assign((count + kHashesPerBlock - 1) / kHashesPerBlock * kBlockBytes, 0);
     for (std::uint64_t done = 0; done < count && !failed_;) {
@@ -151,7 +166,9 @@ class LevelWork {
     return Ok{};
   }
 
-  Outcome<> compare(std::uint64_t first, std::uint64_t count, const std::vector<std::uint8_t>& hashes,
+  Outcome<> compare(std::uint64_t first,
+                    std::uint64_t count,
+                    const std::vector<std::uint8_t>& hashes,
                     std::vector<std::uint8_t>& stored) const {
     stored.resize(hashes.size());
     POSTERN_TRY(sif::read_exactly(fd_, place_of(first), stored, "reading the hash tree"));
@@ -163,8 +180,9 @@ class LevelWork {
     if (index >= count) {
       return Problem{"the hash tree is not padded with zeros"};
     }
-    return Problem{"block " + std::to_string(first + index) + (counts_ ? " of the partition" : " of a level of the hash tree") +
-                   " (at byte " + std::to_string(level_.from + (first + index) * kBlockBytes) +
+    return Problem{"block " + std::to_string(first + index) +
+                   (counts_ ? " of the partition" : " of a level of the hash tree") + " (at byte " +
+                   std::to_string(level_.from + (first + index) * kBlockBytes) +
                    " of the file) differs from its seal"};
   }
 
@@ -180,9 +198,11 @@ class LevelWork {
   Problem problem_;
 };
 
-Outcome<Hash> walk(int fd, const TreePlace& place, bool write, const TreeProgress& progress, unsigned threads) {
+Outcome<Hash> walk(
+    int fd, const TreePlace& place, bool write, const TreeProgress& progress, unsigned threads) {
   POSTERN_CHECK(place.data_blocks >= 1 && place.data_blocks <= kMaxDataBlocks);
-  const unsigned processors = threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
+  const unsigned processors =
+      threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
   const std::vector<Level> levels = levels_of(place);
   for (std::size_t i = 0; i < levels.size(); ++i) {
     POSTERN_TRY(LevelWork(fd, place, levels[i], write, i == 0, progress).run(processors));
@@ -201,12 +221,18 @@ Outcome<Hash> walk(int fd, const TreePlace& place, bool write, const TreeProgres
 
 }  // namespace
 
-Outcome<Hash> build_tree(int fd, const TreePlace& place, const TreeProgress& progress, unsigned threads) {
+Outcome<Hash> build_tree(int fd,
+                         const TreePlace& place,
+                         const TreeProgress& progress,
+                         unsigned threads) {
   return walk(fd, place, /*write=*/true, progress, threads);
 }
 
-Outcome<> check_tree(int fd, const TreePlace& place, std::span<const std::uint8_t, kHashBytes> root_hash,
-                     const TreeProgress& progress, unsigned threads) {
+Outcome<> check_tree(int fd,
+                     const TreePlace& place,
+                     std::span<const std::uint8_t, kHashBytes> root_hash,
+                     const TreeProgress& progress,
+                     unsigned threads) {
   POSTERN_TRY_ASSIGN(const Hash root, walk(fd, place, /*write=*/false, progress, threads));
   if (!std::equal(root.begin(), root.end(), root_hash.begin())) {
     return Problem{"the hash tree's root differs from the seal"};

@@ -15,9 +15,9 @@
 namespace postern::seal {
 
 struct TreePlace {
-  std::uint64_t data_offset = 0;   // bytes in the file: first data block
-  std::uint64_t data_blocks = 0;   // at least 1
-  std::uint64_t tree_offset = 0;   // bytes in the file: first hash block
+  std::uint64_t data_offset = 0;  // bytes in the file: first data block
+  std::uint64_t data_blocks = 0;  // at least 1
+  std::uint64_t tree_offset = 0;  // bytes in the file: first hash block
   std::span<const std::uint8_t> salt = {};
 };
 
@@ -25,12 +25,16 @@ struct TreePlace {
 using TreeProgress = std::function<void(std::uint64_t bytes)>;
 
 // Writes the hash blocks with pwrite(2) and returns the root hash. `threads` 0: one a processor.
-Outcome<std::array<std::uint8_t, kHashBytes>> build_tree(int fd, const TreePlace& place,
+Outcome<std::array<std::uint8_t, kHashBytes>> build_tree(int fd,
+                                                         const TreePlace& place,
                                                          const TreeProgress& progress = {},
                                                          unsigned threads = 0);
 
 // Error: which block of the data or of the tree differs from what the root hash says.
-Outcome<> check_tree(int fd, const TreePlace& place, std::span<const std::uint8_t, kHashBytes> root_hash,
-                     const TreeProgress& progress = {}, unsigned threads = 0);
+Outcome<> check_tree(int fd,
+                     const TreePlace& place,
+                     std::span<const std::uint8_t, kHashBytes> root_hash,
+                     const TreeProgress& progress = {},
+                     unsigned threads = 0);
 
 }  // namespace postern::seal

@@ -47,8 +47,8 @@ class Lines {
 
 // A framework line must end right after its dashes.
 bool is_line(std::string_view line, std::string_view wanted) {
-  return line == wanted || (line.size() == wanted.size() + 1 && line.back() == '\r' &&
-                            line.starts_with(wanted));
+  return line == wanted ||
+         (line.size() == wanted.size() + 1 && line.back() == '\r' && line.starts_with(wanted));
 }
 
 constexpr std::array<std::string_view, 9> kHashNames = {
@@ -66,8 +66,9 @@ Outcome<> read_hash_header(std::string_view line, std::vector<std::string>& hash
     std::string_view name = trim_end(line.substr(0, comma));
     name.remove_prefix(std::min(name.find_first_not_of(" \t"), name.size()));
     std::string upper(name);
-    std::transform(upper.begin(), upper.end(), upper.begin(),
-                   [](char c) { return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c; });
+    std::transform(upper.begin(), upper.end(), upper.begin(), [](char c) {
+      return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+    });
     if (std::find(kHashNames.begin(), kHashNames.end(), upper) == kHashNames.end() ||
         hashes.size() >= kHashNames.size()) {
       return malformed("an unknown hash in a 'Hash' header");
@@ -249,7 +250,8 @@ Outcome<> find_issuer(Bytes area, std::string& issuer) {
 }
 
 std::optional<PgpHash> strong_hash(std::uint8_t number) {
-  for (const PgpHash hash : {PgpHash::kSha256, PgpHash::kSha384, PgpHash::kSha512, PgpHash::kSha224}) {
+  for (const PgpHash hash :
+       {PgpHash::kSha256, PgpHash::kSha384, PgpHash::kSha512, PgpHash::kSha224}) {
     if (static_cast<std::uint8_t>(hash) == number) {
       return hash;
     }
@@ -259,10 +261,14 @@ std::optional<PgpHash> strong_hash(std::uint8_t number) {
 
 std::string_view header_name(PgpHash hash) {
   switch (hash) {
-    case PgpHash::kSha224: return "SHA224";
-    case PgpHash::kSha256: return "SHA256";
-    case PgpHash::kSha384: return "SHA384";
-    case PgpHash::kSha512: return "SHA512";
+    case PgpHash::kSha224:
+      return "SHA224";
+    case PgpHash::kSha256:
+      return "SHA256";
+    case PgpHash::kSha384:
+      return "SHA384";
+    case PgpHash::kSha512:
+      return "SHA512";
   }
   return "";
 }

@@ -1,7 +1,5 @@
 #include "policy/signature/digest.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -10,6 +8,7 @@
 #include <thread>
 
 #include <openssl/evp.h>
+#include <unistd.h>
 
 #include "policy/sif/bytes.h"
 
@@ -64,6 +63,7 @@ class Hasher {
   struct Free {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
   };
+
   Algorithm algorithm_;
   std::unique_ptr<EVP_MD_CTX, Free> context_;
 };
@@ -108,7 +108,8 @@ struct Work {
 
   bool run(Hasher& hasher, HashJob::Run extent, std::vector<std::uint8_t>& buffer) {
     while (extent.bytes > 0 && !failed) {
-      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(extent.bytes, buffer.size()));
+      const auto want =
+          static_cast<std::size_t>(std::min<std::uint64_t>(extent.bytes, buffer.size()));
       const ssize_t got = ::pread(fd, buffer.data(), want, static_cast<off_t>(extent.offset));
       if (got < 0 && errno == EINTR) {
         continue;
@@ -180,8 +181,8 @@ Outcome<Digest> parse_digest(std::string_view text) {
       return parse_hex_digest(entry.algorithm, text.substr(colon + 1));
     }
   }
-  return Problem{"digest algorithm '" + std::string(text.substr(0, std::min<std::size_t>(colon, 32))) +
-                 "' is not known"};
+  return Problem{"digest algorithm '" +
+                 std::string(text.substr(0, std::min<std::size_t>(colon, 32))) + "' is not known"};
 }
 
 std::string hex_text(std::span<const std::uint8_t> bytes) {
@@ -238,11 +239,14 @@ Digest descriptor_digest(Algorithm algorithm,
   return hasher.finish();
 }
 
-Outcome<std::vector<Digest>> hash_file(int fd, const std::vector<HashJob>& jobs,
-                                       const HashProgress& progress, unsigned threads) {
+Outcome<std::vector<Digest>> hash_file(int fd,
+                                       const std::vector<HashJob>& jobs,
+                                       const HashProgress& progress,
+                                       unsigned threads) {
   Work work{.fd = fd, .jobs = jobs, .progress = progress};
   work.digests.resize(jobs.size());
-  const unsigned processors = threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
+  const unsigned processors =
+      threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
   std::vector<std::jthread> helpers;
   for (std::size_t i = 1; i < std::min<std::size_t>(processors, jobs.size()); ++i) {
     helpers.emplace_back([&work] { work.loop(); });

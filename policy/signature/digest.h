@@ -63,10 +63,12 @@ Digest descriptor_digest(Algorithm algorithm,
 // Bytes of a file to hash, as one stream.
 struct HashJob {
   Algorithm algorithm = Algorithm::kSha256;
+
   struct Run {
     std::uint64_t offset;
     std::uint64_t bytes;
   };
+
   std::vector<Run> runs;
 };
 

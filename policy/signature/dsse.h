@@ -25,6 +25,7 @@ struct Envelope {
     std::string key_id;  // may be empty
     std::vector<std::uint8_t> bytes;
   };
+
   std::string payload;  // decoded: the metadata JSON
   std::vector<Signature> signatures;
 };

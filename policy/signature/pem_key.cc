@@ -40,6 +40,7 @@ using OwnedCertificate = Owned<X509, X509_free>;
 void free_stack(STACK_OF(X509) * stack) {
   sk_X509_pop_free(stack, X509_free);
 }
+
 using OwnedStack = Owned<STACK_OF(X509), free_stack>;
 
 constexpr std::size_t kMaxPemBytes = std::size_t{1} << 20;
@@ -49,7 +50,8 @@ Problem openssl_problem(std::string doing, std::string cure = {}) {
   const unsigned long code = ERR_get_error();
   ERR_clear_error();
   const char* reason = code != 0 ? ERR_reason_error_string(code) : nullptr;
-  return Problem{std::move(doing) + (reason != nullptr ? ": " + std::string(reason) : ""), std::move(cure)};
+  return Problem{std::move(doing) + (reason != nullptr ? ": " + std::string(reason) : ""),
+                 std::move(cure)};
 }
 
 Outcome<OwnedBio> open_text(std::string_view text, std::string_view name) {
@@ -66,7 +68,8 @@ enum class Kind : std::uint8_t { kRsa, kP256, kEd25519 };
 Outcome<Kind> kind_of(const EVP_PKEY* key, std::string_view name) {
   const int bits = EVP_PKEY_get_bits(key);
   switch (EVP_PKEY_get_base_id(key)) {
-    case EVP_PKEY_ED25519: return Kind::kEd25519;
+    case EVP_PKEY_ED25519:
+      return Kind::kEd25519;
     case EVP_PKEY_RSA:
       if (bits < 2048 || bits > 16384) {
         return Problem{std::string(name) + ": an RSA key of " + std::to_string(bits) + " bits",
@@ -159,8 +162,8 @@ std::string sha256_of_der(const T* object, int (*encode)(const T*, unsigned char
   unsigned char* der = nullptr;
   const int bytes = encode(object, &der);
   POSTERN_CHECK(bytes > 0);
-  const Digest digest =
-      digest_of(Algorithm::kSha256, std::span<const std::uint8_t>(der, static_cast<std::size_t>(bytes)));
+  const Digest digest = digest_of(
+      Algorithm::kSha256, std::span<const std::uint8_t>(der, static_cast<std::size_t>(bytes)));
   OPENSSL_free(der);
   return digest_text(digest);
 }
@@ -225,7 +228,9 @@ Outcome<Ok> add_roots(X509_STORE* store, std::string_view roots, std::string_vie
   return Ok{};
 }
 
-Outcome<Ok> judge_chain(X509_STORE_CTX* context, std::string_view name, const RevocationCheck& revocation) {
+Outcome<Ok> judge_chain(X509_STORE_CTX* context,
+                        std::string_view name,
+                        const RevocationCheck& revocation) {
   STACK_OF(X509)* chain = X509_STORE_CTX_get0_chain(context);
   std::vector<std::string> der;
   for (int i = 0; i < sk_X509_num(chain); ++i) {
@@ -233,8 +238,9 @@ Outcome<Ok> judge_chain(X509_STORE_CTX* context, std::string_view name, const Re
     const bool leaf = i == 0;
     const bool root = i == sk_X509_num(chain) - 1;
     if (!root && !may_sign_code(certificate, leaf)) {
-      return Problem{std::string(name) + ": '" + subject_of(certificate) + "' may not be used to sign code",
-                     "use a certificate with the extended key usage 'codeSigning'"};
+      return Problem{
+          std::string(name) + ": '" + subject_of(certificate) + "' may not be used to sign code",
+          "use a certificate with the extended key usage 'codeSigning'"};
     }
     unsigned char* bytes = nullptr;
     const int length = i2d_X509(certificate, &bytes);
@@ -289,14 +295,17 @@ bool PublicKey::verify(std::string_view message, std::span<const std::uint8_t> s
   POSTERN_CHECK(context != nullptr);
   // SAFETY: char and unsigned char have the same representation.
   const bool good =
-      EVP_DigestVerifyInit(context.get(), nullptr, message_digest(key_.get()), nullptr, key_.get()) == 1 &&
+      EVP_DigestVerifyInit(context.get(), nullptr, message_digest(key_.get()), nullptr,
+                           key_.get()) == 1 &&
       EVP_DigestVerify(context.get(), signature.data(), signature.size(),
                        reinterpret_cast<const unsigned char*>(message.data()), message.size()) == 1;
   ERR_clear_error();
   return good;
 }
 
-Outcome<PrivateKey> PrivateKey::from_pem(std::string_view pem, std::string_view name, const Passphrase& ask) {
+Outcome<PrivateKey> PrivateKey::from_pem(std::string_view pem,
+                                         std::string_view name,
+                                         const Passphrase& ask) {
   POSTERN_TRY_ASSIGN(OwnedBio bio, open_text(pem, name));
   // SAFETY: OpenSSL hands the pointer back to give_passphrase only, which casts it back to const.
   void* context = const_cast<Passphrase*>(&ask);
@@ -321,7 +330,8 @@ Outcome<std::vector<std::uint8_t>> PrivateKey::sign(std::string_view message) co
   // SAFETY: char and unsigned char have the same representation.
   const auto* bytes = reinterpret_cast<const unsigned char*>(message.data());
   std::size_t length = 0;
-  if (EVP_DigestSignInit(context.get(), nullptr, message_digest(key_.get()), nullptr, key_.get()) != 1 ||
+  if (EVP_DigestSignInit(context.get(), nullptr, message_digest(key_.get()), nullptr, key_.get()) !=
+          1 ||
       EVP_DigestSign(context.get(), nullptr, &length, bytes, message.size()) != 1) {
     return openssl_problem("signing");
   }
@@ -333,7 +343,8 @@ Outcome<std::vector<std::uint8_t>> PrivateKey::sign(std::string_view message) co
   return out;
 }
 
-Outcome<PublicKey> key_of_certificate(const CertificateFiles& files, std::string_view name,
+Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
+                                      std::string_view name,
                                       const RevocationCheck& revocation) {
   POSTERN_TRY_ASSIGN(OwnedStack leaves, read_certificates(files.leaf, name));
   if (sk_X509_num(leaves.get()) == 0) {
@@ -351,8 +362,9 @@ Outcome<PublicKey> key_of_certificate(const CertificateFiles& files, std::string
   if (X509_verify_cert(context.get()) != 1) {
     const int error = X509_STORE_CTX_get_error(context.get());
     ERR_clear_error();
-    return Problem{std::string(name) + ": certificate not accepted: " + X509_verify_cert_error_string(error),
-                   "give the missing certificates with --certificate-intermediates or --certificate-roots"};
+    return Problem{
+        std::string(name) + ": certificate not accepted: " + X509_verify_cert_error_string(error),
+        "give the missing certificates with --certificate-intermediates or --certificate-roots"};
   }
   POSTERN_TRY(judge_chain(context.get(), name, revocation));
   EVP_PKEY* key = X509_get_pubkey(leaf);
@@ -369,7 +381,8 @@ Outcome<std::string> certificate_fingerprint(std::string_view pem) {
   if (sk_X509_num(list.get()) == 0) {
     return Problem{"no certificate in it"};
   }
-  return sha256_of_der<X509>(sk_X509_value(list.get(), 0), i2d_X509).substr(std::string_view("sha256:").size());
+  return sha256_of_der<X509>(sk_X509_value(list.get(), 0), i2d_X509)
+      .substr(std::string_view("sha256:").size());
 }
 
 }  // namespace postern::signature

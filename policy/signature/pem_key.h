@@ -26,13 +26,16 @@ class PublicKey {
   // Takes over one reference to `key`.
   static Outcome<PublicKey> from_key(evp_pkey_st* key, std::string_view name);
 
-  [[nodiscard]] bool verify(std::string_view message, std::span<const std::uint8_t> signature) const;
+  [[nodiscard]] bool verify(std::string_view message,
+                            std::span<const std::uint8_t> signature) const;
 
   // "SHA256:…": what ssh-keygen -l prints, and the keyid in DSSE envelopes.
   [[nodiscard]] const std::string& ssh_id() const noexcept { return ssh_id_; }
+
   // "sha256:<64 hex>" of the SubjectPublicKeyInfo, and of the certificate it came from. What an
   // execution control list names.
   [[nodiscard]] const std::vector<std::string>& identities() const noexcept { return identities_; }
+
   // File name or certificate subject.
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
 
@@ -53,9 +56,12 @@ class PrivateKey {
   using Passphrase = std::function<std::optional<std::string>()>;
 
   // PKCS#8 (plain or encrypted), RSA PRIVATE KEY, EC PRIVATE KEY, also with Proc-Type encryption.
-  static Outcome<PrivateKey> from_pem(std::string_view pem, std::string_view name, const Passphrase& ask);
+  static Outcome<PrivateKey> from_pem(std::string_view pem,
+                                      std::string_view name,
+                                      const Passphrase& ask);
 
   Outcome<std::vector<std::uint8_t>> sign(std::string_view message) const;
+
   [[nodiscard]] const PublicKey& public_key() const noexcept { return *public_; }
 
  private:
@@ -76,11 +82,12 @@ struct CertificateFiles {
 using RevocationCheck = std::function<Outcome<Ok>(const std::vector<std::string>& chain)>;
 
 // The leaf's key, after its chain has been verified: up to a root, valid now, allowed to sign code.
-Outcome<PublicKey> key_of_certificate(const CertificateFiles& files, std::string_view name,
+Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
+                                      std::string_view name,
                                       const RevocationCheck& revocation = {});
 
-// 64 hex digits: the SHA-256 of the first certificate (DER), what `openssl x509 -fingerprint` prints.
-// Nothing is verified.
+// 64 hex digits: the SHA-256 of the first certificate (DER), what `openssl x509 -fingerprint`
+// prints. Nothing is verified.
 Outcome<std::string> certificate_fingerprint(std::string_view pem);
 
 }  // namespace postern::signature

@@ -1,8 +1,5 @@
 #include "policy/signature/pgp.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -12,7 +9,9 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <fcntl.h>
 #include <gpgme.h>
+#include <unistd.h>
 
 namespace postern::signature {
 namespace {
@@ -29,13 +28,16 @@ class Data {
   Data(const void* bytes, std::size_t size) {
     gpgme_data_new_from_mem(&data_, static_cast<const char*>(bytes), size, 0);
   }
+
   ~Data() {
     if (data_ != nullptr) {
       gpgme_data_release(data_);
     }
   }
+
   Data(const Data&) = delete;
   Data& operator=(const Data&) = delete;
+
   [[nodiscard]] gpgme_data_t get() const { return data_; }
 
  private:
@@ -45,11 +47,13 @@ class Data {
 struct KeyRelease {
   void operator()(gpgme_key_t key) const { gpgme_key_unref(key); }
 };
+
 using Key = std::unique_ptr<_gpgme_key, KeyRelease>;
 
 std::string lower_hex(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](char c) { return c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c; });
+  std::transform(text.begin(), text.end(), text.begin(), [](char c) {
+    return c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
+  });
   return text;
 }
 
@@ -61,6 +65,7 @@ struct StatusRow {
   gpgme_err_code_t code;
   std::string_view why;
 };
+
 constexpr std::array kBadStatus = std::to_array<StatusRow>({
     {GPG_ERR_BAD_SIGNATURE, "the signature does not match the text"},
     {GPG_ERR_SIG_EXPIRED, "the signature has expired"},
@@ -69,7 +74,8 @@ constexpr std::array kBadStatus = std::to_array<StatusRow>({
 });
 
 // What the engine said about the one signature, before the key is looked at. None: good so far.
-std::optional<PgpCheck> judge_status(const _gpgme_signature& signature, const SignaturePacket& packet) {
+std::optional<PgpCheck> judge_status(const _gpgme_signature& signature,
+                                     const SignaturePacket& packet) {
   const gpgme_err_code_t code = gpgme_err_code(signature.status);
   if (code == GPG_ERR_NO_PUBKEY) {
     return PgpCheck{PgpCheck::Result::kUnknownKey, "unknown signer", {}};
@@ -82,10 +88,11 @@ std::optional<PgpCheck> judge_status(const _gpgme_signature& signature, const Si
   if (code != GPG_ERR_NO_ERROR) {
     return bad("GnuPG cannot check the signature");
   }
-  constexpr unsigned kBadSummary =
-      GPGME_SIGSUM_RED | GPGME_SIGSUM_KEY_REVOKED | GPGME_SIGSUM_KEY_EXPIRED |
-      GPGME_SIGSUM_SIG_EXPIRED | GPGME_SIGSUM_KEY_MISSING | GPGME_SIGSUM_SYS_ERROR;
-  if ((static_cast<unsigned>(signature.summary) & kBadSummary) != 0 || signature.wrong_key_usage != 0) {
+  constexpr unsigned kBadSummary = GPGME_SIGSUM_RED | GPGME_SIGSUM_KEY_REVOKED |
+                                   GPGME_SIGSUM_KEY_EXPIRED | GPGME_SIGSUM_SIG_EXPIRED |
+                                   GPGME_SIGSUM_KEY_MISSING | GPGME_SIGSUM_SYS_ERROR;
+  if ((static_cast<unsigned>(signature.summary) & kBadSummary) != 0 ||
+      signature.wrong_key_usage != 0) {
     return bad("GnuPG does not accept the signature");
   }
   if (static_cast<unsigned>(signature.hash_algo) != static_cast<unsigned>(packet.hash)) {
@@ -109,7 +116,8 @@ PgpCheck judge_key(const _gpgme_key& key, const char* fingerprint) {
                         ? key.uids->uid
                         : "unknown";
   const auto dead = [](const _gpgme_subkey& subkey) {
-    return subkey.revoked != 0 || subkey.expired != 0 || subkey.disabled != 0 || subkey.invalid != 0;
+    return subkey.revoked != 0 || subkey.expired != 0 || subkey.disabled != 0 ||
+           subkey.invalid != 0;
   };
   const _gpgme_subkey* used = key.subkeys;
   while (used != nullptr && (used->fpr == nullptr || std::string_view(used->fpr) != fingerprint)) {
@@ -134,10 +142,13 @@ PgpCheck judge_key(const _gpgme_key& key, const char* fingerprint) {
   return out;
 }
 
-Outcome<PgpCheck> check_here(gpgme_ctx_t context, const ClearSigned& message, const SignaturePacket& packet) {
+Outcome<PgpCheck> check_here(gpgme_ctx_t context,
+                             const ClearSigned& message,
+                             const SignaturePacket& packet) {
   const Data signature(message.packets.data(), message.packets.size());
   const Data text(message.signed_bytes.data(), message.signed_bytes.size());
-  if (const gpgme_error_t error = gpgme_op_verify(context, signature.get(), text.get(), nullptr); error != 0) {
+  if (const gpgme_error_t error = gpgme_op_verify(context, signature.get(), text.get(), nullptr);
+      error != 0) {
     // A signature that GnuPG cannot parse is the image's fault; the rest is ours.
     return gpgme_err_code(error) == GPG_ERR_NO_DATA || gpgme_err_code(error) == GPG_ERR_BAD_DATA
                ? Outcome<PgpCheck>(bad("GnuPG cannot read the signature"))
@@ -152,7 +163,8 @@ Outcome<PgpCheck> check_here(gpgme_ctx_t context, const ClearSigned& message, co
   }
   gpgme_key_t found = nullptr;
   const std::string fingerprint = result->signatures->fpr != nullptr ? result->signatures->fpr : "";
-  if (const gpgme_error_t error = gpgme_get_key(context, fingerprint.c_str(), &found, /*secret=*/0); error != 0) {
+  if (const gpgme_error_t error = gpgme_get_key(context, fingerprint.c_str(), &found, /*secret=*/0);
+      error != 0) {
     return engine_problem("looking up the signer's key", error);
   }
   const Key key(found);
@@ -162,7 +174,8 @@ Outcome<PgpCheck> check_here(gpgme_ctx_t context, const ClearSigned& message, co
 // ---- the other process. Texts travel as a 32-bit count and bytes, in this machine's order.
 //
 //   to it:    packets; signed bytes
-//   from it:  one character 'G'ood, 'U'nknown, 'B'ad, 'E'rror; why or the error; cure; fingerprint; name
+//   from it:  one character 'G'ood, 'U'nknown, 'B'ad, 'E'rror; why or the error; cure; fingerprint;
+//   name
 
 constexpr std::size_t kMaxReplyText = std::size_t{64} << 10;
 
@@ -217,7 +230,8 @@ bool get_text(int fd, std::string& out, std::size_t most) {
 Outcome<PgpCheck> ask_child(int channel, const ClearSigned& message) {
   const Problem gone{"the process that checks OpenPGP signatures has ended"};
   std::string request;
-  put_text(request, {reinterpret_cast<const char*>(message.packets.data()), message.packets.size()});
+  put_text(request,
+           {reinterpret_cast<const char*>(message.packets.data()), message.packets.size()});
   put_text(request, message.signed_bytes);
   PgpCheck out;
   char kind = 0;
@@ -229,11 +243,19 @@ Outcome<PgpCheck> ask_child(int channel, const ClearSigned& message) {
     return gone;
   }
   switch (kind) {
-    case 'G': out.result = PgpCheck::Result::kGood; return out;
-    case 'U': out.result = PgpCheck::Result::kUnknownKey; return out;
-    case 'B': out.result = PgpCheck::Result::kBad; return out;
-    case 'E': return Problem{out.why, cure};
-    default: return gone;
+    case 'G':
+      out.result = PgpCheck::Result::kGood;
+      return out;
+    case 'U':
+      out.result = PgpCheck::Result::kUnknownKey;
+      return out;
+    case 'B':
+      out.result = PgpCheck::Result::kBad;
+      return out;
+    case 'E':
+      return Problem{out.why, cure};
+    default:
+      return gone;
   }
 }
 
@@ -248,7 +270,9 @@ std::string reply_of(const Outcome<PgpCheck>& check) {
     add("");
     return out;
   }
-  out += check->result == PgpCheck::Result::kGood ? 'G' : check->result == PgpCheck::Result::kBad ? 'B' : 'U';
+  out += check->result == PgpCheck::Result::kGood  ? 'G'
+         : check->result == PgpCheck::Result::kBad ? 'B'
+                                                   : 'U';
   add(check->why);
   add("");
   add(check->signer.fingerprint);
@@ -336,7 +360,8 @@ Outcome<std::string> start_once() {
 }  // namespace
 
 std::string_view keyring_options() {
-  return "# Written by postern: read the keys, and nothing else: no locks, no trust database, no agent.\n"
+  return "# Written by postern: read the keys, and nothing else: no locks, no trust database, no "
+         "agent.\n"
          "lock-never\n"
          "trust-model always\n"
          "no-auto-check-trustdb\n"
@@ -382,7 +407,8 @@ Outcome<PgpKeyring> PgpKeyring::open_in_child(const std::string& directory, KeyO
   if (!has_ring(directory)) {
     return open(directory, origin);
   }
-  POSTERN_TRY_ASSIGN(UniqueFd channel, serve_in_child([directory](int socket) { serve(directory, socket); }));
+  POSTERN_TRY_ASSIGN(UniqueFd channel,
+                     serve_in_child([directory](int socket) { serve(directory, socket); }));
   PgpKeyring out;
   out.origin_ = origin;
   out.channel_ = std::move(channel);

@@ -67,6 +67,7 @@ class PgpKeyring {
   Outcome<PgpCheck> check(const ClearSigned& message) const;
 
   [[nodiscard]] KeyOrigin origin() const noexcept { return origin_; }
+
   // The socket to the other process; -1 where there is none.
   [[nodiscard]] int channel() const noexcept { return channel_.get(); }
 
@@ -74,6 +75,7 @@ class PgpKeyring {
   struct Release {
     void operator()(gpgme_context* context) const noexcept;
   };
+
   PgpKeyring() = default;
 
   std::unique_ptr<gpgme_context, Release> context_;  // in this process

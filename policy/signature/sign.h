@@ -10,8 +10,8 @@ namespace postern::signature {
 
 // Linked to `group`, itself in no group, without a name, as other SIF writers make it.
 // `fingerprint`: of the primary OpenPGP key, zeros for a DSSE envelope.
-inline sif::ObjectInput signature_object(std::uint32_t group,
-                                         const std::array<std::uint8_t, sif::kFingerprintBytes>& fingerprint) {
+inline sif::ObjectInput signature_object(
+    std::uint32_t group, const std::array<std::uint8_t, sif::kFingerprintBytes>& fingerprint) {
   sif::ObjectInput out;
   out.type = sif::DataType::kSignature;
   out.group = 0;

@@ -46,6 +46,7 @@ struct Candidate {
   std::optional<ClearSigned> clear;  // OpenPGP
   std::optional<Envelope> envelope;  // DSSE
   Failed form_error = {Failure::kUnknownForm, 0, {}};
+
   [[nodiscard]] bool legacy() const { return clear && clear->text.starts_with(kLegacyPrefix); }
 };
 
@@ -58,7 +59,10 @@ struct Comparison {
 
 class Verification {
  public:
-  Verification(const Image& image, int fd, const VerifyOptions& options, const KeyMaterial& material)
+  Verification(const Image& image,
+               int fd,
+               const VerifyOptions& options,
+               const KeyMaterial& material)
       : image_(image), fd_(fd), options_(options), material_(material) {}
 
   VerifyReport run() {
@@ -82,7 +86,8 @@ class Verification {
     return compare_data();
   }
 
-  // Signatures name objects by id: with two of one id, what is verified and what is used could differ.
+  // Signatures name objects by id: with two of one id, what is verified and what is used could
+  // differ.
   Step<> unique_ids() const {
     std::set<std::uint32_t> seen;
     for (const Descriptor& descriptor : image_.descriptors()) {
@@ -122,8 +127,9 @@ class Verification {
         tasks_.push_back({true, group, nullptr});
       }
     }
-    return tasks_.empty() ? Step<>(Failed{Failure::kNoGroups, 0, "the image has no groups of objects"})
-                          : Step<>(Ok{});
+    return tasks_.empty()
+               ? Step<>(Failed{Failure::kNoGroups, 0, "the image has no groups of objects"})
+               : Step<>(Ok{});
   }
 
   Step<> add_group(std::uint32_t group) {
@@ -165,7 +171,8 @@ class Verification {
 
   const Descriptor* find(std::uint32_t id) const {
     const auto& all = image_.descriptors();
-    const auto hit = std::find_if(all.begin(), all.end(), [&](const Descriptor& d) { return d.id == id; });
+    const auto hit =
+        std::find_if(all.begin(), all.end(), [&](const Descriptor& d) { return d.id == id; });
     return hit == all.end() ? nullptr : &*hit;
   }
 
@@ -205,8 +212,9 @@ class Verification {
         continue;
       }
       const bool by_object = options_.legacy && !task.whole_group;
-      const bool linked = by_object ? !descriptor.link_is_group && descriptor.link == task.object->id
-                                    : descriptor.link_is_group && descriptor.link == task.group;
+      const bool linked = by_object
+                              ? !descriptor.link_is_group && descriptor.link == task.object->id
+                              : descriptor.link_is_group && descriptor.link == task.group;
       if (!linked) {
         continue;
       }
@@ -220,11 +228,13 @@ class Verification {
       }
     }
     if (out.empty()) {
-      const std::string subject = task.whole_group ? "group " + std::to_string(task.group)
-                                                   : object_name(task.object->id);
+      const std::string subject =
+          task.whole_group ? "group " + std::to_string(task.group) : object_name(task.object->id);
       return Failed{Failure::kNoSignature, task.whole_group ? task.group : task.object->id,
                     subject + " is not signed",
-                    options_.legacy ? "" : "sign it with 'postern sign'; images signed by Singularity before 3.6 need --legacy-insecure"};
+                    options_.legacy ? ""
+                                    : "sign it with 'postern sign'; images signed by Singularity "
+                                      "before 3.6 need --legacy-insecure"};
     }
     return out;
   }
@@ -316,17 +326,20 @@ class Verification {
     }
     if (candidate.envelope && material_.keys.empty()) {
       return Failed{Failure::kNoPemMaterial, id,
-                    "signature " + object_name(id) + " was made with a PEM key, and no public key or certificate is given",
+                    "signature " + object_name(id) +
+                        " was made with a PEM key, and no public key or certificate is given",
                     "give one with --key or --certificate"};
     }
     if (candidate.clear && material_.rings.empty()) {
-      return Failed{Failure::kNoPgpMaterial, id,
-                    "signature " + object_name(id) + " is an OpenPGP signature, and there is no keyring"};
+      return Failed{
+          Failure::kNoPgpMaterial, id,
+          "signature " + object_name(id) + " is an OpenPGP signature, and there is no keyring"};
     }
     if (!options_.legacy) {
       POSTERN_TRY(known_hash_type(candidate));
     }
-    return candidate.envelope ? authenticate_dsse(candidate, entry) : authenticate_pgp(candidate, entry);
+    return candidate.envelope ? authenticate_dsse(candidate, entry)
+                              : authenticate_pgp(candidate, entry);
   }
 
   Step<> known_hash_type(const Candidate& candidate) const {
@@ -334,8 +347,8 @@ class Verification {
     const auto number = info != nullptr ? static_cast<int>(info->hash) : 0;
     if (number < 1 || number > 5) {
       return Failed{Failure::kHashType, candidate.descriptor->id,
-                    "signature " + object_name(candidate.descriptor->id) + " has the unknown hash type " +
-                        std::to_string(number)};
+                    "signature " + object_name(candidate.descriptor->id) +
+                        " has the unknown hash type " + std::to_string(number)};
     }
     return Ok{};
   }
@@ -372,7 +385,9 @@ class Verification {
   }
 
   // False: the ring does not have the key.
-  Step<bool> ask_ring(const PgpKeyring& ring, const Candidate& candidate, SignatureReport& entry) const {
+  Step<bool> ask_ring(const PgpKeyring& ring,
+                      const Candidate& candidate,
+                      SignatureReport& entry) const {
     auto check = ring.check(*candidate.clear);
     if (!check) {
       return Failed{Failure::kEngine, 0, check.error().what, check.error().cure};
@@ -392,7 +407,8 @@ class Verification {
 
   // People and execution control lists read the signer from the descriptor: it must not lie.
   Step<> check_fingerprint(const Candidate& candidate, const SignatureReport& entry) const {
-    if (candidate.envelope || (!entry.identities.empty() && entry.claimed == entry.identities.front())) {
+    if (candidate.envelope ||
+        (!entry.identities.empty() && entry.claimed == entry.identities.front())) {
       return Ok{};
     }
     return Failed{Failure::kFingerprint, candidate.descriptor->id,
@@ -400,21 +416,31 @@ class Verification {
                       " was made by another key than its descriptor says"};
   }
 
-  Step<> check_legacy(const Task& task, const Candidate& candidate, const std::string& text,
+  Step<> check_legacy(const Task& task,
+                      const Candidate& candidate,
+                      const std::string& text,
                       SignatureReport& entry) {
     POSTERN_TRY(check_fingerprint(candidate, entry));
     POSTERN_TRY(known_hash_type(candidate));
     std::optional<Algorithm> algorithm;
     switch (candidate.descriptor->signature()->hash) {
-      case sif::HashType::kSha256: algorithm = Algorithm::kSha256; break;
-      case sif::HashType::kSha384: algorithm = Algorithm::kSha384; break;
-      case sif::HashType::kSha512: algorithm = Algorithm::kSha512; break;
+      case sif::HashType::kSha256:
+        algorithm = Algorithm::kSha256;
+        break;
+      case sif::HashType::kSha384:
+        algorithm = Algorithm::kSha384;
+        break;
+      case sif::HashType::kSha512:
+        algorithm = Algorithm::kSha512;
+        break;
       case sif::HashType::kBlake2s256:
-      case sif::HashType::kBlake2b256: break;
+      case sif::HashType::kBlake2b256:
+        break;
     }
     if (!algorithm) {
       return Failed{Failure::kHashType, candidate.descriptor->id,
-                    "signature " + object_name(candidate.descriptor->id) + " uses BLAKE2, which is not supported"};
+                    "signature " + object_name(candidate.descriptor->id) +
+                        " uses BLAKE2, which is not supported"};
     }
     std::string_view hex = text;
     if (hex.starts_with(kLegacyPrefix)) {
@@ -436,7 +462,9 @@ class Verification {
     return Ok{};
   }
 
-  Step<> check_metadata(const Task& task, const Candidate& candidate, const Metadata& metadata,
+  Step<> check_metadata(const Task& task,
+                        const Candidate& candidate,
+                        const Metadata& metadata,
                         SignatureReport& entry) {
     const std::vector<const Descriptor*> members = image_.group(task.group);
     std::uint32_t lowest = UINT32_MAX;
@@ -465,13 +493,15 @@ class Verification {
     return Ok{};
   }
 
-  Step<> same_objects(const Task& task, const Candidate& candidate,
+  Step<> same_objects(const Task& task,
+                      const Candidate& candidate,
                       const std::vector<const Descriptor*>& wanted,
                       const std::map<std::uint32_t, const ObjectDigests*>& listed) const {
     const std::string by = " by signature " + object_name(candidate.descriptor->id);
     for (const Descriptor* object : wanted) {
       if (!listed.contains(object->id)) {
-        return Failed{Failure::kNotSigned, object->id, object_name(object->id) + " is not signed" + by,
+        return Failed{Failure::kNotSigned, object->id,
+                      object_name(object->id) + " is not signed" + by,
                       "it was added after signing, or only a part of the group was signed"};
       }
     }
@@ -501,7 +531,9 @@ class Verification {
     if (descriptor_digest(digests.descriptor.algorithm, object.raw, object.id - lowest) !=
         digests.descriptor) {
       return Failed{Failure::kDescriptor, object.id,
-                    object_name(object.id) + ": its descriptor (type, link, size, time, owner, name or metadata) differs from what was signed"};
+                    object_name(object.id) +
+                        ": its descriptor (type, link, size, time, owner, name or metadata) "
+                        "differs from what was signed"};
     }
     return compare_later({&object}, digests.object);
   }
@@ -532,7 +564,8 @@ class Verification {
       jobs_.push_back(std::move(job));
       known = std::prev(jobs_.end());
     }
-    comparisons_.push_back({static_cast<std::size_t>(known - jobs_.begin()), wanted, objects[0]->id});
+    comparisons_.push_back(
+        {static_cast<std::size_t>(known - jobs_.begin()), wanted, objects[0]->id});
     return Ok{};
   }
 
@@ -575,12 +608,16 @@ class Verification {
 
 }  // namespace
 
-VerifyReport verify(const sif::Image& image, int fd, const VerifyOptions& options,
+VerifyReport verify(const sif::Image& image,
+                    int fd,
+                    const VerifyOptions& options,
                     const KeyMaterial& material) {
   return Verification(image, fd, options, material).run();
 }
 
-Outcome<std::string> metadata_of(const sif::Image& image, int fd, std::uint32_t group,
+Outcome<std::string> metadata_of(const sif::Image& image,
+                                 int fd,
+                                 std::uint32_t group,
                                  const std::vector<std::uint32_t>& objects,
                                  const HashProgress& progress) {
   std::uint32_t lowest = UINT32_MAX;
@@ -596,7 +633,9 @@ Outcome<std::string> metadata_of(const sif::Image& image, int fd, std::uint32_t 
       return Problem{object_name(id) + " is not in group " + std::to_string(group)};
     }
     if (object->raw_group != (group | sif::kGroupMask)) {
-      return Problem{object_name(id) + ": its group number is stored in an unusual form, which signatures cannot cover"};
+      return Problem{
+          object_name(id) +
+          ": its group number is stored in an unusual form, which signatures cannot cover"};
     }
     POSTERN_TRY_ASSIGN(const sif::Extent extent, image.extent_of(*object));
     jobs.push_back({Algorithm::kSha256, {{extent.offset, extent.bytes}}});

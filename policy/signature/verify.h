@@ -49,43 +49,43 @@ struct VerifyOptions {
 
 enum class Failure : std::uint8_t {
   kNone,
-  kNoGroups,          // the image has no object in a group
-  kInvalidNumber,     // group or object 0
+  kNoGroups,       // the image has no object in a group
+  kInvalidNumber,  // group or object 0
   kGroupNotFound,
   kObjectNotFound,
-  kAmbiguousObject,   // two objects with the same id
-  kNoRootPartition,   // legacy mode needs the primary partition
-  kUngroupedObject,   // an object that is no signature is in no group
+  kAmbiguousObject,  // two objects with the same id
+  kNoRootPartition,  // legacy mode needs the primary partition
+  kUngroupedObject,  // an object that is no signature is in no group
   kNoSignature,
   kTooManySignatures,
-  kUnknownForm,       // neither clear-signed nor DSSE
+  kUnknownForm,  // neither clear-signed nor DSSE
   kNoPgpMaterial,
   kNoPemMaterial,
-  kHashType,          // of the signature's descriptor
-  kNotValid,          // unknown signer, bad signature, expired or revoked key, malformed metadata
-  kFingerprint,       // the descriptor names another signer than the one who signed
-  kNotSigned,         // an object that the signature does not list
-  kSignedMissing,     // an object that it lists and that is not there
+  kHashType,       // of the signature's descriptor
+  kNotValid,       // unknown signer, bad signature, expired or revoked key, malformed metadata
+  kFingerprint,    // the descriptor names another signer than the one who signed
+  kNotSigned,      // an object that the signature does not list
+  kSignedMissing,  // an object that it lists and that is not there
   kHeader,
   kDescriptor,
   kObject,
-  kUnreadable,        // an object's bytes are not inside the file, or reading failed
-  kEngine,            // GnuPG cannot be used
+  kUnreadable,  // an object's bytes are not inside the file, or reading failed
+  kEngine,      // GnuPG cannot be used
 };
 
 enum class Form : std::uint8_t { kOpenPgp, kDsse };
 
 // One signature, for one of the tasks (a group or an object).
 struct SignatureReport {
-  std::uint32_t id = 0;      // of the signature object
-  std::uint32_t group = 0;   // that it is for, 0: none (legacy object signatures)
+  std::uint32_t id = 0;     // of the signature object
+  std::uint32_t group = 0;  // that it is for, 0: none (legacy object signatures)
   Form form = Form::kOpenPgp;
-  bool valid = false;        // signature, signer and metadata; digests are the report's `failure`
-  std::string why;           // not valid: why
-  std::string claimed;       // "pgp:<40 hex>" as its descriptor says, empty where it says nothing
+  bool valid = false;   // signature, signer and metadata; digests are the report's `failure`
+  std::string why;      // not valid: why
+  std::string claimed;  // "pgp:<40 hex>" as its descriptor says, empty where it says nothing
   std::vector<std::string> identities;  // valid: "pgp:<40 hex>" or "sha256:<64 hex>"s
-  std::string fingerprint;   // valid: for people; 40 hex digits or "SHA256:…"
-  std::string name;          // valid: user id, file or subject
+  std::string fingerprint;              // valid: for people; 40 hex digits or "SHA256:…"
+  std::string name;                     // valid: user id, file or subject
   KeyOrigin origin = KeyOrigin::kLocal;
   std::vector<std::uint32_t> objects;  // ids that it covers, ascending
 };

@@ -20,37 +20,37 @@ struct Ok {};
 // on the frontend's side (frontend/messages). Append only: numbers are part of the protocol.
 enum class Op : std::uint16_t {
   kNone = 0,
-  kCleanse,         // making the process safe: environment, descriptors, signals
-  kReceive,         // the request datagram
-  kJudge,           // starting the judge or reading its verdict
-  kCheckVerdict,    // the verdict did not pass the helper's own check
-  kSpawn,           // clone(2) of the payload's process
-  kLockDown,        // seccomp filter
-  kLoop,            // loop device
-  kVerity,          // dm-verity mapping
-  kCrypt,           // dm-crypt mapping
-  kCloneSource,     // open_tree(2) of a bind source
-  kDrop,            // taking the caller's ids, dropping capabilities
-  kJoinNamespace,   // setns(2)
-  kSession,         // private tmpfs that holds the root while it is built
-  kMountRoot,       // the image, FUSE or directory root
-  kOverlay,         // overlay file system
-  kTarget,          // resolving or creating a mount point inside the root
-  kBind,            // attaching a bind
-  kSystemMount,     // proc, sys, dev, devpts, mqueue, tmpfs
-  kFile,            // placing a generated file
-  kHostname,        // sethostname(2)
-  kPivot,           // pivot_root(2)
-  kRelease,         // telling the child to go on
-  kReply,           // answering the frontend
+  kCleanse,        // making the process safe: environment, descriptors, signals
+  kReceive,        // the request datagram
+  kJudge,          // starting the judge or reading its verdict
+  kCheckVerdict,   // the verdict did not pass the helper's own check
+  kSpawn,          // clone(2) of the payload's process
+  kLockDown,       // seccomp filter
+  kLoop,           // loop device
+  kVerity,         // dm-verity mapping
+  kCrypt,          // dm-crypt mapping
+  kCloneSource,    // open_tree(2) of a bind source
+  kDrop,           // taking the caller's ids, dropping capabilities
+  kJoinNamespace,  // setns(2)
+  kSession,        // private tmpfs that holds the root while it is built
+  kMountRoot,      // the image, FUSE or directory root
+  kOverlay,        // overlay file system
+  kTarget,         // resolving or creating a mount point inside the root
+  kBind,           // attaching a bind
+  kSystemMount,    // proc, sys, dev, devpts, mqueue, tmpfs
+  kFile,           // placing a generated file
+  kHostname,       // sethostname(2)
+  kPivot,          // pivot_root(2)
+  kRelease,        // telling the child to go on
+  kReply,          // answering the frontend
   kCount_,
 };
 
 // A failed system call: no allocation, no bytes of the caller's. `line` is where the Error was made.
 struct Error {
-  int err = 0;                     // errno
+  int err = 0;  // errno
   Op op = Op::kNone;
-  std::uint16_t item = 0;          // index of the operation it concerns, 0 where none
+  std::uint16_t item = 0;  // index of the operation it concerns, 0 where none
   const char* file = __builtin_FILE();
   unsigned line = __builtin_LINE();
 };
@@ -61,7 +61,9 @@ class [[nodiscard]] Result {
   // The two deliberate implicit conversions of the tree: `return value;` and `return Error{…};`.
   Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
   Result(E error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
-  Result() requires std::is_same_v<T, Ok> : Result(Ok{}) {}
+  Result()
+    requires std::is_same_v<T, Ok>
+      : Result(Ok{}) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }

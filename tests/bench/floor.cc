@@ -2,22 +2,24 @@
 // the benchmark measures against. No policy, no environment rules, no messages; errors end it.
 //
 //   floor directory ROOT COMMAND...             user and mount namespace, binds, pivot_root, exec
-//   floor image SERVER FILE OFFSET SIZE COMMAND...  the same on a FUSE mount served by postern-squashfs
-//   floor squashfuse SERVER FILE OFFSET COMMAND...  the same on a mount served by squashfuse_ll
-#include <fcntl.h>
-#include <sched.h>
-#include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
+//   floor image SERVER FILE OFFSET SIZE COMMAND...  the same on a FUSE mount served by
+//   postern-squashfs floor squashfuse SERVER FILE OFFSET COMMAND...  the same on a mount served by
+//   squashfuse_ll
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
 
 namespace {
 
@@ -50,7 +52,9 @@ void enter(const char* root, char** command) {
   for (const char* path : {"/proc", "/sys", "/dev", "/tmp"}) {
     need(::mount(path, (base + path).c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0, path);
   }
-  need(::chdir(root) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 && ::umount2(".", MNT_DETACH) == 0, "pivot_root");
+  need(::chdir(root) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
+           ::umount2(".", MNT_DETACH) == 0,
+       "pivot_root");
   ::execvp(command[0], command);
   need(false, command[0]);
 }
@@ -63,14 +67,17 @@ void start_postern_squashfs(char** argv, const char* root) {
     const std::string fuse_fd = std::to_string(fuse);
     const std::string image_fd = std::to_string(image);
     const std::string owner = std::to_string(::getuid()) + ":" + std::to_string(::getgid());
-    ::execl(argv[2], "postern-squashfs", "--fuse-fd", fuse_fd.c_str(), "--image-fd", image_fd.c_str(), "--offset", argv[4],
-            "--size", argv[5], "--owner", owner.c_str(), nullptr);
+    ::execl(argv[2], "postern-squashfs", "--fuse-fd", fuse_fd.c_str(), "--image-fd",
+            image_fd.c_str(), "--offset", argv[4], "--size", argv[5], "--owner", owner.c_str(),
+            nullptr);
     need(false, argv[2]);
   }
   need(::unshare(CLONE_NEWNS) == 0, "unshare");
-  const std::string options = "fd=" + std::to_string(fuse) + ",rootmode=40000,user_id=" + std::to_string(::getuid()) +
-                              ",group_id=" + std::to_string(::getgid()) + ",default_permissions,allow_other";
-  need(::mount("floor", root, "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()) == 0, "mount fuse");
+  const std::string options =
+      "fd=" + std::to_string(fuse) + ",rootmode=40000,user_id=" + std::to_string(::getuid()) +
+      ",group_id=" + std::to_string(::getgid()) + ",default_permissions,allow_other";
+  need(::mount("floor", root, "fuse", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()) == 0,
+       "mount fuse");
   ::close(fuse);
   ::close(image);
 }

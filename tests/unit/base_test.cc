@@ -1,6 +1,7 @@
+#include <sys/wait.h>
+
 #include <doctest/doctest.h>
 #include <fcntl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "protocol/base/result.h"
@@ -13,6 +14,8 @@ using postern::Result;
 using postern::UniqueFd;
 
 namespace {
+
+constexpr unsigned kLineOfTheError = __LINE__ + 4;
 
 Result<int> half(int n) {
   if (n % 2 != 0) {
@@ -36,7 +39,7 @@ TEST_SUITE("protocol/base") {
     REQUIRE_FALSE(failed);
     CHECK(failed.error().err == EINVAL);
     CHECK(failed.error().op == Op::kReceive);
-    CHECK(failed.error().line == 19);
+    CHECK(failed.error().line == kLineOfTheError);
   }
 
   TEST_CASE("taking the value of an error ends the process") {

@@ -1,8 +1,8 @@
-#include <doctest/doctest.h>
-
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 #include "frontend/build/definition.h"
 #include "frontend/build/oci_json.h"
@@ -23,7 +23,8 @@ namespace {
 const std::string kDigest = "sha256:" + std::string(64, 'a');
 
 std::string descriptor(const std::string& more = "") {
-  return R"({"mediaType":"application/vnd.oci.image.manifest.v1+json","size":7,"digest":")" + kDigest + "\"" + more + "}";
+  return R"({"mediaType":"application/vnd.oci.image.manifest.v1+json","size":7,"digest":")" +
+         kDigest + "\"" + more + "}";
 }
 
 OciDescriptor candidate(std::string name, std::string architecture, std::string variant = "") {
@@ -37,7 +38,8 @@ OciDescriptor candidate(std::string name, std::string architecture, std::string 
   return out;
 }
 
-postern::Outcome<postern::build::Definition> parsed(std::string_view text, const BuildArguments& arguments = {}) {
+postern::Outcome<postern::build::Definition> parsed(std::string_view text,
+                                                    const BuildArguments& arguments = {}) {
   std::vector<std::string> unused;
   return parse_definition(text, arguments, unused);
 }
@@ -46,7 +48,8 @@ postern::Outcome<postern::build::Definition> parsed(std::string_view text, const
 
 TEST_SUITE("frontend/build") {
   TEST_CASE("a docker manifest gives configuration, layers and tags") {
-    const auto images = parse_docker_manifest(R"([{"Config":"c.json","RepoTags":["a:1"],"Layers":["x/layer.tar","y"],"New":{}},
+    const auto images = parse_docker_manifest(
+        R"([{"Config":"c.json","RepoTags":["a:1"],"Layers":["x/layer.tar","y"],"New":{}},
                                                   {"Config":"d","RepoTags":null,"Layers":[]}])");
     REQUIRE(images);
     REQUIRE(images->size() == 2);
@@ -54,8 +57,9 @@ TEST_SUITE("frontend/build") {
     CHECK(images->at(0).layers == std::vector<std::string>{"x/layer.tar", "y"});
     CHECK(images->at(0).tags == std::vector<std::string>{"a:1"});
     CHECK(images->at(1).tags.empty());
-    for (const char* bad : {"", "{}", "[]", "[1]", "[{}]", R"([{"Config":1}])", R"([{"Config":"c","Layers":"x"}])",
-                            R"([{"Config":"c","Layers":[1]}])", R"([{"Config":"c","RepoTags":{}}])", "[{\"Config\":\"\xff\"}]"}) {
+    for (const char* bad : {"", "{}", "[]", "[1]", "[{}]", R"([{"Config":1}])",
+                            R"([{"Config":"c","Layers":"x"}])", R"([{"Config":"c","Layers":[1]}])",
+                            R"([{"Config":"c","RepoTags":{}}])", "[{\"Config\":\"\xff\"}]"}) {
       CAPTURE(bad);
       CHECK_FALSE(parse_docker_manifest(bad));
     }
@@ -65,10 +69,13 @@ TEST_SUITE("frontend/build") {
     CHECK(parse_oci_index("{\"manifests\":[" + descriptor() + "]}"));
     const std::string upper = "sha256:" + std::string(64, 'A');
     for (const std::string& bad :
-         {std::string(R"({"digest":"sha256:../../etc/passwd","size":1})"), "{\"digest\":\"" + upper + "\",\"size\":1}",
-          "{\"digest\":\"" + kDigest + "\"}", "{\"digest\":\"" + kDigest + "\",\"size\":-1}",
-          "{\"digest\":\"" + kDigest + "\",\"size\":1.5}", std::string(R"({"digest":"sha512:00","size":1})"), std::string("7"),
-          "{\"digest\":\"" + kDigest + "\",\"size\":1,\"annotations\":{\"org.opencontainers.image.ref.name\":3}}"}) {
+         {std::string(R"({"digest":"sha256:../../etc/passwd","size":1})"),
+          "{\"digest\":\"" + upper + "\",\"size\":1}", "{\"digest\":\"" + kDigest + "\"}",
+          "{\"digest\":\"" + kDigest + "\",\"size\":-1}",
+          "{\"digest\":\"" + kDigest + "\",\"size\":1.5}",
+          std::string(R"({"digest":"sha512:00","size":1})"), std::string("7"),
+          "{\"digest\":\"" + kDigest +
+              "\",\"size\":1,\"annotations\":{\"org.opencontainers.image.ref.name\":3}}"}) {
       CAPTURE(bad);
       CHECK_FALSE(parse_oci_index("{\"manifests\":[" + bad + "]}"));
     }
@@ -77,12 +84,15 @@ TEST_SUITE("frontend/build") {
   }
 
   TEST_CASE("an OCI manifest gives its layers, encrypted ones are refused with a cure") {
-    const auto manifest = parse_oci_manifest("{\"config\":" + descriptor() + ",\"layers\":[" + descriptor() + "," + descriptor() + "]}");
+    const auto manifest = parse_oci_manifest("{\"config\":" + descriptor() + ",\"layers\":[" +
+                                             descriptor() + "," + descriptor() + "]}");
     REQUIRE(manifest);
     CHECK(manifest->layers.size() == 2);
     CHECK(manifest->config.size == 7);
-    const auto encrypted = parse_oci_manifest("{\"config\":" + descriptor() + ",\"layers\":[{\"mediaType\":\"x.tar+gzip+encrypted\",\"size\":1,\"digest\":\"" +
-                                              kDigest + "\"}]}");
+    const auto encrypted = parse_oci_manifest(
+        "{\"config\":" + descriptor() +
+        ",\"layers\":[{\"mediaType\":\"x.tar+gzip+encrypted\",\"size\":1,\"digest\":\"" + kDigest +
+        "\"}]}");
     REQUIRE_FALSE(encrypted);
     CHECK_FALSE(encrypted.error().cure.empty());
     CHECK_FALSE(parse_oci_manifest("{\"config\":" + descriptor() + "}"));
@@ -97,7 +107,8 @@ TEST_SUITE("frontend/build") {
   TEST_CASE("documents that nest without end are refused before the parser sees them") {
     CHECK_FALSE(parse_docker_manifest(std::string(1 << 20, '[')));
     CHECK_FALSE(parse_image_config("{\"a\":" + std::string(100000, '{')));
-    CHECK(parse_image_config(R"({"a":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[[["})"));
+    CHECK(parse_image_config(
+        R"({"a":"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\"[[["})"));
   }
 
   TEST_CASE("an image is chosen by name, then by platform") {
@@ -106,7 +117,9 @@ TEST_SUITE("frontend/build") {
     CHECK(choose_image(two, "v2", "amd64")->name == "repo:v2");
     CHECK_FALSE(choose_image(two, "v3", "amd64"));
     CHECK_FALSE(choose_image(two, "", "amd64"));
-    const std::vector<OciDescriptor> platforms = {candidate("", "amd64"), candidate("", "arm64"), candidate("", "arm", "v7"), candidate("", "arm", "v6")};
+    const std::vector<OciDescriptor> platforms = {candidate("", "amd64"), candidate("", "arm64"),
+                                                  candidate("", "arm", "v7"),
+                                                  candidate("", "arm", "v6")};
     CHECK(choose_image(platforms, "", "arm64")->architecture == "arm64");
     CHECK(choose_image(platforms, "", "arm")->variant == "v7");
     CHECK_FALSE(choose_image(platforms, "", "s390x"));
@@ -115,8 +128,10 @@ TEST_SUITE("frontend/build") {
   }
 
   TEST_CASE("an image configuration gives environment, program, labels and layer ids") {
-    const auto config = parse_image_config(R"({"architecture":"arm64","created":"2020-01-02T03:04:05Z","config":{"Env":["A=b"],"Entrypoint":["/x"],
-        "Cmd":null,"Labels":{"k":"v"}},"rootfs":{"diff_ids":[")" + kDigest + "\"]}}");
+    const auto config = parse_image_config(
+        R"({"architecture":"arm64","created":"2020-01-02T03:04:05Z","config":{"Env":["A=b"],"Entrypoint":["/x"],
+        "Cmd":null,"Labels":{"k":"v"}},"rootfs":{"diff_ids":[")" +
+        kDigest + "\"]}}");
     REQUIRE(config);
     CHECK(config->config.architecture == "arm64");
     CHECK(config->config.environment == std::vector<std::string>{"A=b"});
@@ -124,16 +139,21 @@ TEST_SUITE("frontend/build") {
     CHECK(config->config.command.empty());
     CHECK(config->config.labels.at("k") == "v");
     CHECK(config->diff_ids == std::vector<std::string>{kDigest});
-    for (const char* bad : {"[]", R"({"config":{"Env":"A=b"}})", R"({"config":{"Cmd":[1]}})", R"({"config":{"Labels":[]}})",
-                            R"({"rootfs":{"diff_ids":["sha256:1"]}})", R"({"config":{"Env":["A=\u0000"]}})"}) {
+    for (const char* bad :
+         {"[]", R"({"config":{"Env":"A=b"}})", R"({"config":{"Cmd":[1]}})",
+          R"({"config":{"Labels":[]}})", R"({"rootfs":{"diff_ids":["sha256:1"]}})",
+          R"({"config":{"Env":["A=\u0000"]}})"}) {
       CAPTURE(bad);
       CHECK_FALSE(parse_image_config(bad));
     }
   }
 
   TEST_CASE("a definition file is taken apart into header and sections") {
-    const auto done = parsed("# comment\nBootStrap: localimage\nFrom: base.sif\n\n%post -c /bin/bash\necho {{not a template\n%files\n  a b\n  'c d' /e\n"
-                             "%labels\n  Author  me myself\n%environment\nexport A=1\n%runscript\nexec prog \"$@\"\n%apprun tool\nrun tool\n%applabels tool\nx y\n");
+    const auto done = parsed(
+        "# comment\nBootStrap: localimage\nFrom: base.sif\n\n%post -c /bin/bash\necho {{not a "
+        "template\n%files\n  a b\n  'c d' /e\n"
+        "%labels\n  Author  me myself\n%environment\nexport A=1\n%runscript\nexec prog "
+        "\"$@\"\n%apprun tool\nrun tool\n%applabels tool\nx y\n");
     REQUIRE(done);
     REQUIRE(done->stages.size() == 1);
     const auto& stage = done->stages[0];
@@ -153,7 +173,8 @@ TEST_SUITE("frontend/build") {
   }
 
   TEST_CASE("templates take the given value before the default, and need one") {
-    const std::string text = "Bootstrap: localimage\nFrom: {{ IMG }}-{{TAG}}\n%arguments\n  TAG=\"v1\"\n  IMG=base\n";
+    const std::string text =
+        "Bootstrap: localimage\nFrom: {{ IMG }}-{{TAG}}\n%arguments\n  TAG=\"v1\"\n  IMG=base\n";
     CHECK(parsed(text)->stages[0].header.at("from") == "base-v1");
     CHECK(parsed(text, {{"TAG", "v2"}})->stages[0].header.at("from") == "base-v2");
     const auto missing = parsed("Bootstrap: localimage\nFrom: {{ NONE }}\n");
@@ -165,25 +186,31 @@ TEST_SUITE("frontend/build") {
   }
 
   TEST_CASE("what a definition file cannot say is an error with its line") {
-    for (const char* bad : {"", "\n# nothing\n", "hello\n", "%post\nx\n", "Bootstrap: x\nnonsense\n", "Bootstrap: x\n%nosuch\n", "Bootstrap: x\n%setup\nrm -rf /\n",
-                            "Bootstrap: x\n%files\na b c\n", "Bootstrap: x\n%files\n\"a\n", "Bootstrap: x\n%files into y\n", "Bootstrap: x\n%post -x\n",
-                            "Bootstrap: x\n%apprun\n", "Bootstrap: x\n%apprun ../x\n", "Bootstrap: x\n%appnosuch y\n"}) {
+    for (const char* bad :
+         {"", "\n# nothing\n", "hello\n", "%post\nx\n", "Bootstrap: x\nnonsense\n",
+          "Bootstrap: x\n%nosuch\n", "Bootstrap: x\n%setup\nrm -rf /\n",
+          "Bootstrap: x\n%files\na b c\n", "Bootstrap: x\n%files\n\"a\n",
+          "Bootstrap: x\n%files into y\n", "Bootstrap: x\n%post -x\n", "Bootstrap: x\n%apprun\n",
+          "Bootstrap: x\n%apprun ../x\n", "Bootstrap: x\n%appnosuch y\n"}) {
       CAPTURE(bad);
       CHECK_FALSE(parsed(bad));
     }
     CHECK_FALSE(parsed(std::string_view("Bootstrap: x\n\0", 14)));
-    CHECK(parsed("Bootstrap: a\nStage: one\n%post\nx\nBootstrap: b\n%files from one\n/x\n")->stages.size() == 2);
+    CHECK(parsed("Bootstrap: a\nStage: one\n%post\nx\nBootstrap: b\n%files from one\n/x\n")
+              ->stages.size() == 2);
   }
 
   TEST_CASE("words are split at blanks unless quoted") {
     CHECK(*split_words("a  b\tc") == std::vector<std::string>{"a", "b", "c"});
-    CHECK(*split_words("'a b' \"c\\\"d\" e\\ f ''") == std::vector<std::string>{"a b", "c\"d", "e f", ""});
+    CHECK(*split_words("'a b' \"c\\\"d\" e\\ f ''") ==
+          std::vector<std::string>{"a b", "c\"d", "e f", ""});
     CHECK(split_words("")->empty());
     CHECK_FALSE(split_words("'open"));
   }
 
   TEST_CASE("digests are computed and recognised") {
-    CHECK(postern::build::sha256_of("abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    CHECK(postern::build::sha256_of("abc") ==
+          "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     CHECK(postern::build::is_sha256_digest(kDigest));
     CHECK_FALSE(postern::build::is_sha256_digest(kDigest + "a"));
     CHECK_FALSE(postern::build::is_sha256_digest("sha256:" + std::string(64, 'g')));

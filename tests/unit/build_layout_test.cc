@@ -1,8 +1,8 @@
-#include <doctest/doctest.h>
-
 #include <cstring>
 #include <string>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 #include "frontend/build/layout.h"
 #include "frontend/build/options.h"
@@ -22,7 +22,10 @@ namespace {
 
 std::string elf(unsigned char wide, unsigned char order, unsigned machine) {
   std::string head(20, '\0');
-  std::memcpy(head.data(), "\x7f" "ELF", 4);
+  std::memcpy(head.data(),
+              "\x7f"
+              "ELF",
+              4);
   head[4] = static_cast<char>(wide);
   head[5] = static_cast<char>(order);
   head[order == 2 ? 19 : 18] = static_cast<char>(machine & 0xff);
@@ -30,14 +33,17 @@ std::string elf(unsigned char wide, unsigned char order, unsigned machine) {
   return head;
 }
 
-bool only_bundle(const std::string& path) { return path == "image.tar" || path == "with:colon.tar" || path == "dir"; }
+bool only_bundle(const std::string& path) {
+  return path == "image.tar" || path == "with:colon.tar" || path == "dir";
+}
 
 }  // namespace
 
 TEST_SUITE("frontend/build") {
   TEST_CASE("OCI variables become lines that need no shell: PATH is set, others are defaults") {
-    const std::string script = environment_script({"PATH=/bin:/usr/bin", "A=plain", "Q=a\"b`c$d\\e", "EMPTY=",
-                                                   "NOEQUALS", "bad-name=1", "1X=2", "NL=a\nb"});
+    const std::string script =
+        environment_script({"PATH=/bin:/usr/bin", "A=plain", "Q=a\"b`c$d\\e", "EMPTY=", "NOEQUALS",
+                            "bad-name=1", "1X=2", "NL=a\nb"});
     CHECK(script.find("export PATH=\"/bin:/usr/bin\"\n") != std::string::npos);
     CHECK(script.find("export A=\"${A:-\"plain\"}\"\n") != std::string::npos);
     CHECK(script.find("export Q=\"${Q:-\"a\\\"b\\`c\\$d\\\\e\"}\"\n") != std::string::npos);
@@ -50,8 +56,10 @@ TEST_SUITE("frontend/build") {
 
   TEST_CASE("ENTRYPOINT stays, CMD gives way to arguments") {
     CHECK(oci_runscript({"/app", "-x"}, {}).ends_with("exec '/app' '-x' \"$@\"\n"));
-    CHECK(oci_runscript({}, {"bash", "-l"}).ends_with("[ $# -gt 0 ] || set -- 'bash' '-l'\nexec \"$@\"\n"));
-    CHECK(oci_runscript({"/app"}, {"it's"}).ends_with("[ $# -gt 0 ] || set -- 'it'\\''s'\nexec '/app' \"$@\"\n"));
+    CHECK(oci_runscript({}, {"bash", "-l"})
+              .ends_with("[ $# -gt 0 ] || set -- 'bash' '-l'\nexec \"$@\"\n"));
+    CHECK(oci_runscript({"/app"}, {"it's"})
+              .ends_with("[ $# -gt 0 ] || set -- 'it'\\''s'\nexec '/app' \"$@\"\n"));
     CHECK(oci_runscript({}, {}).ends_with("exec '/bin/sh' \"$@\"\n"));
   }
 
@@ -69,7 +77,8 @@ TEST_SUITE("frontend/build") {
     CHECK(elf_architecture(elf(2, 1, 258)) == Architecture::kLoong64);
     CHECK(elf_architecture(elf(2, 1, 9999)) == Architecture::kUnknown);
     CHECK(elf_architecture("#!/bin/sh\n0123456789ab") == Architecture::kUnknown);
-    CHECK(elf_architecture("\x7f" "ELF") == Architecture::kUnknown);
+    CHECK(elf_architecture("\x7f"
+                           "ELF") == Architecture::kUnknown);
   }
 
   TEST_CASE("sources are known by their transport, and file names may contain colons") {
@@ -79,6 +88,7 @@ TEST_SUITE("frontend/build") {
       const char* path;
       const char* reference;
     };
+
     const std::vector<Row> rows = {
         {"docker-archive:image.tar", SourceKind::kDockerArchive, "image.tar", ""},
         {"docker-archive://image.tar", SourceKind::kDockerArchive, "image.tar", ""},
@@ -103,7 +113,8 @@ TEST_SUITE("frontend/build") {
     const auto plain = split_transport("image.tar", only_bundle, spec);
     REQUIRE(plain);
     CHECK_FALSE(*plain);
-    for (const char* remote : {"docker://alpine", "oras://x/y", "library://a", "https://h/f.sif", "shub://x"}) {
+    for (const char* remote :
+         {"docker://alpine", "oras://x/y", "library://a", "https://h/f.sif", "shub://x"}) {
       CAPTURE(remote);
       const auto refused = split_transport(remote, only_bundle, spec);
       REQUIRE_FALSE(refused);
@@ -114,23 +125,29 @@ TEST_SUITE("frontend/build") {
   TEST_CASE("files are known by their first bytes") {
     CHECK(kind_of_head("hsqs\x01") == SourceKind::kSquashfs);
     CHECK(kind_of_head(std::string(32, '\0') + "SIF_MAGIC") == SourceKind::kSif);
-    CHECK(kind_of_head("# comment\n\n  BootStrap: localimage\nFrom: x\n") == SourceKind::kDefinition);
+    CHECK(kind_of_head("# comment\n\n  BootStrap: localimage\nFrom: x\n") ==
+          SourceKind::kDefinition);
     CHECK(kind_of_head("\x1f\x8b\x08") == SourceKind::kTar);
     CHECK(kind_of_head("name of a file") == SourceKind::kTar);
     CHECK(kind_of_head(std::string("bootstrap\0", 10)) == SourceKind::kTar);
   }
 
   TEST_CASE("mksquashfs arguments that mean something are taken, others are errors") {
-    const auto with = [](const char* text) { return parse_options(std::vector<std::string>{"--mksquashfs-args", text, "out", "in"}, nullptr); };
-    const auto good = with("-comp gzip -b 1M -Xcompression-level 3 -all-root -noappend -processors 2");
+    const auto with = [](const char* text) {
+      return parse_options(std::vector<std::string>{"--mksquashfs-args", text, "out", "in"},
+                           nullptr);
+    };
+    const auto good =
+        with("-comp gzip -b 1M -Xcompression-level 3 -all-root -noappend -processors 2");
     REQUIRE(good);
     CHECK(good->squash.compression == postern::build::Compression::kGzip);
     CHECK(good->squash.block_bytes == 1048576);
     CHECK(good->squash.level == 3U);
     CHECK(good->squash.all_root);
     CHECK(good->squash.threads == 2);
-    for (const char* bad : {"-comp brotli", "-b 100", "-b 2M", "-b 3K", "-b", "-e file", "-comp gzip -Xcompression-level 10",
-                            "-Xcompression-level 0", "-processors 0", "word"}) {
+    for (const char* bad :
+         {"-comp brotli", "-b 100", "-b 2M", "-b 3K", "-b", "-e file",
+          "-comp gzip -Xcompression-level 10", "-Xcompression-level 0", "-processors 0", "word"}) {
       CAPTURE(bad);
       const auto refused = with(bad);
       REQUIRE_FALSE(refused);

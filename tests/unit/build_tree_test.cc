@@ -1,8 +1,8 @@
-#include <doctest/doctest.h>
-
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <doctest/doctest.h>
 
 #include "frontend/build/tree.h"
 
@@ -50,7 +50,9 @@ bool whiteout(Tree& tree, std::string_view path, std::uint32_t layer) {
   return was && *was;
 }
 
-bool has(const Tree& tree, std::string_view path) { return tree.find_id(path, false) != Tree::kNone; }
+bool has(const Tree& tree, std::string_view path) {
+  return tree.find_id(path, false) != Tree::kNone;
+}
 
 std::string listing(const Tree& tree) {
   std::string text;
@@ -67,6 +69,7 @@ TEST_SUITE("frontend/build") {
       bool taken;
       std::vector<std::string> parts;
     };
+
     const std::vector<Row> rows = {
         {"a/b", true, {"a", "b"}},
         {"/a//b/", true, {"a", "b"}},
@@ -197,8 +200,9 @@ TEST_SUITE("frontend/build") {
     CHECK(tree.find("a/x") == nullptr);
     CHECK(tree.find("a") == nullptr);
     CHECK(put(tree, "s", symlink(".")));
-    CHECK_FALSE(put(tree, "s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/x",
-                    file()));
+    CHECK_FALSE(put(
+        tree, "s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/s/x",
+        file()));
   }
 
   TEST_CASE("nothing but a directory replaces the root") {

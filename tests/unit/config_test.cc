@@ -1,14 +1,14 @@
-#include <doctest/doctest.h>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include <sys/stat.h>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/config/site.h"
 #include "policy/config/trusted_file.h"
@@ -72,15 +72,20 @@ const BadFile kBadFiles[] = {
      "p:2:1: session.max-size-mib: the value must be an integer from 1 to 1048576"},
     {"[session]\nmax-size-mib = -1\n",
      "p:2:1: session.max-size-mib: the value must be an integer from 1 to 1048576"},
-    {"[mount]\n dev = \"some\"\n", "p:2:2: mount.dev: the value must be one of \"yes\", \"minimal\", \"no\""},
+    {"[mount]\n dev = \"some\"\n",
+     "p:2:2: mount.dev: the value must be one of \"yes\", \"minimal\", \"no\""},
     {"[limit]\npaths = [\"apps\"]\n", "p:2:1: limit.paths: \"apps\" is not an absolute path"},
-    {"[limit]\nowners = [\"\"]\n", "p:2:1: limit.owners: an entry of the list is empty or holds a NUL character"},
+    {"[limit]\nowners = [\"\"]\n",
+     "p:2:1: limit.owners: an entry of the list is empty or holds a NUL character"},
     {"[limit]\nowners = [1]\n",
-     "p:2:1: the value of \"owners\" is neither true or false, nor an integer, a string or a list of strings"},
+     "p:2:1: the value of \"owners\" is neither true or false, nor an integer, a string or a list "
+     "of strings"},
     {"[session]\nmax-size-mib = 1.5\n",
-     "p:2:1: the value of \"max-size-mib\" is neither true or false, nor an integer, a string or a list of strings"},
+     "p:2:1: the value of \"max-size-mib\" is neither true or false, nor an integer, a string or a "
+     "list of strings"},
     {"[suid.more]\nenabled = true\n",
-     "p:1:7: the value of \"more\" is neither true or false, nor an integer, a string or a list of strings"},
+     "p:1:7: the value of \"more\" is neither true or false, nor an integer, a string or a list of "
+     "strings"},
 };
 
 TEST_CASE("what is not a setting is an error with its place") {
@@ -121,7 +126,8 @@ TEST_CASE("strings survive quoting") {
   const std::string nasty = "a\"b\\c\n\t\x1f\x7f\xc3\xa9";
   SiteConfig site;
   site.limit_owners = {nasty};
-  const auto read = parse_site_config("[limit]\nowners = " + value_text(site, *find_key("limit.owners")) + "\n", "p");
+  const auto read = parse_site_config(
+      "[limit]\nowners = " + value_text(site, *find_key("limit.owners")) + "\n", "p");
   REQUIRE(read);
   CHECK(read->limit_owners == List{nasty});
 }
@@ -152,12 +158,16 @@ class Tree {
     REQUIRE(::chmod(file().c_str(), 0644) == 0);
     root_ = UniqueFd(::open(path_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   }
+
   Tree(const Tree&) = delete;
   Tree& operator=(const Tree&) = delete;
+
   ~Tree() { std::filesystem::remove_all(path_); }
 
   std::string file() const { return path_ + "/etc/postern.toml"; }
+
   std::string dir() const { return path_ + "/etc"; }
+
   Trusted<SiteConfig> load(const char* path = "/etc/postern.toml") const {
     return load_trusted(root_.get(), path);
   }

@@ -1,9 +1,10 @@
-#include <doctest/doctest.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <array>
 #include <string>
+
+#include <sys/mman.h>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "policy/crypt/luks_header.h"
 
@@ -43,7 +44,8 @@ void flip(int file, off_t at) {
 }  // namespace
 
 TEST_SUITE("policy/crypt") {
-  TEST_CASE("a header opens with each of its secrets, with no other, and from an extent of a file") {
+  TEST_CASE(
+      "a header opens with each of its secrets, with no other, and from an extent of a file") {
     const auto key = some_key();
     LuksHeader made = formatted(key);
     CHECK(made.geometry().data_offset == 16ULL * 1024 * 1024);

@@ -1,8 +1,3 @@
-#include "policy/ecl/facts.h"
-
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -12,9 +7,12 @@
 #include <sys/stat.h>
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
+#include <unistd.h>
 
+#include "policy/ecl/facts.h"
 #include "policy/seal/add.h"
 #include "policy/sif/writer.h"
 #include "policy/signature/base64.h"
@@ -37,10 +35,14 @@ constexpr const char* kPgpSigner = "pgp:f34371d0acd5d09eb9bd853a80600a5fa11bbd29
 class Directory {
  public:
   Directory() { REQUIRE(::mkdtemp(path_.data()) != nullptr); }
+
   ~Directory() { std::filesystem::remove_all(path_); }
+
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
+
   [[nodiscard]] std::string operator/(const std::string& name) const { return path_ + "/" + name; }
+
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
@@ -78,8 +80,8 @@ void make_image(const std::string& path, bool sealed) {
   REQUIRE(writer);
   sif::ObjectInput partition;
   partition.type = sif::DataType::kPartition;
-  partition.extra = sif::PartitionInfo{sif::FileSystem::kSquashfs, sif::PartitionType::kPrimarySystem,
-                                       sif::Architecture::kAmd64};
+  partition.extra = sif::PartitionInfo{
+      sif::FileSystem::kSquashfs, sif::PartitionType::kPrimarySystem, sif::Architecture::kAmd64};
   REQUIRE(writer->add(partition, std::string(200 * 4096, 'p')));
   REQUIRE(writer->finish());
   if (sealed) {
@@ -121,7 +123,9 @@ std::int64_t offset_of(const std::string& path, std::size_t slot) {
   return sif::read(fd.get())->descriptors().at(slot).offset;
 }
 
-ecl::Gathered gather(const std::string& path, const signature::KeyMaterial& keys, std::uint64_t* hashed = nullptr) {
+ecl::Gathered gather(const std::string& path,
+                     const signature::KeyMaterial& keys,
+                     std::uint64_t* hashed = nullptr) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   const auto image = sif::read(fd.get());
   REQUIRE(image);
@@ -131,7 +135,9 @@ ecl::Gathered gather(const std::string& path, const signature::KeyMaterial& keys
   return ecl::gather(*image, fd.get(), keys, options);
 }
 
-signature::KeyMaterial keyring(const Directory& directory, const std::string& pem, bool in_child = false) {
+signature::KeyMaterial keyring(const Directory& directory,
+                               const std::string& pem,
+                               bool in_child = false) {
   std::filesystem::create_directory(directory / "pem");
   std::ofstream(directory / "pem/site.pem") << pem;
   auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, in_child);
@@ -221,9 +227,10 @@ TEST_SUITE("ecl facts") {
     CHECK(unknown.facts.binding == ecl::Binding::kHash);  // nobody known signed the seal
     make_image(path, true);
     sign(path, pair.key);
-    flip(path, offset_of(path, 1) + 100);                 // the superblock
+    flip(path, offset_of(path, 1) + 100);  // the superblock
     CHECK(gather(path, keys).facts.problem_code == RefusalCode::kSeal);
-    CHECK(gather(POSTERN_TEST_DATA "/images/one-group.sif", keys).facts.problem_code == RefusalCode::kEclUnsigned);
+    CHECK(gather(POSTERN_TEST_DATA "/images/one-group.sif", keys).facts.problem_code ==
+          RefusalCode::kEclUnsigned);
   }
 
   TEST_CASE("OpenPGP signatures are checked in a process of its own that leaves nothing") {
@@ -242,13 +249,15 @@ TEST_SUITE("ecl facts") {
     REQUIRE(bytes);
     // SAFETY: char and unsigned char have the same representation.
     std::ofstream(directory / "pubring.gpg", std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes->data()), static_cast<std::streamsize>(bytes->size()));
+        .write(reinterpret_cast<const char*>(bytes->data()),
+               static_cast<std::streamsize>(bytes->size()));
     ::chmod(directory.path().c_str(), 0555);
     for (const bool in_child : {false, true}) {
       auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, in_child);
       REQUIRE(keys);
       CHECK((keys->rings[0].channel() >= 0) == in_child);
-      const UniqueFd fd(::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
+      const UniqueFd fd(
+          ::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
       const auto image = sif::read(fd.get());
       for (int round = 0; round < 2; ++round) {
         const signature::VerifyReport report = signature::verify(*image, fd.get(), {}, *keys);
@@ -262,12 +271,16 @@ TEST_SUITE("ecl facts") {
 
   TEST_CASE("a keyring that others may write, or that is incomplete, is an error") {
     const Directory directory;
-    const auto load = [&](ecl::KeyringOwner owner) { return ecl::load_keyring(directory.path(), owner, false).has_value(); };
+    const auto load = [&](ecl::KeyringOwner owner) {
+      return ecl::load_keyring(directory.path(), owner, false).has_value();
+    };
     CHECK(load(ecl::KeyringOwner::kWhoever));  // empty: every signature is unknown
     {
       const auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, true);
-      const UniqueFd fd(::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
-      const signature::VerifyReport report = signature::verify(*sif::read(fd.get()), fd.get(), {}, *keys);
+      const UniqueFd fd(
+          ::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
+      const signature::VerifyReport report =
+          signature::verify(*sif::read(fd.get()), fd.get(), {}, *keys);
       CHECK(report.failure == signature::Failure::kNotValid);
       CHECK(report.problem.what.find("unknown signer") != std::string::npos);
       CHECK(std::filesystem::is_empty(directory.path()));  // and GnuPG has written nothing
@@ -276,7 +289,7 @@ TEST_SUITE("ecl facts") {
     CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));  // GnuPG would write lock files
     std::ofstream(directory / "gpg.conf") << signature::keyring_options();
     CHECK(load(ecl::KeyringOwner::kWhoever));
-    CHECK_FALSE(load(ecl::KeyringOwner::kRoot));     // /tmp is everybody's
+    CHECK_FALSE(load(ecl::KeyringOwner::kRoot));  // /tmp is everybody's
     std::ofstream(directory / "pubring.kbx") << "";
     CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));
     std::filesystem::remove(directory / "pubring.kbx");
@@ -300,14 +313,15 @@ TEST_SUITE("ecl facts") {
       return ecl::locate(config, fd.get());
     };
     CHECK(where(directory / "images/a.sif") == directory / "images");
-    CHECK(where(directory / "images2/a.sif") == "");   // same name, sibling with the same prefix
+    CHECK(where(directory / "images2/a.sif") == "");  // same name, sibling with the same prefix
     CHECK(where(directory / "images2/../images/a.sif") == directory / "images");
     std::filesystem::create_symlink("a.sif", directory / "images/link.sif");
-    CHECK(where(directory / "images/link.sif") == directory / "images");  // resolved: a.sif lies there
+    CHECK(where(directory / "images/link.sif") ==
+          directory / "images");  // resolved: a.sif lies there
     std::filesystem::create_symlink(directory / "images2/a.sif", directory / "images/b.sif");
-    CHECK(where(directory / "images/b.sif") == "");    // a link in it to a file elsewhere
+    CHECK(where(directory / "images/b.sif") == "");  // a link in it to a file elsewhere
     const UniqueFd gone(::open((directory / "images/a.sif").c_str(), O_RDONLY | O_CLOEXEC));
     std::filesystem::rename(directory / "images2/a.sif", directory / "images/a.sif");
-    CHECK(ecl::locate(config, gone.get()) == "");      // replaced after it was opened
+    CHECK(ecl::locate(config, gone.get()) == "");  // replaced after it was opened
   }
 }

@@ -1,13 +1,13 @@
 #include "policy/ecl/ecl.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstdlib>
 #include <string>
 
+#include <sys/stat.h>
+
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 namespace {
 
@@ -87,7 +87,9 @@ TEST_SUITE("ecl") {
     const auto config = parse_ecl(
         "activated = true\nlegacyinsecure = false\nsomethingnew = 3\n\n[[execgroup]]\n"
         "  tagname = \"pipeline\"\n  mode = \"whitestrict\"\n  dirpath = \"/var/data/images\"\n"
-        "  keyfp = [\"" + std::string(40, 'A') + "\"]\n[[ExecGroup2]]\n", "ecl.toml");
+        "  keyfp = [\"" +
+            std::string(40, 'A') + "\"]\n[[ExecGroup2]]\n",
+        "ecl.toml");
     REQUIRE(config);
     CHECK(config->activated);
     CHECK_FALSE(config->legacy_insecure);
@@ -102,7 +104,8 @@ TEST_SUITE("ecl") {
   }
 
   TEST_CASE("key names match in any case, and no file at all is a list that is off") {
-    const auto config = parse_ecl("Activated = true\n[[ExecGroup]]\nMODE=\"blacklist\"\nKeyFP=[]\n", "e");
+    const auto config =
+        parse_ecl("Activated = true\n[[ExecGroup]]\nMODE=\"blacklist\"\nKeyFP=[]\n", "e");
     REQUIRE(config);
     CHECK(config->activated);
     CHECK(config->groups.at(0).mode == Mode::kBlacklist);
@@ -129,6 +132,7 @@ TEST_SUITE("ecl") {
       const char* text;
       const char* words;
     };
+
     const std::array rows = std::to_array<Row>({
         {"activated = 1\n", "ecl.toml:1: 'activated' must be true or false"},
         {"activated = true\nACTIVATED = false\n", "given twice"},
@@ -151,7 +155,8 @@ TEST_SUITE("ecl") {
         {"[[execgroup]]\nmode=\"blacklist\"\nbinding=\"\"\n", "binding ''"},
         {"[[execgroup]]\nmode=\"blacklist\"\nbinding=\"seal\"\n", "binding 'seal'"},
         {"[[execgroup]]\nmode=\"blacklist\"\nMode=\"whitelist\"\n", "given twice"},
-        {"[[execgroup]]\nmode=\"blacklist\"\n[[execgroup]]\nmode=\"blacklist\"\n", "already used in line 1"},
+        {"[[execgroup]]\nmode=\"blacklist\"\n[[execgroup]]\nmode=\"blacklist\"\n",
+         "already used in line 1"},
     });
     for (const Row& row : rows) {
       CAPTURE(row.text);
@@ -185,8 +190,8 @@ TEST_SUITE("ecl") {
   TEST_CASE("a group is chosen by the exact directory, then the one for any directory") {
     EclConfig config = rule(Mode::kBlacklist, {}, "/images");
     CHECK(find_group(config, "/images") == std::optional<std::size_t>(0));
-    CHECK_FALSE(find_group(config, "/images2").has_value());     // same prefix, a sibling
-    CHECK_FALSE(find_group(config, "/images/deep").has_value()); // not recursive
+    CHECK_FALSE(find_group(config, "/images2").has_value());      // same prefix, a sibling
+    CHECK_FALSE(find_group(config, "/images/deep").has_value());  // not recursive
     CHECK_FALSE(find_group(config, "/").has_value());
     CHECK_FALSE(find_group(config, "").has_value());
     config.groups.push_back(rule(Mode::kBlacklist, {}, "").groups[0]);
@@ -203,28 +208,47 @@ TEST_SUITE("ecl") {
       Decision decision;
       RefusalCode reason;
     };
+
     EclConfig no_group;
     no_group.activated = true;
     const std::vector<Row> rows = {
         {"no execgroup", no_group, facts({kA, kB}), Decision::kRefuse, RefusalCode::kEclNoGroup},
-        {"whitelist A", rule(Mode::kWhitelist, {kA}), facts({kA, kB}), Decision::kAllow, RefusalCode::kNone},
-        {"whitelist B", rule(Mode::kWhitelist, {kB}), facts({kA, kB}), Decision::kAllow, RefusalCode::kNone},
-        {"unsigned, whitelist", rule(Mode::kWhitelist, {kA}), facts({}), Decision::kRefuse, RefusalCode::kEclSignature},
-        {"unsigned, blacklist", rule(Mode::kBlacklist, {kA}), facts({}), Decision::kRefuse, RefusalCode::kEclSignature},
-        {"unsigned, empty blacklist", rule(Mode::kBlacklist, {}), facts({}), Decision::kRefuse, RefusalCode::kEclSignature},
-        {"rule for /, image below", rule(Mode::kWhitelist, {kA, kB}, "/"), facts({}), Decision::kRefuse, RefusalCode::kEclNoGroup},
-        {"signed, rule for /", rule(Mode::kWhitelist, {kA, kB}, "/"), facts({kA}), Decision::kRefuse, RefusalCode::kEclNoGroup},
-        {"whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}), facts({kA, kB}), Decision::kAllow, RefusalCode::kNone},
-        {"A, whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}), facts({kA}), Decision::kRefuse, RefusalCode::kEclUnsigned},
-        {"A+B, blacklist A", rule(Mode::kBlacklist, {kA}), facts({kA, kB}), Decision::kRefuse, RefusalCode::kEclForbidden},
-        {"A, blacklist B", rule(Mode::kBlacklist, {kB}), facts({kA}), Decision::kAllow, RefusalCode::kNone},
-        {"C, whitelist A+B", rule(Mode::kWhitelist, {kA, kB}), facts({kC}), Decision::kRefuse, RefusalCode::kEclUnsigned},
-        {"B unknown, whitelist B", rule(Mode::kWhitelist, {kB}), with_unknown(facts({kA}), {kB}), Decision::kRefuse, RefusalCode::kEclUnsigned},
-        {"B unknown, whitelist A+B", rule(Mode::kWhitelist, {kA, kB}), with_unknown(facts({kA}), {kB}), Decision::kAllow, RefusalCode::kNone},
-        {"B unknown, whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}), with_unknown(facts({kA}), {kB}), Decision::kRefuse, RefusalCode::kEclUnsigned},
-        {"both unknown, blacklist A+B", rule(Mode::kBlacklist, {kA, kB}), with_unknown(facts({}), {kA, kB}), Decision::kRefuse, RefusalCode::kEclForbidden},
-        {"C unknown, blacklist A", rule(Mode::kBlacklist, {kA}), with_unknown(facts({}), {kC}), Decision::kAllow, RefusalCode::kNone},
-        {"A valid once and invalid once", rule(Mode::kWhitelist, {kA}), with_unknown(facts({kA}), {kA}), Decision::kRefuse, RefusalCode::kEclUnsigned},
+        {"whitelist A", rule(Mode::kWhitelist, {kA}), facts({kA, kB}), Decision::kAllow,
+         RefusalCode::kNone},
+        {"whitelist B", rule(Mode::kWhitelist, {kB}), facts({kA, kB}), Decision::kAllow,
+         RefusalCode::kNone},
+        {"unsigned, whitelist", rule(Mode::kWhitelist, {kA}), facts({}), Decision::kRefuse,
+         RefusalCode::kEclSignature},
+        {"unsigned, blacklist", rule(Mode::kBlacklist, {kA}), facts({}), Decision::kRefuse,
+         RefusalCode::kEclSignature},
+        {"unsigned, empty blacklist", rule(Mode::kBlacklist, {}), facts({}), Decision::kRefuse,
+         RefusalCode::kEclSignature},
+        {"rule for /, image below", rule(Mode::kWhitelist, {kA, kB}, "/"), facts({}),
+         Decision::kRefuse, RefusalCode::kEclNoGroup},
+        {"signed, rule for /", rule(Mode::kWhitelist, {kA, kB}, "/"), facts({kA}),
+         Decision::kRefuse, RefusalCode::kEclNoGroup},
+        {"whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}), facts({kA, kB}), Decision::kAllow,
+         RefusalCode::kNone},
+        {"A, whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}), facts({kA}), Decision::kRefuse,
+         RefusalCode::kEclUnsigned},
+        {"A+B, blacklist A", rule(Mode::kBlacklist, {kA}), facts({kA, kB}), Decision::kRefuse,
+         RefusalCode::kEclForbidden},
+        {"A, blacklist B", rule(Mode::kBlacklist, {kB}), facts({kA}), Decision::kAllow,
+         RefusalCode::kNone},
+        {"C, whitelist A+B", rule(Mode::kWhitelist, {kA, kB}), facts({kC}), Decision::kRefuse,
+         RefusalCode::kEclUnsigned},
+        {"B unknown, whitelist B", rule(Mode::kWhitelist, {kB}), with_unknown(facts({kA}), {kB}),
+         Decision::kRefuse, RefusalCode::kEclUnsigned},
+        {"B unknown, whitelist A+B", rule(Mode::kWhitelist, {kA, kB}),
+         with_unknown(facts({kA}), {kB}), Decision::kAllow, RefusalCode::kNone},
+        {"B unknown, whitestrict A+B", rule(Mode::kWhitestrict, {kA, kB}),
+         with_unknown(facts({kA}), {kB}), Decision::kRefuse, RefusalCode::kEclUnsigned},
+        {"both unknown, blacklist A+B", rule(Mode::kBlacklist, {kA, kB}),
+         with_unknown(facts({}), {kA, kB}), Decision::kRefuse, RefusalCode::kEclForbidden},
+        {"C unknown, blacklist A", rule(Mode::kBlacklist, {kA}), with_unknown(facts({}), {kC}),
+         Decision::kAllow, RefusalCode::kNone},
+        {"A valid once and invalid once", rule(Mode::kWhitelist, {kA}),
+         with_unknown(facts({kA}), {kA}), Decision::kRefuse, RefusalCode::kEclUnsigned},
         {"not activated", EclConfig{}, facts({}), Decision::kAllow, RefusalCode::kNone},
     };
     for (const Row& row : rows) {
@@ -237,7 +261,8 @@ TEST_SUITE("ecl") {
     }
   }
 
-  TEST_CASE("signers x directories x integrity: only the named key in the named directory, intact") {
+  TEST_CASE(
+      "signers x directories x integrity: only the named key in the named directory, intact") {
     const std::vector<std::vector<std::string>> signers = {{}, {kA}, {kA, kB}, {kC}};
     for (const Mode mode : {Mode::kWhitelist, Mode::kWhitestrict, Mode::kBlacklist}) {
       for (const auto& who : signers) {

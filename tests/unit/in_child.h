@@ -1,7 +1,9 @@
-// Whatever changes or ends the process runs in a child; the wait status (wait(2)) is what is asserted.
+// Whatever changes or ends the process runs in a child; the wait status (wait(2)) is what is
+// asserted.
 #pragma once
 
 #include <sys/wait.h>
+
 #include <unistd.h>
 
 template <class Function>

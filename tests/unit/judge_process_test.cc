@@ -1,13 +1,5 @@
 // The judge as a process: started as the helper starts it, in a mount namespace with a site
 // configuration of our own and busybox's syslogd behind /dev/log. Needs root.
-#include <doctest/doctest.h>
-
-#include <fcntl.h>
-#include <grp.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <array>
 #include <chrono>
 #include <cstring>
@@ -25,6 +17,13 @@
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include "policy/judge/audit.h"
 #include "policy/seal/add.h"
@@ -76,7 +75,8 @@ void enter_private_world() {
     ok(::mount("test", "/dev", "tmpfs", 0, "mode=0755"));
     ok(::mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3)));
     ok(::chmod("/dev/null", 0666));
-    for (const auto& [program, bytes] : {std::pair(kWork + "/judge", judge), {kWork + "/judge-keys", judge_keys}}) {
+    for (const auto& [program, bytes] :
+         {std::pair(kWork + "/judge", judge), {kWork + "/judge-keys", judge_keys}}) {
       write_file(program, bytes);
       ok(::chmod(program.c_str(), 0711));
     }
@@ -103,8 +103,11 @@ UniqueFd memfd(std::string_view bytes) {
 }
 
 UniqueFd input_for(std::span<const std::byte> request, std::size_t descriptors, std::uint32_t uid) {
-  const JudgeInput head{.magic = kJudgeInputMagic, .uid = uid, .gid = uid,
-                        .descriptor_count = static_cast<std::uint32_t>(descriptors), .group_count = 1};
+  const JudgeInput head{.magic = kJudgeInputMagic,
+                        .uid = uid,
+                        .gid = uid,
+                        .descriptor_count = static_cast<std::uint32_t>(descriptors),
+                        .group_count = 1};
   std::string bytes(sizeof head + 4 + request.size(), '\0');
   std::memcpy(bytes.data(), &head, sizeof head);
   std::memcpy(bytes.data() + sizeof head, &uid, 4);
@@ -119,7 +122,10 @@ struct Answer {
 };
 
 // Descriptors: root, then the others, each /dev/null where not given.
-Answer run_judge(int input, int root, std::size_t descriptors, const std::vector<int>& others = {},
+Answer run_judge(int input,
+                 int root,
+                 std::size_t descriptors,
+                 const std::vector<int>& others = {},
                  uid_t user = kJudgeUser) {
   int answer[2];
   REQUIRE(::pipe2(answer, O_CLOEXEC) == 0);
@@ -143,8 +149,8 @@ Answer run_judge(int input, int root, std::size_t descriptors, const std::vector
       ::dup2(i - 1 < rest.size() ? rest[i - 1] : null, kJudgeDescriptorBase + static_cast<int>(i));
     }
     ::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0);
-    if (::setgroups(0, nullptr) != 0 || ::setresgid(user, user, user) != 0 || ::setresuid(user, user, user) != 0 ||
-        ::chdir("/") != 0) {
+    if (::setgroups(0, nullptr) != 0 || ::setresgid(user, user, user) != 0 ||
+        ::setresuid(user, user, user) != 0 || ::chdir("/") != 0) {
       ::_exit(99);
     }
     char name[] = "postern-judge";
@@ -158,7 +164,8 @@ Answer run_judge(int input, int root, std::size_t descriptors, const std::vector
   auto* bytes = reinterpret_cast<char*>(&result.verdict);
   ssize_t got = 0;
   while (result.bytes < sizeof result.verdict &&
-         (got = ::read(answer[0], bytes + result.bytes, sizeof result.verdict - result.bytes)) > 0) {
+         (got = ::read(answer[0], bytes + result.bytes, sizeof result.verdict - result.bytes)) >
+             0) {
     result.bytes += static_cast<std::size_t>(got);
   }
   ::close(answer[0]);
@@ -166,8 +173,11 @@ Answer run_judge(int input, int root, std::size_t descriptors, const std::vector
   return result;
 }
 
-RefusalCode ask(const LaunchRequest& request, std::size_t descriptors, int root = -1,
-                const std::vector<int>& others = {}, std::uint32_t uid = 1000) {
+RefusalCode ask(const LaunchRequest& request,
+                std::size_t descriptors,
+                int root = -1,
+                const std::vector<int>& others = {},
+                std::uint32_t uid = 1000) {
   const auto bytes = encode(request, descriptors);
   REQUIRE(bytes);
   const UniqueFd input = input_for(*bytes, descriptors, uid);
@@ -195,8 +205,10 @@ class Syslogd {
     }
     REQUIRE(std::filesystem::exists("/dev/log"));
   }
+
   Syslogd(const Syslogd&) = delete;
   Syslogd& operator=(const Syslogd&) = delete;
+
   ~Syslogd() {
     ::kill(pid_, SIGKILL);
     ::waitpid(pid_, nullptr, 0);
@@ -235,8 +247,8 @@ std::string squashfs() {
     write_file(kWork + "/tree/file", "hello");
     const pid_t pid = ::fork();
     if (pid == 0) {
-      ::execlp("mksquashfs", "mksquashfs", (kWork + "/tree").c_str(), (kWork + "/made.sqfs").c_str(),
-               "-quiet", "-no-progress", nullptr);
+      ::execlp("mksquashfs", "mksquashfs", (kWork + "/tree").c_str(),
+               (kWork + "/made.sqfs").c_str(), "-quiet", "-no-progress", nullptr);
       ::_exit(98);
     }
     int status = -1;
@@ -321,7 +333,8 @@ TEST_CASE("capabilities are granted by capability.toml to users and groups" * AS
   LaunchRequest request = sample_request();
   request.capabilities = 1 << 13;
   CHECK(ask(request, 4) == RefusalCode::kCapability);
-  write_file(kConfig + "/capability.toml", "[users]\n1000 = [\"CAP_NET_RAW\"]\n[groups]\n1001 = [\"CAP_NET_RAW\"]\n");
+  write_file(kConfig + "/capability.toml",
+             "[users]\n1000 = [\"CAP_NET_RAW\"]\n[groups]\n1001 = [\"CAP_NET_RAW\"]\n");
   CHECK(ask(request, 4) == RefusalCode::kNone);
   CHECK(ask(request, 4, -1, {}, 1001) == RefusalCode::kNone);
   CHECK(ask(request, 4, -1, {}, 1002) == RefusalCode::kCapability);
@@ -349,7 +362,8 @@ TEST_CASE("the kernel mounts an image only where the site trusts it" * AS_ROOT) 
   CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kKernelMount);
   write_file(kWork + "/apps/x.sqfs", "hsqs, but not really");
   CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kImageMalformed);
-  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork + "/app\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
+  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork +
+            "/app\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
   write_file(kWork + "/apps/x.sqfs", squashfs());
   CHECK(ask_for(kWork + "/apps/x.sqfs") == RefusalCode::kPathLimit);
 }
@@ -359,14 +373,16 @@ TEST_CASE("a file that another mount namespace shows at an allowed path is not t
   std::filesystem::create_directories(kWork + "/apps");
   write_file(kWork + "/apps/x.sqfs", squashfs());
   write_file(kWork + "/mine.sqfs", squashfs());
-  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork + "/apps\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
+  configure(std::string(kSite) + "[limit]\npaths = [\"" + kWork +
+            "/apps\"]\n[kernel-mount]\nsquashfs = \"any\"\n");
   // As a user would in a user namespace: cover the allowed file, open it there, hand it over.
   int channel[2];
   REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, channel) == 0);
   const pid_t pid = ::fork();
   if (pid == 0) {
     const std::string target = kWork + "/apps/x.sqfs";
-    if (::unshare(CLONE_NEWNS) != 0 || ::mount((kWork + "/mine.sqfs").c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+    if (::unshare(CLONE_NEWNS) != 0 ||
+        ::mount((kWork + "/mine.sqfs").c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0) {
       ::_exit(1);
     }
     const int fd = ::open(target.c_str(), O_RDONLY);
@@ -398,7 +414,8 @@ TEST_CASE("a file that another mount namespace shows at an allowed path is not t
   int fd = -1;
   std::memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
   const UniqueFd image(fd);
-  REQUIRE(std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)) == kWork + "/apps/x.sqfs");
+  REQUIRE(std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd)) ==
+          kWork + "/apps/x.sqfs");
   LaunchRequest request = sample_request();
   request.root = RootKind::kImage;
   CHECK(ask(request, 4, image.get()) == RefusalCode::kPathLimit);
@@ -419,7 +436,8 @@ TEST_CASE("only listed networks, and only for listed users" * AS_ROOT) {
   const std::vector<int> others = {null.get(), null.get(), null.get(), net.get()};
   write_file(kWork + "/net", "");
   REQUIRE(::mount("/proc/self/ns/net", (kWork + "/net").c_str(), nullptr, MS_BIND, nullptr) == 0);
-  const std::string listed = std::string(kSite) + "[allow]\nnetns-paths = [\"" + kWork + "/net\"]\n";
+  const std::string listed =
+      std::string(kSite) + "[allow]\nnetns-paths = [\"" + kWork + "/net\"]\n";
   configure(kSite);
   CHECK(ask(request, 5, -1, others) == RefusalCode::kNetworkNamespace);
   configure(listed);
@@ -436,7 +454,8 @@ TEST_CASE("binds of users can be switched off while the site's own go on" * AS_R
   enter_private_world();
   std::filesystem::create_directories(kWork + "/site");
   std::filesystem::create_directories(kWork + "/user");
-  configure(std::string(kSite) + "[allow]\nuser-binds = false\n[mount]\nbinds = [\"" + kWork + "/site:/data\"]\n");
+  configure(std::string(kSite) + "[allow]\nuser-binds = false\n[mount]\nbinds = [\"" + kWork +
+            "/site:/data\"]\n");
   const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   const auto ask_for = [&](const std::string& source) {
     const UniqueFd fd(::open(source.c_str(), O_PATH | O_CLOEXEC));
@@ -560,7 +579,8 @@ std::string make_keyring() {
   const std::string home = kWork + "/gnupg";
   std::filesystem::create_directories(home);
   REQUIRE(::chmod(home.c_str(), 0700) == 0);
-  const std::vector<std::string> gpg = {"gpg", "--homedir", home, "--batch", "--yes", "--passphrase", ""};
+  const std::vector<std::string> gpg = {"gpg",   "--homedir",    home, "--batch",
+                                        "--yes", "--passphrase", ""};
   const auto run = [&](std::vector<std::string> more) {
     more.insert(more.begin(), gpg.begin(), gpg.end());
     REQUIRE_MESSAGE(run_quietly(more) == 0, read_whole(kWork + "/out"));
@@ -582,8 +602,8 @@ void make_signed_image(const std::string& path, const std::string& fingerprint, 
   REQUIRE(writer);
   sif::ObjectInput partition;
   partition.type = sif::DataType::kPartition;
-  partition.extra = sif::PartitionInfo{sif::FileSystem::kSquashfs, sif::PartitionType::kPrimarySystem,
-                                       sif::Architecture::kAmd64};
+  partition.extra = sif::PartitionInfo{
+      sif::FileSystem::kSquashfs, sif::PartitionType::kPrimarySystem, sif::Architecture::kAmd64};
   std::string bytes = squashfs();
   bytes.resize((bytes.size() + 4095) / 4096 * 4096);
   REQUIRE(writer->add(partition, bytes));
@@ -603,8 +623,9 @@ void make_signed_image(const std::string& path, const std::string& fingerprint, 
   const auto metadata = signature::metadata_of(*image, fd.get(), 1, ids);
   REQUIRE(metadata);
   write_file(kWork + "/metadata", *metadata);
-  REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--digest-algo", "SHA256", "--output",
-                       kWork + "/signed", "--clearsign", kWork + "/metadata"}) == 0);
+  REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--digest-algo",
+                       "SHA256", "--output", kWork + "/signed", "--clearsign",
+                       kWork + "/metadata"}) == 0);
   std::array<std::uint8_t, sif::kFingerprintBytes> raw{};
   for (std::size_t i = 0; i < raw.size(); ++i) {
     raw[i] = static_cast<std::uint8_t>(std::stoi(fingerprint.substr(2 * i, 2), nullptr, 16));
@@ -650,7 +671,8 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
     REQUIRE(::chown(path.c_str(), 1000, 0) == 0);
     configure(kSite, rule + fingerprint + "\"]\n");
     CHECK(ask_for() == RefusalCode::kKernelMount);
-    configure(std::string(kSite) + "[kernel-mount]\nsquashfs = \"any\"\n", rule + fingerprint + "\"]\n");
+    configure(std::string(kSite) + "[kernel-mount]\nsquashfs = \"any\"\n",
+              rule + fingerprint + "\"]\n");
     CHECK(ask_for() == RefusalCode::kNone);
     REQUIRE(::chown(path.c_str(), 0, 0) == 0);
     REQUIRE(::chmod(path.c_str(), 0644) == 0);

@@ -1,14 +1,14 @@
-#include <doctest/doctest.h>
-
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <set>
+
+#include <sys/stat.h>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/config/capabilities.h"
 #include "policy/judge/decide.h"
@@ -41,7 +41,8 @@ struct World {
   // A trusted SIF image of root's below /apps, mounted by the kernel.
   void use_image() {
     request.root = RootKind::kImage;
-    facts.image = ImageFacts{.offset = 4096, .bytes = 8192, .unwritable = true, .path = "/apps/x.sif"};
+    facts.image =
+        ImageFacts{.offset = 4096, .bytes = 8192, .unwritable = true, .path = "/apps/x.sif"};
     site.kernel_mount_trusted_paths = {"/apps"};
   }
 
@@ -195,14 +196,17 @@ TEST_CASE("the table reaches every refusal that decide can give") {
   for (const Case& row : kCases) {
     seen.insert(row.code);
   }
-  for (const RefusalCode code :
-       {RefusalCode::kSuidDisabled, RefusalCode::kContainerKind, RefusalCode::kOwnerLimit,
-        RefusalCode::kGroupLimit, RefusalCode::kPathLimit, RefusalCode::kUnboundRoot,
-        RefusalCode::kNamespaceForbidden, RefusalCode::kBindForbidden, RefusalCode::kBindTarget,
-        RefusalCode::kOverlayForbidden, RefusalCode::kCapability, RefusalCode::kKernelMount,
-        RefusalCode::kNetworkNamespace, RefusalCode::kSessionSize, RefusalCode::kMountForbidden,
-        RefusalCode::kImageMalformed, RefusalCode::kImageDescriptor, RefusalCode::kEclUnsigned,
-        RefusalCode::kEclSignature, RefusalCode::kCryptKey, RefusalCode::kCryptForbidden}) {
+  for (const RefusalCode code : {RefusalCode::kSuidDisabled,       RefusalCode::kContainerKind,
+                                 RefusalCode::kOwnerLimit,         RefusalCode::kGroupLimit,
+                                 RefusalCode::kPathLimit,          RefusalCode::kUnboundRoot,
+                                 RefusalCode::kNamespaceForbidden, RefusalCode::kBindForbidden,
+                                 RefusalCode::kBindTarget,         RefusalCode::kOverlayForbidden,
+                                 RefusalCode::kCapability,         RefusalCode::kKernelMount,
+                                 RefusalCode::kNetworkNamespace,   RefusalCode::kSessionSize,
+                                 RefusalCode::kMountForbidden,     RefusalCode::kImageMalformed,
+                                 RefusalCode::kImageDescriptor,    RefusalCode::kEclUnsigned,
+                                 RefusalCode::kEclSignature,       RefusalCode::kCryptKey,
+                                 RefusalCode::kCryptForbidden}) {
     CAPTURE(static_cast<int>(code));
     CHECK(seen.count(code) == 1);
   }
@@ -213,7 +217,8 @@ TEST_CASE("the verdict carries what only the judge knows") {
   world.use_image();
   world.site.session_max_size_mib = 8;
   world.facts.image->encrypted = true;
-  world.facts.image->crypt = CryptGeometry{.present = 1, .key_descriptor = kNoDescriptor, .sector_bytes = 4096};
+  world.facts.image->crypt =
+      CryptGeometry{.present = 1, .key_descriptor = kNoDescriptor, .sector_bytes = 4096};
   world.request.volume_key = 4;
   static Verdict verdict;
   REQUIRE(decide(world.facts, world.request, 5, world.site, verdict));
@@ -261,12 +266,14 @@ TEST_CASE("capabilities are known by name") {
   CHECK_FALSE(config::parse_capabilities("CAP_FLY"));
   CHECK_FALSE(config::parse_capabilities(""));
   CHECK_FALSE(config::parse_capabilities("chown,"));
-  CHECK(config::capability_names(1ULL << 13 | 1) == std::vector<std::string>{"CAP_CHOWN", "CAP_NET_RAW"});
+  CHECK(config::capability_names(1ULL << 13 | 1) ==
+        std::vector<std::string>{"CAP_CHOWN", "CAP_NET_RAW"});
 }
 
 TEST_CASE("capability.toml is read and written") {
   const auto grants = config::parse_capability_config(
-      "[users]\nalice = [\"CAP_NET_RAW\"]\n\"o.neill\" = [\"chown\"]\n[groups]\n0 = [\"ALL\"]\n", "c");
+      "[users]\nalice = [\"CAP_NET_RAW\"]\n\"o.neill\" = [\"chown\"]\n[groups]\n0 = [\"ALL\"]\n",
+      "c");
   REQUIRE(grants);
   const std::string text = config::capability_config_text(*grants);
   const auto again = config::parse_capability_config(text, "c");
@@ -293,8 +300,10 @@ struct Place {
     std::ofstream(dir + "/image") << "not an image";
     fd = UniqueFd(::open((dir + "/image").c_str(), O_RDONLY | O_CLOEXEC));
   }
+
   Place(const Place&) = delete;
   Place& operator=(const Place&) = delete;
+
   ~Place() { std::filesystem::remove_all(dir); }
 
   std::string dir;
@@ -341,7 +350,8 @@ TEST_CASE("what is not an image says why") {
   CHECK(image_facts(-1, place.mounts).problem == RefusalCode::kImageDescriptor);
 }
 
-TEST_CASE("only root's file that nobody else may write is unwritable" * doctest::skip(::geteuid() != 0)) {
+TEST_CASE("only root's file that nobody else may write is unwritable" *
+          doctest::skip(::geteuid() != 0)) {
   const Place place;
   const auto unwritable = [&](mode_t mode, uid_t owner) {
     REQUIRE(::fchown(place.fd.get(), owner, 0) == 0);

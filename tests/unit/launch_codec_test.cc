@@ -1,9 +1,9 @@
 #include "protocol/launch_codec.h"
 
-#include <doctest/doctest.h>
-
 #include <cstring>
 #include <random>
+
+#include <doctest/doctest.h>
 
 #include "tests/unit/launch_samples.h"
 
@@ -23,7 +23,11 @@ LaunchRequest full_request() {
   request.hostname = "node";
   request.layers = {{LayerKind::kFuse, 7}, {LayerKind::kDirectory, 8}};
   request.mounts = sample_request().mounts;
-  request.mounts.push_back({.operation = Operation::kTmpfs, .flags = kReadOnly, .target = "/t", .mode = 01777, .size = 99});
+  request.mounts.push_back({.operation = Operation::kTmpfs,
+                            .flags = kReadOnly,
+                            .target = "/t",
+                            .mode = 01777,
+                            .size = 99});
   request.mounts.push_back({.operation = Operation::kSymlink, .target = "/l", .text = "to"});
   request.init = 1;
   request.record = 2;
@@ -40,9 +44,11 @@ bool same(const LaunchRequest& a, const LaunchRequest& b) {
   };
   return a.root == b.root && a.scratch == b.scratch && a.writable_root == b.writable_root &&
          a.scratch_bytes == b.scratch_bytes && a.upper == b.upper && a.volume_key == b.volume_key &&
-         a.join_net == b.join_net && a.namespaces == b.namespaces && a.capabilities == b.capabilities &&
-         a.hostname == b.hostname && a.init == b.init && a.record == b.record &&
-         std::equal(a.layers.begin(), a.layers.end(), b.layers.begin(), b.layers.end(), layer_same) &&
+         a.join_net == b.join_net && a.namespaces == b.namespaces &&
+         a.capabilities == b.capabilities && a.hostname == b.hostname && a.init == b.init &&
+         a.record == b.record &&
+         std::equal(a.layers.begin(), a.layers.end(), b.layers.begin(), b.layers.end(),
+                    layer_same) &&
          std::equal(a.mounts.begin(), a.mounts.end(), b.mounts.begin(), b.mounts.end(), mount_same);
 }
 

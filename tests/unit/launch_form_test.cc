@@ -1,9 +1,9 @@
 #include "protocol/launch_form.h"
 
-#include <doctest/doctest.h>
-
 #include <functional>
 #include <string>
+
+#include <doctest/doctest.h>
 
 #include "policy/judge/verdict_from_request.h"
 #include "tests/unit/launch_samples.h"
@@ -20,49 +20,95 @@ struct Case {
 
 const Case kCases[] = {
     {"nothing changed", [](LaunchRequest&) {}, RefusalCode::kNone, 0},
-    {"no such root", [](LaunchRequest& r) { r.root = RootKind{9}; }, RefusalCode::kMalformedRequest, 0},
-    {"no such scratch", [](LaunchRequest& r) { r.scratch = Scratch{9}; }, RefusalCode::kMalformedRequest, 0},
-    {"no such namespace", [](LaunchRequest& r) { r.namespaces = 0x80; }, RefusalCode::kMalformedRequest, 0},
-    {"no such capability", [](LaunchRequest& r) { r.capabilities = 1ULL << 50; }, RefusalCode::kMalformedRequest, 0},
-    {"a scratch of 2 TiB", [](LaunchRequest& r) { r.scratch_bytes = 1ULL << 41; }, RefusalCode::kMalformedRequest, 0},
-    {"a host name for the host", [](LaunchRequest& r) { r.hostname = "x"; }, RefusalCode::kMalformedRequest, 0},
-    {"a host name with an escape", [](LaunchRequest& r) { r.namespaces = kNamespaceUts; r.hostname = "x\x1b[2J"; },
+    {"no such root", [](LaunchRequest& r) { r.root = RootKind{9}; }, RefusalCode::kMalformedRequest,
+     0},
+    {"no such scratch", [](LaunchRequest& r) { r.scratch = Scratch{9}; },
      RefusalCode::kMalformedRequest, 0},
-    {"a host name of 65 bytes", [](LaunchRequest& r) { r.namespaces = kNamespaceUts; r.hostname.assign(65, 'x'); },
+    {"no such namespace", [](LaunchRequest& r) { r.namespaces = 0x80; },
      RefusalCode::kMalformedRequest, 0},
-    {"a new network and an old one", [](LaunchRequest& r) { r.namespaces = kNamespaceNet; r.join_net = 3; },
+    {"no such capability", [](LaunchRequest& r) { r.capabilities = 1ULL << 50; },
      RefusalCode::kMalformedRequest, 0},
-    {"a volume key for a FUSE root", [](LaunchRequest& r) { r.volume_key = 3; }, RefusalCode::kMalformedRequest, 0},
-    {"a writable FUSE root", [](LaunchRequest& r) { r.writable_root = true; }, RefusalCode::kMalformedRequest, 0},
-    {"an upper directory without its scratch", [](LaunchRequest& r) { r.upper = 3; }, RefusalCode::kMalformedRequest, 0},
+    {"a scratch of 2 TiB", [](LaunchRequest& r) { r.scratch_bytes = 1ULL << 41; },
+     RefusalCode::kMalformedRequest, 0},
+    {"a host name for the host", [](LaunchRequest& r) { r.hostname = "x"; },
+     RefusalCode::kMalformedRequest, 0},
+    {"a host name with an escape",
+     [](LaunchRequest& r) {
+       r.namespaces = kNamespaceUts;
+       r.hostname = "x\x1b[2J";
+     },
+     RefusalCode::kMalformedRequest, 0},
+    {"a host name of 65 bytes",
+     [](LaunchRequest& r) {
+       r.namespaces = kNamespaceUts;
+       r.hostname.assign(65, 'x');
+     },
+     RefusalCode::kMalformedRequest, 0},
+    {"a new network and an old one",
+     [](LaunchRequest& r) {
+       r.namespaces = kNamespaceNet;
+       r.join_net = 3;
+     },
+     RefusalCode::kMalformedRequest, 0},
+    {"a volume key for a FUSE root", [](LaunchRequest& r) { r.volume_key = 3; },
+     RefusalCode::kMalformedRequest, 0},
+    {"a writable FUSE root", [](LaunchRequest& r) { r.writable_root = true; },
+     RefusalCode::kMalformedRequest, 0},
+    {"an upper directory without its scratch", [](LaunchRequest& r) { r.upper = 3; },
+     RefusalCode::kMalformedRequest, 0},
     {"17 layers", [](LaunchRequest& r) { r.layers.resize(17); }, RefusalCode::kMalformedRequest, 0},
-    {"no such layer", [](LaunchRequest& r) { r.layers = {{LayerKind{7}, 3}}; }, RefusalCode::kMalformedRequest, 0},
-    {"321 mounts", [](LaunchRequest& r) { r.mounts.resize(321); }, RefusalCode::kMalformedRequest, 0},
+    {"no such layer", [](LaunchRequest& r) { r.layers = {{LayerKind{7}, 3}}; },
+     RefusalCode::kMalformedRequest, 0},
+    {"321 mounts", [](LaunchRequest& r) { r.mounts.resize(321); }, RefusalCode::kMalformedRequest,
+     0},
     {"init is the root", [](LaunchRequest& r) { r.init = 0; }, RefusalCode::kDescriptorCount, 0},
-    {"record is init", [](LaunchRequest& r) { r.record = r.init; }, RefusalCode::kDescriptorCount, 0},
+    {"record is init", [](LaunchRequest& r) { r.record = r.init; }, RefusalCode::kDescriptorCount,
+     0},
     {"a layer uses the bind's", [](LaunchRequest& r) { r.layers = {{LayerKind::kFuse, 3}}; },
      RefusalCode::kDescriptorCount, 1},
-    {"the bind's is out of range", [](LaunchRequest& r) { r.mounts[1].descriptor = 4; }, RefusalCode::kDescriptorCount, 1},
-    {"one is left over", [](LaunchRequest& r) { r.mounts.pop_back(); }, RefusalCode::kDescriptorCount, 0},
-    {"no such operation", [](LaunchRequest& r) { r.mounts[1].operation = Operation{0}; }, RefusalCode::kMalformedRequest, 1},
-    {"an operation past the last", [](LaunchRequest& r) { r.mounts[1].operation = Operation::kCount_; },
+    {"the bind's is out of range", [](LaunchRequest& r) { r.mounts[1].descriptor = 4; },
+     RefusalCode::kDescriptorCount, 1},
+    {"one is left over", [](LaunchRequest& r) { r.mounts.pop_back(); },
+     RefusalCode::kDescriptorCount, 0},
+    {"no such operation", [](LaunchRequest& r) { r.mounts[1].operation = Operation{0}; },
      RefusalCode::kMalformedRequest, 1},
-    {"no such flag", [](LaunchRequest& r) { r.mounts[1].flags = 0x10; }, RefusalCode::kMalformedRequest, 1},
+    {"an operation past the last",
+     [](LaunchRequest& r) { r.mounts[1].operation = Operation::kCount_; },
+     RefusalCode::kMalformedRequest, 1},
+    {"no such flag", [](LaunchRequest& r) { r.mounts[1].flags = 0x10; },
+     RefusalCode::kMalformedRequest, 1},
     {"a link that waits for its target",
-     [](LaunchRequest& r) { r.mounts[0] = {.operation = Operation::kSymlink, .flags = kNeedsTarget, .target = "/l", .text = "x"}; },
+     [](LaunchRequest& r) {
+       r.mounts[0] = {
+           .operation = Operation::kSymlink, .flags = kNeedsTarget, .target = "/l", .text = "x"};
+     },
      RefusalCode::kMalformedRequest, 0},
     {"a writable directory below a layer",
-     [](LaunchRequest& r) { r.root = RootKind::kDirectory; r.scratch = Scratch::kNone; r.writable_root = true; r.layers.resize(1); },
+     [](LaunchRequest& r) {
+       r.root = RootKind::kDirectory;
+       r.scratch = Scratch::kNone;
+       r.writable_root = true;
+       r.layers.resize(1);
+     },
      RefusalCode::kMalformedRequest, 0},
-    {"a read-only proc", [](LaunchRequest& r) { r.mounts[0].flags |= kReadOnly; }, RefusalCode::kMalformedRequest, 0},
-    {"a bind of nothing", [](LaunchRequest& r) { r.mounts[1].descriptor.reset(); }, RefusalCode::kMalformedRequest, 1},
-    {"proc of a descriptor", [](LaunchRequest& r) { r.mounts[0].descriptor = 3; }, RefusalCode::kMalformedRequest, 0},
-    {"link text for a bind", [](LaunchRequest& r) { r.mounts[1].text = "x"; }, RefusalCode::kMalformedRequest, 1},
+    {"a read-only proc", [](LaunchRequest& r) { r.mounts[0].flags |= kReadOnly; },
+     RefusalCode::kMalformedRequest, 0},
+    {"a bind of nothing", [](LaunchRequest& r) { r.mounts[1].descriptor.reset(); },
+     RefusalCode::kMalformedRequest, 1},
+    {"proc of a descriptor", [](LaunchRequest& r) { r.mounts[0].descriptor = 3; },
+     RefusalCode::kMalformedRequest, 0},
+    {"link text for a bind", [](LaunchRequest& r) { r.mounts[1].text = "x"; },
+     RefusalCode::kMalformedRequest, 1},
     {"a link without text", [](LaunchRequest& r) { r.mounts[0].operation = Operation::kSymlink; },
      RefusalCode::kMalformedRequest, 0},
-    {"a setuid tmpfs", [](LaunchRequest& r) { r.mounts[0].operation = Operation::kTmpfs; r.mounts[0].mode = 04755; },
+    {"a setuid tmpfs",
+     [](LaunchRequest& r) {
+       r.mounts[0].operation = Operation::kTmpfs;
+       r.mounts[0].mode = 04755;
+     },
      RefusalCode::kMalformedRequest, 0},
-    {"a target outside", [](LaunchRequest& r) { r.mounts[1].target = "/data/../.."; }, RefusalCode::kMalformedRequest, 1},
+    {"a target outside", [](LaunchRequest& r) { r.mounts[1].target = "/data/../.."; },
+     RefusalCode::kMalformedRequest, 1},
 };
 
 TEST_CASE("a request that is not well-formed is refused, and says where") {
@@ -90,8 +136,8 @@ TEST_CASE("a target is an absolute path below the root") {
     CAPTURE(good);
     CHECK(is_target(good));
   }
-  for (const char* bad : {"", "a", "a/b", "/", "//", "/.", "/..", "/../a", "/a/..", "/a/../b", "/a/",
-                          "//a", "/a//b", "/a/./b"}) {
+  for (const char* bad : {"", "a", "a/b", "/", "//", "/.", "/..", "/../a", "/a/..", "/a/../b",
+                          "/a/", "//a", "/a//b", "/a/./b"}) {
     CAPTURE(bad);
     CHECK_FALSE(is_target(bad));
   }
@@ -108,8 +154,10 @@ TEST_CASE("a target is an absolute path below the root") {
 
 TEST_CASE("a verdict holds what the request asks") {
   LaunchRequest request = sample_request();
-  request.mounts.push_back({.operation = Operation::kTmpfs, .target = "/tmp", .mode = 01777, .size = 4096});
-  request.mounts.push_back({.operation = Operation::kSymlink, .target = "/dev/fd", .text = "/proc/self/fd"});
+  request.mounts.push_back(
+      {.operation = Operation::kTmpfs, .target = "/tmp", .mode = 01777, .size = 4096});
+  request.mounts.push_back(
+      {.operation = Operation::kSymlink, .target = "/dev/fd", .text = "/proc/self/fd"});
   request.namespaces = kNamespaceUts;
   request.hostname.assign(64, 'h');
   static Verdict verdict;

@@ -14,8 +14,10 @@ inline LaunchRequest sample_request() {
   request.record = 2;
   request.mounts.push_back(
       {.operation = Operation::kProc, .flags = kDirectoryTarget, .target = "/proc"});
-  request.mounts.push_back(
-      {.operation = Operation::kBind, .flags = kDirectoryTarget, .descriptor = 3, .target = "/data"});
+  request.mounts.push_back({.operation = Operation::kBind,
+                            .flags = kDirectoryTarget,
+                            .descriptor = 3,
+                            .target = "/data"});
   return request;
 }
 

@@ -1,13 +1,12 @@
 #include "policy/crypt/luks2.h"
 
-#include <doctest/doctest.h>
-
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstring>
 #include <vector>
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/crypt/luks_header.h"
 
@@ -93,8 +92,8 @@ TEST_CASE("metadata that we cannot map is refused") {
   REQUIRE_MESSAGE(good, good.error().what);
   CHECK(good->geometry.data_bytes == 1048576);
   CHECK(parse_luks2(changed("\"dynamic\"", "\"8192\""), kBytes)->geometry.data_bytes == 8192);
-  CHECK(parse_luks2(changed("\"iv_tweak\":\"0\"", "\"iv_tweak\":\"18446744073709551615\""), kBytes)->geometry.iv_offset ==
-        18446744073709551615ULL);
+  CHECK(parse_luks2(changed("\"iv_tweak\":\"0\"", "\"iv_tweak\":\"18446744073709551615\""), kBytes)
+            ->geometry.iv_offset == 18446744073709551615ULL);
   const std::pair<const char*, const char*> kBad[] = {
       {"aes-xts-plain64", "cipher_null-ecb"},
       {"aes-xts-plain64", "capi:xts(aes)-plain64"},

@@ -1,9 +1,9 @@
-#include <doctest/doctest.h>
+#include "frontend/message/progress.h"
 
 #include <chrono>
 #include <string>
 
-#include "frontend/message/progress.h"
+#include <doctest/doctest.h>
 
 using postern::message::human_bytes;
 using postern::message::progress_line;
@@ -20,7 +20,8 @@ TEST_SUITE("frontend/message") {
   }
 
   TEST_CASE("a bar shows the part done, the rate and the time left") {
-    const std::string line = progress_line("Squashing", 50 << 20, 100 << 20, milliseconds(5000), 100);
+    const std::string line =
+        progress_line("Squashing", 50 << 20, 100 << 20, milliseconds(5000), 100);
     CHECK(line.find("Squashing [") == 0);
     CHECK(line.find(" 50%") != std::string::npos);
     CHECK(line.find("50.0 MiB / 100 MiB") != std::string::npos);

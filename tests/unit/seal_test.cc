@@ -1,8 +1,5 @@
 #include "policy/seal/seal.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -10,6 +7,8 @@
 #include <string>
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include "policy/seal/add.h"
 #include "policy/seal/tree.h"
@@ -29,9 +28,12 @@ using postern::seal::SealText;
 class Directory {
  public:
   Directory() { REQUIRE(::mkdtemp(path_.data()) != nullptr); }
+
   ~Directory() { std::filesystem::remove_all(path_); }
+
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
+
   [[nodiscard]] std::string image() const { return path_ + "/image.sif"; }
 
  private:
@@ -117,9 +119,10 @@ postern::Outcome<> check(const std::string& path) {
   REQUIRE(*found);
   const VerityGeometry& g = (*found)->geometry;
   const auto extent = *opened.image.extent_of(**opened.image.object(2));
-  return seal::check_tree(opened.fd.get(),
-                          {extent.offset, g.data_blocks, g.tree_offset, std::span(g.salt).first(g.salt_bytes)},
-                          g.root_hash);
+  return seal::check_tree(
+      opened.fd.get(),
+      {extent.offset, g.data_blocks, g.tree_offset, std::span(g.salt).first(g.salt_bytes)},
+      g.root_hash);
 }
 
 // The root hash by definition, one block after the other: no levels in files, no threads.
@@ -176,14 +179,17 @@ TEST_SUITE("seal") {
       const Opened opened = open_image(directory.image());
       const auto extent = *opened.image.extent_of(**opened.image.object(2));
       const std::uint64_t tree = (extent.offset + extent.bytes + 4095) / 4096 * 4096;
-      const std::span<const std::uint8_t> salt_bytes(reinterpret_cast<const std::uint8_t*>(salt.data()), salt.size());
+      const std::span<const std::uint8_t> salt_bytes(
+          reinterpret_cast<const std::uint8_t*>(salt.data()), salt.size());
       std::uint64_t seen = 0;
       for (const unsigned threads : {1U, 4U}) {
-        const auto root = seal::build_tree(opened.fd.get(), {extent.offset, blocks, tree, salt_bytes},
-                                           [&](std::uint64_t n) { seen += n; }, threads);
+        const auto root = seal::build_tree(
+            opened.fd.get(), {extent.offset, blocks, tree, salt_bytes},
+            [&](std::uint64_t n) { seen += n; }, threads);
         REQUIRE(root);
         CHECK(*root == plain_root(data, salt));
-        CHECK(seal::check_tree(opened.fd.get(), {extent.offset, blocks, tree, salt_bytes}, *root, {}, threads));
+        CHECK(seal::check_tree(opened.fd.get(), {extent.offset, blocks, tree, salt_bytes}, *root,
+                               {}, threads));
       }
       CHECK(seen == 2 * data.size());
     }
@@ -207,8 +213,11 @@ TEST_SUITE("seal") {
     const Opened opened = open_image(directory.image());
     CHECK(opened.image.descriptors().size() == 4);
     CHECK(opened.image.group(1).size() == 4);
-    CHECK_FALSE(*seal::find(opened.image, opened.fd.get(), **opened.image.object(1)));  // not sealed
-    CHECK(seal::find_seal(opened.image, opened.fd.get(), **opened.image.object(2))->value().data_blocks == 300);
+    CHECK_FALSE(
+        *seal::find(opened.image, opened.fd.get(), **opened.image.object(1)));  // not sealed
+    CHECK(seal::find_seal(opened.image, opened.fd.get(), **opened.image.object(2))
+              ->value()
+              .data_blocks == 300);
   }
 
   TEST_CASE("an image without a seal has none, and a partition of broken blocks cannot get one") {
@@ -238,11 +247,13 @@ TEST_SUITE("seal") {
       flip(path, at);
       const auto result = check(path);
       REQUIRE_FALSE(result);
-      CHECK(result.error().what.find("block " + std::to_string(block) + " of the partition") != std::string::npos);
+      CHECK(result.error().what.find("block " + std::to_string(block) + " of the partition") !=
+            std::string::npos);
       flip(path, at);
     }
     // Hash blocks: the top one, and the padding of the last leaf block.
-    for (const std::uint64_t at : {tree.offset + 4096, tree.offset + 2 * 4096 + 5, tree.offset + tree.bytes - 1}) {
+    for (const std::uint64_t at :
+         {tree.offset + 4096, tree.offset + 2 * 4096 + 5, tree.offset + tree.bytes - 1}) {
       flip(path, at);
       CHECK_FALSE(check(path));
       flip(path, at);
@@ -275,14 +286,31 @@ TEST_SUITE("seal") {
       return out.replace(out.find(from), from.size(), to);
     };
     const std::vector<std::string> bad = {
-        "", "{}", "[]", text + text, text.substr(0, text.size() - 1), with("\"version\":1", "\"version\":2"),
-        with("sha256", "sha1"), with("4096", "512"), with("4096", "4096.0"), with("\"dataBlocks\":130", "\"dataBlocks\":0"),
-        with("\"dataBlocks\":130", "\"dataBlocks\":-1"), with("\"dataBlocks\":130", "\"dataBlocks\":18446744073709551615"),
-        with("\"dataBlocks\":130", "\"dataBlocks\":\"130\""), with("\"dataBlocks\":130", "\"dataBlocks\":130,\"DATABLOCKS\":131"),
-        with("\"relativeId\":1,", ""), with("\"relativeId\":1", "\"relativeId\":4294967296"),
-        with("\"treeRelativeId\":2", "\"treeRelativeId\":null"), with("abab", "AB"), with("abab", "ab"), with("abab", "zzzz"),
-        with("010203", std::string(66, '0')), with("010203", "01020"), with("\"010203\"", "3"),
-        with("\"version\":1", "\"more\":[[[1]]],\"version\":1"), with("\"version\":1", "\"x\":\"" + std::string(5000, ' ') + "\",\"version\":1")};
+        "",
+        "{}",
+        "[]",
+        text + text,
+        text.substr(0, text.size() - 1),
+        with("\"version\":1", "\"version\":2"),
+        with("sha256", "sha1"),
+        with("4096", "512"),
+        with("4096", "4096.0"),
+        with("\"dataBlocks\":130", "\"dataBlocks\":0"),
+        with("\"dataBlocks\":130", "\"dataBlocks\":-1"),
+        with("\"dataBlocks\":130", "\"dataBlocks\":18446744073709551615"),
+        with("\"dataBlocks\":130", "\"dataBlocks\":\"130\""),
+        with("\"dataBlocks\":130", "\"dataBlocks\":130,\"DATABLOCKS\":131"),
+        with("\"relativeId\":1,", ""),
+        with("\"relativeId\":1", "\"relativeId\":4294967296"),
+        with("\"treeRelativeId\":2", "\"treeRelativeId\":null"),
+        with("abab", "AB"),
+        with("abab", "ab"),
+        with("abab", "zzzz"),
+        with("010203", std::string(66, '0')),
+        with("010203", "01020"),
+        with("\"010203\"", "3"),
+        with("\"version\":1", "\"more\":[[[1]]],\"version\":1"),
+        with("\"version\":1", "\"x\":\"" + std::string(5000, ' ') + "\",\"version\":1")};
     for (const std::string& wrong : bad) {
       CAPTURE(wrong.substr(0, 300));
       CHECK_FALSE(seal::parse_seal(wrong));
@@ -320,7 +348,8 @@ TEST_SUITE("seal") {
     }
     SUBCASE("tree that is not aligned, or outside the file") {
       make_image(path, data);
-      const auto offset = static_cast<std::uint64_t>(open_image(path).image.descriptors()[2].offset);
+      const auto offset =
+          static_cast<std::uint64_t>(open_image(path).image.descriptors()[2].offset);
       store64(slot(2) + sif::kOffsetAt, offset - 512);
       CHECK_FALSE(find(path));
       store64(slot(2) + sif::kOffsetAt, std::uint64_t{1} << 50);
@@ -356,11 +385,11 @@ TEST_SUITE("seal") {
       make_image(other.image(), some_bytes(300 * 4096 + 4096).substr(4096));
       std::string block(5 * 4096, '\0');
       const Opened from = open_image(other.image());
-      REQUIRE(::pread(from.fd.get(), block.data(), block.size(), from.image.descriptors()[2].offset) ==
-              static_cast<ssize_t>(block.size()));
+      REQUIRE(::pread(from.fd.get(), block.data(), block.size(),
+                      from.image.descriptors()[2].offset) == static_cast<ssize_t>(block.size()));
       const auto to = static_cast<std::uint64_t>(open_image(path).image.descriptors()[2].offset);
       overwrite(path, to, block);
-      CHECK_FALSE(find(path));                   // its salt is another
+      CHECK_FALSE(find(path));  // its salt is another
       make_image(path, data);
       overwrite(path, to + 4096, block.substr(4096));  // under our superblock
       CHECK(find(path));
@@ -376,7 +405,8 @@ TEST_SUITE("seal") {
     REQUIRE(writer);
     REQUIRE(writer->add(partition_input(), data));
     sif::ObjectInput second = partition_input();
-    second.extra = sif::PartitionInfo{sif::FileSystem::kSquashfs, sif::PartitionType::kData, sif::Architecture::kAmd64};
+    second.extra = sif::PartitionInfo{sif::FileSystem::kSquashfs, sif::PartitionType::kData,
+                                      sif::Architecture::kAmd64};
     REQUIRE(writer->add(second, some_bytes(5 * 4096).substr(4096)));
     REQUIRE(writer->finish());
     auto again = sif::Writer::open(path);

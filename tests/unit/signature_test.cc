@@ -1,10 +1,3 @@
-#include "policy/signature/verify.h"
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -13,16 +6,22 @@
 #include <sstream>
 #include <string>
 
+#include <sys/mman.h>
+#include <sys/stat.h>
+
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
+#include <unistd.h>
 
 #include "policy/signature/base64.h"
 #include "policy/signature/clear_sign.h"
 #include "policy/signature/digest.h"
 #include "policy/signature/dsse.h"
 #include "policy/signature/metadata.h"
+#include "policy/signature/verify.h"
 #include "protocol/base/unique_fd.h"
 
 namespace {
@@ -60,10 +59,14 @@ class Ring {
     std::ofstream(path_ + "/gpg.conf") << signature::keyring_options();
     std::ofstream(path_ + "/pubring.gpg", std::ios::binary) << keys;
   }
+
   ~Ring() { std::filesystem::remove_all(path_); }
+
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
+
   [[nodiscard]] const std::string& path() const { return path_; }
+
   [[nodiscard]] signature::PgpKeyring open() const {
     auto ring = signature::PgpKeyring::open(path_, signature::KeyOrigin::kGlobal);
     REQUIRE(ring);
@@ -91,7 +94,8 @@ std::string public_keys() {
 
 constexpr const char* kSigner = "f34371d0acd5d09eb9bd853a80600a5fa11bbd29";
 
-VerifyReport verify_bytes(const std::string& bytes, const KeyMaterial& material,
+VerifyReport verify_bytes(const std::string& bytes,
+                          const KeyMaterial& material,
                           const VerifyOptions& options = {}) {
   const UniqueFd fd = memory_file(bytes);
   const auto image = sif::read(fd.get());
@@ -121,8 +125,12 @@ std::string pem_of(EVP_PKEY* key, Pem form) {
   REQUIRE(key != nullptr);
   BIO* out = BIO_new(BIO_s_mem());
   switch (form) {
-    case Pem::kPrivate: PEM_write_bio_PrivateKey(out, key, nullptr, nullptr, 0, nullptr, nullptr); break;
-    case Pem::kPublic: PEM_write_bio_PUBKEY(out, key); break;
+    case Pem::kPrivate:
+      PEM_write_bio_PrivateKey(out, key, nullptr, nullptr, 0, nullptr, nullptr);
+      break;
+    case Pem::kPublic:
+      PEM_write_bio_PUBKEY(out, key);
+      break;
     case Pem::kRsaPublic: {
       unsigned char* der = nullptr;
       const int bytes = i2d_PublicKey(key, &der);
@@ -165,9 +173,11 @@ TEST_SUITE("signature") {
           "sha256:9a2fa8bc044f51d56ee818101828d1f5f9fdd5ed012cad8231aca8551d886d07");
     const auto text = signature::metadata_of(*image, fd.get(), 1, {1, 2});
     REQUIRE(text);
-    CHECK(text->find("\"objectDigest\":\"sha256:5f78c33274e43fa9de5659265c1d917e25c03722dcb0b8d27db8d5feaa813953\"}]}") !=
+    CHECK(text->find("\"objectDigest\":\"sha256:"
+                     "5f78c33274e43fa9de5659265c1d917e25c03722dcb0b8d27db8d5feaa813953\"}]}") !=
           std::string::npos);
-    const auto message = signature::parse_clear_signed(*sif::read_object(fd.get(), *image, object(*image, 3), 1 << 20));
+    const auto message = signature::parse_clear_signed(
+        *sif::read_object(fd.get(), *image, object(*image, 3), 1 << 20));
     REQUIRE(message);
     CHECK(message->text == *text);  // byte for byte what the other implementation wrote
   }
@@ -199,12 +209,13 @@ TEST_SUITE("signature") {
       const std::size_t start = i * 400000;
       jobs.push_back({i % 2 == 0 ? Algorithm::kSha256 : Algorithm::kSha512,
                       {{start, 300000}, {start + 1, 5}}});
-      expected.push_back(signature::digest_of(jobs.back().algorithm,
-                                              bytes.substr(start, 300000) + bytes.substr(start + 1, 5)));
+      expected.push_back(signature::digest_of(
+          jobs.back().algorithm, bytes.substr(start, 300000) + bytes.substr(start + 1, 5)));
     }
     for (const unsigned threads : {1U, 3U, 16U}) {
       std::uint64_t seen = 0;
-      const auto got = signature::hash_file(fd.get(), jobs, [&](std::uint64_t n) { seen += n; }, threads);
+      const auto got =
+          signature::hash_file(fd.get(), jobs, [&](std::uint64_t n) { seen += n; }, threads);
       REQUIRE(got);
       CHECK(*got == expected);
       CHECK(seen == 7 * 300005);
@@ -230,25 +241,47 @@ TEST_SUITE("signature") {
   TEST_CASE("metadata that two readers could take differently is refused") {
     const std::string digest = "\"sha256:" + std::string(64, '0') + "\"";
     const std::string header = "\"header\":{\"digest\":" + digest + "}";
-    const std::string entry = "{\"relativeId\":0,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}";
-    const auto whole = [&](const std::string& objects) { return "{\"version\":1," + header + ",\"objects\":" + objects + "}"; };
+    const std::string entry =
+        "{\"relativeId\":0,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}";
+    const auto whole = [&](const std::string& objects) {
+      return "{\"version\":1," + header + ",\"objects\":" + objects + "}";
+    };
     CHECK(signature::parse_metadata(whole("[" + entry + "]")));
     CHECK(signature::parse_metadata(whole("null")));
     CHECK(signature::parse_metadata("{\"version\":1," + header + "}"));
     const std::vector<std::string> bad = {
-        "", "[]", "null", "{}", whole("{}"), whole("[" + entry + "," + entry + "]"),
-        "{\"version\":2," + header + "}", "{\"version\":\"1\"," + header + "}", "{\"version\":1.0," + header + "}",
-        "{" + header + "}", "{\"version\":1}", "{\"version\":1,\"Version\":1," + header + "}",
+        "",
+        "[]",
+        "null",
+        "{}",
+        whole("{}"),
+        whole("[" + entry + "," + entry + "]"),
+        "{\"version\":2," + header + "}",
+        "{\"version\":\"1\"," + header + "}",
+        "{\"version\":1.0," + header + "}",
+        "{" + header + "}",
+        "{\"version\":1}",
+        "{\"version\":1,\"Version\":1," + header + "}",
         "{\"version\":1," + header + "," + header + "}",
-        "{\"version\":1,\"header\":{\"digest\":null}}", "{\"version\":1,\"header\":{\"digest\":3}}",
-        whole("[{}]"), whole("[3]"),
-        whole("[{\"relativeId\":-1,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}]"),
-        whole("[{\"relativeId\":4294967296,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}]"),
-        whole("[{\"relativeId\":1e0,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}]"),
-        whole("[{\"relativeId\":\"0\",\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest + "}]"),
-        whole("[]") + "x", whole("[]") + whole("[]"), "\xEF\xBB\xBF" + whole("[]"),
-        "{\"a\":[[[[[[[[1]]]]]]]]," + whole("[]").substr(1), std::string(1 << 20, '['),
-        whole("[" + entry.substr(0, entry.size() - 2)), std::string(5 << 20, ' ') + whole("[]")};
+        "{\"version\":1,\"header\":{\"digest\":null}}",
+        "{\"version\":1,\"header\":{\"digest\":3}}",
+        whole("[{}]"),
+        whole("[3]"),
+        whole("[{\"relativeId\":-1,\"descriptorDigest\":" + digest + ",\"objectDigest\":" + digest +
+              "}]"),
+        whole("[{\"relativeId\":4294967296,\"descriptorDigest\":" + digest +
+              ",\"objectDigest\":" + digest + "}]"),
+        whole("[{\"relativeId\":1e0,\"descriptorDigest\":" + digest +
+              ",\"objectDigest\":" + digest + "}]"),
+        whole("[{\"relativeId\":\"0\",\"descriptorDigest\":" + digest +
+              ",\"objectDigest\":" + digest + "}]"),
+        whole("[]") + "x",
+        whole("[]") + whole("[]"),
+        "\xEF\xBB\xBF" + whole("[]"),
+        "{\"a\":[[[[[[[[1]]]]]]]]," + whole("[]").substr(1),
+        std::string(1 << 20, '['),
+        whole("[" + entry.substr(0, entry.size() - 2)),
+        std::string(5 << 20, ' ') + whole("[]")};
     for (const std::string& text : bad) {
       CAPTURE(text.substr(0, 200));
       CHECK_FALSE(signature::parse_metadata(text));
@@ -256,9 +289,12 @@ TEST_SUITE("signature") {
   }
 
   TEST_CASE("the clear-signed form: text is dash-unescaped, trimmed and joined by CR LF") {
-    const std::string sig = "-----BEGIN PGP SIGNATURE-----\n\niHUE\nAA==\n=abcd\n-----END PGP SIGNATURE-----\n";
+    const std::string sig =
+        "-----BEGIN PGP SIGNATURE-----\n\niHUE\nAA==\n=abcd\n-----END PGP SIGNATURE-----\n";
     const auto got = signature::parse_clear_signed(
-        "-----BEGIN PGP SIGNED MESSAGE-----\r\nHash: SHA256, sha512\n \n- -dashed\nplain \t\r\n\nend\n" + sig + "\n \n");
+        "-----BEGIN PGP SIGNED MESSAGE-----\r\nHash: SHA256, sha512\n \n- -dashed\nplain "
+        "\t\r\n\nend\n" +
+        sig + "\n \n");
     REQUIRE(got);
     CHECK(got->text == "-dashed\nplain\n\nend");
     CHECK(got->signed_bytes == "-dashed\r\nplain\r\n\r\nend");
@@ -273,18 +309,28 @@ TEST_SUITE("signature") {
     CHECK(signature::parse_clear_signed(head + "x\n" + sig));
     CHECK(signature::parse_clear_signed(start + "\nx\n" + sig));  // no Hash header at all
     const std::vector<std::string> bad = {
-        "", "x\n" + head + "x\n" + sig, "-----BEGIN PGP SIGNED MESSAGE----- \n\nx\n" + sig,
-        start + "Hash: MD4\n\nx\n" + sig, start + "Charset: utf-8\n\nx\n" + sig, start + "hash: SHA256\n\nx\n" + sig,
-        start + "Hash: SHA256\n", head + sig, head + "x\n", head + "-x\n" + sig,
-        head + "-----BEGIN PGP SIGNED MESSAGE-----\nx\n" + sig, head + "a\rb\n" + sig,
-        head + std::string("a\0b\n", 4) + sig, head + "x\n" + sig + "\ntrailing",
+        "",
+        "x\n" + head + "x\n" + sig,
+        "-----BEGIN PGP SIGNED MESSAGE----- \n\nx\n" + sig,
+        start + "Hash: MD4\n\nx\n" + sig,
+        start + "Charset: utf-8\n\nx\n" + sig,
+        start + "hash: SHA256\n\nx\n" + sig,
+        start + "Hash: SHA256\n",
+        head + sig,
+        head + "x\n",
+        head + "-x\n" + sig,
+        head + "-----BEGIN PGP SIGNED MESSAGE-----\nx\n" + sig,
+        head + "a\rb\n" + sig,
+        head + std::string("a\0b\n", 4) + sig,
+        head + "x\n" + sig + "\ntrailing",
         head + "x\n" + sig + "\n" + head + "x\n" + sig,
         head + "x\n-----BEGIN PGP SIGNATURE-----\niHUE\n-----END PGP SIGNATURE-----",
         head + "x\n-----BEGIN PGP SIGNATURE-----\n\n-----END PGP SIGNATURE-----",
         head + "x\n-----BEGIN PGP SIGNATURE-----\n\niHU\n-----END PGP SIGNATURE-----",
         head + "x\n-----BEGIN PGP SIGNATURE-----\n\ni*UE\n-----END PGP SIGNATURE-----",
         head + "x\n-----BEGIN PGP SIGNATURE-----\n\niHUE\n",
-        head + "x\n-----BEGIN PGP SIGNATURE-----\n\n" + std::string(100, 'A') + "\n-----END PGP SIGNATURE-----",
+        head + "x\n-----BEGIN PGP SIGNATURE-----\n\n" + std::string(100, 'A') +
+            "\n-----END PGP SIGNATURE-----",
         head + "x\n-----BEGIN PGP SIGNATURE-----\n\niHUE\n=abcd\niHUE\n-----END PGP SIGNATURE-----",
         head + std::string(5 << 20, 'x') + "\n" + sig};
     for (const std::string& text : bad) {
@@ -352,7 +398,8 @@ TEST_SUITE("signature") {
     }
     CHECK(signature::encode_base64(std::vector<std::uint8_t>{'f', 'o'}) == "Zm8=");
     CHECK(signature::decode_base64("-_-_", true) == signature::decode_base64("+/+/"));
-    for (const char* bad : {"Zg", "Zg=", "Zh==", "Zm9=", "====", "Z===", "Zg==Zg==", "-_-_", "Zg= =", "\n"}) {
+    for (const char* bad :
+         {"Zg", "Zg=", "Zh==", "Zm9=", "====", "Z===", "Zg==Zg==", "-_-_", "Zg= =", "\n"}) {
       CAPTURE(bad);
       CHECK_FALSE(signature::decode_base64(bad));
     }
@@ -413,11 +460,13 @@ TEST_SUITE("signature") {
     group1.groups = {1};
     VerifyOptions all = legacy;
     all.legacy_all = true;
+
     struct Row {
       const char* image;
       const VerifyOptions* options;
       Failure failure;
     };
+
     const VerifyOptions modern;
     const std::array rows = std::to_array<Row>({
         {"one-group-signed-legacy.sif", &legacy, Failure::kNone},
@@ -457,10 +506,12 @@ TEST_SUITE("signature") {
       CHECK(report.signatures.at(0).form == signature::Form::kDsse);
       CHECK(report.valid_all.at(0).substr(0, 7) == "sha256:");
     }
-    CHECK(verify_bytes(image, pem_material({"ecdsa-public.pem", "rsa-public.pem"})).failure == Failure::kNone);
+    CHECK(verify_bytes(image, pem_material({"ecdsa-public.pem", "rsa-public.pem"})).failure ==
+          Failure::kNone);
     CHECK(verify_bytes(image, pem_material({"ecdsa-public.pem"})).failure == Failure::kNotValid);
     CHECK(verify_bytes(image, {}).failure == Failure::kNoPemMaterial);
-    CHECK(verify_bytes(file(kData + "one-group-signed-pgp.sif"), {}).failure == Failure::kNoPgpMaterial);
+    CHECK(verify_bytes(file(kData + "one-group-signed-pgp.sif"), {}).failure ==
+          Failure::kNoPgpMaterial);
   }
 
   // Every byte of the image is flipped, one at a time, and the verdict compared with what the
@@ -489,7 +540,7 @@ TEST_SUITE("signature") {
       } else if (at < sif::kArchitectureAt) {
         CHECK(report.failure == Failure::kUnreadable);  // magic and version: not a SIF any more
       } else if (at < sif::kTotalAt) {
-        CHECK(report.failure == Failure::kNone);        // architecture, times, free: in no digest
+        CHECK(report.failure == Failure::kNone);  // architecture, times, free: in no digest
       }
     }
     const auto table = static_cast<std::size_t>(image->header().table_offset);
@@ -547,16 +598,18 @@ TEST_SUITE("signature") {
     CHECK(failure(good.find("wsFz", begin) + 40, '!') == Failure::kUnknownForm);
     const std::size_t base64 = good.find("\n\nws", begin) + 200;
     CHECK(failure(base64, good[base64] == 'A' ? 'B' : 'A') == Failure::kNotValid);
-    const std::size_t slot = static_cast<std::size_t>(image->header().table_offset) + 2 * sif::kDescriptorBytes;
+    const std::size_t slot =
+        static_cast<std::size_t>(image->header().table_offset) + 2 * sif::kDescriptorBytes;
     CHECK(failure(slot + sif::kExtraAt, 0) == Failure::kHashType);
     CHECK(failure(slot + sif::kExtraAt + 4, 0) == Failure::kFingerprint);
-    CHECK(failure(slot + sif::kExtraAt + 300, 1) == Failure::kNone);   // not a part of it
-    CHECK(failure(slot + sif::kLinkAt, 2) == Failure::kNoSignature);   // linked to group 2
+    CHECK(failure(slot + sif::kExtraAt + 300, 1) == Failure::kNone);  // not a part of it
+    CHECK(failure(slot + sif::kLinkAt, 2) == Failure::kNoSignature);  // linked to group 2
     CHECK(failure(slot + sif::kLinkAt, 3) == Failure::kNoSignature);
     CHECK(failure(slot + sif::kLinkAt + 3, 0) == Failure::kNoSignature);  // linked to an object
     CHECK(failure(slot + sif::kTypeAt, 4) == Failure::kUngroupedObject);  // a partition in no group
     CHECK(failure(slot + sif::kUsedAt, 0) == Failure::kNoSignature);
-    CHECK(failure(slot + sif::kGroupAt, 1) == Failure::kNotSigned);       // joined the group that it signs
+    CHECK(failure(slot + sif::kGroupAt, 1) ==
+          Failure::kNotSigned);  // joined the group that it signs
   }
 
   TEST_CASE("objects added, removed or doubled after signing are named") {
@@ -565,7 +618,9 @@ TEST_SUITE("signature") {
     const UniqueFd fd = memory_file(good);
     const auto image = sif::read(fd.get());
     const auto table = static_cast<std::size_t>(image->header().table_offset);
-    const auto slot = [&](std::string& bytes, std::size_t n) { return bytes.data() + table + n * sif::kDescriptorBytes; };
+    const auto slot = [&](std::string& bytes, std::size_t n) {
+      return bytes.data() + table + n * sif::kDescriptorBytes;
+    };
     std::string added = good;
     std::copy_n(slot(added, 1), sif::kDescriptorBytes, slot(added, 3));
     slot(added, 3)[sif::kIdAt] = 4;
@@ -621,7 +676,8 @@ TEST_SUITE("signature") {
     store(sif::kTableOffsetAt, bytes.size());
     store(sif::kTableBytesAt, slots.size());
     bytes += slots;
-    CHECK(verify_bytes(bytes, pem_material({"ed25519-public.pem"})).failure == Failure::kTooManySignatures);
+    CHECK(verify_bytes(bytes, pem_material({"ed25519-public.pem"})).failure ==
+          Failure::kTooManySignatures);
   }
 
   TEST_CASE("a signature that is linked to itself, or is in the group it signs, is no way in") {
@@ -630,14 +686,16 @@ TEST_SUITE("signature") {
     material.rings.push_back(ring.open());
     std::string bytes = file(kData + "one-group-signed-dsse.sif");
     const UniqueFd fd = memory_file(bytes);
-    const std::size_t slot = static_cast<std::size_t>(sif::read(fd.get())->header().table_offset) + 2 * sif::kDescriptorBytes;
+    const std::size_t slot = static_cast<std::size_t>(sif::read(fd.get())->header().table_offset) +
+                             2 * sif::kDescriptorBytes;
     VerifyOptions legacy;
     legacy.legacy = true;
     legacy.objects = {3};
     std::fill_n(&bytes[slot + sif::kLinkAt], 4, '\0');
     bytes[slot + sif::kLinkAt] = 3;
     CHECK(verify_bytes(bytes, material).failure == Failure::kNoSignature);
-    CHECK(verify_bytes(bytes, material, legacy).failure == Failure::kNotValid);  // its text is no digest
+    CHECK(verify_bytes(bytes, material, legacy).failure ==
+          Failure::kNotValid);  // its text is no digest
     legacy.legacy = false;
     bytes[slot + sif::kGroupAt] = 1;
     CHECK(verify_bytes(bytes, material, legacy).failure == Failure::kNoSignature);
@@ -652,7 +710,8 @@ TEST_SUITE("signature") {
   TEST_CASE("numbers that name nothing are told apart") {
     const KeyMaterial material = pem_material({"ed25519-public.pem"});
     const std::string image = file(kData + "one-group-signed-dsse.sif");
-    const auto failure = [&](std::vector<std::uint32_t> groups, std::vector<std::uint32_t> objects) {
+    const auto failure = [&](std::vector<std::uint32_t> groups,
+                             std::vector<std::uint32_t> objects) {
       VerifyOptions options;
       options.groups = std::move(groups);
       options.objects = std::move(objects);
@@ -671,7 +730,9 @@ TEST_SUITE("signature") {
     std::optional<signature::PublicKey> other;
     for (const std::string kind : {"ED25519", "P-256", "RSA"}) {
       CAPTURE(kind);
-      EVP_PKEY* fresh_key = kind == "RSA" ? EVP_RSA_gen(2048) : kind == "P-256" ? fresh("EC", "P-256") : fresh("ED25519");
+      EVP_PKEY* fresh_key = kind == "RSA"     ? EVP_RSA_gen(2048)
+                            : kind == "P-256" ? fresh("EC", "P-256")
+                                              : fresh("ED25519");
       const std::string pem = pem_of(fresh_key, Pem::kPrivate);
       const auto key = signature::PrivateKey::from_pem(pem, kind, {});
       REQUIRE(key);
@@ -702,7 +763,9 @@ TEST_SUITE("signature") {
           "SHA256:x6l8ZblpSSXGaPMCzySedWg88BwIFcz8jlPb6el0mFs");
     CHECK(pem_material({"rsa-public.pem"}).keys[0].ssh_id() ==
           "SHA256:BhCwr7qZulYcOMSl2Jt2DuYHxHNnN6th4NdMqR/PGa4");
-    const auto from = [](const std::string& pem) { return signature::PublicKey::from_pem(pem, "key"); };
+    const auto from = [](const std::string& pem) {
+      return signature::PublicKey::from_pem(pem, "key");
+    };
     CHECK_FALSE(from(pem_of(EVP_RSA_gen(1024), Pem::kPublic)));
     CHECK_FALSE(from(pem_of(fresh("EC", "P-384"), Pem::kPublic)));
     CHECK_FALSE(from(pem_of(fresh("ED448"), Pem::kPublic)));

@@ -1,13 +1,12 @@
-#include <doctest/doctest.h>
-
-#include <unistd.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
 #include <vector>
+
+#include <doctest/doctest.h>
+#include <unistd.h>
 
 #include "frontend/config/commands.h"
 #include "frontend/config/edit.h"
@@ -39,7 +38,9 @@ TEST_CASE("a setting is changed in its place, and everything else stays") {
   CHECK(*changed == kFile.substr(0, kFile.size() - 6) + "true\n");
   const auto list = with_key(kFile, "f", key("limit.paths"), "[\"/x\"]");
   REQUIRE(list);
-  CHECK(*list == "# Ours\n[limit]  # who may\npaths = [\"/x\"]\nowners = [\"root\"] # and who\n\n[suid]\nenabled = false\n");
+  CHECK(*list ==
+        "# Ours\n[limit]  # who may\npaths = [\"/x\"]\nowners = [\"root\"] # and "
+        "who\n\n[suid]\nenabled = false\n");
   const auto last = with_key(*list, "f", key("limit.owners"), "[\"é\", \"b\"]");
   REQUIRE(last);
   const auto again = with_key(*last, "f", key("limit.owners"), "[]");
@@ -64,7 +65,8 @@ TEST_CASE("a new setting goes into its table, or into a new one") {
 TEST_CASE("a setting is taken out with all of its lines") {
   const auto without = without_key(kFile, "f", key("limit.paths"));
   REQUIRE(without);
-  CHECK(*without == "# Ours\n[limit]  # who may\nowners = [\"root\"] # and who\n\n[suid]\nenabled = false\n");
+  CHECK(*without ==
+        "# Ours\n[limit]  # who may\nowners = [\"root\"] # and who\n\n[suid]\nenabled = false\n");
   CHECK(*without_key(kFile, "f", key("mount.proc")) == kFile);
   CHECK(*without_key("[suid]\nenabled = true", "f", key("suid.enabled")) == "[suid]\n");
 }
@@ -137,7 +139,9 @@ TEST_CASE("an empty apptainer.conf binds nothing") {
 
 TEST_CASE("capability.json becomes capability.toml") {
   const auto grants = import_capabilities(
-      "{\"users\":{\"alice\":[\"CAP_NET_RAW\",\"CAP_CHOWN\"]},\"groups\":{\"hpc\":[\"CAP_SYS_NICE\"]}}", "c");
+      "{\"users\":{\"alice\":[\"CAP_NET_RAW\",\"CAP_CHOWN\"]},\"groups\":{\"hpc\":[\"CAP_SYS_"
+      "NICE\"]}}",
+      "c");
   REQUIRE(grants);
   REQUIRE(grants->users.size() == 1);
   CHECK(grants->users[0].name == "alice");
@@ -180,17 +184,27 @@ class Site {
     directory_ = name;
     message::configure(message::Level::kFatal, false);
   }
+
   Site(const Site&) = delete;
   Site& operator=(const Site&) = delete;
+
   ~Site() { std::filesystem::remove_all(directory_); }
 
   std::string path(const std::string& name) const { return directory_ + "/" + name; }
+
   std::string read(const std::string& name) const {
     std::ifstream in(path(name));
     return {std::istreambuf_iterator<char>(in), {}};
   }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
-  int config(const std::vector<std::string>& words) const { return config_command(words, path("postern.toml")); }
+
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path(name)) << text;
+  }
+
+  int config(const std::vector<std::string>& words) const {
+    return config_command(words, path("postern.toml"));
+  }
+
   int capability(const std::vector<std::string>& words) const {
     return capability_command(words, path("postern.toml"));
   }
@@ -209,7 +223,8 @@ TEST_CASE("config global changes the file") {
   CHECK(site.config({"global", "-u", "limit.paths", "/z"}) == 255);
   CHECK(site.config({"global", "set", "suid.enabled", "yes"}) == 0);
   CHECK(site.config({"global", "--dry-run", "--set", "suid.enabled", "no"}) == 0);
-  CHECK(site.read("postern.toml") == "[limit]\npaths = [\"/a\", \"/b\"]\n\n[suid]\nenabled = true\n");
+  CHECK(site.read("postern.toml") ==
+        "[limit]\npaths = [\"/a\", \"/b\"]\n\n[suid]\nenabled = true\n");
   CHECK(site.config({"global", "--reset", "limit.paths"}) == 0);
   CHECK(site.read("postern.toml") == "[limit]\n\n[suid]\nenabled = true\n");
   CHECK(site.config({"global", "--set", "mount.dev", "some"}) == 255);
@@ -245,7 +260,8 @@ TEST_CASE("capability grants and takes" * doctest::skip(::geteuid() != 0)) {
   CHECK(site.capability({"list"}) == 255);
   CHECK(site.capability({"add", "--user", "root", "net_raw,CAP_CHOWN"}) == 0);
   CHECK(site.capability({"add", "--group", "root", "sys_nice"}) == 0);
-  CHECK(site.read("capability.toml").find("root = [\"CAP_CHOWN\", \"CAP_NET_RAW\"]") != std::string::npos);
+  CHECK(site.read("capability.toml").find("root = [\"CAP_CHOWN\", \"CAP_NET_RAW\"]") !=
+        std::string::npos);
   CHECK(site.capability({"list", "root"}) == 0);
   CHECK(site.capability({"list", "nobody"}) == 255);
   CHECK(site.capability({"drop", "--user", "root", "CAP_CHOWN"}) == 0);

@@ -1,11 +1,12 @@
+#include "protocol/verdict_check.h"
+
 #include <cstring>
 #include <functional>
 #include <memory>
 
 #include <doctest/doctest.h>
 
-#include "protocol/verdict_check.h"
-
+using postern::check_verdict;
 using postern::CryptGeometry;
 using postern::kNoDescriptor;
 using postern::LayerKind;
@@ -16,7 +17,6 @@ using postern::RootKind;
 using postern::Scratch;
 using postern::Verdict;
 using postern::VerityGeometry;
-using postern::check_verdict;
 
 namespace {
 
