@@ -130,7 +130,7 @@ Result<Device> map_verity(const Plan& plan, int image, Device data) noexcept {
   add_device(mapping.parameters, tree.fd.valid() ? tree.fd.get() : data.fd.get());
   mapping.parameters.add("4096 4096 ").add(g.data_blocks).add(" 0 sha256 ").hex(g.root_hash).add(" ");
   mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes)).add(g.salt_bytes == 0 ? "-" : "");
-  return map_device("verity", g.data_blocks * 4096, mapping, Op::kVerity);
+  return map_device("verity", g.data_blocks * 4096, mapping, Op::kMapping);
 }
 
 Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Device data) noexcept {
@@ -140,13 +140,13 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
   const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
   const int seals = ::fcntl(key, F_GET_SEALS);
-  POSTERN_TRY(require(seals >= 0 && (seals & kSeals) == kSeals, Op::kCrypt, EPERM));
-  POSTERN_TRY(require(::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes, Op::kCrypt, EKEYREJECTED));
+  POSTERN_TRY(require(seals >= 0 && (seals & kSeals) == kSeals, Op::kMapping, EPERM));
+  POSTERN_TRY(require(::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes, Op::kMapping, EKEYREJECTED));
   Mapping mapping;
   mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
   add_device(mapping.parameters, data.fd.get());
   mapping.parameters.add(g.data_offset / kSector).add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
-  Result<Device> device = map_device("crypt", g.data_bytes, mapping, Op::kCrypt);
+  Result<Device> device = map_device("crypt", g.data_bytes, mapping, Op::kMapping);
   ::explicit_bzero(bytes.data(), bytes.size());
   ::explicit_bzero(&mapping, sizeof mapping);
   return device;

@@ -31,8 +31,8 @@ Verdict g_verdict;
 // open(2) takes the lowest free number, so what was closed becomes /dev/null.
 Result<> sanitize_stdio() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kCleanse));
-  return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kCleanse);
+    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
+  return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kStart);
 }
 
 // Dispositions and mask of the caller's signals are restored by postern-init, from the record.
@@ -43,7 +43,7 @@ Result<> scrub_environment() noexcept {
   for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
   ::alarm(kHelperDeadlineSeconds);
   ::umask(077);
-  return require(::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kCleanse);
+  return require(::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kStart);
 }
 
 // Whether a file of /proc/self holds `text`. What is looked for there is the kernel's own text.
@@ -61,7 +61,7 @@ Result<Caller> record_caller(int argc) noexcept {
   uid_t uid = 0, euid = 0, suid = 0;
   int type = 0;
   socklen_t bytes = sizeof type;
-  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kCleanse));
+  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kStart));
   const bool socket = ::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_SEQPACKET;
   if (!socket) return refuse(HelperRefusal::kNoSocket);
   if (argc != 1) return refuse(HelperRefusal::kArguments);
@@ -70,7 +70,7 @@ Result<Caller> record_caller(int argc) noexcept {
   if (uid == 0) return refuse(HelperRefusal::kRealRoot);
   if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(HelperRefusal::kTraced);
   if (euid != 0 || suid != 0) return refuse(HelperRefusal::kNotSetuid);
-  POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kCleanse));
+  POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kStart));
   return Caller{uid, ::getgid()};
 }
 
@@ -97,8 +97,8 @@ constexpr std::array kFilter = std::to_array<sock_filter>({
 Result<> lock_down() noexcept {
   auto program = kFilter;
   const sock_fprog filter{program.size(), program.data()};
-  POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kLockDown));
-  return require(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, Op::kLockDown);
+  POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kStart));
+  return require(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, Op::kStart);
 }
 
 // ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
@@ -106,10 +106,10 @@ Result<> lock_down() noexcept {
 Result<> join_child(const Child& child) noexcept {
   constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
   const std::uint64_t before = mount_id("/");
-  POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kJoinNamespace));
+  POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kSpawn));
   const std::uint64_t after = mount_id("/");
   // Proof: a mount has another id in each namespace. What follows would else rebuild the host's root.
-  return require(before != 0 && after != 0 && before != after, Op::kJoinNamespace, ESTALE);
+  return require(before != 0 && after != 0 && before != after, Op::kSpawn, ESTALE);
 }
 
 void become_caller(Caller caller) noexcept {
@@ -118,7 +118,7 @@ void become_caller(Caller caller) noexcept {
 }
 
 Result<> send_reply(const Reply& reply) noexcept {
-  return require(::send(kSocket, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply, Op::kReply);
+  return require(::send(kSocket, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply, Op::kStart);
 }
 
 // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
@@ -128,7 +128,7 @@ Result<> release(const Child& child, const Built& built, Reply& reply) noexcept 
   reply.skipped_items = built.skipped_items;
   POSTERN_TRY(send_reply(reply));
   const bool told = ::write(child.go.get(), &built.root_mount, sizeof built.root_mount) == sizeof built.root_mount;
-  return require(told, Op::kRelease);
+  return require(told, Op::kStart);
 }
 
 Result<> serve(int argc, Reply& reply) noexcept {

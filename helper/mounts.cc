@@ -227,13 +227,13 @@ Result<UniqueFd> copy_file(const Root& root, int source, std::uint16_t item) noe
   constexpr int kNew = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   const Text name = Text().add(item);
   struct stat status{};
-  POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::openat(root.session.get(), name.text(), kNew, 0644), Op::kFile));
-  POSTERN_TRY(require(::fstat(source, &status) == 0, Op::kFile));
+  POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::openat(root.session.get(), name.text(), kNew, 0644), Op::kMount));
+  POSTERN_TRY(require(::fstat(source, &status) == 0, Op::kMount));
   const auto bytes = static_cast<std::size_t>(status.st_size);
-  POSTERN_TRY(require(S_ISREG(status.st_mode) && bytes <= kMaxFileBytes, Op::kFile, EFBIG));
+  POSTERN_TRY(require(S_ISREG(status.st_mode) && bytes <= kMaxFileBytes, Op::kMount, EFBIG));
   for (off_t offset = 0; offset < status.st_size;)
-    POSTERN_TRY(require(::sendfile(copy.get(), source, &offset, bytes) > 0, Op::kFile));
-  return clone_tree(root.session.get(), name.text(), kPlainReadOnly, Op::kFile);
+    POSTERN_TRY(require(::sendfile(copy.get(), source, &offset, bytes) > 0, Op::kMount));
+  return clone_tree(root.session.get(), name.text(), kPlainReadOnly, Op::kMount);
 }
 
 struct SystemMount {
@@ -264,10 +264,10 @@ Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint
   const auto* m = std::find_if(kSystemMounts.begin(), kSystemMounts.end(), is_it);
   POSTERN_CHECK(m != kSystemMounts.end());
   if (m->host != nullptr && (root.plan->namespaces & m->namespaces) == 0)
-    return clone_tree(AT_FDCWD, m->host, m->attributes, Op::kSystemMount);
+    return clone_tree(AT_FDCWD, m->host, m->attributes, Op::kMount);
   if (e.operation == Operation::kProc && root.procfs >= 0)
-    return own(::fcntl(root.procfs, F_DUPFD_CLOEXEC, 3), Op::kSystemMount);
-  return new_mount(m->type, m->options, m->attributes, Op::kSystemMount);
+    return own(::fcntl(root.procfs, F_DUPFD_CLOEXEC, 3), Op::kMount);
+  return new_mount(m->type, m->options, m->attributes, Op::kMount);
 }
 
 Result<> run(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
@@ -277,7 +277,7 @@ Result<> run(const Root& root, const OperationEntry& e, std::uint16_t item) noex
   POSTERN_TRY_ASSIGN(const UniqueFd place, target(root, e, type));
   if (type == S_IFLNK) return Ok{};
   POSTERN_TRY_ASSIGN(const UniqueFd mount, make_mount(root, e, item));
-  return attach(mount.get(), place.get(), "", Op::kBind);
+  return attach(mount.get(), place.get(), "", Op::kMount);
 }
 
 // Whether it was done: what is kOptional may fail; else the error names the operation.
@@ -293,9 +293,9 @@ Result<bool> settle(Result<> result, const OperationEntry& e, std::uint16_t item
 Result<> pivot(const Root& root, Built& built) noexcept {
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
                      ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0;
-  POSTERN_TRY(require(moved, Op::kPivot));
+  POSTERN_TRY(require(moved, Op::kSession));
   built.root_mount = mount_id("/");
-  return require(built.root_mount != 0 && mount_id("/..") == built.root_mount, Op::kPivot, EBUSY);
+  return require(built.root_mount != 0 && mount_id("/..") == built.root_mount, Op::kSession, EBUSY);
 }
 
 bool is_host_device(int node) noexcept {

@@ -105,8 +105,8 @@ bool read_verdict(int file, Verdict& verdict) noexcept {
 // A procfs shows the pid namespace of whoever mounts it, and only a process born there is in it: one
 // that shares our descriptor table puts the mount in the place of `slot`, and ends.
 Result<UniqueFd> mount_procfs(int child) noexcept {
-  POSTERN_TRY_ASSIGN(UniqueFd slot, own(::open("/", O_PATH | O_CLOEXEC), Op::kSystemMount));
-  POSTERN_TRY(require(::setns(child, CLONE_NEWPID) == 0, Op::kJoinNamespace));
+  POSTERN_TRY_ASSIGN(UniqueFd slot, own(::open("/", O_PATH | O_CLOEXEC), Op::kMount));
+  POSTERN_TRY(require(::setns(child, CLONE_NEWPID) == 0, Op::kSpawn));
   const long maker = ::syscall(SYS_clone, CLONE_FILES | SIGCHLD, nullptr, nullptr, nullptr, 0);
   if (maker == 0) {
     const int context = ::fsopen("proc", FSOPEN_CLOEXEC);
@@ -116,8 +116,8 @@ Result<UniqueFd> mount_procfs(int child) noexcept {
     ::_exit(placed && ::close(mount) == 0 && ::close(context) == 0 ? 0 : errno);
   }
   int status = 0;
-  POSTERN_TRY(require(maker > 0 && ::waitpid(static_cast<pid_t>(maker), &status, 0) == maker, Op::kSystemMount));
-  POSTERN_TRY(require(status == 0, Op::kSystemMount, WEXITSTATUS(status)));
+  POSTERN_TRY(require(maker > 0 && ::waitpid(static_cast<pid_t>(maker), &status, 0) == maker, Op::kMount));
+  POSTERN_TRY(require(status == 0, Op::kMount, WEXITSTATUS(status)));
   return slot;
 }
 
@@ -163,7 +163,7 @@ Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
   for (const auto& [ours, flag] : kFlags)
     if ((plan->namespaces & ours) != 0) child.namespaces |= flag;
   if (plan->net_descriptor != kNoDescriptor)
-    POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kJoinNamespace));
+    POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kSpawn));
   std::array<int, 2> ends{};
   POSTERN_TRY(require(::pipe2(ends.data(), O_CLOEXEC) == 0, Op::kSpawn));
   const UniqueFd wait(ends[0]);

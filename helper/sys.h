@@ -18,17 +18,14 @@
 
 namespace postern::helper {
 
-// Ok, or an error with `err`, by default errno. The line recorded is the caller's.
-inline Result<> require(bool good, Op op, int err = 0, const char* file = __builtin_FILE(),
-                        unsigned line = __builtin_LINE()) noexcept {
-  if (good) return Ok{};
-  return Error{.err = err != 0 ? err : errno, .op = op, .file = file, .line = line};
+// Ok, or an error with `err`, by default errno.
+inline Result<> require(bool good, Op op, int err = 0) noexcept {
+  return good ? Result<>(Ok{}) : Error{.err = err != 0 ? err : errno, .op = op};
 }
 
 // The new descriptor that a call returned.
-inline Result<UniqueFd> own(long fd, Op op, const char* file = __builtin_FILE(),
-                            unsigned line = __builtin_LINE()) noexcept {
-  POSTERN_TRY(require(fd >= 0, op, 0, file, line));
+inline Result<UniqueFd> own(long fd, Op op) noexcept {
+  POSTERN_TRY(require(fd >= 0, op));
   return UniqueFd(static_cast<int>(fd));
 }
 

@@ -38,12 +38,12 @@ Result<> receive_datagram(int socket, std::span<std::byte> buffer, Received& out
 
   // The helper has no signal handler, so EINTR needs no loop there; others may call again.
   const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  if (got < 0) return Error{.err = errno, .op = Op::kReceive};
+  if (got < 0) return Error{.err = errno, .op = Op::kStart};
   Received received;
   const bool expected = adopt(message, received);
   const bool cut = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
   if (cut || !expected || got == 0)
-    return Error{.err = cut ? EMSGSIZE : !expected ? EPROTO : ENODATA, .op = Op::kReceive};
+    return Error{.err = cut ? EMSGSIZE : !expected ? EPROTO : ENODATA, .op = Op::kStart};
   received.bytes = static_cast<std::size_t>(got);
   out = std::move(received);
   return Ok{};

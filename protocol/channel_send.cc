@@ -9,7 +9,7 @@ namespace postern {
 
 Result<> send_datagram(int socket, std::span<const std::byte> bytes, std::span<const int> fds) noexcept {
   if (fds.size() > kMaxDescriptors) {
-    return Error{.err = EMSGSIZE, .op = Op::kReply};
+    return Error{.err = EMSGSIZE, .op = Op::kStart};
   }
 
   struct alignas(cmsghdr) Control {
@@ -35,7 +35,7 @@ Result<> send_datagram(int socket, std::span<const std::byte> bytes, std::span<c
     sent = ::sendmsg(socket, &message, MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
   if (sent < 0 || static_cast<std::size_t>(sent) != bytes.size()) {
-    return Error{.err = sent < 0 ? errno : EMSGSIZE, .op = Op::kReply};
+    return Error{.err = sent < 0 ? errno : EMSGSIZE, .op = Op::kStart};
   }
   return Ok{};
 }

@@ -163,12 +163,12 @@ std::string encode(const LaunchRecord& record) {
 
 Result<LaunchRecord> decode(std::string_view bytes) {
   if (bytes.size() > kMaxRecordBytes || !bytes.starts_with({kMagic.data(), kMagic.size()})) {
-    return Error{.err = EBADMSG, .op = Op::kReceive};
+    return Error{.err = EBADMSG, .op = Op::kStart};
   }
   LaunchRecord record;
   Reader reader(bytes.substr(kMagic.size()));
   if (!visit(reader, record) || !reader.at_end()) {
-    return Error{.err = EBADMSG, .op = Op::kReceive};
+    return Error{.err = EBADMSG, .op = Op::kStart};
   }
   return record;
 }

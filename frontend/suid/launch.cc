@@ -249,7 +249,7 @@ class Launch {
       return std::move(reply).error();
     }
     const auto op = static_cast<Op>(reply->op);
-    device_mapper_failed_ = reply->refusal == 0 && (op == Op::kVerity || op == Op::kCrypt);
+    device_mapper_failed_ = reply->refusal == 0 && op == Op::kMapping;
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
@@ -268,7 +268,7 @@ class Launch {
       return system_problem("setting up a loop device for " + plan_.image_name, reply.err,
                             "load the module (modprobe loop), or ask for more loop devices");
     }
-    if (op == Op::kVerity || op == Op::kCrypt) {
+    if (op == Op::kMapping) {
       return system_problem("mapping " + plan_.image_name + " with device-mapper", reply.err,
                             "load the modules (modprobe dm-verity dm-crypt)");
     }

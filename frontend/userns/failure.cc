@@ -62,10 +62,10 @@ std::string mount_cure(const run::LaunchPlan& plan,
     return "the mount point does not exist and cannot be made: use --writable-tmpfs, or add " +
            mount.target + " to the image";
   }
-  if (failure.error.op == Op::kFile && err == ENOSPC) {
+  if (mount.operation == Operation::kFile && err == ENOSPC) {
     return "the session's tmpfs is full: raise `session.max-size`";
   }
-  if (err == ENOTDIR || (err == EINVAL && failure.error.op == Op::kBind)) {
+  if (err == ENOTDIR || (err == EINVAL && failure.error.op == Op::kMount && mount.descriptor)) {
     return "a directory can be bound only on a directory, a file only on a file";
   }
   if (mount.operation == Operation::kProc && err == EPERM) {
@@ -103,9 +103,7 @@ Problem root_problem(const run::LaunchPlan& plan, const Failure& failure) {
 Problem build_problem(const run::LaunchPlan& plan, const Failure& failure) {
   switch (failure.error.op) {
     case Op::kTarget:
-    case Op::kBind:
-    case Op::kFile:
-    case Op::kSystemMount:
+    case Op::kMount:
       if (failure.error.item < plan.request.mounts.size()) {
         return item_problem(plan, failure);
       }
@@ -119,22 +117,13 @@ Problem build_problem(const run::LaunchPlan& plan, const Failure& failure) {
     case Op::kHostname:
       return system_problem("setting the host name " + plan.request.hostname, failure.error.err);
     case Op::kNone:
-    case Op::kCleanse:
-    case Op::kReceive:
+    case Op::kStart:
     case Op::kJudge:
     case Op::kCheckVerdict:
     case Op::kSpawn:
-    case Op::kLockDown:
     case Op::kLoop:
-    case Op::kVerity:
-    case Op::kCrypt:
+    case Op::kMapping:
     case Op::kCloneSource:
-    case Op::kDrop:
-    case Op::kJoinNamespace:
-    case Op::kPivot:
-    case Op::kRelease:
-    case Op::kReply:
-    case Op::kCount_:
       break;
   }
   return system_problem("building the root of the container", failure.error.err);

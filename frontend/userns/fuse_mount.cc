@@ -31,8 +31,8 @@ class Number {
   std::array<char, 16> text_{};
 };
 
-Error failed(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) noexcept {
-  return Error{.err = errno, .op = Op::kMountRoot, .file = file, .line = line};
+Error failed() noexcept {
+  return Error{.err = errno, .op = Op::kMountRoot};
 }
 
 }  // namespace

@@ -50,7 +50,7 @@ class Process {
       user_namespace = user_namespace < 0 ? its : user_namespace;
     }
     if (user_namespace >= 0) {
-      check(::setns(user_namespace, CLONE_NEWUSER), Step::kJoin, Op::kJoinNamespace);
+      check(::setns(user_namespace, CLONE_NEWUSER), Step::kJoin, Op::kSpawn);
       if (wants(kNamespacePid)) {
         start_second();
       }
@@ -106,7 +106,7 @@ class Process {
   int receive_server(std::size_t server) noexcept {
     ServerDescriptors got;
     if (const int err = receive_server_descriptors(setup_.channels[server], got); err != 0) {
-      fail(Step::kReceive, Error{.err = err, .op = Op::kReceive}, server);
+      fail(Step::kReceive, Error{.err = err, .op = Op::kStart}, server);
     }
     for (std::size_t i = 0; i < setup_.plan->sources.size(); ++i) {
       const run::Source& source = setup_.plan->sources[i];
@@ -212,7 +212,7 @@ class Process {
   // lies on "/", where no path of ours leads, because "/" is never crossed downwards.
   UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
     check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), Step::kMount,
-          Op::kBind, source);
+          Op::kMount, source);
     Result<UniqueFd> inside =
         open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
     if (!inside) {
@@ -224,8 +224,8 @@ class Process {
 
   void leave_served() noexcept {
     for (; !served_.empty(); served_.pop_back()) {
-      check(::fchdir(served_.back().get()), Step::kMount, Op::kBind);
-      check(::umount2(".", MNT_DETACH), Step::kMount, Op::kBind);
+      check(::fchdir(served_.back().get()), Step::kMount, Op::kMount);
+      check(::umount2(".", MNT_DETACH), Step::kMount, Op::kMount);
     }
   }
 
@@ -244,7 +244,7 @@ class Process {
       Outcome<UniqueFd> merged =
           run::make_content_fd("postern", run::finish_content(*setup_.plan, sources[i], *own));
       if (!merged) {
-        fail(Step::kMerge, Error{.err = errno, .op = Op::kFile}, i);
+        fail(Step::kMerge, Error{.err = errno, .op = Op::kMount}, i);
       }
       descriptors[i] = *std::move(merged);
     }
@@ -278,8 +278,8 @@ class Process {
 
   void join_net(std::size_t source) noexcept {
     const UniqueFd ns(::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC));
-    check(ns.get(), Step::kOpen, Op::kJoinNamespace, source);
-    check(::setns(ns.get(), CLONE_NEWNET), Step::kJoinNet, Op::kJoinNamespace, source);
+    check(ns.get(), Step::kOpen, Op::kSpawn, source);
+    check(::setns(ns.get(), CLONE_NEWNET), Step::kJoinNet, Op::kSpawn, source);
   }
 
   void bring_up_loopback() noexcept {
@@ -319,7 +319,7 @@ class Process {
   [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) {
     const LaunchRequest& request = setup_.plan->request;
     if (const int err = drop_capabilities(request.capabilities); err != 0) {
-      fail(Step::kDrop, Error{.err = err, .op = Op::kDrop});
+      fail(Step::kDrop, Error{.err = err, .op = Op::kStart});
     }
     // Most payloads need nothing that postern-init alone can do: one exec less. The descriptors of
     // the caller and of ours end with the next one, whichever it is.

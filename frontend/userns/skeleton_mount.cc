@@ -11,8 +11,8 @@
 namespace postern::userns {
 namespace {
 
-Error failed(const char* file = __builtin_FILE(), unsigned line = __builtin_LINE()) noexcept {
-  return Error{.err = errno, .op = Op::kMountRoot, .file = file, .line = line};
+Error failed() noexcept {
+  return Error{.err = errno, .op = Op::kMountRoot};
 }
 
 // The tmpfs is empty and ours alone: no link and no race can lead out of it.

@@ -16,43 +16,22 @@ namespace postern {
 
 struct Ok {};
 
-// What was being done when a system call failed. The number travels in replies; the words are
-// on the frontend's side (frontend/messages). Append only: numbers are part of the protocol.
+// What was being done when a system call failed, as far as a message needs it. The number travels in
+// replies; the words are on the frontend's side (frontend/userns/failure.cc).
+// clang-format off
 enum class Op : std::uint16_t {
-  kNone = 0,
-  kCleanse,        // making the process safe: environment, descriptors, signals
-  kReceive,        // the request datagram
-  kJudge,          // starting the judge or reading its verdict
-  kCheckVerdict,   // the verdict did not pass the helper's own check
-  kSpawn,          // clone(2) of the payload's process
-  kLockDown,       // seccomp filter
-  kLoop,           // loop device
-  kVerity,         // dm-verity mapping
-  kCrypt,          // dm-crypt mapping
-  kCloneSource,    // open_tree(2) of a bind source
-  kDrop,           // taking the caller's ids, dropping capabilities
-  kJoinNamespace,  // setns(2)
-  kSession,        // private tmpfs that holds the root while it is built
-  kMountRoot,      // the image, FUSE or directory root
-  kOverlay,        // overlay file system
-  kTarget,         // resolving or creating a mount point inside the root
-  kBind,           // attaching a bind
-  kSystemMount,    // proc, sys, dev, devpts, mqueue, tmpfs
-  kFile,           // placing a generated file
-  kHostname,       // sethostname(2)
-  kPivot,          // pivot_root(2)
-  kRelease,        // telling the child to go on
-  kReply,          // answering the frontend
-  kCount_,
+  kNone, kStart, kJudge, kCheckVerdict,        // the process itself; its judge; the verdict's form
+  kSpawn, kLoop, kMapping, kCloneSource,       // clone(2), setns(2); devices; open_tree(2) of a source
+  kSession, kMountRoot, kOverlay, kHostname,   // the private tmpfs, pivot_root(2); the root; sethostname(2)
+  kTarget, kMount,                             // a mount point inside the root; what is mounted on it
 };
+// clang-format on
 
-// A failed system call: no allocation, no bytes of the caller's. `line` is where the Error was made.
+// A failed system call: no allocation, no bytes of the caller's.
 struct Error {
   int err = 0;  // errno
   Op op = Op::kNone;
   std::uint16_t item = 0;  // index of the operation it concerns, 0 where none
-  const char* file = __builtin_FILE();
-  unsigned line = __builtin_LINE();
 };
 
 template <class T = Ok, class E = Error>
@@ -88,10 +67,8 @@ class [[nodiscard]] Result {
 
 // Return the error of `expression` from the enclosing function, or go on.
 #define POSTERN_TRY(expression) POSTERN_TRY_(expression, POSTERN_CONCAT_(postern_try_, __LINE__))
-#define POSTERN_TRY_(expression, result)                                       \
-  do {                                                                         \
-    if (auto result = (expression); !result) return std::move(result).error(); \
-  } while (false)
+#define POSTERN_TRY_(expression, result) \
+  if (auto result = (expression); !result) return std::move(result).error()
 
 // `POSTERN_TRY_ASSIGN(UniqueFd image, open_image(path));`
 #define POSTERN_TRY_ASSIGN(declaration, expression) \

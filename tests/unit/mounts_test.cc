@@ -210,9 +210,8 @@ class Checks {
 
 void report(const Result<Built>& built) {
   if (!built) {
-    std::fprintf(stderr, "%s:%u: op %u, %s, item %u\n", built.error().file, built.error().line,
-                 static_cast<unsigned>(built.error().op), std::strerror(built.error().err),
-                 built.error().item);
+    std::fprintf(stderr, "op %u, %s, item %u\n", static_cast<unsigned>(built.error().op),
+                 std::strerror(built.error().err), built.error().item);
   }
 }
 
