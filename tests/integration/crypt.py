@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -379,8 +380,105 @@ def killed_at_any_instant(b):
         b.check_leaks()
 
 
+def a_header_that_is_missing_or_anothers(b):
+    """ciphertext whose header lies elsewhere, and one under another image's header: refused in words"""
+    path = by_passphrase()
+    another = encrypted("another.sif", "--passphrase-file", PASSFILE)
+    target = os.path.join(b.work, "header.sif")
+    (offset, size, _), _ = extent(path)
+    (theirs, _, _), _ = extent(another)
+    with open(path, "rb") as file, open(another, "rb") as other:
+        image, header = file.read(), other.read()[theirs:theirs + (16 << 20)]
+    for name, front, words in (("detached", os.urandom(16 << 20), "LUKS"), ("another's", header, "FATAL")):
+        with open(target, "wb") as file:
+            file.write(image[:offset] + front + image[offset + (16 << 20):])
+        os.chown(target, b.user.uid, b.user.gid)
+        result = b.run("exec", "--passphrase-file", PASSFILE, target, "cat", "/marker", timeout=30).fails(255, words)
+        assert result.out == "", (name, result)
+    os.remove(target)
+
+
+def altered_ciphertext(b):
+    """ciphertext that is altered under the mount: an error where the image is sealed, never a crash where it is not"""
+    for sealed in (True, False):
+        target = encrypted(f"altered{sealed}.sif", "--pem-path", PUBLIC)
+        if sealed:
+            b.run("seal", target).ok()
+        (offset, size, _), _ = extent(target)
+        process = b.popen("exec", "--pem-path", PEM, target, "sh", "-c", "echo up; read x; cat /data/blob > /dev/null || echo failed", stdin=subprocess.PIPE)
+        assert process.stdout.readline() == b"up\n", process.stderr.read()
+        with open(target, "r+b") as file:  # all of the blob's blocks, the tables at the end left
+            file.seek(offset + (16 << 20) + (1 << 20))
+            file.write(os.urandom(2 << 20))
+        out, err = process.communicate(b"\n", timeout=60)
+        assert process.returncode == 0, (process.returncode, err)
+        assert not sealed or (out == b"failed\n" and b"altered" in err), (out, err)
+        os.remove(target)
+
+
+def ranks_of_an_encrypted_image(b):
+    """64 simultaneous starts with the key: one server, and every rank reads the true bytes"""
+    path = by_pem()
+    gate = b.work + "/gate"
+    command = f"busybox sha256sum /data/blob; while ! test -e {gate}; do sleep 0.05; done"
+    running = [b.popen("exec", "--pem-path", PEM, path, "sh", "-c", command) for _ in range(64)]
+    try:
+        for process in running:
+            line = process.stdout.readline()
+            assert line == f"{DIGEST}  /data/blob\n".encode(), line + process.stderr.read()
+        assert len(b.processes("postern-squashfs --fuse-fd")) == 1
+    finally:
+        with open(gate, "w"):
+            pass
+        codes = [process.wait(timeout=60) for process in running]
+        for process in running:
+            process.stdout.close()
+            process.stderr.close()
+        os.unlink(gate)
+    assert codes == [0] * 64, codes
+
+
+def two_users_of_one_image(b):
+    """another user with the same image and the same key has a server, and a key, of its own"""
+    path = by_pem()
+    os.chmod(path, 0o644)
+    first = b.popen("exec", "--pem-path", PEM, path, "sh", "-c", "echo up; read x", stdin=subprocess.PIPE)
+    assert first.stdout.readline() == b"up\n", first.stderr.read()
+    with open(PEM) as key:
+        text = key.read()
+    theirs = dict(user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
+    base = {"PATH": "/bin:/usr/bin", "HOME": "/"}
+    second = subprocess.run([b.postern, "exec", path, "cat", "/marker"], env=base | {"POSTERN_ENCRYPTION_PEM_DATA": text}, **theirs)
+    assert (second.returncode, second.stdout) == (0, b"plain as day\n"), second
+    third = subprocess.run([b.postern, "exec", path, "cat", "/marker"], env=base, **theirs)
+    assert third.returncode == 255 and b"no key was given" in third.stderr, third
+    assert len(b.processes("postern-squashfs --fuse-fd")) == 1
+    first.communicate(b"\n", timeout=30)
+
+
+def fifty_under_sigkill(b):
+    """50 containers, every process of theirs killed at a random instant: no process, socket, mount or file is left"""
+    path = by_pem()
+    chance = random.Random(50)
+    for share in ((), ("--no-share",)):
+        running = [b.popen("exec", *share, "--pem-path", PEM, path, "sleep", "1000", start_new_session=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL) for _ in range(50)]
+        deadline = time.time() + 60
+        while (left := b.processes()) and time.time() < deadline:
+            for pid in chance.sample(left, min(5, len(left))):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(chance.uniform(0, 0.01))
+        for process in running:
+            process.wait(timeout=30)
+        b.check_leaks()
+
+
 bench.main([made_without_root_and_without_plaintext, passphrase_by_file_descriptor_command_and_environment,
             pem_by_file_and_environment, wrong_and_missing_keys_are_said, a_prompt_needs_a_terminal,
             a_locked_pem_asks_for_its_passphrase, no_key_where_others_look, two_starts_share_and_a_wrong_key_does_not_join,
             decrypt_gives_the_same_bytes, rekey_keeps_the_data, damaged_headers_are_refused, a_truncated_image_is_refused,
-            killed_at_any_instant])
+            killed_at_any_instant, a_header_that_is_missing_or_anothers, altered_ciphertext, ranks_of_an_encrypted_image,
+            two_users_of_one_image, fifty_under_sigkill])
