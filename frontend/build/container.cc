@@ -24,7 +24,7 @@ namespace {
 
 // bin/postern: beside libexec/postern, in a build tree's POSTERN_LIBEXEC, or by PATH.
 std::string postern_path() {
-  const std::string listed = run::libexec_program("postern");
+  std::string listed = run::libexec_program("postern");
   if (::access(listed.c_str(), X_OK) == 0) {
     return listed;
   }
@@ -57,7 +57,6 @@ void add_ranges(const char* path,
                 std::vector<OwnerRange>& out) {
   std::ifstream file(path);
   std::string line;
-  std::uint32_t next = 1;
   while (std::getline(file, line)) {
     const std::size_t one = line.find(':');
     const std::size_t two = one == std::string::npos ? one : line.find(':', one + 1);
@@ -69,8 +68,7 @@ void add_ranges(const char* path,
     const char* const text = line.c_str();
     std::from_chars(text + one + 1, text + two, range.first);
     std::from_chars(text + two + 1, text + line.size(), range.count);
-    range.inside = next;
-    next += range.count;
+    range.inside = 1;
     out.push_back(range);
     return;  // newuidmap(1) is given the first range
   }
@@ -98,6 +96,7 @@ Outcome<> run_program(const std::string& program,
   std::vector<std::string> words{program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) {
     argv.push_back(word.data());
   }

@@ -51,7 +51,7 @@ std::uint32_t inside(const std::vector<OwnerRange>& ranges, std::uint32_t owner)
 class DirectorySource : public Source {
  public:
   DirectorySource(UniqueFd root, std::string name, DirectoryOptions options)
-      : root_(std::move(root)), name_(std::move(name)), options_(options) {}
+      : root_(std::move(root)), name_(std::move(name)), options_(std::move(options)) {}
 
   Outcome<Tree> index() override;
   Outcome<> stream(Tree& tree, ContentSink& sink, message::Progress& progress) override;
@@ -404,7 +404,8 @@ Outcome<std::unique_ptr<Source>> directory_source(const std::string& path,
   if (!root.valid()) {
     return unreadable(path, errno);
   }
-  return std::unique_ptr<Source>(std::make_unique<DirectorySource>(std::move(root), path, options));
+  return std::unique_ptr<Source>(
+      std::make_unique<DirectorySource>(std::move(root), path, std::move(options)));
 }
 
 }  // namespace postern::build

@@ -180,7 +180,6 @@ Outcome<> Writer::end() {
 }
 
 Outcome<> Writer::make_links() {
-  Outcome<> result;
   std::vector<std::pair<std::string, InodeId>> links;
   for (const InodeId id : order_) {
     if (tree_[id].kind != Kind::kDirectory) {

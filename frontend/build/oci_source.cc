@@ -124,7 +124,7 @@ std::string joined(const std::vector<std::string>& parts) {
 // images share once, and links for the rest.
 std::string link_target(const std::string& name, const std::string& target) {
   std::vector<std::string> parts;
-  std::string text = target.starts_with('/') ? target : name + "/../" + target;
+  const std::string text = target.starts_with('/') ? target : name + "/../" + target;
   std::size_t start = 0;
   while (start <= text.size()) {
     const std::size_t end = std::min(text.find('/', start), text.size());

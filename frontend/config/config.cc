@@ -77,7 +77,7 @@ Problem usage(std::string what) {
 }
 
 Outcome<std::string> file_text(const std::string& file) {
-  POSTERN_TRY_ASSIGN(std::optional<std::string> text, read_file(file));
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> text, read_file(file));
   return text.value_or("");
 }
 
@@ -126,12 +126,12 @@ Outcome<std::string> set_text(const std::string& text,
   POSTERN_TRY_ASSIGN(SiteConfig site, parse_site_config(text, file));
   const auto* list = std::get_if<List SiteConfig::*>(&key.member);
   const List before = list != nullptr ? site.**list : List();
-  if (Outcome<> set = set_value(site, key, value_of_words(key, words)); !set) {
+  if (const Outcome<> set = set_value(site, key, value_of_words(key, words)); !set) {
     return Problem{.what = std::string(key.table) + "." + std::string(key.name) + ": " +
                            set.error().what};
   }
   if (list != nullptr) {
-    List given = std::move(site.**list);
+    const List given = std::move(site.**list);
     site.** list = before;
     put_in_front(site.**list, given);
   }

@@ -204,7 +204,8 @@ Outcome<ImportedSite> import_site(std::string_view text, const std::string& file
     if (found == settings.end() || found->second.values.empty()) {
       continue;
     }
-    if (Outcome<> set = set_value(imported.site, key, value_of(key, found->second, imported.notes));
+    if (const Outcome<> set =
+            set_value(imported.site, key, value_of(key, found->second, imported.notes));
         !set) {
       return Problem{.what = file + ":" + std::to_string(found->second.line) + ": " +
                              std::string(key.directive) + ": " + set.error().what};

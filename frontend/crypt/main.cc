@@ -15,7 +15,6 @@ namespace {
 
 using postern::Ok;
 using postern::Outcome;
-using postern::Problem;
 using postern::crypt::ConvertOptions;
 using postern::crypt::KeyOptions;
 using postern::crypt::RekeyOptions;

@@ -60,9 +60,9 @@ Outcome<Owned<EVP_PKEY>> read_rsa(const char* pem,
                                   std::size_t size,
                                   const std::string& name,
                                   int selection) {
-  Owned<BIO> input(BIO_new_mem_buf(pem, static_cast<int>(size)));
+  const Owned<BIO> input(BIO_new_mem_buf(pem, static_cast<int>(size)));
   EVP_PKEY* raw = nullptr;
-  Owned<OSSL_DECODER_CTX> decoder(
+  const Owned<OSSL_DECODER_CTX> decoder(
       OSSL_DECODER_CTX_new_for_pkey(&raw, "PEM", nullptr, "RSA", selection, nullptr, nullptr));
   PassphraseRequest request{name};
   if (input == nullptr || decoder == nullptr ||

@@ -479,7 +479,7 @@ class Interpreter {
 std::optional<std::string> assigned(std::string_view script, std::string_view name) {
   for (std::string_view rest = script; !rest.empty();) {
     const auto end = rest.find('\n');
-    std::string_view line = rest.substr(0, end);
+    const std::string_view line = rest.substr(0, end);
     rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
     if (line.starts_with(name) && line.substr(name.size()).starts_with('=')) {
       const Environment none;

@@ -32,7 +32,7 @@ constexpr int kSelfFd = 4;  // this program, for the shell to come back to
 constexpr const char* kSelfPath = "/proc/self/fd/4";
 constexpr const char* kShell = "/bin/sh";
 
-[[noreturn]] void die(Problem problem) {
+[[noreturn]] void die(const Problem& problem) {
   message::fatal(problem);
   ::_exit(problem.exit_code);
 }

@@ -107,6 +107,6 @@ int inspect_main(const std::vector<std::string>& words) {
 // argv[1] is the command's name, as bin/postern passes it on.
 int main(int argc, char** argv) {
   postern::message::configure_from_environment();
-  std::vector<std::string> words(argv + std::min(argc, 2), argv + argc);
+  const std::vector<std::string> words(argv + std::min(argc, 2), argv + argc);
   return postern::inspect::inspect_main(words);
 }

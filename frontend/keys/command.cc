@@ -46,7 +46,7 @@ Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const st
   return *std::move(parsed);
 }
 
-int fail(Problem problem, int exit_code) {
+int fail(const Problem& problem, int exit_code) {
   message::fatal(problem);
   return exit_code != 0 ? exit_code : problem.exit_code;
 }

@@ -31,7 +31,7 @@ struct Usage {
 Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const std::string> words);
 
 // Prints the problem; returns its exit status, or `exit_code` where that is not 0.
-int fail(Problem problem, int exit_code = 0);
+int fail(const Problem& problem, int exit_code = 0);
 
 // A decimal number of 32 bits from a list of an option's values.
 Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& values,

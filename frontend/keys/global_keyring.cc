@@ -88,6 +88,7 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory,
   POSTERN_TRY_ASSIGN(const std::string all, scratch.export_public("", false));
   POSTERN_TRY(write_ring(directory, all));
   std::vector<std::string> out;
+  out.reserve(imported.fingerprints.size());
   for (const std::string& fingerprint : imported.fingerprints) {
     out.push_back("key " + fingerprint);
   }

@@ -230,7 +230,8 @@ class KeyDirectory::Agent {
     std::copy(name.begin(), name.end(), &address.sun_path[0]);
     const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     // SAFETY: sockaddr_un is a sockaddr (bind(2)).
-    if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    if (!socket.valid() ||
+        ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
       return;
     }
     // Not SO_PEERCRED: it names the process that called listen(2), which daemon(3) left behind.
@@ -435,7 +436,7 @@ Outcome<Imported> KeyDirectory::import(const std::string& bytes) {
   if (const gpgme_error_t error = gpgme_op_import(context.get(), data.get()); error != 0) {
     return gpg_problem("importing keys", error);
   }
-  const gpgme_import_result_t result = gpgme_op_import_result(context.get());
+  const auto* const result = gpgme_op_import_result(context.get());
   if (result == nullptr || result->considered == 0) {
     return Problem{"there is no OpenPGP key in it", "", kExitKeyOrTransfer};
   }
@@ -574,7 +575,7 @@ Outcome<std::string> KeyDirectory::generate(const NewKey& key) {
       error != 0) {
     return gpg_problem("generating a key", error);
   }
-  const gpgme_genkey_result_t result = gpgme_op_genkey_result(context.get());
+  const auto* const result = gpgme_op_genkey_result(context.get());
   if (result == nullptr || result->fpr == nullptr) {
     return Problem{"GnuPG generated no key"};
   }

@@ -60,9 +60,9 @@ class Transfer {
   }
 
   void add_header(const std::string& line) {
-    curl_slist* longer = curl_slist_append(headers_.get(), line.c_str());
-    if (longer != nullptr) {
-      (void)headers_.release();
+    // The list is extended in place; null where memory is short, and then it is as before.
+    if (curl_slist* longer = curl_slist_append(headers_.get(), line.c_str());
+        longer != headers_.get() && longer != nullptr) {
       headers_.reset(longer);
     }
   }

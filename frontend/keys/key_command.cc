@@ -102,8 +102,10 @@ int list(const Arguments& arguments) {
     return fail({"the site's keyring has no secret keys", "leave out --secret or --global"});
   }
   auto directory = global ? KeyDirectory::open_for_reading(global_keyring()) : local(arguments);
-  auto keys = directory ? directory->list(secret)
-                        : Outcome<std::vector<KeyInfo>>(std::move(directory).error());
+  if (!directory) {
+    return fail(std::move(directory).error());
+  }
+  auto keys = directory->list(secret);
   if (!keys) {
     return fail(std::move(keys).error());
   }

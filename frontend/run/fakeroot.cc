@@ -31,7 +31,7 @@ bool lists_range(std::string_view text, const Identity& caller) {
     // name:first:count. An entry without a count, or with 0 of them, gives nothing.
     const auto last = line.rfind(':');
     const std::string_view count = last == line.npos ? std::string_view{} : line.substr(last + 1);
-    const bool some = !count.empty() && count.find_first_not_of("0") != count.npos;
+    const bool some = !count.empty() && count.find_first_not_of('0') != count.npos;
     if (some && !name.empty() && (name == uid || name == caller.name)) {
       return true;
     }

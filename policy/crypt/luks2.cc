@@ -233,7 +233,7 @@ Outcome<Luks2> parse_luks2(std::string_view text, std::uint64_t bytes) {
   if (config->find("requirements") != nullptr) {
     return bad("it asks for features that must be finished or known first (reencryption)");
   }
-  if (segments->members.size() != 1 || segments->members.front().first != "0") {
+  if (segments->members.size() != 1 || segments->members.front().name != "0") {
     return bad("exactly one data segment is expected");
   }
   // The digest that covers the segment; a second one would leave open which key counts.
@@ -251,7 +251,7 @@ Outcome<Luks2> parse_luks2(std::string_view text, std::uint64_t bytes) {
     return bad("no key digest covers the data");
   }
   Luks2 header;
-  POSTERN_TRY_ASSIGN(header.geometry, read_segment(segments->members.front().second, bytes));
+  POSTERN_TRY_ASSIGN(header.geometry, read_segment(segments->members.front().value, bytes));
   POSTERN_TRY_ASSIGN(header.digest, read_digest(*digest));
   return header;
 }

@@ -65,7 +65,7 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
   bool start_object(std::size_t /*elements*/) override { return open(Value::Kind::kObject); }
 
   bool key(string_t& name) override {
-    open_.back()->members.emplace_back(std::move(name), Value{});
+    open_.back()->members.push_back(Member{std::move(name), {}});
     return true;
   }
 
@@ -117,8 +117,8 @@ class Builder final : public nlohmann::json_sax<nlohmann::json> {
     }
     Value& parent = *open_.back();
     if (parent.kind == Value::Kind::kObject) {
-      parent.members.back().second = std::move(value);
-      return &parent.members.back().second;
+      parent.members.back().value = std::move(value);
+      return &parent.members.back().value;
     }
     parent.items.push_back(std::move(value));
     return &parent.items.back();

@@ -20,6 +20,8 @@ struct Limits {
   unsigned depth = 8;  // arrays and objects inside each other
 };
 
+struct Member;
+
 struct Value {
   enum class Kind : std::uint8_t {
     kNull,
@@ -33,16 +35,21 @@ struct Value {
 
   Kind kind = Kind::kNull;
   bool boolean = false;
-  std::uint64_t number = 0;                            // kUnsigned: no sign, fraction or exponent
-  std::string text;                                    // kString: UTF-8
-  std::vector<Value> items;                            // kArray
-  std::vector<std::pair<std::string, Value>> members;  // kObject, names as written
+  std::uint64_t number = 0;     // kUnsigned: no sign, fraction or exponent
+  std::string text;             // kString: UTF-8
+  std::vector<Value> items;     // kArray
+  std::vector<Member> members;  // kObject, names as written
 
   // The member of this name in any ASCII case (Go's rule, which other SIF tools follow); null
   // where there is none or this is no object.
   [[nodiscard]] const Value* find(std::string_view name) const noexcept;
   // … if it is of this kind, else null.
   [[nodiscard]] const Value* find(std::string_view name, Kind wanted) const noexcept;
+};
+
+struct Member {
+  std::string name;
+  Value value;
 };
 
 // Error: which rule the text breaks. Does not throw, whatever the text.

@@ -561,6 +561,61 @@ def killed_at_any_instant_it_leaves_nothing():
 
 
 @case
+def frozen_at_any_instant_it_goes_on_when_thawed_or_dies_with_nothing_left():
+    group, switch, states = W.freezer()
+    rng = random.Random(2)
+
+    def toggle():
+        while True:
+            for state in states:
+                with open(f"{group}/{switch}", "w") as file:
+                    file.write(state)
+                time.sleep(rng.uniform(0, 0.02))
+
+    def attack():
+        outcomes = [start(request("facts", liar.IMAGE, IMAGE, namespaces=2))[:6] for _ in range(25)]
+        for _ in range(25):
+            s = Start(W.helper)
+            s.ask(request("facts"))
+            time.sleep(rng.uniform(0, 0.05))
+            os.kill(s.pid, signal.SIGKILL)
+            s.wait()
+        return outcomes
+    toggler = os.fork()
+    if toggler == 0:
+        toggle()
+    try:
+        outcomes = W.as_user(attack, join=f"{group}/cgroup.procs")
+    finally:
+        os.kill(toggler, signal.SIGKILL)
+        os.waitpid(toggler, 0)
+        with open(f"{group}/{switch}", "w") as file:
+            file.write(states[1])
+    check(all(o[0] == 0 and o[4] == 0 and o[5] == 7 for o in outcomes), f"started all the same: {outcomes}")
+    check(W.settle() == [], f"left: {W.processes()}")
+    W.remove_group(group)
+
+
+@case
+def every_launch_is_one_line_in_the_journal_of_a_real_syslog_daemon():
+    with W.syslog() as journal:
+        odd = W.squashfs("odd \n\x1b[31m \"name\".sqfs", W.root)
+        runs(W.as_user(lambda: start(request("facts", liar.IMAGE, odd))), "with a daemon")
+        W.configure(site=worlds.SITE.replace("enabled = true", "enabled = false"))
+        check(W.as_user(start)[5] is None, "a site that says no")
+        W.configure(site=worlds.SITE.replace("required = false", "required = true"))
+        runs(W.as_user(start), "an audit that is required, with a daemon")
+        lines = journal()
+    check(len(lines) == 3, f"three launches: {lines}")
+    status = os.stat(odd)
+    for words in ("authpriv.notice", "postern-judge[", f"uid={worlds.T1} ", f"inode={status.st_ino} ", "odd \\x0a\\x1b[31m \\x22name\\x22.sqfs"):
+        check(words in lines[0], f"{words!r} in {lines[0]!r}")
+    check("authpriv.warn" in lines[1] and f"uid={worlds.T1} " in lines[1], lines[1])
+    check(W.as_user(start)[5] is None, "an audit that is required, without a daemon")
+    W.configure()
+
+
+@case
 def many_starts_at_once_of_one_image_all_run():
     def attack():
         children = []

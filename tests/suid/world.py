@@ -3,6 +3,7 @@
 The configured prefix is covered by a fresh tmpfs there, so nothing of the host is touched and the paths
 that are compiled in are the real ones.
 """
+import contextlib
 import glob
 import json
 import os
@@ -40,6 +41,12 @@ def enter_namespace():
 def skip(why):
     print(f"1..0 # SKIP {why}")
     sys.exit(1 if os.environ.get("POSTERN_MUST_RUN") == "1" else 77)
+
+
+def check_time(end, what):
+    if time.monotonic() > end:
+        raise AssertionError(what)
+    time.sleep(0.01)
 
 
 class World:
@@ -101,6 +108,57 @@ class World:
         subprocess.run(["umount", "-R", "-q", self.work], check=False)
         shutil.rmtree(self.work, ignore_errors=True)
 
+    # ------------------------------------------------------------------------- the host around it
+
+    def freezer(self):
+        """An empty freezer group: (path, its switch, what freezes and what thaws it) (cgroups(7))."""
+        v1, v2 = "/sys/fs/cgroup/freezer", "/sys/fs/cgroup"
+        unified = not os.path.isdir(v1)
+        group = f"{v2 if unified else v1}/postern-suid-test-{os.getpid()}"
+        os.mkdir(group)
+        return (group, "cgroup.freeze", "10") if unified else (group, "freezer.state", ("FROZEN", "THAWED"))
+
+    def remove_group(self, group):
+        end = time.monotonic() + 10
+        while os.path.isdir(group):
+            try:
+                os.rmdir(group)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    @contextlib.contextmanager
+    def syslog(self):
+        """busybox syslogd behind /dev/log, seen from this mount namespace; gives a function: its lines so far."""
+        socket, out, made = os.path.realpath("/dev/log"), f"{self.work}/journal", False
+        if socket == "/dev/log":
+            os.mkdir(f"{self.work}/log")
+            socket, made = f"{self.work}/log/socket", True
+            os.symlink(socket, "/dev/log")
+        else:
+            subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
+        daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
+        try:
+            end = time.monotonic() + 5
+            while not os.path.exists(socket):
+                check_time(end, "syslogd opened no socket")
+            os.chmod(socket, 0o666)
+
+            def lines():
+                time.sleep(0.2)  # a datagram is on its way
+                with open(out) as file:
+                    return [line for line in file if "postern" in line]
+            yield lines
+        finally:
+            daemon.terminate()
+            daemon.wait()
+            if made:
+                os.unlink("/dev/log")
+                shutil.rmtree(f"{self.work}/log")
+            else:
+                subprocess.run(["umount", os.path.dirname(socket)], check=True)
+
     # ---------------------------------------------------------------------------------- invariants
 
     def mounts(self):
@@ -135,14 +193,18 @@ class World:
 
     # --------------------------------------------------------------------------------- as the user
 
-    def as_user(self, function, uid=T1, groups=None, keep_sys_admin=False):
-        """Runs function() in a child with the user's ids; returns its JSON-able result."""
+    def as_user(self, function, uid=T1, groups=None, keep_sys_admin=False, join=None):
+        """Runs function() in a child with the user's ids; returns its JSON-able result. `join`: the
+        cgroup.procs of a group that the child enters first."""
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(read_end)
             answer = ""
             try:
+                if join is not None:
+                    with open(join, "w") as members:
+                        members.write("0")
                 os.setgroups(T1_GROUPS if groups is None else groups)
                 os.setresgid(uid, uid, uid)
                 if keep_sys_admin:  # until the next exec
