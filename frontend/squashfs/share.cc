@@ -3,11 +3,13 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <span>
 
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include <time.h>
+#include <unistd.h>
 
 #include "protocol/base/unique_fd.h"
 
@@ -20,24 +22,31 @@ bool same_user(int peer, uid_t uid) noexcept {
   return ::getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 && who.uid == uid;
 }
 
-void hand_over(int peer, int fuse, int user_namespace) noexcept {
-  const std::array descriptors = {fuse, user_namespace};
-  const std::size_t bytes = (user_namespace >= 0 ? 2 : 1) * sizeof(int);
+void send(int peer, std::span<const int> descriptors) noexcept {
   char ready = 'R';
   iovec data{&ready, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof descriptors)] = {};
+  alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};
   msghdr message{};
   message.msg_iov = &data;
   message.msg_iovlen = 1;
   message.msg_control = control;
-  message.msg_controllen = CMSG_SPACE(bytes);
+  message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
   cmsghdr* header = CMSG_FIRSTHDR(&message);
   header->cmsg_level = SOL_SOCKET;
   header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(bytes);
-  std::memcpy(CMSG_DATA(header), descriptors.data(), bytes);
+  header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+  std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
   // A peer that does not read, or has gone, is its own problem.
   static_cast<void>(::sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+// Two messages: the mount is for the process that makes it, what is said about the image for the
+// one that waits for the payload.
+void hand_over(int peer, int fuse, int user_namespace) noexcept {
+  const std::array mount = {fuse, user_namespace};
+  send(peer, std::span(mount).first(user_namespace >= 0 ? 2 : 1));
+  constexpr std::array kLog = {STDERR_FILENO};
+  send(peer, kLog);
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 
 namespace postern::squashfs {
 
-// Answers every connection of user `uid` on the listening unix socket `listening` with one byte and
-// two descriptors: `fuse`, and `user_namespace` (left out where it is -1), which must outlive a
-// look into /proc. Others get nothing. Returns when the socket is shut down.
+// Answers every connection of user `uid` on the listening unix socket `listening` with two messages
+// of one byte. With the first come two descriptors: `fuse`, and `user_namespace` (left out where it
+// is -1), which must outlive a look into /proc; with the second, this process's standard error,
+// where it says what is wrong with the image. Others get nothing. Returns when the socket is shut
+// down.
 //
 // The other side mounts the first again, in its own mount namespace but in the user namespace
 // of the first mount: the kernel (5.15 and later) then gives it the same superblock, so the page

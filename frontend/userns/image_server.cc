@@ -363,9 +363,32 @@ int open_peer_namespace(int channel, UniqueFd& out) noexcept {
   return out.valid() ? 0 : errno;
 }
 
+// What a joined server sent behind the mount's descriptors: its standard error.
+UniqueFd receive_log(int channel) noexcept {
+  int fd = -1;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof fd)> control = {};
+  char byte = 0;
+  iovec data = {&byte, 1};
+  msghdr message = {.msg_iov = &data,
+                    .msg_iovlen = 1,
+                    .msg_control = control.data(),
+                    .msg_controllen = control.size()};
+  const ssize_t got = ::recvmsg(channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  const cmsghdr* const header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
+  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
+  }
+  return UniqueFd(fd);
+}
+
 std::string log_of(const Server& server) {
+  UniqueFd theirs;
+  if (server.joined()) {
+    theirs = receive_log(server.socket.valid() ? server.socket.get() : server.channel.get());
+  }
   std::array<char, 1024> text = {};
-  const ssize_t got = ::pread(server.log.get(), text.data(), text.size(), 0);
+  const int log = server.joined() ? theirs.get() : server.log.get();
+  const ssize_t got = ::pread(log, text.data(), text.size(), 0);
   return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 

@@ -35,6 +35,7 @@ struct Server {
   pid_t pid = -1;    // our child; -1 where joined
   UniqueFd pidfd;    // joined: readable once the server is gone
   UniqueFd log;      // ours: memfd that is the server's standard error
+  UniqueFd socket;   // joined, where `channel` is another one by now: the log comes over it
 
   [[nodiscard]] bool joined() const noexcept { return pid < 0; }
 };
@@ -55,8 +56,8 @@ Outcome<Server> obtain_server(const run::ImageServer& image, const ServerOptions
 // For a server that nobody came to mount: ends it, and says what it had to say, "" where nothing.
 std::string end_server(Server& server);
 
-// Says on standard error what our server had to say about the image by now: a block that does not
-// match its seal. Nothing for a server that was joined: whoever started it is told.
+// Says on standard error what the server, ours or a joined one, had to say about the image by now:
+// a block that does not match its seal.
 void report_server(const Server& server, const std::string& image);
 
 // The abstract name of the image's socket, without the leading NUL.

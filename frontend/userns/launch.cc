@@ -223,6 +223,9 @@ class Launch {
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
       return system_problem("creating a socket pair", errno);
     }
+    if (server.joined()) {
+      server.socket = std::move(server.channel);
+    }
     server.channel = UniqueFd(pair[0]);
     const UniqueFd sender(pair[1]);
     if (const int err =

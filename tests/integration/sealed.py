@@ -172,6 +172,29 @@ def one_flipped_byte_is_an_io_error(b):
         assert failed.code == 255, failed
 
 
+def everybody_who_shares_the_mount_is_told(b):
+    """a flipped byte under a shared mount: starter and joiners are told, and the joiners alone once the starter is gone"""
+    for starter_stays in (True, False):
+        path = copy("shared.sif", signed=True)
+        offset, _ = partition(path)
+        running = [Running(path) for _ in range(3)]
+        assert len(b.processes("--verity")) == 1, "they share a server"
+        if not starter_stays:
+            first = running.pop(0).process
+            first.kill()
+            first.communicate(timeout=60)
+        with open(path, "r+b") as file:
+            file.seek(offset + place_of(BLOBS[7]) + 40 * 4096 + 77)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
+        for process in running:
+            result = process.go_on()
+            assert "status 1" in result.out and len(whole(result, 7)) == FILES - 1, result
+            said = [line for line in result.err.splitlines() if "does not match its seal" in line]
+            assert len(said) == 1 and path in said[0], result
+
+
 def a_flip_anywhere_never_alters_bytes(b):
     """a byte flipped anywhere in data, metadata, hash tree: true bytes or an error, in 24 places"""
     path = copy("anywhere.sif", signed=True)
@@ -268,6 +291,7 @@ def encrypting_drops_signatures_aloud(b):
     b.run("verify", "--key", SIGNER_PUBLIC, both).ok()
 
 
-bench.main([a_sealed_image_runs, one_flipped_byte_is_an_io_error, a_flip_anywhere_never_alters_bytes,
+bench.main([a_sealed_image_runs, one_flipped_byte_is_an_io_error, everybody_who_shares_the_mount_is_told,
+            a_flip_anywhere_never_alters_bytes,
             a_file_cut_under_a_container, a_file_replaced_under_a_container, a_wrong_seal_is_refused,
             encrypting_drops_signatures_aloud])
