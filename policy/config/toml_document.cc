@@ -11,6 +11,8 @@
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
 
+#include "policy/config/bare_text.h"
+
 namespace postern::config {
 namespace {
 
@@ -122,6 +124,9 @@ Problem problem_at(const std::string& file, Place place, std::string_view what, 
 }
 
 Outcome<TomlDocument> parse_toml(std::string_view text, std::string file) {
+  if (const auto line = find_bare_non_ascii(text)) {
+    return problem_at(file, {.line = *line, .column = 1}, kBareNonAscii);
+  }
   const toml::parse_result parsed = toml::parse(text);
   if (!parsed) {
     return problem_at(file, place_of(parsed.error().source()), parsed.error().description());

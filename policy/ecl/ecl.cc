@@ -13,6 +13,8 @@
 #define TOML_ENABLE_FORMATTERS 0
 #include <toml++/toml.h>
 
+#include "policy/config/bare_text.h"
+
 namespace postern::ecl {
 namespace {
 
@@ -295,6 +297,9 @@ Outcome<EclConfig> parse_ecl(std::string_view text, std::string_view file) {
   const Reader reader(file);
   if (text.size() > kMaxEclBytes) {
     return reader.wrong(1, "larger than " + std::to_string(kMaxEclBytes) + " bytes");
+  }
+  if (const auto line = config::find_bare_non_ascii(text)) {
+    return reader.wrong(*line, std::string(config::kBareNonAscii));
   }
   const toml::parse_result parsed = toml::parse(text, file);
   if (!parsed) {

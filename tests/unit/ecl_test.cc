@@ -109,6 +109,12 @@ TEST_SUITE("ecl") {
     REQUIRE(config);
     CHECK(config->activated);
     CHECK(config->groups.at(0).mode == Mode::kBlacklist);
+    const auto accents = parse_ecl(
+        "\uFEFF# \u00e9\nactivated = true # \u00e9\n[[execgroup]]\n"
+        "mode = \"blacklist\"\ntagname = \"\\\"\u00e9 '\"\ndirpath = '/\u00e9'\n",
+        "e");
+    REQUIRE(accents);
+    CHECK(accents->groups.at(0).directory == "/\u00e9");
     const auto empty = parse_ecl("", "e");
     REQUIRE(empty);
     CHECK_FALSE(empty->activated);
@@ -137,6 +143,12 @@ TEST_SUITE("ecl") {
         {"activated = 1\n", "ecl.toml:1: 'activated' must be true or false"},
         {"activated = true\nACTIVATED = false\n", "given twice"},
         {"activated = \n", "not TOML"},
+        {"activated = true\n\u00e9 = 1\n", "ecl.toml:2: not TOML: a character outside ASCII"},
+        {"mo\uFEDF=1", "outside ASCII"},
+        {"activated = true \u00a0\n", "outside ASCII"},
+        {"a = \"\"\"x\"\"\"\"\"\u00e9", "outside ASCII"},
+        {"a = '''\n\u00e9'''", "ecl.toml:2: not TOML"},
+        {"a = \"\\\"\u00e9\"\u00e9", "outside ASCII"},
         {"[execgroup]\nmode=\"whitelist\"\n", "array"},
         {"execgroup = [3]\n", "tables"},
         {"[[execgroup]]\nmode=\"white\"\n", "ecl.toml:1: mode 'white'"},
