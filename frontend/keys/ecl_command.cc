@@ -157,6 +157,7 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
                         trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever, false));
   ecl::GatherOptions options;
   options.legacy = config.legacy_insecure;
+  options.mounts = config::MountTable::read();
   out = ecl::gather(image, fd, keys, options);
   out.facts.directory = ecl::locate(config, fd);
   return out;

@@ -6,9 +6,7 @@
 #include <climits>
 #include <memory>
 
-#include <linux/magic.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -24,8 +22,6 @@ namespace {
 using signature::Failure;
 using signature::KeyMaterial;
 using signature::VerifyReport;
-
-constexpr long kFuseMagic = 0x65735546;  // fs/fuse/inode.c, FUSE_SUPER_MAGIC
 
 // Reads files of the keyring under the owner's rule.
 class KeyringReader {
@@ -213,7 +209,8 @@ Gathered gather(const sif::Image& image,
   if (seal && covers(report, seal->seal_object)) {
     facts.binding = Binding::kSealed;
     out.seal = seal;
-  } else if (!seal && is_unwritable(fd)) {  // with a seal the data was not hashed above
+  } else if (!seal && config::is_unwritable(
+                          fd, options.mounts)) {  // with a seal the data was not hashed above
     facts.binding = Binding::kUnwritable;
   }
   out.signatures = std::move(report.signatures);
@@ -241,14 +238,6 @@ std::string locate(const EclConfig& config, int fd) {
     }
   }
   return {};
-}
-
-bool is_unwritable(int fd) {
-  struct stat status{};
-  struct statfs where{};
-  return ::fstat(fd, &status) == 0 && ::fstatfs(fd, &where) == 0 && where.f_type != kFuseMagic &&
-         S_ISREG(status.st_mode) && status.st_uid == 0 &&
-         (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
 }
 
 }  // namespace postern::ecl

@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include "policy/config/unwritable.h"
 #include "policy/ecl/ecl.h"
 #include "policy/problem.h"
 #include "policy/seal/seal.h"
@@ -42,6 +43,8 @@ struct GatherOptions {
   bool legacy = false;   // EclConfig::legacy_insecure
   unsigned threads = 0;  // for hashing; 1 makes none
   signature::HashProgress progress;
+  // Through which a file may be found unwritable; empty: none is.
+  config::MountTable mounts;
 };
 
 // Facts and where they come from, for explanations.
@@ -64,10 +67,5 @@ Gathered gather(const sif::Image& image,
 // users mount what they like where they like. Empty: in none of them. Needs the right to search
 // those directories.
 std::string locate(const EclConfig& config, int fd);
-
-// The file belongs to root and nobody else may write it (mode; a POSIX ACL's mask shows there as
-// the group's bits, acl(5)), and it is not on FUSE, where a user's process decides what it holds.
-// That the mount is read-only is no such promise: it may be writable elsewhere.
-bool is_unwritable(int fd);
 
 }  // namespace postern::ecl

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "policy/config/read_file.h"
+#include "policy/config/unwritable.h"
 #include "policy/image/image.h"
 #include "policy/seal/seal.h"
 #include "protocol/base/unique_fd.h"
@@ -40,8 +41,10 @@ std::optional<std::string> read_link(int fd) {
 }
 
 // A kernel-mounted image must be an ordinary file that its opener may read: a write-only
-// descriptor would let it read what it cannot, a file on FUSE hangs the node (ATTACKS, N).
-bool is_ordinary_file(int fd, const struct stat& status) {
+// descriptor would let it read what it cannot, a file on FUSE hangs the node (ATTACKS, N). An
+// overlay in a mount namespace of the caller's may have FUSE below it, and shows its owner and
+// mode.
+bool is_ordinary_file(int fd, const struct stat& status, const MountTable& mounts) {
   const int flags = ::fcntl(fd, F_GETFL);
   if (!S_ISREG(status.st_mode) || flags < 0 || (flags & O_PATH) != 0 ||
       (flags & O_ACCMODE) == O_WRONLY) {
@@ -53,12 +56,8 @@ bool is_ordinary_file(int fd, const struct stat& status) {
   }
   constexpr std::array<long, 6> kRefused = {kFuseMagic,    PROC_SUPER_MAGIC, SYSFS_MAGIC,
                                             DEBUGFS_MAGIC, TRACEFS_MAGIC,    CGROUP2_SUPER_MAGIC};
-  return std::find(kRefused.begin(), kRefused.end(), where.f_type) == kRefused.end();
-}
-
-// A mask of a POSIX ACL shows as the group's bits (acl(5)), so the mode says it all.
-bool is_unwritable(const struct stat& status) {
-  return status.st_uid == 0 && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+  return std::find(kRefused.begin(), kRefused.end(), where.f_type) == kRefused.end() &&
+         (where.f_type != OVERLAYFS_SUPER_MAGIC || mounts.shows(fd));
 }
 
 // Whoever made the seal, the kernel checks each block against it: the file may be rewritten under
@@ -159,48 +158,10 @@ void add_bind(std::vector<SiteBind>& binds, const std::string& source, std::stri
 
 }  // namespace
 
-MountTable MountTable::read() {
-  const UniqueFd file(::open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC));
-  if (!file.valid()) {
-    return {};
-  }
-  std::string text;
-  for (;;) {
-    constexpr std::size_t kChunk = 64 * 1024;
-    const std::size_t had = text.size();
-    text.resize(had + kChunk);
-    const ssize_t got = ::read(file.get(), text.data() + had, kChunk);
-    text.resize(had + (got > 0 ? static_cast<std::size_t>(got) : 0));
-    if (got <= 0) {
-      return got == 0 ? parse(text) : MountTable();
-    }
-  }
-}
-
-MountTable MountTable::parse(std::string_view text) {
-  MountTable table;
-  while (!text.empty()) {
-    std::uint64_t id = 0;
-    const std::string_view line = text.substr(0, text.find('\n'));
-    text.remove_prefix(std::min(line.size() + 1, text.size()));
-    if (std::from_chars(line.data(), line.data() + line.size(), id).ec == std::errc()) {
-      table.ids_.push_back(id);
-    }
-  }
-  std::sort(table.ids_.begin(), table.ids_.end());
-  return table;
-}
-
-bool MountTable::holds(std::uint64_t id) const noexcept {
-  return std::binary_search(ids_.begin(), ids_.end(), id);
-}
-
 std::optional<std::string> path_of(int fd, const MountTable& mounts) {
   struct statx status{};
-  // COMPAT: kernel < 5.8 has no STATX_MNT_ID; the mask then comes back without it.
-  if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_MNT_ID, &status) != 0 ||
-      (status.stx_mask & STATX_MNT_ID) == 0 || status.stx_nlink == 0 ||
-      !mounts.holds(status.stx_mnt_id)) {
+  if (::statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &status) != 0 || status.stx_nlink == 0 ||
+      !mounts.shows(fd)) {
     return std::nullopt;
   }
   std::optional<std::string> path = read_link(fd);
@@ -218,13 +179,13 @@ std::string shown_path(int fd) {
 ImageFacts image_facts(int fd, const MountTable& mounts) {
   ImageFacts facts;
   struct stat status{};
-  if (::fstat(fd, &status) != 0 || !is_ordinary_file(fd, status)) {
+  if (::fstat(fd, &status) != 0 || !is_ordinary_file(fd, status, mounts)) {
     facts.problem = RefusalCode::kImageDescriptor;
     return facts;
   }
   facts.uid = status.st_uid;
   facts.gid = status.st_gid;
-  facts.unwritable = is_unwritable(status);
+  facts.unwritable = config::is_unwritable(fd, mounts);
   facts.path = path_of(fd, mounts);
   add_content(fd, facts);
   return facts;

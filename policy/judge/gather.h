@@ -9,23 +9,13 @@
 
 #include "policy/config/capabilities.h"
 #include "policy/config/site.h"
+#include "policy/config/unwritable.h"
 #include "policy/judge/facts.h"
 #include "policy/problem.h"
 
 namespace postern::judge {
 
-// The mounts of this mount namespace, by id.
-class MountTable {
- public:
-  // Reads /proc/self/mountinfo. Empty (it then vouches for nothing) where that fails.
-  [[nodiscard]] static MountTable read();
-  // For tests: the text of a mountinfo file.
-  [[nodiscard]] static MountTable parse(std::string_view text);
-  [[nodiscard]] bool holds(std::uint64_t id) const noexcept;
-
- private:
-  std::vector<std::uint64_t> ids_;  // sorted
-};
+using config::MountTable;
 
 // The path of an open file as the kernel knows it (readlink(2) of /proc/self/fd). Nothing where the
 // file was deleted, or was opened through a mount that is not in `mounts`: in a mount namespace of

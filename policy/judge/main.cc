@@ -150,7 +150,7 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
       add_crypt(kJudgeRootFd, descriptor_of(*request.volume_key), *facts.image);
     }
     if (facts.image->problem == RefusalCode::kNone && policy.signatures) {
-      policy.signatures->look_at(kJudgeRootFd, policy.ecl, facts);
+      policy.signatures->look_at(kJudgeRootFd, policy.ecl, policy.mounts, facts);
     }
   }
   if (request.join_net) {

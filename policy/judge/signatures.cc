@@ -48,13 +48,17 @@ std::vector<int> Signatures::channels() const {
   return sockets;
 }
 
-void Signatures::look_at(int image, const ecl::EclConfig& list, Facts& facts) const {
+void Signatures::look_at(int image,
+                         const ecl::EclConfig& list,
+                         const config::MountTable& mounts,
+                         Facts& facts) const {
   ecl::ImageFacts found;
   if (facts.image->kind == ImageKind::kSquashfs) {
     found.kind = ecl::ContainerKind::kSquashfs;
   } else if (const Outcome<sif::Image> parsed = sif::read(image); parsed) {
-    ecl::Gathered gathered =
-        ecl::gather(*parsed, image, state_->keys, {.legacy = list.legacy_insecure, .threads = 1});
+    ecl::Gathered gathered = ecl::gather(
+        *parsed, image, state_->keys,
+        {.legacy = list.legacy_insecure, .threads = 1, .progress = {}, .mounts = mounts});
     found = std::move(gathered.facts);
     if (gathered.seal) {
       facts.image->verity = gathered.seal->geometry;

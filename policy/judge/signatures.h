@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "policy/config/trusted_file.h"
+#include "policy/config/unwritable.h"
 #include "policy/ecl/ecl.h"
 #include "policy/judge/facts.h"
 
@@ -30,7 +31,10 @@ class Signatures {
 
   // In the sandbox. Sets facts.ecl, and the verity geometry of a seal that a valid signature
   // covers.
-  void look_at(int image, const ecl::EclConfig& list, Facts& facts) const;
+  void look_at(int image,
+               const ecl::EclConfig& list,
+               const config::MountTable& mounts,
+               Facts& facts) const;
 
  private:
   struct State;

@@ -40,6 +40,9 @@ std::vector<int> Signatures::channels() const {
   return {};
 }
 
-void Signatures::look_at(int /*image*/, const ecl::EclConfig& /*list*/, Facts& /*facts*/) const {}
+void Signatures::look_at(int /*image*/,
+                         const ecl::EclConfig& /*list*/,
+                         const config::MountTable& /*mounts*/,
+                         Facts& /*facts*/) const {}
 
 }  // namespace postern::judge

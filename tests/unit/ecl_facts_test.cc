@@ -131,6 +131,7 @@ ecl::Gathered gather(const std::string& path,
   REQUIRE(image);
   ecl::GatherOptions options;
   options.threads = 1;
+  options.mounts = postern::config::MountTable::read();
   options.progress = [&](std::uint64_t bytes) { *(hashed != nullptr ? hashed : &bytes) += bytes; };
   return ecl::gather(*image, fd.get(), keys, options);
 }
