@@ -79,16 +79,15 @@ Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& sit
 
 // The image, and every other image that is laid over it or bound into it.
 Outcome<> check_images(const run::LaunchPlan& plan) {
-  std::vector<std::string> paths{plan.image_name};
+  std::vector<std::string> seen;
   for (const run::ImageServer& server : plan.servers) {
-    if (std::find(paths.begin(), paths.end(), server.path) == paths.end()) {
-      paths.push_back(server.path);
+    if (std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
+      POSTERN_TRY(check_ecl(server.path, server.image.get()));
+      seen.push_back(server.path);
     }
   }
-  for (const std::string& path : paths) {
-    POSTERN_TRY(check_ecl(path));
-  }
-  return Ok{};
+  const bool is_checked = std::find(seen.begin(), seen.end(), plan.image_name) != seen.end();
+  return is_checked ? Outcome<>(Ok{}) : check_ecl(plan.image_name, -1);
 }
 
 // Through the setuid helper where there is one and nothing speaks against it.

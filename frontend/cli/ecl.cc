@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frontend/cli/command.h"
+#include "frontend/message/message.h"
 #include "frontend/run/libexec.h"
 #include "frontend/run/small_file.h"
 #include "policy/ecl/ecl.h"
@@ -23,8 +24,12 @@ namespace {
 constexpr std::string_view kAllow = "allow: ";
 constexpr std::string_view kRefuse = "refuse: ";
 
+// Where the image's descriptor is in `postern ecl check`, which opens it again from there: a name
+// could be another file's by now.
+constexpr int kImageFd = 10;
+
 // What `postern ecl check` prints; nothing where it could not be started or was killed.
-std::string ask(std::string path) {
+std::string ask(std::string path, int image) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return {};
@@ -36,6 +41,10 @@ std::string ask(std::string path) {
     return {};
   }
   ::posix_spawn_file_actions_adddup2(&actions, writing.get(), STDOUT_FILENO);
+  if (image >= 0) {
+    ::posix_spawn_file_actions_adddup2(&actions, image, kImageFd);
+    path = "/proc/self/fd/" + std::to_string(kImageFd);
+  }
   std::string name = "postern";
   std::string command = "ecl";
   std::string below = "check";
@@ -59,7 +68,7 @@ std::string ask(std::string path) {
 
 }  // namespace
 
-Outcome<> check_ecl(const std::string& path) {
+Outcome<> check_ecl(const std::string& path, int image) {
   const std::string& configuration = config_path();
   const std::string file = configuration.substr(0, configuration.rfind('/') + 1) + "ecl.toml";
   const auto text = run::read_small_file(file);
@@ -70,8 +79,10 @@ Outcome<> check_ecl(const std::string& path) {
   if (!list.activated) {
     return Ok{};
   }
-  const std::string answer = ask(path);
+  const std::string answer = ask(path, image);
   if (answer.starts_with(kAllow)) {
+    message::verbose(file + " admits " + path +
+                     "; in user-namespace mode this is advisory: a user can bring another program");
     return Ok{};
   }
   // Fails closed, like the judge: no answer is no admission.

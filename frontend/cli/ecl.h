@@ -9,8 +9,8 @@
 namespace postern::cli {
 
 // Asks postern-keys about the image at `path` where the list is activated: checking signatures
-// takes libraries that no other start shall load. Error: the list refuses the image, or is
-// malformed.
-Outcome<> check_ecl(const std::string& path);
+// takes libraries that no other start shall load. `image`: the image as it was opened, -1 for a
+// directory. Error: the list refuses the image, or is malformed.
+Outcome<> check_ecl(const std::string& path, int image);
 
 }  // namespace postern::cli
