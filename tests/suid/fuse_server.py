@@ -4,15 +4,15 @@ import os
 import stat
 import struct
 
-LOOKUP, FORGET, GETATTR, OPEN, STATFS, INIT, BATCH_FORGET = 1, 2, 3, 14, 17, 26, 42
+LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, INIT, BATCH_FORGET = 1, 2, 3, 14, 15, 17, 26, 42
 
 
-def attributes(node, uid):
+def attributes(node, uid, size=4096):
     mode = stat.S_IFDIR | 0o755 if node == 1 else stat.S_IFREG | 0o644
-    return struct.pack("=6Q10I", node, 4096, 8, 0, 0, 0, 0, 0, 0, mode, 2 if node == 1 else 1, uid, uid, 0, 4096, 0)
+    return struct.pack("=6Q10I", node, size, 8, 0, 0, 0, 0, 0, 0, mode, 2 if node == 1 else 1, uid, uid, 0, 4096, 0)
 
 
-def serve(device, uid):
+def serve(device, uid, content=bytes(4096)):
     """Until the mount is gone."""
     while True:
         try:
@@ -26,9 +26,12 @@ def serve(device, uid):
         if opcode == INIT:
             body = struct.pack("=4I2H2I2H8I", 7, 31, 65536, 0, 12, 10, 65536, 1, 0, 0, *[0] * 8)
         elif opcode == GETATTR:
-            body = struct.pack("=QII", 1, 0, 0) + attributes(node, uid)
+            body = struct.pack("=QII", 1, 0, 0) + attributes(node, uid, len(content))
         elif opcode == LOOKUP and request[40:].rstrip(b"\0") == b"image":
-            body = struct.pack("=4Q2I", 2, 0, 1, 1, 0, 0) + attributes(2, uid)
+            body = struct.pack("=4Q2I", 2, 0, 1, 1, 0, 0) + attributes(2, uid, len(content))
+        elif opcode == READ:
+            _, offset, size = struct.unpack_from("=QQI", request, 40)
+            body = content[offset:offset + size]
         elif opcode == OPEN:
             body = struct.pack("=QII", 0, 0, 0)
         elif opcode == STATFS:

@@ -104,6 +104,32 @@ class World:
         os.chmod(image, 0o644)
         return image
 
+    def home(self):
+        """A home directory for T1, who gets an account of the name trusty, in this mount namespace."""
+        home = f"{self.work}/home"
+        os.mkdir(home)
+        os.chown(home, T1, T1)
+        with open("/etc/passwd") as file:
+            passwd = file.read()
+        with open(f"{self.work}/passwd", "w") as file:
+            file.write(passwd + f"trusty:x:{T1}:{T1}::{home}:/bin/sh\n")
+        subprocess.run(["mount", "--bind", f"{self.work}/passwd", "/etc/passwd"], check=True)
+        return home
+
+    @staticmethod
+    def sif(path, data):
+        """A SIF of T1's with one partition at 32768, written field by field."""
+        now, offset = int(time.time()), 32768
+        header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", b"02", os.urandom(16),
+                             now, now, 47, 48, 4096, 48 * 585, offset, len(data))
+        descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data), now, now, 0, 0,
+                                 b"rootfs", struct.pack("<ii3s", 1, 2, b"02"))
+        with open(path, "wb") as file:
+            file.write(header.ljust(4096, b"\0") + descriptor.ljust(48 * 585, b"\0"))
+            file.seek(offset)
+            file.write(data)
+        os.chown(path, T1, T1)
+
     def close(self):
         subprocess.run(["umount", "-R", "-q", self.work], check=False)
         shutil.rmtree(self.work, ignore_errors=True)

@@ -1,0 +1,496 @@
+#!/usr/bin/env python3
+"""Signed images through the installed programs, as an unprivileged user, in both modes: what an execution
+control list admits, how the bytes are bound to the signature, and files that change meanwhile. Prints TAP.
+
+The kernel here need not have device-mapper: what takes dm-verity is in tests/vm.
+Usage: signed.py HELPER JUDGE JUDGE-KEYS POSTERN INIT SQUASHFS KEYS LIBEXEC CONFDIR [NAME-PART]
+"""
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import fuse_server  # noqa: E402
+import liar  # noqa: E402
+import world as worlds  # noqa: E402
+
+worlds.enter_namespace()
+HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, KEYS, LIBEXEC, CONFDIR = sys.argv[1:10]
+ONLY = sys.argv[10] if len(sys.argv) > 10 else ""
+BUSYBOX = "/bin/busybox"
+for needed in (BUSYBOX, "/usr/bin/gpg", "/usr/bin/setfacl", "/dev/loop-control"):
+    if not os.path.exists(needed):
+        worlds.skip(f"needs {needed}")
+W = worlds.World(HELPER, JUDGE, BUSYBOX, LIBEXEC, CONFDIR)
+for source, mode in ((JUDGE_KEYS, 0o711), (INIT, 0o755), (SQUASHFS, 0o755), (KEYS, 0o755)):
+    W.install(source, os.path.basename(source), mode)
+HOME = W.home()
+BINARY = f"{W.work}/postern"
+shutil.copy(POSTERN, BINARY)
+os.chmod(BINARY, 0o755)
+FUSE_MODE = os.stat("/dev/fuse").st_mode & 0o777
+TESTS = []
+MODES = {"suid": (), "user namespace": ("--userns",)}
+
+
+def test(function):
+    TESTS.append(function)
+    return function
+
+
+def check(condition, what):
+    if not condition:
+        raise AssertionError(what)
+
+
+def run(*command, **keywords):
+    return subprocess.run(command, check=True, capture_output=True, text=True, **keywords)
+
+
+def postern(*arguments, user=True, ok=None, home=None):
+    ids = {"user": worlds.T1, "group": worlds.T1, "extra_groups": worlds.T1_GROUPS} if user else {}
+    home = home or HOME
+    done = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=home,
+                          env={"PATH": "/usr/bin:/bin", "HOME": home, "USER": "trusty", "LANG": "C"}, **ids)
+    check(ok is None or done.returncode == ok, f"{arguments}: {say(done)}")
+    return done
+
+
+def say(done):
+    return f"exit {done.returncode}\nstdout: {done.stdout[:600]}\nstderr: {done.stderr[:900]}"
+
+
+def started(image, mode, words="ran"):
+    """True: it ran. False: it was refused in words, and nothing ran."""
+    done = postern("exec", *MODES[mode], image, "echo", words)
+    if done.returncode == 0 and done.stdout == words + "\n":
+        return True
+    check(done.returncode == 255 and done.stdout == "" and done.stderr.count("FATAL") == 1, f"{mode}, {image}: {say(done)}")
+    return False
+
+
+# ------------------------------------------------------------------------------------------ the site
+
+def gpg(home, *words, data=None):
+    return subprocess.run(["gpg", "--homedir", home, "--batch", "--no-tty", *words], check=True, capture_output=True, input=data,
+                          user=worlds.T1, group=worlds.T1, env={"PATH": "/usr/bin:/bin", "HOME": HOME}).stdout
+
+
+def make_keys():
+    """Fingerprints of the user's keys by name; those of the site are in its keyring."""
+    found = {}
+    for name in ("alice", "bob", "other", "stranger"):
+        done = postern("key", "newpair", "-N", name, "-E", f"{name}@example.org", "-C", "", "-P", "", "-b", "2048", ok=0)
+        found[name] = next(line.split()[-1] for line in done.stderr.splitlines() if "fingerprint" in line)
+    for name in ("alice", "bob", "other"):
+        site_imports(gpg(f"{HOME}/.postern/keys", "--export", found[name]))
+    return found
+
+
+def site_imports(key):
+    with open(f"{W.work}/key.gpg", "wb") as file:
+        file.write(key)
+    postern("key", "import", "--global", f"{W.work}/key.gpg", user=False, ok=0, home=W.work)
+
+
+def configure(mode, keys, directory="", binding="", kernel="any"):
+    lines = ["activated = true", "[[execgroup]]", 'tagname = "t"', f'mode = "{mode}"', f'dirpath = "{directory}"',
+             "keyfp = [" + ", ".join(f'"{FINGERPRINTS[key]}"' for key in keys) + "]"]
+    lines += [f'binding = "{binding}"'] if binding else []
+    W.configure(site=worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"'), ecl="\n".join(lines) + "\n")
+
+
+def make_images():
+    """A plain image, and copies of it by who signed them."""
+    root = f"{W.work}/tree"
+    for name in ("bin", "proc", "sys", "dev", "tmp", "etc"):
+        os.makedirs(f"{root}/{name}")
+    shutil.copy(BUSYBOX, f"{root}/bin/busybox")
+    for applet in ("sh", "cat", "sleep", "echo"):
+        os.symlink("busybox", f"{root}/bin/{applet}")
+    for name in ("passwd", "group", "hosts", "resolv.conf", "localtime"):
+        open(f"{root}/etc/{name}", "w").close()
+    with open(f"{root}/marker", "wb") as file:
+        file.write(b"approved\n" + os.urandom(300000))
+    plain = f"{HOME}/plain.sif"
+    with open(W.squashfs("root.sqfs", root), "rb") as file:
+        W.sif(plain, file.read())
+    out = {}
+    for kind, signers in SIGNERS.items():
+        out[kind] = f"{HOME}/{kind}.sif"
+        shutil.copy(plain, out[kind])
+        os.chown(out[kind], worlds.T1, worlds.T1)
+        for signer in signers:
+            postern("sign", "--no-seal", "-k", str(list(FINGERPRINTS).index(signer)), out[kind], ok=0)
+    return out
+
+
+SIGNERS = {"none": [], "one": ["alice"], "two": ["alice", "bob"], "wrong": ["other"], "stranger": ["stranger"]}
+FINGERPRINTS = make_keys()
+IMAGES = make_images()
+PARTITION = 32768  # where World.sif() puts it
+
+
+def own(path, uid=worlds.T1, mode=0o644):
+    os.chown(path, uid, uid)
+    os.chmod(path, mode)
+
+
+def flip(path, at, bit=1):
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ bit]))
+
+
+# ------------------------------------------------------------------------------------------- tests
+
+def admitted(mode, kind, place, intact):
+    """The list of DESIGN's matrix, in words of its own: alice and bob are on it, `other` is a key of the site that
+    is not, and a stranger's signature cannot be checked by anybody, which a blacklist forgives."""
+    if place != "images":
+        return False
+    by_mode = {"whitelist": {"one": intact, "two": intact}, "whitestrict": {"two": intact},
+               "blacklist": {"wrong": intact, "stranger": True}}
+    return by_mode[mode].get(kind, False)
+
+
+@test
+def the_list_decides_by_mode_signer_directory_and_integrity_in_both_modes():
+    """the matrix: 3 modes of the list, 5 kinds of signer, 4 places, intact or changed, 2 modes of running"""
+    places = {name: f"{W.work}/{name}" for name in ("images", "images2", "elsewhere", "images/below")}
+    copies = {}
+    for place, path in places.items():
+        os.mkdir(path)
+        for kind, source in IMAGES.items():
+            for intact in (True, False):
+                copy = f"{path}/{kind}-{'intact' if intact else 'changed'}.sif"
+                shutil.copy(source, copy)
+                if not intact:
+                    flip(copy, os.path.getsize(IMAGES["none"]) - 5000)
+                own(copy)
+                copies[place, kind, intact] = copy
+    rows = ran = 0
+    for mode in ("whitelist", "whitestrict", "blacklist"):
+        configure(mode, ["alice", "bob"], places["images"])
+        for (place, kind, intact), path in copies.items():
+            for running in MODES:
+                wanted = admitted(mode, kind, place, intact)
+                check(started(path, running) == wanted, f"{mode}, signed by {kind}, in {place}, {'intact' if intact else 'changed'}, "
+                      f"{running}: {'refused' if wanted else 'admitted'}\n{say(postern('exec', *MODES[running], path, 'echo', 'x'))}")
+                rows, ran = rows + 1, ran + wanted
+    check(rows == 240 and ran == 2 * 6, f"{rows} rows, {ran} ran")
+
+
+@test
+def a_list_that_is_missing_malformed_or_others_may_write_refuses():
+    """a malformed list refuses in both modes; a missing or badly owned one in suid mode; so does a bad keyring"""
+    configure("whitelist", ["alice"])
+    image = IMAGES["one"]
+    path = f"{CONFDIR}/ecl.toml"
+    check(all(started(image, mode) for mode in MODES), "the twin that is allowed")
+    with open(path) as file:
+        good = file.read()
+    for text in ("activated = maybe\n", good + "[[execgroup]]\nmode = \"x\"\n", good.replace("keyfp", "keyfp = [\"x\"]\nKeyFP"),
+                 "activated = true\n\u00e9\n"):
+        with open(path, "w") as file:
+            file.write(text)
+        check(not any(started(image, mode) for mode in MODES), text)
+    configure("whitelist", ["alice"])
+    for spoil, mend in ((lambda: os.chmod(path, 0o664), lambda: os.chmod(path, 0o644)),
+                        (lambda: os.chown(path, worlds.T1, 0), lambda: os.chown(path, 0, 0)),
+                        (lambda: os.chmod(CONFDIR, 0o777), lambda: os.chmod(CONFDIR, 0o755)),
+                        (lambda: run("setfacl", "-m", f"u:{worlds.T1}:rw", path), lambda: run("setfacl", "-b", path)),
+                        (lambda: os.chmod(f"{CONFDIR}/keyring", 0o775), lambda: os.chmod(f"{CONFDIR}/keyring", 0o755)),
+                        (lambda: os.rename(path, path + "2"), lambda: os.rename(path + "2", path)),
+                        (lambda: (os.rename(path, path + "2"), os.symlink(path + "2", path)), lambda: os.rename(path + "2", path))):
+        spoil()
+        try:
+            check(not started(image, "suid"), "a file that others may write, or that is not there")
+        finally:
+            mend()
+    check(started(image, "suid"), "mended")
+
+
+@test
+def unwritable_means_that_nobody_else_can_change_the_file():
+    """binding = "unwritable", kernel-mount = "trusted": root's file, and no mode, ACL or owner that lets others write"""
+    image = f"{W.work}/site.sif"
+    shutil.copy(IMAGES["one"], image)
+    configure("whitelist", ["alice"], binding="unwritable", kernel="trusted")
+    rows = [(0, 0o644, (), True), (0, 0o444, (), True), (0, 0o755, (), True), (0, 0o664, (), False), (0, 0o646, (), False),
+            (worlds.T1, 0o444, (), False), (worlds.T2, 0o644, (), False), (0, 0o644, (f"u:{worlds.T1}:r",), True),
+            (0, 0o644, (f"u:{worlds.T1}:rw",), False), (0, 0o644, (f"g:{worlds.T1}:rw",), False),
+            (0, 0o644, (f"u:{worlds.T1}:rw", "m::r"), True)]
+    for uid, mode, entries, wanted in rows:
+        run("setfacl", "-b", image)
+        own(image, uid, mode)
+        for entry in entries:
+            run("setfacl", "-m", entry, image)
+        for running in MODES:
+            check(started(image, running) == wanted, f"owner {uid}, mode {mode:o}, ACL {entries}, {running}")
+    run("setfacl", "-b", image)
+    own(image, 0, 0o644)
+    check(W.loops() == [], f"{W.loops()}")
+    process = W.as_user(lambda: run(BINARY, "exec", image, "cat", "/proc/self/mountinfo", cwd=HOME, env={"PATH": "/bin", "HOME": HOME}).stdout)
+    check(any(" squashfs " in line or " overlay " in line for line in process.splitlines()) and "fuse" not in
+          [line.split(" - ")[1].split()[0] for line in process.splitlines() if line.split()[4] == "/"], f"the kernel's mount: {process}")
+    run("mount", "--bind", image, image)  # what a read-only mount promises holds for that mount alone
+    try:
+        own(image, worlds.T1)
+        run("mount", "-o", "remount,bind,ro", image)
+        check(not started(image, "suid"), "a user's file on a read-only mount")
+    finally:
+        run("umount", image)
+    flip(image, PARTITION + 70000)
+    own(image, 0, 0o644)
+    check(not any(started(image, mode) for mode in MODES), "changed before the start")
+
+
+@test
+def hash_admits_and_the_site_decides_about_the_kernel():
+    """binding = "hash": admitted, for the kernel only under "any"; binding = "sealed": an image without a seal is refused"""
+    image = IMAGES["one"]
+    configure("whitelist", ["alice"], binding="hash", kernel="any")
+    check(all(started(image, mode) for mode in MODES), "any")
+    for kernel in ("trusted", "never"):
+        configure("whitelist", ["alice"], binding="hash", kernel=kernel)
+        check(not started(image, "suid"), f"{kernel}: not bound, so not for the kernel, and nobody vouches for a server")
+        check(started(image, "user namespace"), f"{kernel} says nothing about user namespaces")
+    configure("whitelist", ["alice"], binding="sealed", kernel="any")
+    check(not any(started(image, mode) for mode in MODES), "without a seal")
+
+
+@test
+def a_path_swapped_between_check_and_mount_never_runs_the_other_image():
+    """renamed back and forth under a hundred starts: the approved image runs, or none; never the other"""
+    configure("whitelist", ["alice"])
+    place = f"{W.work}/swapped"
+    os.mkdir(place)
+    root = f"{W.work}/tree"
+    with open(f"{root}/marker", "wb") as file:
+        file.write(b"smuggled\n" + os.urandom(300000))
+    with open(W.squashfs("smuggled.sqfs", root), "rb") as file:
+        W.sif(f"{place}/b", file.read())
+    shutil.copy(IMAGES["one"], f"{place}/a")
+    for name in ("a", "b"):
+        own(f"{place}/{name}")
+    target = f"{place}/image.sif"
+    os.link(f"{place}/a", target)
+    swapper = os.fork()
+    if swapper == 0:
+        try:
+            while True:
+                for name in ("b", "a"):
+                    os.link(f"{place}/{name}", f"{place}/new")
+                    os.rename(f"{place}/new", target)
+                    time.sleep(0.003)
+        finally:
+            os._exit(0)
+    try:
+        seen = {mode: [] for mode in MODES}
+        for _ in range(50):
+            for mode, options in MODES.items():
+                done = postern("exec", *options, target, "sh", "-c", "read line </marker; echo $line")
+                seen[mode].append(done.stdout)
+                check(done.stdout in ("approved\n", "") and (done.returncode == 0) == (done.stdout != ""), f"{mode}: {say(done)}")
+    finally:
+        os.kill(swapper, signal.SIGKILL)
+        os.waitpid(swapper, 0)
+    for mode, outputs in seen.items():
+        check(0 < outputs.count("approved\n") < len(outputs), f"{mode}: both images were met: {outputs}")
+
+
+@test
+def an_overlay_of_the_users_over_fuse_is_neither_unwritable_nor_for_the_kernel():
+    """a file of root's that an overlay over the user's FUSE server shows: refused, in suid mode, under every rule"""
+    place, upper = f"{W.work}/fuse", f"{W.work}/over"
+    os.mkdir(place)
+    os.mkdir(upper)
+    os.chown(upper, worlds.T1, worlds.T1)
+    with open(IMAGES["one"], "rb") as file:
+        content = file.read()
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    server = os.fork()
+    if server == 0:
+        try:
+            fuse_server.serve(device, 0, content)
+        finally:
+            os._exit(0)
+    options = f"fd={device},rootmode=40000,user_id={worlds.T1},group_id={worlds.T1}"
+    check(liar.LIBC.mount(b"none", place.encode(), b"fuse", 6, options.encode()) == 0, "mounting, as fusermount3 does")
+
+    def attack():
+        os.stat(place)
+        inside, outside = os.pipe(), os.pipe()
+        liar.LIBC.prctl(4, 1, 0, 0, 0)  # dumpable again, so that the maps are ours to write
+        holder = os.fork()
+        if holder == 0:
+            try:
+                check(liar.LIBC.unshare(0x10020000) == 0, "user namespaces are forbidden here")
+                for name, text in (("setgroups", "deny"), ("uid_map", f"0 {worlds.T1} 1"), ("gid_map", f"0 {worlds.T1} 1")):
+                    with open(f"/proc/self/{name}", "w") as file:
+                        file.write(text)
+                check(liar.LIBC.mount(b"t", upper.encode(), b"tmpfs", 0, None) == 0, "tmpfs")
+                for name in ("lower", "merged"):
+                    os.mkdir(f"{upper}/{name}")
+                check(liar.LIBC.mount(b"o", f"{upper}/merged".encode(), b"overlay", 0,
+                                      f"lowerdir={place}:{upper}/lower".encode()) == 0, "overlay")
+                image = os.open(f"{upper}/merged/image", os.O_RDONLY)
+                os.dup2(image, 100)
+                os.write(inside[1], b"r")
+                os.read(outside[0], 1)
+            except BaseException as error:
+                os.write(inside[1], f"{error!r}".encode())
+            finally:
+                os._exit(0)
+        answer = os.read(inside[0], 200)
+        image = os.open(f"/proc/{holder}/fd/100", os.O_RDONLY) if answer == b"r" else -1
+        status = os.fstat(image) if image >= 0 else None
+        done = subprocess.run([BINARY, "exec", f"/proc/{holder}/fd/100", "echo", "ran"], capture_output=True, text=True, cwd=HOME,
+                              stdin=subprocess.DEVNULL, env={"PATH": "/bin", "HOME": HOME}, timeout=60)
+        facts = [answer.decode(), status and status.st_uid, status and status.st_mode & 0o777, os.pread(image, 100, 0).hex() if status else ""]
+        os.write(outside[1], b"x")
+        os.waitpid(holder, 0)
+        return [*facts, done.returncode, done.stdout, done.stderr]
+    try:
+        for binding, kernel in (("unwritable", "trusted"), ("hash", "any"), ("hash", "trusted")):
+            configure("whitelist", ["alice"], binding=binding, kernel=kernel)
+            answer, uid, mode, head, status, out, err = W.as_user(attack)
+            if answer != "r":
+                print(f"# no overlay over FUSE here: {answer}")
+                return
+            check(uid == 0 and mode == 0o644 and head == content[:100].hex(), f"it looks like root's file: {uid} {mode:o}")
+            check(status == 255 and out == "" and "FATAL" in err, f"{binding}, {kernel}: exit {status} {out!r} {err!r}")
+    finally:
+        run("umount", "-l", place)
+        os.kill(server, signal.SIGKILL)
+        os.waitpid(server, 0)
+
+
+@test
+def keys_that_have_ended_admit_nothing_and_the_judge_leaves_nothing():
+    """revoked and expired OpenPGP keys; the keyring directory is root's, read-only, and the same afterwards"""
+    home = f"{HOME}/.postern/keys"
+    image = {"revoked": f"{HOME}/revoked.sif", "expired": f"{HOME}/expired.sif"}
+    for name in image:
+        done = postern("key", "newpair", "-N", name, "-E", f"{name}@example.org", "-C", "", "-P", "", "-b", "2048", ok=0)
+        FINGERPRINTS[name] = next(line.split()[-1] for line in done.stderr.splitlines() if "fingerprint" in line)
+        shutil.copy(IMAGES["none"], image[name])
+        own(image[name])
+        postern("sign", "--no-seal", "-k", str(list(FINGERPRINTS).index(name)), image[name], ok=0)
+        site_imports(gpg(home, "--export", FINGERPRINTS[name]))
+    configure("whitelist", ["revoked", "expired"])
+    for name, path in image.items():
+        check(all(started(path, mode) for mode in MODES), f"{name}: not yet")
+    gpg(home, "--pinentry-mode", "loopback", "--passphrase", "", "--quick-set-expire", FINGERPRINTS["expired"], "seconds=1")
+    with open(f"{home}/openpgp-revocs.d/{FINGERPRINTS['revoked']}.rev") as file:
+        gpg(home, "--import", data=file.read().replace(":-----BEGIN", "-----BEGIN").encode())
+    time.sleep(2)
+    for name in image:
+        site_imports(gpg(home, "--export", FINGERPRINTS[name]))
+    run("gpgconf", "--homedir", home, "--kill", "all", user=worlds.T1, group=worlds.T1)
+    ring = f"{CONFDIR}/keyring"
+    before = {name: os.stat(f"{ring}/{name}") for name in os.listdir(ring)}
+    run("mount", "--bind", ring, ring)
+    run("mount", "-o", "remount,bind,ro", ring)
+    try:
+        for name, path in image.items():
+            for mode in MODES:
+                check(not started(path, mode), f"{name}, {mode}")
+            check(name in postern("ecl", "check", "--explain", path, ok=255).stdout, name)
+        configure("whitelist", ["alice"])
+        check(all(started(IMAGES["one"], mode) for mode in MODES), "a key that holds, from a read-only directory")
+    finally:
+        run("umount", ring)
+    after = {name: os.stat(f"{ring}/{name}") for name in os.listdir(ring)}
+    check({n: (s.st_mtime_ns, s.st_size) for n, s in before.items()} == {n: (s.st_mtime_ns, s.st_size) for n, s in after.items()},
+          f"the keyring changed: {sorted(after)}")
+    for directory in (f"{LIBEXEC}/judge.d", "/tmp", "/var/tmp", "/dev/shm", "/run"):
+        found = [name for name in os.listdir(directory) if os.lstat(f"{directory}/{name}").st_uid == worlds.JUDGE]
+        check(found == [], f"the judge left {found} in {directory}")
+
+
+@test
+def explain_says_what_the_judge_did():
+    """ecl check --as-user --explain: decision, rule, file and line, signers, binding; and whether that user may read it"""
+    place = f"{W.work}/images"
+    os.makedirs(place, exist_ok=True)
+    image = f"{place}/explained.sif"
+    shutil.copy(IMAGES["two"], image)
+    own(image, 0, 0o644)
+    configure("whitestrict", ["alice", "bob"], place, binding="unwritable", kernel="trusted")
+    done = postern("ecl", "check", "--as-user", "trusty", "--explain", image, user=False, ok=0)
+    for words in (f"list:       {CONFDIR}/ecl.toml, activated", f"directory:  {place}", f"rule:       {CONFDIR}/ecl.toml:2 (whitestrict)",
+                  "alice <alice@example.org>", "bob <bob@example.org>", FINGERPRINTS["alice"].lower(), FINGERPRINTS["bob"].lower(),
+                  "the file belongs to root and nobody else may write it", "may mount these bytes", "allow: ", "signed by every listed key"):
+        check(words in done.stdout, f"{words!r} is not in {say(done)}")
+    check(started(image, "suid"), "and the judge agrees")
+    own(image)
+    done = postern("ecl", "check", "--as-user", "trusty", "--explain", image, user=False, ok=255)
+    check("whoever may write the file can change it afterwards" in done.stdout and 'refuse: ' in done.stdout, say(done))
+    check(not started(image, "suid"), "and the judge agrees")
+    os.chmod(image, 0o600)
+    os.chown(image, worlds.T2, worlds.T2)
+    done = postern("ecl", "check", "--as-user", "trusty", image, user=False, ok=255)
+    check("Permission denied" in done.stderr, say(done))
+    done = postern("ecl", "check", "--as-user", "nobody-of-this-name", image, user=False, ok=255)
+    check("there is no user" in done.stderr, say(done))
+
+
+@test
+def what_cannot_be_signed_is_refused_under_an_active_list():
+    """directories, bare squashfs files, and overlays and binds of images that are not signed, over one that is"""
+    configure("blacklist", [])
+    check(not any(started(IMAGES["none"], mode) for mode in MODES), "unsigned")
+    squash = f"{W.work}/root.sqfs"
+    for mode in MODES:
+        for root in (f"{W.work}/tree", squash):
+            check(not started(root, mode), f"{root}, {mode}")
+    configure("whitelist", ["alice"])
+    upper = f"{HOME}/upper"
+    os.mkdir(upper)
+    os.chown(upper, worlds.T1, worlds.T1)
+    for options in (("--overlay", squash), ("--overlay", IMAGES["none"] + ":ro"), ("--overlay", IMAGES["stranger"] + ":ro")):
+        for mode, words in MODES.items():
+            done = postern("exec", *words, *options, IMAGES["one"], "echo", "ran")
+            check(done.returncode == 255 and done.stdout == "" and "FATAL" in done.stderr, f"{options}, {mode}: {say(done)}")
+
+
+def main():
+    chosen = [function for function in TESTS if ONLY in function.__name__]
+    print(f"1..{len(chosen)}")
+    failed = 0
+    for number, function in enumerate(chosen, 1):
+        begun = time.monotonic()
+        before = (W.mounts(), W.loops())
+        try:
+            function()
+            check(W.settle() == [], f"processes left: {W.processes()}")
+            end = time.monotonic() + 5
+            while W.loops() != before[1] and time.monotonic() < end:
+                time.sleep(0.02)
+            check(W.loops() == before[1], f"loop devices left: {W.loops()}")
+            check(W.mounts() == before[0], "the mount table changed")
+            print(f"ok {number} - {function.__doc__}")
+        except Exception as error:  # a test's own mistake is a failure too
+            failed += 1
+            print(f"not ok {number} - {function.__doc__}")
+            print("\n".join("# " + line for line in f"{type(error).__name__}: {error}".splitlines()))
+            for pid, _ in W.processes():
+                os.kill(pid, signal.SIGKILL)
+        print(f"# {time.monotonic() - begun:.1f} s", flush=True)
+    return failed > 0
+
+
+os.chmod("/dev/fuse", 0o666)
+try:
+    STATUS = main()
+finally:
+    os.chmod("/dev/fuse", FUSE_MODE)
+    W.close()
+sys.exit(STATUS)
