@@ -54,6 +54,7 @@ struct ImageServer {
   std::optional<VerityGeometry> verity;
   std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`
   UniqueFd key;                        // sealed memfd, 64 bytes
+  std::string program;  // of it, that will probably be executed: a path or a name; "": not known
 };
 
 enum class Fakeroot : std::uint8_t {

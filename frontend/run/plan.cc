@@ -95,6 +95,7 @@ class Planner {
   Outcome<> user_bind(const Bind& bind);
   void skeleton();
   Outcome<> record();
+  [[nodiscard]] std::string first_program() const;
   void fixed_environment(init::LaunchRecord& record);
 
   // --- building blocks
@@ -209,6 +210,7 @@ Outcome<> Planner::root() {
     POSTERN_TRY(add_source({.kind = Source::Kind::kPath, .path = input_.image.path}));
   } else {
     plan_.request.root = RootKind::kFuse;
+    input_.image.root->program = first_program();
     POSTERN_TRY(add_server(*std::move(input_.image.root), Source::Kind::kFuse, {}));
   }
   if (action_.writable && !input_.image.directory) {
@@ -694,6 +696,21 @@ void Planner::skeleton() {
     const Identity& caller = input_.caller.identity;
     plan_.skeleton = missing_mount_points(root.get(), caller.uid, caller.gid, plan_.request.mounts);
   }
+}
+
+// A hint for the image's server, which may be wrong.
+std::string Planner::first_program() const {
+  switch (action_.what) {
+    case init::Action::kExec:
+      return action_.arguments.empty() ? std::string{} : action_.arguments[0];
+    case init::Action::kShell:
+      return action_.shell.empty() ? "/bin/bash" : action_.shell;
+    case init::Action::kRun:
+    case init::Action::kTest:
+    case init::Action::kStart:
+      break;
+  }
+  return "/bin/sh";
 }
 
 void Planner::fixed_environment(init::LaunchRecord& record) {

@@ -156,6 +156,10 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   if (option == "--starter") {
     return number(option, value, 1, INT32_MAX, options.starter);
   }
+  if (option == "--program") {
+    options.program = value;
+    return Ok{};
+  }
   if (option == "--cache-mib") {
     return number(option, value, 1U, kMaxCacheMib, options.cache_mib);
   }

@@ -32,6 +32,7 @@ struct Options {
   unsigned threads = 0;                // at most; 0: by the number of CPUs
   unsigned processors = 1;             // that this process may use; not an option
   unsigned cache_mib = 16;             // decoded data blocks
+  std::string program;                 // will probably be executed: a path or a name; "": unknown
   std::int32_t starter = 0;  // process that makes the mount, our parent; 0: whoever that is
 };
 

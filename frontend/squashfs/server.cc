@@ -12,6 +12,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <linux/fuse.h>
@@ -30,6 +31,7 @@
 #include "frontend/squashfs/crew.h"
 #include "frontend/squashfs/reader.h"
 #include "frontend/squashfs/share.h"
+#include "frontend/squashfs/warm_up.h"
 
 namespace postern::squashfs {
 namespace {
@@ -61,9 +63,11 @@ struct Server final : Crew::Recruiter {
       : image(of),
         options(with),
         devices(opened),
-        crew(*this, static_cast<unsigned>(opened.spare.size()) + 1, with.processors) {}
+        crew(*this, static_cast<unsigned>(opened.spare.size()) + 1, with.processors),
+        warm_up(of, with.program) {}
 
   bool recruit() noexcept override;
+  void start_warm_up() noexcept;
   void start_sharing() noexcept;
   void wait_for_threads() noexcept;
 
@@ -71,6 +75,7 @@ struct Server final : Crew::Recruiter {
   const Options& options;
   Devices& devices;
   Crew crew;
+  WarmUp warm_up;
   fuse_session* session = nullptr;
   // Told by the starter where it can: it may have been killed before we could ask the kernel.
   const pid_t starter = options.starter != 0 ? options.starter : ::getppid();
@@ -78,6 +83,9 @@ struct Server final : Crew::Recruiter {
   bool sharing = false;  // or it was tried
   bool has_sharer = false;
   pthread_t sharer{};
+  bool warming = false;  // or it was tried
+  bool has_warmer = false;
+  pthread_t warmer{};
   bool answered = false;           // the first request came: there is a mount
   std::vector<pthread_t> threads;  // under the crew's lock
   std::array<Sequence, 64> sequences;
@@ -528,6 +536,7 @@ ssize_t read_device(int /*fd*/, void* buffer, std::size_t size, void* data) noex
       errno = ENODEV;
       return -1;
     }
+    server.start_warm_up();
     ::nanosleep(&pause, nullptr);
     pause.tv_nsec = std::min(pause.tv_nsec * 2, 5'000'000L);
   }
@@ -560,6 +569,7 @@ int listen(Worker& w, fuse_buf& request) noexcept {
       return -size;
     }
     fuse_session_process_buf(w.server.session, &request);
+    w.server.start_warm_up();
     if (!w.listening) {
       w.listening = w.server.crew.end_slow();
     } else if (++answered % kBacklogEvery == 0) {
@@ -647,6 +657,21 @@ bool Server::recruit() noexcept {
   return true;
 }
 
+// While the mount is being made, or after the first request: never is that kept waiting. Where
+// there is one processor alone, it would be taken from the start.
+void Server::start_warm_up() noexcept {
+  if (std::exchange(warming, true) || options.processors < 2 || devices.spare.empty()) {
+    return;
+  }
+  has_warmer = start_thread(
+      warmer,
+      [](void* argument) -> void* {
+        static_cast<WarmUp*>(argument)->run();
+        return nullptr;
+      },
+      &warm_up);
+}
+
 // After the first request, so that the start does not wait for it, and so that nobody joins a mount
 // that was never made.
 void Server::start_sharing() noexcept {
@@ -667,6 +692,10 @@ void Server::wait_for_threads() noexcept {
   if (has_sharer) {
     ::shutdown(options.listen_fd, SHUT_RDWR);
     ::pthread_join(sharer, nullptr);
+  }
+  if (has_warmer) {
+    warm_up.stop();
+    ::pthread_join(warmer, nullptr);
   }
   for (const pthread_t thread : threads) {
     ::pthread_join(thread, nullptr);

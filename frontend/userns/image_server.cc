@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
@@ -206,6 +207,10 @@ std::vector<std::string> server_arguments(const run::ImageServer& image,
   }
   for (std::string& argument : extent_arguments(image)) {
     out.push_back(std::move(argument));
+  }
+  // ORDER: last: ServerProcess::pass() finds options by their text, and this may be any.
+  if (!image.program.empty() && image.program.size() < PATH_MAX) {
+    out.insert(out.end(), {"--program", image.program});
   }
   return out;
 }

@@ -4,6 +4,10 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -12,15 +16,20 @@
 #include <sys/stat.h>
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <openssl/sha.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "frontend/squashfs/block_cache.h"
 #include "frontend/squashfs/crew.h"
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/options.h"
+#include "frontend/squashfs/path_reader.h"
 #include "frontend/squashfs/verity.h"
+#include "frontend/squashfs/warm_up.h"
 #include "protocol/base/unique_fd.h"
+#include "tests/unit/in_child.h"
 
 namespace postern::squashfs {
 namespace {
@@ -428,6 +437,94 @@ TEST_CASE("a file that was cut short under the mount gives EIO") {
   Window window;
   CHECK(extent.fetch(0, 4096, window));
   CHECK_FALSE(extent.fetch(4096, 10, window));
+}
+
+// --- the warm-up ---------------------------------------------------------------------------------
+
+// An image of a tree that looks like a system, each file in blocks of its own.
+class SystemImage {
+ public:
+  SystemImage() {
+    REQUIRE(::mkdtemp(path_.data()) != nullptr);
+    for (const char* directory : {"root/etc", "root/usr/bin", "root/.singularity.d/env"}) {
+      std::filesystem::create_directories(path_ + '/' + directory);
+    }
+    std::filesystem::create_symlink("usr/bin", path_ + "/root/bin");
+    char letter = 'a';  // mksquashfs stores equal files once
+    for (const char* file : {"etc/passwd", "etc/other", "usr/bin/tool", "usr/bin/unused",
+                             ".singularity.d/env/10-x.sh"}) {
+      std::ofstream(path_ + "/root/" + file) << std::string(300'000, letter++);
+    }
+    REQUIRE(in_child([&] {
+              const int null = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+              ::dup2(null, 1);
+              ::dup2(null, 2);
+              ::execlp("mksquashfs", "mksquashfs", (path_ + "/root").c_str(),
+                       (path_ + "/image").c_str(), "-noappend", "-no-fragments", "-comp", "gzip",
+                       nullptr);
+              return 127;
+            }) == 0);
+    file_ = UniqueFd(::open((path_ + "/image").c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat info{};
+    REQUIRE(::fstat(file_.get(), &info) == 0);
+    extent_.emplace(file_.get(), 0, static_cast<std::uint64_t>(info.st_size));
+    auto opened = Image::open(*extent_, {.data = 4 << 20, .metadata = 1 << 20});
+    REQUIRE(opened);
+    image = *std::move(opened);
+  }
+
+  ~SystemImage() { std::filesystem::remove_all(path_); }
+
+  SystemImage(const SystemImage&) = delete;
+  SystemImage& operator=(const SystemImage&) = delete;
+
+  // How many of the file's blocks are decoded.
+  std::size_t decoded(const char* path) {
+    PathReader paths(*image);
+    const auto file = paths.resolve(path);
+    REQUIRE(file);
+    std::vector<DataBlock> blocks;
+    REQUIRE(paths.reader().blocks(*file, 0, 16, blocks));
+    REQUIRE(blocks.size() == 3);
+    return static_cast<std::size_t>(
+        std::count_if(blocks.begin(), blocks.end(),
+                      [&](const DataBlock& block) { return image->data().contains(block.key); }));
+  }
+
+  std::unique_ptr<Image> image;
+
+ private:
+  std::string path_ = "/tmp/postern-squashfs-XXXXXX";
+  UniqueFd file_;
+  std::optional<Extent> extent_;
+};
+
+TEST_CASE("the warm-up decodes what a start reads, and nothing else") {
+  SystemImage system;
+  WarmUp(*system.image, "tool").run();
+  CHECK(system.decoded("/etc/passwd") == 3);
+  CHECK(system.decoded("/.singularity.d/env/10-x.sh") == 3);
+  CHECK(system.decoded("/bin/tool") == 3);
+  CHECK(system.decoded("/usr/bin/unused") == 0);
+  CHECK(system.decoded("/etc/other") == 0);
+}
+
+TEST_CASE("the warm-up takes a program's path as the image has it, and one that is not there") {
+  SystemImage system;
+  WarmUp(*system.image, "/bin/../bin/unused").run();
+  CHECK(system.decoded("/usr/bin/unused") == 3);
+  WarmUp(*system.image, "nowhere").run();
+  WarmUp(*system.image, "/etc").run();
+  CHECK(system.decoded("/usr/bin/tool") == 0);
+}
+
+TEST_CASE("a warm-up that was stopped decodes no more") {
+  SystemImage system;
+  WarmUp warm_up(*system.image, "tool");
+  warm_up.stop();
+  warm_up.run();
+  CHECK(system.decoded("/etc/passwd") == 0);
+  CHECK(system.decoded("/bin/tool") == 0);
 }
 
 TEST_SUITE_END();
