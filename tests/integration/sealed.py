@@ -1,16 +1,21 @@
 #!/usr/bin/env python3
 """Sealed, signed and encrypted images in user-namespace mode, and files that change under a running container."""
+import ctypes
 import hashlib
 import os
+import random
 import shutil
 import struct
 import subprocess
+import threading
+import time
 
 import harness
 
 harness.PARTS.update({"libexec/postern/postern-crypt": "frontend/crypt/postern-crypt",
                       "libexec/postern/postern-keys": "frontend/keys/postern-keys"})
 bench = harness.Bench()
+LIBC = ctypes.CDLL(None, use_errno=True)
 FILES, FILE_BYTES = 16, 1 << 20
 ROOT = bench.rootfs(files={"marker": "plain as day\n"})
 os.makedirs(ROOT + "/data")
@@ -242,6 +247,61 @@ def a_file_cut_under_a_container(b):
             assert "does not match its seal" in result.err, f"{what}: {result!r}"
 
 
+def a_file_that_changes_all_the_time(b):
+    """rewritten, cut, punched, shifted, grown all the while that containers read it: true bytes or errors, never others"""
+    chance = random.Random(11)
+    path = copy("changing.sif", signed=True)
+    with open(path, "rb") as file:
+        good = file.read()
+    offset, size = partition(path)
+    start, end = offset + place_of(BLOBS[0]), offset + size
+
+    def change(held):
+        at = start + chance.randrange(FILES * FILE_BYTES - 65536)
+        way = chance.choice(("rewrite", "bit", "punch", "shift", "cut", "grow", "back", "tree"))
+        if way == "rewrite":
+            os.pwrite(held, os.urandom(chance.randrange(1, 65536)), at)
+        elif way == "bit":
+            os.pwrite(held, bytes([good[at] ^ 1 << chance.randrange(8)]), at)
+        elif way == "punch":
+            assert LIBC.fallocate(held, 3, ctypes.c_long(at), ctypes.c_long(65536)) == 0  # KEEP_SIZE | PUNCH_HOLE
+        elif way == "shift":
+            os.pwrite(held, good[at:at + 65536], at + 4096)
+        elif way == "cut":
+            os.ftruncate(held, at)
+        elif way == "grow":
+            os.ftruncate(held, len(good) + 65536)
+        elif way == "back":
+            os.pwrite(held, good[at:end], at)
+        else:
+            os.pwrite(held, os.urandom(32), chance.randrange(end, len(good)))
+    rounds = failed = changes = 0
+    with open(path, "r+b", buffering=0) as file:
+        while rounds < 25:
+            running = Running(path)
+            done = threading.Event()
+
+            def keep_changing():
+                nonlocal changes
+                while not done.is_set():
+                    change(file.fileno())
+                    changes += 1
+                    time.sleep(0.002)
+            changer = threading.Thread(target=keep_changing)
+            changer.start()
+            try:
+                result = running.go_on()
+            finally:
+                done.set()
+                changer.join()
+            failed += len(whole(result, 7)) < FILES - 1
+            os.ftruncate(file.fileno(), len(good))
+            os.pwrite(file.fileno(), good, 0)
+            rounds += 1
+    assert failed > 5 and changes > 100, f"{failed} of {rounds} rounds met one of {changes} changes"
+    print(f"# {failed} of {rounds} rounds met one of {changes} changes")
+
+
 def a_file_replaced_under_a_container(b):
     """replaced by rename, or removed: the running container keeps the file it started with"""
     for what in ("rename", "remove"):
@@ -293,5 +353,5 @@ def encrypting_drops_signatures_aloud(b):
 
 bench.main([a_sealed_image_runs, one_flipped_byte_is_an_io_error, everybody_who_shares_the_mount_is_told,
             a_flip_anywhere_never_alters_bytes,
-            a_file_cut_under_a_container, a_file_replaced_under_a_container, a_wrong_seal_is_refused,
+            a_file_cut_under_a_container, a_file_that_changes_all_the_time, a_file_replaced_under_a_container, a_wrong_seal_is_refused,
             encrypting_drops_signatures_aloud])
