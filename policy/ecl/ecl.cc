@@ -116,7 +116,10 @@ class Reader {
       }
       if (hex.size() != digits || !std::all_of(hex.begin(), hex.end(), is_hex)) {
         return wrong(entry, "fingerprint '" + value->get() + "' is not " + std::to_string(digits) +
-                                " hexadecimal digits");
+                                " hexadecimal digits" +
+                                (prefix == "pgp:"
+                                     ? "; keys in PEM files and certificates are named in keysha256"
+                                     : ""));
       }
       out.push_back(std::string(prefix) + hex);
     }
