@@ -600,9 +600,8 @@ Outcome<OwnedInode> Writer::make_inode(InodeId id, sqfs_dir_writer_t* directorie
       made->base.type = SQFS_INODE_SLINK;
       made->data.slink.nlink = inode.links;
       made->data.slink.target_size = static_cast<sqfs_u32>(inode.target.size());
-      std::memcpy(
-          made->extra, inode.target.data(),
-          inode.target.size());  // NOLINT(bugprone-not-null-terminated-result): its size is stored
+      // Its size is stored beside it: it is not terminated.
+      std::copy(inode.target.begin(), inode.target.end(), reinterpret_cast<char*>(made->extra));
       break;
     case Kind::kCharDevice:
     case Kind::kBlockDevice:

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <cstdlib>
 #include <utility>
@@ -237,7 +238,10 @@ class KeyDirectory::Agent {
     // Not SO_PEERCRED: it names the process that called listen(2), which daemon(3) left behind.
     const std::string answer = talk(socket.get(), "GETINFO pid\n");
     const std::size_t at = answer.find("\nD ");
-    const pid_t agent = at == std::string::npos ? 0 : std::atoi(answer.c_str() + at + 3);
+    pid_t agent = 0;
+    if (at != std::string::npos) {
+      std::from_chars(answer.data() + at + 3, answer.data() + answer.size(), agent);
+    }
     const UniqueFd process(agent > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, agent, 0)) : -1);
     constexpr std::string_view kEnd = "KILLAGENT\n";  // gpg-agent's protocol
     if (::send(socket.get(), kEnd.data(), kEnd.size(), MSG_NOSIGNAL) < 0 || !process.valid()) {
