@@ -17,6 +17,7 @@
 
 #include "frontend/build/interrupt.h"
 #include "frontend/message/message.h"
+#include "frontend/run/argv.h"
 #include "frontend/run/libexec.h"
 
 namespace postern::build {
@@ -95,12 +96,7 @@ Outcome<> run_program(const std::string& program,
                       const std::string& what) {
   std::vector<std::string> words{program};
   words.insert(words.end(), arguments.begin(), arguments.end());
-  std::vector<char*> argv;
-  argv.reserve(words.size() + 1);
-  for (std::string& word : words) {
-    argv.push_back(word.data());
-  }
-  argv.push_back(nullptr);
+  std::vector<char*> argv = run::argv_of(words);
   if (inherited >= 0 && ::fcntl(inherited, F_SETFD, 0) != 0) {
     return system_problem("starting '" + program + "'", errno);
   }

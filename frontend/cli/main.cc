@@ -13,6 +13,7 @@
 
 #include "frontend/cli/command.h"
 #include "frontend/message/message.h"
+#include "frontend/run/argv.h"
 #include "frontend/run/libexec.h"
 #include "protocol/exit_codes.h"
 
@@ -110,14 +111,9 @@ bool has_standard_descriptors() {
 
 int run_program(const Command& command, std::span<const std::string> words) {
   const std::string path = run::libexec_program(command.program);
-  std::string name = "postern";
-  std::vector<std::string> copies{std::string(command.name)};
+  std::vector<std::string> copies{"postern", std::string(command.name)};
   copies.insert(copies.end(), words.begin(), words.end());
-  std::vector<char*> argv{name.data()};
-  for (std::string& copy : copies) {
-    argv.push_back(copy.data());
-  }
-  argv.push_back(nullptr);
+  std::vector<char*> argv = run::argv_of(copies);
   ::execv(path.c_str(), argv.data());
   message::fatal(system_problem("starting " + path, errno,
                                 "the installation is incomplete: install postern again"));

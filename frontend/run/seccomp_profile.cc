@@ -250,10 +250,10 @@ Outcome<> Compiler::architectures(const Json& profile) {
 
 Outcome<bool> Compiler::applies(const Json& rule) const {
   const std::string own(native_ != nullptr ? native_->short_name : std::string_view{});
-  static const Json kNothing = Json::object();
+  static const Json nothing = Json::object();
   const auto part = [&rule](const char* name) -> const Json& {
     const Json* found = member(rule, name);
-    return found != nullptr ? *found : kNothing;
+    return found != nullptr ? *found : nothing;
   };
   const auto names_own = [&own](const std::vector<std::string>& list) {
     return std::find(list.begin(), list.end(), own) != list.end();

@@ -14,6 +14,7 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include "frontend/run/argv.h"
 #include "frontend/run/libexec.h"
 
 extern char** environ;  // NOLINT: POSIX leaves the declaration to the program
@@ -78,11 +79,7 @@ Outcome<std::string> run_and_read(const std::string& program,
   // dup2 onto itself clears close-on-exec (posix_spawn_file_actions_adddup2(3)).
   ::posix_spawn_file_actions_adddup2(&actions, image, image);
   ::posix_spawn_file_actions_adddup2(&actions, key, key);
-  std::vector<char*> words;
-  for (std::string& argument : arguments) {
-    words.push_back(argument.data());
-  }
-  words.push_back(nullptr);
+  std::vector<char*> words = argv_of(arguments);
   pid_t pid = -1;
   const int failed = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, words.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);

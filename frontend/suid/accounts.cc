@@ -17,6 +17,7 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include "frontend/run/argv.h"
 #include "frontend/run/libexec.h"
 #include "frontend/run/small_file.h"
 #include "frontend/userns/image_server.h"
@@ -60,11 +61,7 @@ std::vector<std::string> arguments_of(const run::ImageServer& server, int output
 
 Outcome<pid_t> start(const run::ImageServer& server, int output) {
   std::vector<std::string> words = arguments_of(server, output);
-  std::vector<char*> argv;
-  for (std::string& word : words) {
-    argv.push_back(word.data());
-  }
-  argv.push_back(nullptr);
+  std::vector<char*> argv = run::argv_of(words);
   posix_spawn_file_actions_t actions;
   if (::posix_spawn_file_actions_init(&actions) != 0) {
     return system_problem("starting postern-squashfs", ENOMEM);

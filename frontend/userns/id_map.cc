@@ -18,6 +18,8 @@
 #include <spawn.h>
 #include <unistd.h>
 
+#include "frontend/run/argv.h"
+
 namespace postern::userns {
 namespace {
 
@@ -102,11 +104,7 @@ std::vector<std::string> map_arguments(const char* program,
 }
 
 Outcome<Ok> run_mapper(std::vector<std::string> arguments) {
-  std::vector<char*> argv;
-  for (std::string& one : arguments) {
-    argv.push_back(one.data());
-  }
-  argv.push_back(nullptr);
+  std::vector<char*> argv = run::argv_of(arguments);
   pid_t pid = -1;
   if (const int err = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
       err != 0) {
