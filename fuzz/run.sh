@@ -17,7 +17,8 @@ fi
 clang=$(command -v clang++-19 || command -v clang++)
 if [ ! -d build-fuzz ]; then
   # b_lundef: the sanitizers' symbols are the executable's.
-  CXX=$clang meson setup build-fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+  # fuzzer-no-link: the parsers lie in libraries, and coverage of theirs is what guides.
+  CXX=$clang meson setup build-fuzz -Dcpp_args=-fsanitize=fuzzer-no-link -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
 fi
 ninja -C build-fuzz "${targets[@]/#/fuzz/fuzz_}"
 mkdir -p build-fuzz/findings

@@ -1,9 +1,16 @@
 #include "policy/config/bare_text.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace postern::config {
 namespace {
+
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+bool is_ascii(char c) noexcept {
+  return static_cast<unsigned char>(c) < 0x80;
+}
 
 enum class In : std::uint8_t { kBare, kComment, kLine, kSeveralLines };
 
@@ -17,12 +24,11 @@ std::optional<unsigned> find_bare_non_ascii(std::string_view text) noexcept {
     return text.substr(at, count).find_first_not_of(quote) == std::string_view::npos &&
            text.size() - at >= count;
   };
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
   for (std::size_t i = text.starts_with(kByteOrderMark) ? 3 : 0; i < text.size(); ++i) {
     const char c = text[i];
     line += c == '\n' ? 1 : 0;
     const bool quoted = in == In::kLine || in == In::kSeveralLines;
-    if (static_cast<unsigned char>(c) >= 0x80 && (in == In::kBare || in == In::kSeveralLines)) {
+    if (!is_ascii(c) && (in == In::kBare || in == In::kSeveralLines)) {
       return line;
     }
     if (quoted && c == '\\' && quote == '"' && i + 1 < text.size() && text[i + 1] != '\n') {
@@ -45,6 +51,24 @@ std::optional<unsigned> find_bare_non_ascii(std::string_view text) noexcept {
     }
   }
   return std::nullopt;
+}
+
+std::optional<std::string> as_ascii(std::string_view text) {
+  if (std::all_of(text.begin(), text.end(), is_ascii)) {
+    return std::nullopt;
+  }
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string out;
+  for (const char c : text.substr(text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (is_ascii(c)) {
+      out += c;
+    } else {
+      out += kDigits[byte >> 4];
+      out += kDigits[byte & 15];
+    }
+  }
+  return out;
 }
 
 }  // namespace postern::config

@@ -127,7 +127,11 @@ Outcome<TomlDocument> parse_toml(std::string_view text, std::string file) {
   if (const auto line = find_bare_non_ascii(text)) {
     return problem_at(file, {.line = *line, .column = 1}, kBareNonAscii);
   }
-  const toml::parse_result parsed = toml::parse(text);
+  const auto shape = as_ascii(text);
+  toml::parse_result parsed = toml::parse(shape ? *shape : text);
+  if (parsed && shape) {
+    parsed = toml::parse(text);
+  }
   if (!parsed) {
     return problem_at(file, place_of(parsed.error().source()), parsed.error().description());
   }

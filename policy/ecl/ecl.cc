@@ -304,7 +304,11 @@ Outcome<EclConfig> parse_ecl(std::string_view text, std::string_view file) {
   if (const auto line = config::find_bare_non_ascii(text)) {
     return reader.wrong(*line, std::string(config::kBareNonAscii));
   }
-  const toml::parse_result parsed = toml::parse(text, file);
+  const auto shape = config::as_ascii(text);
+  toml::parse_result parsed = toml::parse(shape ? *shape : text, file);
+  if (parsed && shape) {
+    parsed = toml::parse(text, file);
+  }
   if (!parsed) {
     return reader.wrong(parsed.error().source().begin.line,
                         "not TOML: " + std::string(parsed.error().description()));

@@ -146,6 +146,7 @@ TEST_SUITE("ecl") {
         {"activated = true\n\u00e9 = 1\n", "ecl.toml:2: not TOML: a character outside ASCII"},
         {"mo\uFEDF=1", "outside ASCII"},
         {"activated = true \u00a0\n", "outside ASCII"},
+        {"a = 5[\"b\u01a2\"]\n", "ecl.toml:1: not TOML"},  // the error comes before the text
         {"a = \"\"\"x\"\"\"\"\"\u00e9", "outside ASCII"},
         {"a = '''\n\u00e9'''", "ecl.toml:2: not TOML"},
         {"a = \"\\\"\u00e9\"\u00e9", "outside ASCII"},
