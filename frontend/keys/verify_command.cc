@@ -113,8 +113,10 @@ std::string row_of(const sif::Descriptor& object) {
          std::string(sif::name_of(object.type)) + "\n";
 }
 
+// Behind a failure nothing was compared: only what is before it is listed as verified.
 void print_text(const sif::Image& image, const VerifyReport& report) {
   std::string out;
+  const bool object_failed = report.failure == Failure::kObject;
   for (const SignatureReport& signature : report.signatures) {
     if (!signature.valid) {
       continue;
@@ -127,6 +129,9 @@ void print_text(const sif::Image& image, const VerifyReport& report) {
         "Objects verified:\nID  |GROUP   |LINK    "
         "|TYPE\n------------------------------------------------\n";
     for (const std::uint32_t id : signature.objects) {
+      if (report.failure != Failure::kNone && (!object_failed || id == report.failed_object)) {
+        break;
+      }
       if (const sif::Descriptor* object = descriptor_of(image, id)) {
         out += row_of(*object);
       }

@@ -275,6 +275,8 @@ def json_is_printed_on_success_and_on_failure(w):
     flip(copy, objects(copy)[1]["offset"])
     bad = json.loads(w.run("verify", "-l", "-j", copy, ok=255).stdout)
     assert [k["Signer"]["DataCheck"] for k in bad["SignerKeys"]] == [True, False], bad
+    rows = w.run("verify", "-l", copy, ok=255).stdout
+    assert "1   |1       |NONE    |FS\n" in rows and "2   |1 " not in rows, rows
     empty = json.loads(w.run("verify", "-l", "-j", IMAGES / "one-group.sif", ok=255).stdout)
     assert empty == {"Signatures": 0, "SignerKeys": None}, empty
 
