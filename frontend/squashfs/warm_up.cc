@@ -8,8 +8,10 @@
 namespace postern::squashfs {
 namespace {
 
-// Of one file: all of a C library in blocks of 128 KiB, the beginning of a large program.
-constexpr std::size_t kMostBytes = 2 << 20;
+// Of a file that is read whole; and of one that is mapped: all of a C library, and the beginning of
+// a large program.
+constexpr std::size_t kSmallBytes = 384 << 10;
+constexpr std::size_t kMappedBytes = 2 << 20;
 constexpr unsigned kMostScripts = 16;
 
 // The search path of a container that sets none (/.singularity.d/env/99-base.sh).
@@ -45,8 +47,8 @@ void WarmUp::run() noexcept {
 }
 
 void WarmUp::account_files(PathReader& paths) noexcept {
-  decode(paths, "/etc/passwd");
-  decode(paths, "/etc/group");
+  decode(paths, "/etc/passwd", kSmallBytes);
+  decode(paths, "/etc/group", kSmallBytes);
 }
 
 // Only looked up, which decodes the blocks of inodes and names on the way.
@@ -73,23 +75,27 @@ void WarmUp::scripts(PathReader& paths) noexcept {
     if (!more || !*more) {
       break;
     }
-    decode(paths, std::string(kDirectory) + '/' + std::string(entry.name()));
+    decode(paths, std::string(kDirectory) + '/' + std::string(entry.name()), kSmallBytes);
   }
 }
 
 void WarmUp::executables(PathReader& paths) noexcept {
-  if (program_.find('/') != std::string::npos) {
-    decode(paths, program_);
-  } else if (!program_.empty()) {
-    std::any_of(kSearchPath.begin(), kSearchPath.end(),
-                [&](const char* directory) { return decode(paths, directory + program_); });
+  std::string program = program_;
+  if (!program.empty() && program.find('/') == std::string::npos) {
+    const auto* const directory =
+        std::find_if(kSearchPath.begin(), kSearchPath.end(),
+                     [&](const char* one) { return paths.resolve(one + program_).has_value(); });
+    program = (directory != kSearchPath.end() ? *directory : "/") + program_;
   }
-  const auto decode_it = [&](const char* path) { return decode(paths, path); };
+  const auto decode_it = [&](const char* path) { return decode(paths, path, kMappedBytes); };
+  // ORDER: as they are mapped; a program runs once its loader and libraries are there.
+  decode(paths, program, kSmallBytes);
   std::any_of(kLoaders.begin(), kLoaders.end(), decode_it);
   std::any_of(kLibraries.begin(), kLibraries.end(), decode_it);
+  decode(paths, program, kMappedBytes);
 }
 
-bool WarmUp::decode(PathReader& paths, const std::string& path) noexcept {
+bool WarmUp::decode(PathReader& paths, const std::string& path, std::size_t most_bytes) noexcept {
   if (stopped()) {
     return true;
   }
@@ -98,7 +104,7 @@ bool WarmUp::decode(PathReader& paths, const std::string& path) noexcept {
     return false;
   }
   blocks_.clear();
-  const std::size_t most = std::max<std::size_t>(1, kMostBytes / image_.super().block_size);
+  const std::size_t most = std::max<std::size_t>(1, most_bytes / image_.super().block_size);
   if (!paths.reader().blocks(*file, 0, most, blocks_)) {
     return false;
   }

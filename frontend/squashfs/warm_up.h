@@ -6,8 +6,9 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "frontend/squashfs/path_reader.h"
@@ -30,8 +31,8 @@ class WarmUp {
   void mount_points(PathReader& paths) noexcept;
   void scripts(PathReader& paths) noexcept;
   void executables(PathReader& paths) noexcept;
-  // The file's first blocks, within kMostBytes. False: there is no such file.
-  bool decode(PathReader& paths, const std::string& path) noexcept;
+  // The file's first blocks, about `most_bytes`. False: there is no such file.
+  bool decode(PathReader& paths, const std::string& path, std::size_t most_bytes) noexcept;
 
   [[nodiscard]] bool stopped() const noexcept { return stopped_.load(std::memory_order_relaxed); }
 
