@@ -17,6 +17,7 @@ NLM_F_REQUEST, GENL_ID_CTRL = 1, 16
 CTRL_CMD_GETFAMILY, CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 3, 1, 2
 TASKSTATS_CMD_GET, REGISTER_CPUMASK = 1, 3
 TYPE_STATS, TYPE_AGGR_PID = 3, 4
+TGID_AT = 368  # of ac_tgid in struct taskstats
 
 
 @dataclasses.dataclass
@@ -25,6 +26,7 @@ class Exit:
     name: str
     uid: int
     pid: int
+    process: int  # pid of the process's first task
     parent: int
     lived_ms: float
     peak_kib: int
@@ -50,7 +52,8 @@ def parse(stats):
     uid, _, pid, parent = struct.unpack_from("=IIII", stats, 120)
     lived, = struct.unpack_from("=Q", stats, 144)
     peak, = struct.unpack_from("=Q", stats, 200)
-    return Exit(name, uid, pid, parent, lived / 1000, peak, time.monotonic())
+    leader = struct.unpack_from("=I", stats, TGID_AT)[0] if len(stats) >= TGID_AT + 4 else pid  # since version 12
+    return Exit(name, uid, pid, leader, parent, lived / 1000, peak, time.monotonic())
 
 
 @contextlib.contextmanager

@@ -243,9 +243,9 @@ def medians(place, commands, options, prepare=None, as_root=()):
     return {name: 1000 * statistics.median(values) for name, values in times.items()}
 
 
-def seconds(function, *words):
+def seconds(function, *words, **options):
     begin = time.perf_counter()
-    function(*words)
+    function(*words, **options)
     return time.perf_counter() - begin
 
 
@@ -264,7 +264,7 @@ class Table:
     """Rows that are printed as they come and written as JSON at the end."""
 
     def __init__(self, title):
-        self.title, self.rows = title, []
+        self.title, self.rows, self.machine = title, [], machine()
         print(f"\n{title}", flush=True)
 
     def add(self, case, value, unit, relation="", base=None, against="", target=None, at_least=False, **more):
@@ -275,15 +275,27 @@ class Table:
                "reached": round(reached, 3), "target": target, "at_least": at_least, "met": met, **more}
         self.rows.append(row)
         print(f"  {case:<58}{shown(row['value'], unit):>12}  {comparison(row):<46}{wanted(row):>10}  {verdict(row)}".rstrip(), flush=True)
-        for name, text in more.items():
-            print(f"    {name}: {text}")
+        if any(more.values()):
+            print("      " + "; ".join(f"{name.replace('_', ' ')}: {detail(value)}" for name, value in more.items() if value), flush=True)
 
     def write(self, path):
         if path:
-            path.write_text(json.dumps({"title": self.title, "rows": self.rows}, indent=1) + "\n")
+            path.write_text(json.dumps({"title": self.title, "machine": self.machine, "rows": self.rows}, indent=1) + "\n")
         missed = [row["case"] for row in self.rows if row["met"] is False]
         if missed:
             print(f"  missed: {'; '.join(missed)}")
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), os.uname().machine)
+    return f"{model}, {os.cpu_count()} processors, Linux {os.uname().release}, load {os.getloadavg()[0]:.1f} at the start"
+
+
+def detail(value):
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {detail(inner)}" for name, inner in value.items() if inner is not None)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def shown(value, unit):

@@ -1,10 +1,14 @@
 #!/bin/bash
-# Everything that `./dev bench` measures: start-up and reading, against peers from Debian, in one run.
-# Prints the tables, writes JSON and a chart (SVG) to the work directory.
+# Everything that `./dev bench` measures, against peers from Debian, in one run. Prints the tables as they come; JSON and
+# a chart go to the work directory.
 #
-# Usage: run.sh BUILD-DIRECTORY [start|reading|all]     BENCH_WORK: where to keep images (about 3 GB)
+# Usage: run.sh BUILD-DIRECTORY [PART…]     parts: start suid_start simultaneous admission making reading; without: all
+# BENCH_WORK: where to keep images (about 3 GB, kept for the next run); everything else is removed at the end.
 set -euo pipefail
-build=$(readlink -f "$1") what=${2:-all}
+build=$(readlink -f "$1")
+shift
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] && [ "${parts[0]}" != all ] || parts=(start suid_start simultaneous admission making reading)
 here=$(dirname "$(readlink -f "$0")")
 work=${BENCH_WORK:-/var/tmp/postern-bench}
 mkdir -p "$work"
@@ -17,17 +21,21 @@ if [ ! -e "$work/rootfs/usr/bin/python3" ]; then
 fi
 # Unprivileged runs need what they can read: nothing in this tree is secret.
 chmod -R a+rX "$work/rootfs"
-rm -rf "$work/inst"
-DESTDIR="$work/inst" meson install -C "$build" --no-rebuild >/dev/null
-bin=$(dirname "$(find "$work/inst" -type f -name postern -path '*/bin/*' | head -1)")
+# Anew when the builder has changed: how it lays files out is part of what is measured.
+if [ "$work/rootfs.sif" -ot "$build/frontend/build/postern-build" ]; then
+  echo "== its image"
+  rm -f "$work/rootfs.sif"
+  POSTERN_LIBEXEC=$build/frontend/build "$build/frontend/cli/postern" -q build "$work/rootfs.sif" "$work/rootfs"
+fi
 
-printf '== machine: %s, %s processors, kernel %s\n' "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)" "$(nproc)" "$(uname -r)"
-if [ "$what" != reading ]; then
-  "$here/start.py" --bin "$bin" --tools "$build" --rootfs "$work/rootfs" --work "$work" --json "$work/start.json"
-fi
-if [ "$what" != start ]; then
-  "$here/reading.py" --server "$build/frontend/squashfs/postern-squashfs" --work "$work" --rootfs "$work/rootfs" --json "$work/reading.json" ||
-    echo "== a target of reading was missed"
-fi
+begin=$SECONDS
+for part in "${parts[@]}"; do
+  case $part in
+    reading) "$here/reading.py" --server "$build/frontend/squashfs/postern-squashfs" --work "$work" --rootfs "$work/rootfs" --json "$work/reading.json" ;;
+    start|suid_start|simultaneous|admission|making)
+      "$here/$part.py" --build "$build" --rootfs "$work/rootfs" --work "$work" --json "$work/$part.json" ;;
+    *) echo "run.sh: no part '$part'" >&2; exit 2 ;;
+  esac
+done
 "$here/chart.py" "$work" "$work/chart.svg"
-echo "== $work/start.json, reading.json, chart.svg"
+printf '\n%s; %d s; JSON and chart.svg in %s\n' "$(date -u +%F)" $((SECONDS - begin)) "$work"
