@@ -1,4 +1,4 @@
-// The decoder of the request datagram: first byte = number of descriptors, the rest = the datagram.
+// The decoder of the request: first byte = number of descriptors, the rest = the request.
 #include <algorithm>
 #include <span>
 

@@ -18,7 +18,7 @@ void check(const postern::Outcome<postern::crypt::Luks2>& header) {
     return;
   }
   const postern::CryptGeometry& geometry = header->geometry;
-  const bool sane = geometry.present == 1 && geometry.key_descriptor == postern::kNoDescriptor &&
+  const bool sane = geometry.key_descriptor == postern::kNoDescriptor &&
                     (geometry.sector_bytes == 512 || geometry.sector_bytes == 4096) &&
                     geometry.data_offset < kPartition &&
                     geometry.data_bytes <= kPartition - geometry.data_offset &&

@@ -1,5 +1,5 @@
-// The helper's check of a verdict: first byte = number of descriptors, second = namespaces of the
-// mode, then the start of a Verdict, the rest of which is zero.
+// The helper's check of a verdict: first byte = number of descriptors, second = whether for
+// user-namespace mode, then the start of a Verdict, the rest of which is zero.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -18,30 +18,29 @@ void require(bool holds) {
 
 // What the mount library relies on, said in other words than the check's.
 void inspect(const postern::Plan& plan, std::size_t descriptors) {
-  require(plan->descriptor_count == descriptors && descriptors <= postern::kMaxDescriptors);
-  require(plan->layer_count <= plan->layers.size() &&
+  require(descriptors <= postern::kMaxDescriptors && plan->layers[0].descriptor == 0);
+  require(plan->layer_count >= 1 && plan->layer_count <= plan->layers.size() &&
           plan->operation_count <= plan->operations.size());
   require(plan->scratch_bytes > 0 && plan->scratch_bytes <= postern::kMaxSessionBytes);
-  std::size_t used = 3;  // root, init, record
+  std::size_t used = 2;  // init, record
   for (std::size_t i = 0; i < plan->operation_count; ++i) {
     const postern::OperationEntry& e = plan->operations[i];
     const std::string_view target(plan.text(e.target));
     require(target.size() > 1 && target.size() < postern::kMaxTargetBytes && target.front() == '/');
     require((std::string(target) + '/').find("/../") == std::string::npos);
     require(target.find("//") == std::string_view::npos && target.back() != '/');
-    require(std::strlen(plan.text(e.text)) < postern::kMaxTargetBytes);
     used += e.descriptor != postern::kNoDescriptor ? 1U : 0U;
     require(e.descriptor == postern::kNoDescriptor || e.descriptor < descriptors);
   }
   used += plan->layer_count;
-  used += plan->crypt.present != 0 ? 1U : 0U;
+  used += plan->crypt.data_bytes != 0 ? 1U : 0U;
   used += plan->upper_descriptor != postern::kNoDescriptor ? 1U : 0U;
   used += plan->net_descriptor != postern::kNoDescriptor ? 1U : 0U;
   require(used == descriptors);
-  if (plan->verity.present != 0) {
+  if (plan->verity.data_blocks != 0) {
     require(plan->verity.data_blocks <= plan->image_bytes / 4096 && plan->verity.salt_bytes <= 32);
   }
-  if (plan->crypt.present != 0) {
+  if (plan->crypt.data_bytes != 0) {
     require(plan->crypt.data_offset + plan->crypt.data_bytes <= plan->image_bytes);
   }
 }
@@ -55,7 +54,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   static postern::Verdict verdict;
   std::memset(&verdict, 0, sizeof verdict);
   std::memcpy(&verdict, data + 2, std::min(size - 2, sizeof verdict));
-  const auto plan = postern::check_verdict(verdict, data[0], data[1]);
+  const std::uint32_t allowed =
+      data[1] % 2 != 0 ? postern::kNamespaces : postern::kNamespaces ^ CLONE_NEWUSER;
+  const auto plan = postern::check_verdict(verdict, data[0], allowed);
   if (plan) {
     inspect(*plan, data[0]);
   } else {

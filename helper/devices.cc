@@ -11,7 +11,6 @@
 #include <cstring>
 
 #include <sys/ioctl.h>
-#include <sys/random.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
@@ -65,78 +64,71 @@ struct Mapping {
   Text parameters;
 
   // The kernel overwrites sizes, and finds a device by name only where no number is given.
-  Result<dev_t> call(int control, unsigned long request, std::uint32_t flags, Op op) noexcept {
+  Result<> call(int control, unsigned long request, std::uint32_t flags) noexcept {
     head.data_size = sizeof *this;
     head.data_start = sizeof head;
     head.target_count = 1;
     head.flags = flags;
     head.dev = 0;
-    POSTERN_TRY(require(::ioctl(control, request, this) == 0, op));
-    return head.dev;
+    return require(::ioctl(control, request, this) == 0, Op::kMapping);
   }
 };
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
 
-void add_device(Text& text, int device) noexcept {
+Text& add_device(Text& text, const UniqueFd& device) noexcept {
   struct stat status{};
-  POSTERN_CHECK(::fstat(device, &status) == 0);
-  text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev)).add(" ");
+  POSTERN_CHECK(::fstat(device.get(), &status) == 0);
+  return text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev));
 }
 
+// The mapping of `type` over `data`, which nobody else has and so makes the name unique.
 // INVARIANT: a mapping is removed with its last user. Deferred removal can be armed only once the
 // device has a table and is open, so until then nothing that the caller may send ends the helper: it
 // holds no user id of the caller's, and signals of the terminal and of the clock wait.
-Result<Device> create_mapping(int control, Mapping& mapping, Op op) noexcept {
+Result<Device> map_device(const char* type, std::uint64_t bytes, const Device& data, Mapping& mapping) noexcept {
   constexpr std::uint32_t kLoad = DM_READONLY_FLAG | DM_SECURE_DATA_FLAG;
-  POSTERN_TRY_ASSIGN(const dev_t number, mapping.call(control, DM_DEV_CREATE, 0, op));
-  Device device{.path = Text().add("/dev/dm-").add(minor(number))};
-  Result<> loaded = require(mapping.call(control, DM_TABLE_LOAD, kLoad, op).has_value(), op);
-  if (loaded) device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
-  if (loaded) loaded = require(device.fd.valid(), op);
-  POSTERN_TRY(mapping.call(control, DM_DEV_REMOVE, DM_DEFERRED_REMOVE, op));
-  POSTERN_TRY(std::move(loaded));
-  return device;
-}
-
-Result<Device> map_device(const char* type, std::uint64_t bytes, Mapping& mapping, Op op) noexcept {
-  std::array<std::uint8_t, 16> random{};
-  sigset_t all, before;
-  ::sigfillset(&all);
-  POSTERN_TRY(require(::getrandom(random.data(), random.size(), 0) == sizeof random, op));
-  const Text name = Text().add("postern-").hex(random);
-  std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);
+  Text name;
+  add_device(name.add("postern-"), data.fd);
+  std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);  // NUL-padded, and short
   std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
   mapping.target.length = bytes / kSector;
-  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), op));
-  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, op));
-  Result<Device> device = create_mapping(control.get(), mapping, op);
-  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, op));
+  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), Op::kMapping));
+  sigset_t all, before;
+  ::sigfillset(&all);
+  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, Op::kMapping));
+  POSTERN_TRY(mapping.call(control.get(), DM_DEV_CREATE, 0));
+  Device device{.path = Text().add("/dev/dm-").add(minor(mapping.head.dev))};
+  Result<> loaded = mapping.call(control.get(), DM_TABLE_LOAD, kLoad);
+  if (loaded) device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
+  if (loaded) loaded = require(device.fd.valid(), Op::kMapping);
+  POSTERN_TRY(mapping.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
+  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, Op::kMapping));
+  POSTERN_TRY(std::move(loaded));
   // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
-  if (device) POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG, op));
+  POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
   return device;
 }
 
 // No optional argument: a corrupt block is an I/O error, never a restart or a panic of the node.
 Result<Device> map_verity(const Plan& plan, int image, Device data) noexcept {
   const VerityGeometry& g = plan->verity;
-  if (g.present == 0) return data;
+  if (g.data_blocks == 0) return data;
   Device tree;  // one block has no tree: the root is its hash
   if (g.tree_bytes != 0) {
     POSTERN_TRY_ASSIGN(tree, attach_loop(image, g.tree_offset, g.tree_bytes));
   }
   Mapping mapping;
-  mapping.parameters.add("1 ");
-  add_device(mapping.parameters, data.fd.get());
-  add_device(mapping.parameters, tree.fd.valid() ? tree.fd.get() : data.fd.get());
-  mapping.parameters.add("4096 4096 ").add(g.data_blocks).add(" 0 sha256 ").hex(g.root_hash).add(" ");
-  mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes)).add(g.salt_bytes == 0 ? "-" : "");
-  return map_device("verity", g.data_blocks * 4096, mapping, Op::kMapping);
+  add_device(mapping.parameters.add("1 "), data.fd).add(" ");
+  add_device(mapping.parameters, tree.fd.valid() ? tree.fd : data.fd).add(" 4096 4096 ").add(g.data_blocks);
+  mapping.parameters.add(" 0 sha256 ").hex(g.root_hash).add(g.salt_bytes == 0 ? " -" : " ");
+  mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes));
+  return map_device("verity", g.data_blocks * 4096, data, mapping);
 }
 
 Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Device data) noexcept {
   constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
   const CryptGeometry& g = plan->crypt;
-  if (g.present == 0) return data;
+  if (g.data_bytes == 0) return data;
   const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
   const int seals = ::fcntl(key, F_GET_SEALS);
@@ -144,9 +136,9 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
   POSTERN_TRY(require(::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes, Op::kMapping, EKEYREJECTED));
   Mapping mapping;
   mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
-  add_device(mapping.parameters, data.fd.get());
-  mapping.parameters.add(g.data_offset / kSector).add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
-  Result<Device> device = map_device("crypt", g.data_bytes, mapping, Op::kMapping);
+  add_device(mapping.parameters, data.fd).add(" ").add(g.data_offset / kSector);
+  mapping.parameters.add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
+  Result<Device> device = map_device("crypt", g.data_bytes, data, mapping);
   ::explicit_bzero(bytes.data(), bytes.size());
   ::explicit_bzero(&mapping, sizeof mapping);
   return device;
@@ -155,9 +147,9 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
 }  // namespace
 
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept {
-  if (plan->root != RootKind::kImage) return Device{};
+  if (plan->layers[0].kind != RootKind::kImage) return Device{};
   const int image = descriptors[0].get();
-  if (!is_image(image)) return refuse(HelperRefusal::kImageDescriptor);
+  POSTERN_TRY(require(is_image(image), Op::kLoop, EBADF));
   POSTERN_TRY_ASSIGN(Device loop, attach_loop(image, plan->image_offset, plan->image_bytes));
   POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, image, std::move(loop)));
   return map_crypt(plan, descriptors, std::move(verified));

@@ -14,7 +14,6 @@
 #include "helper/build_paths.h"
 #include "helper/mounts.h"
 #include "helper/steps.h"
-#include "protocol/channel.h"
 
 // The C++ library's hook for a broken precondition (an index out of range): no text, no abort.
 void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept {
@@ -25,14 +24,13 @@ namespace postern::helper {
 
 namespace {
 
-std::array<std::byte, kMaxRequestBytes> g_request;
 Verdict g_verdict;
 
 // open(2) takes the lowest free number, so what was closed becomes /dev/null.
 Result<> sanitize_stdio() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
     if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
-  return require(::close_range(kFirstDescriptor, ~0U, 0) == 0, Op::kStart);
+  return require(::close_range(kSocket + 1, ~0U, 0) == 0, Op::kStart);
 }
 
 // Dispositions and mask of the caller's signals are restored by postern-init, from the record.
@@ -74,12 +72,22 @@ Result<Caller> record_caller(int argc) noexcept {
   return Caller{uid, ::getgid()};
 }
 
-Result<> receive(Received& received) noexcept {
-  POSTERN_TRY(receive_datagram(kSocket, g_request, received));
-  if (received.descriptors == 0) return refuse(HelperRefusal::kDescriptorCount);
-  for (std::size_t i = 0; i < received.descriptors; ++i)
-    POSTERN_CHECK(received.fds[i].get() == kFirstDescriptor + static_cast<int>(i));
-  return Ok{};
+// The frontend's one datagram: a byte, the request, which nobody here reads, and the descriptors that it
+// names. The kernel gives them the lowest free numbers, in order.
+Result<std::span<UniqueFd>> receive(std::array<UniqueFd, kMaxDescriptors>& fds) noexcept {
+  alignas(cmsghdr) std::array<std::byte, CMSG_LEN(sizeof(int) * (1 + kMaxDescriptors))> control;
+  std::byte byte{};
+  iovec part{&byte, sizeof byte};
+  msghdr message{.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.data(), .msg_controllen = control.size()};
+  POSTERN_TRY(require(::recvmsg(kSocket, &message, 0) == sizeof byte, Op::kStart, ENODATA));
+  const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+  const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
+                     rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS;
+  POSTERN_TRY(require(whole, Op::kStart, EMSGSIZE));
+  const std::size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) - 1;
+  for (std::size_t i = 0; i < count; ++i) fds[i].reset(kFirstDescriptor + static_cast<int>(i));
+  POSTERN_CHECK(::fcntl(kFirstDescriptor + static_cast<int>(count) - 1, F_GETFD) >= 0);
+  return std::span(fds).first(count);
 }
 
 // The filter: on this architecture, what helper/SYSCALLS lists; else the end.
@@ -103,18 +111,21 @@ Result<> lock_down() noexcept {
 
 // ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
 // process; nothing is looked up in the new namespace before the caller's ids are taken.
-Result<> join_child(const Child& child) noexcept {
-  constexpr int kWhereMountsAreMade = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET;
+Result<> join_child(const Plan& plan, const Child& child) noexcept {
   const std::uint64_t before = mount_id("/");
-  POSTERN_TRY(require(::setns(child.process.get(), child.namespaces & kWhereMountsAreMade) == 0, Op::kSpawn));
+  Error state{.err = ECHILD, .op = Op::kSpawn};
+  const bool told = ::read(child.channel.get(), &state, sizeof state) == sizeof state;
+  if (!told || state.err != 0) return state;
+  const int kinds = CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);  // where mounts are made
+  POSTERN_TRY(require(::setns(child.process.get(), kinds) == 0, Op::kSpawn));
   const std::uint64_t after = mount_id("/");
   // Proof: a mount has another id in each namespace. What follows would else rebuild the host's root.
   return require(before != 0 && after != 0 && before != after, Op::kSpawn, ESTALE);
 }
 
 void become_caller(Caller caller) noexcept {
-  constexpr std::uint64_t kKept = bit(CAP_SYS_ADMIN) | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
-  take_ids(caller, kKept, bit(CAP_SYS_ADMIN), 0);
+  constexpr std::uint64_t kKept = kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
+  take_ids(caller, kKept, kMounting, 0);
 }
 
 Result<> send_reply(const Reply& reply) noexcept {
@@ -122,35 +133,30 @@ Result<> send_reply(const Reply& reply) noexcept {
 }
 
 // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
-Result<> release(const Child& child, const Built& built, Reply& reply) noexcept {
+Result<> release(const Child& child, std::uint64_t root_mount, Reply& reply) noexcept {
   reply.pid = child.pid;
-  reply.skipped = built.skipped;
-  reply.skipped_items = built.skipped_items;
   POSTERN_TRY(send_reply(reply));
-  const bool told = ::write(child.go.get(), &built.root_mount, sizeof built.root_mount) == sizeof built.root_mount;
-  return require(told, Op::kStart);
+  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount, Op::kStart);
 }
 
 Result<> serve(int argc, Reply& reply) noexcept {
-  Received received;
+  std::array<UniqueFd, kMaxDescriptors> received;
   POSTERN_TRY(sanitize_stdio());
   POSTERN_TRY(scrub_environment());
   POSTERN_TRY_ASSIGN(const Caller caller, record_caller(argc));
-  POSTERN_TRY(receive(received));
-  const std::span fds(received.fds.data(), received.descriptors);
-  POSTERN_TRY(ask_judge(caller, std::span(g_request).first(received.bytes), fds.size(), g_verdict));
+  POSTERN_TRY_ASSIGN(const std::span<UniqueFd> fds, receive(received));
+  POSTERN_TRY(ask_judge(caller, fds.size(), g_verdict));
   reply.item = g_verdict.refusal_item;
-  const bool judged = g_verdict.decision == Decision::kRefuse && g_verdict.refusal != 0;
-  if (judged) return refuse(HelperRefusal{g_verdict.refusal});
-  POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaceAll_ & ~kNamespaceUser));
+  if (g_verdict.refusal != 0) return refuse(HelperRefusal{g_verdict.refusal});
+  POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaces ^ CLONE_NEWUSER));
   POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
   POSTERN_TRY(lock_down());
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
-  POSTERN_TRY(join_child(child));
+  POSTERN_TRY(join_child(plan, child));
   become_caller(caller);
-  POSTERN_TRY_ASSIGN(const Built built, build_root(plan, fds, device.path.text(), child.procfs.get()));
-  return release(child, built, reply);
+  POSTERN_TRY_ASSIGN(const std::uint64_t root_mount, build_root(plan, fds, device.path.text()));
+  return release(child, root_mount, reply);
 }
 
 }  // namespace
@@ -163,14 +169,11 @@ int main(int argc, char** /*argv*/) {
   postern::Reply reply{.magic = postern::kReplyMagic};
   const postern::Result<> result = postern::helper::serve(argc, reply);
   if (result) return 0;
-  const postern::Error& error = result.error();
-  const bool refused = error.err == 0;
-  const bool malformed = error.op == postern::Op::kCheckVerdict;
-  constexpr auto kMalformed = static_cast<std::uint16_t>(postern::HelperRefusal::kMalformedVerdict);
-  reply.refusal = refused ? error.item : malformed ? kMalformed : std::uint16_t{0};
-  reply.op = static_cast<std::uint16_t>(error.op);
-  reply.err = error.err;
-  reply.item = refused ? reply.item : error.item;
+  const auto& [err, op, item] = result.error();
+  reply.op = static_cast<std::uint16_t>(op);
+  reply.err = err;
+  if (err == 0) reply.refusal = item;
+  if (err != 0) reply.item = item;
   (void)postern::helper::send_reply(reply).has_value();
-  return refused && error.item < 50 ? error.item : 50;
+  return err == 0 && item < 50 ? item : 50;
 }

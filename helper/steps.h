@@ -3,20 +3,20 @@
 
 #include <sys/types.h>
 
-#include <span>
-
 #include "helper/sys.h"
+#include "protocol/judge_input.h"
 #include "protocol/refusal_helper.h"
 #include "protocol/verdict_check.h"
 
 namespace postern::helper {
 
-inline constexpr int kSocket = 3;           // the frontend's socketpair
-inline constexpr int kFirstDescriptor = 4;  // request descriptor i is received as 4 + i
+// Request descriptor i is 5 + i, here, in the judge and in the payload's process while it waits.
+inline constexpr int kSocket = 3;  // the frontend's socketpair
+inline constexpr int kFirstDescriptor = kJudgeDescriptorBase;
 
 // An error without errno is a refusal: `item` is its code.
 inline Error refuse(HelperRefusal code) noexcept {
-  return Error{.err = 0, .op = Op::kNone, .item = static_cast<std::uint16_t>(code)};
+  return Error{.item = static_cast<std::uint16_t>(code)};
 }
 
 struct Caller {
@@ -30,18 +30,16 @@ void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint
 
 // Runs the judge on the request as the judge's own user and reads its verdict, which nothing has
 // checked yet. Refuses: kJudgeUser, kJudgeFailed.
-Result<> ask_judge(Caller caller, std::span<const std::byte> request, std::size_t descriptors,
-                   Verdict& verdict) noexcept;
+Result<> ask_judge(Caller caller, std::size_t descriptors, Verdict& verdict) noexcept;
 
 struct Child {
-  UniqueFd process;    // pidfd
-  UniqueFd go;         // the mount id of its new root releases it; closing ends it
-  UniqueFd procfs;     // of a new pid namespace, detached
-  pid_t pid = -1;      // a child of the frontend
-  int namespaces = 0;  // CLONE_NEW… of its new ones
+  UniqueFd process;  // pidfd
+  UniqueFd channel;  // says when its namespaces are furnished; the mount id of its new root releases
+                     // it, closing ends it
+  pid_t pid = -1;    // a child of the frontend
 };
 
-// The payload's process, in its new namespaces, without any privilege, waiting.
+// The payload's process: in its new namespaces, which it furnishes, then without any privilege, waiting.
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept;
 
 struct Device {
@@ -50,7 +48,7 @@ struct Device {
 };
 
 // Loop, verity and crypt devices of an image root, read-only, each gone with its last user; an empty
-// path for other roots. Refuses: kImageDescriptor.
+// path for other roots.
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept;
 
 }  // namespace postern::helper

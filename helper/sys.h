@@ -62,10 +62,14 @@ constexpr std::uint64_t bit(unsigned n) noexcept {
   return std::uint64_t{1} << n;
 }
 
+constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN);
+constexpr std::uint64_t kAllThatAreLeft = ~std::uint64_t{0};
+
 // Keeps of the permitted set what `permitted` allows, and makes exactly the rest of the sets what is
 // asked, as far as still permitted. Proved by reading back; a failure ends the process, because it
 // would leave a privilege on.
-inline void set_capabilities(std::uint64_t permitted, std::uint64_t effective, std::uint64_t inheritable) noexcept {
+inline void use_capabilities(std::uint64_t effective, std::uint64_t inheritable = 0,
+                             std::uint64_t permitted = kAllThatAreLeft) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> want{}, have{};
   POSTERN_CHECK(::syscall(SYS_capget, &header, want.data()) == 0);

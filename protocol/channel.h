@@ -1,29 +1,16 @@
-// The channel: one SOCK_SEQPACKET datagram with descriptors (unix(7), SCM_RIGHTS).
-// Allocates nothing, throws nothing: the helper links it.
+// The channel from the frontend to the helper: one SOCK_SEQPACKET datagram (unix(7), SCM_RIGHTS).
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <span>
 
 #include "protocol/base/result.h"
-#include "protocol/base/unique_fd.h"
 #include "protocol/limits.h"
 
 namespace postern {
 
-struct Received {
-  std::size_t bytes = 0;
-  std::size_t descriptors = 0;
-  std::array<UniqueFd, kMaxDescriptors> fds;
-};
-
-// Receives one datagram into `buffer` and up to kMaxDescriptors descriptors, all close-on-exec.
-// EMSGSIZE: datagram or control data were truncated; EPROTO: an unexpected control message;
-// ENODATA: the peer is gone. Whatever had arrived is closed.
-Result<> receive_datagram(int socket, std::span<std::byte> buffer, Received& out) noexcept;
-
-// Sends one datagram; never raises SIGPIPE.
-Result<> send_datagram(int socket, std::span<const std::byte> bytes, std::span<const int> fds) noexcept;
+// Sends the one datagram of a start: a byte, and with it the request (a memfd) and then the
+// descriptors that it names, at most kMaxDescriptors. Never raises SIGPIPE.
+// Error: EMSGSIZE, or what sendmsg(2) says.
+Result<> send_request(int socket, int request, std::span<const int> descriptors) noexcept;
 
 }  // namespace postern

@@ -1,4 +1,4 @@
-# The request datagram: what a frontend asks the helper for, decoded by the judge alone.
+# The request: what a frontend asks the helper for, decoded by the judge alone.
 # Fields and their numbers are those of protocol/launch_request.h and protocol/verdict.h.
 #
 # One message of one segment with its segment table ("the standard stream framing"), at most 64 KiB.
@@ -21,7 +21,7 @@ struct Launch {
   upper        @5  :UInt8 = .noDescriptor;
   volumeKey    @6  :UInt8 = .noDescriptor;
   joinNet      @7  :UInt8 = .noDescriptor;
-  namespaces   @8  :UInt8;                    # kNamespace… bits
+  namespaces   @8  :UInt32;                   # CLONE_NEW… bits
   capabilities @9  :UInt64;                   # bit n = capability n
   hostname     @10 :Text;                     # empty = keep
   layers       @11 :List(Layer);              # bottom first
@@ -31,7 +31,7 @@ struct Launch {
 }
 
 struct Layer {
-  kind       @0 :UInt8;                       # LayerKind
+  kind       @0 :UInt8;                       # RootKind: kFuse, kDirectory
   descriptor @1 :UInt8 = .noDescriptor;
 }
 
@@ -42,5 +42,4 @@ struct Mount {
   mode       @3 :UInt32;
   size       @4 :UInt64;
   target     @5 :Text;
-  text       @6 :Text;
 }

@@ -74,9 +74,6 @@ void write_mounts(const LaunchRequest& request, wire::Launch::Builder& message) 
     if (!from.target.empty()) {
       to.setTarget(text_of(from.target));
     }
-    if (!from.text.empty()) {
-      to.setText(text_of(from.text));
-    }
   }
 }
 
@@ -117,14 +114,13 @@ LaunchRequest read(wire::Launch::Reader message) {
   request.capabilities = message.getCapabilities();
   request.hostname = string_of(message.getHostname());
   for (const auto& layer : message.getLayers()) {
-    request.layers.push_back({static_cast<LayerKind>(layer.getKind()), layer.getDescriptor()});
+    request.layers.push_back({static_cast<RootKind>(layer.getKind()), layer.getDescriptor()});
   }
   for (const auto& mount : message.getMounts()) {
     request.mounts.push_back({.operation = static_cast<Operation>(mount.getOperation()),
                               .flags = mount.getFlags(),
                               .descriptor = index_of(mount.getDescriptor()),
                               .target = string_of(mount.getTarget()),
-                              .text = string_of(mount.getText()),
                               .mode = mount.getMode(),
                               .size = mount.getSize()});
   }
@@ -138,7 +134,7 @@ std::array<std::uint32_t, 2> table_for(std::size_t words) {
   return {0, static_cast<std::uint32_t>(words)};
 }
 
-// Empty where the message does not fit one datagram. May throw.
+// Empty where the message is too long. May throw.
 std::vector<std::byte> serialize(const LaunchRequest& request) {
   // One word more than allowed, so that a message that is too long by little is still one segment.
   auto scratch = kj::heapArray<capnp::word>(kMaxWords + 1);
@@ -170,7 +166,7 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
   if (std::memcmp(bytes.data(), table.data(), kTableBytes) != 0) {
     return malformed;
   }
-  // The datagram's buffer need not be aligned for words.
+  // The caller's buffer need not be aligned for words.
   auto body = kj::heapArray<capnp::word>(words);
   std::memcpy(body.begin(), bytes.data() + kTableBytes, words * kWordBytes);
   const kj::ArrayPtr<const capnp::word> segment = body;

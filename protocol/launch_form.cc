@@ -49,17 +49,8 @@ bool known(Scratch scratch) {
   return false;
 }
 
-bool known(LayerKind kind) {
-  switch (kind) {
-    case LayerKind::kFuse:
-    case LayerKind::kDirectory:
-      return true;
-  }
-  return false;
-}
-
 bool known(Operation operation) {
-  return operation >= Operation::kBind && operation < Operation::kCount_;
+  return operation >= Operation::kBind && static_cast<std::size_t>(operation) <= kOperationCount;
 }
 
 // hostname(7): letters, digits, hyphens and dots.
@@ -73,22 +64,18 @@ std::uint8_t flags_of(Operation operation) {
   constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
   switch (operation) {
     case Operation::kBind:
-    case Operation::kTmpfs:
       return kPlace | kReadOnly;
     case Operation::kFile:
       return kOptional | kNeedsTarget | kReadOnly;
     case Operation::kDevice:
       return kOptional | kNeedsTarget;
+    case Operation::kTmpfs:
     case Operation::kProc:
     case Operation::kSysfs:
     case Operation::kDevHost:
     case Operation::kDevpts:
     case Operation::kMqueue:
       return kPlace;
-    case Operation::kSymlink:
-      return kOptional;
-    case Operation::kCount_:
-      return 0;
   }
   return 0;
 }
@@ -100,32 +87,31 @@ bool mount_fields_fit(const MountRequest& mount) {
   if (mount.descriptor.has_value() != takes_descriptor(mount.operation)) {
     return false;
   }
-  const bool is_symlink = mount.operation == Operation::kSymlink;
-  if (is_symlink == mount.text.empty() || mount.text.size() >= kMaxTargetBytes || has_nul(mount.text)) {
-    return false;
-  }
   return (mount.mode & ~kModeBits) == 0 && mount.size <= kMaxSessionBytes;
 }
 
 bool whole_fits(const LaunchRequest& request) {
-  if (!known(request.root) || !known(request.scratch) || (request.namespaces & ~kNamespaceAll_) != 0 ||
+  if (!known(request.root) || !known(request.scratch) || (request.namespaces & ~kNamespaces) != 0 ||
       request.scratch_bytes > kMaxSessionBytes || (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 ||
       !is_hostname(request.hostname) || request.layers.size() > kMaxLayers || request.mounts.size() > kMaxOperations) {
     return false;
   }
   // Without a namespace of its own the name would be the host's.
-  if (!request.hostname.empty() && (request.namespaces & kNamespaceUts) == 0) {
+  if (!request.hostname.empty() && (request.namespaces & CLONE_NEWUTS) == 0) {
     return false;
   }
-  if (request.join_net && (request.namespaces & kNamespaceNet) != 0) {
+  if (request.join_net && (request.namespaces & CLONE_NEWNET) != 0) {
     return false;
   }
   if (request.volume_key && request.root != RootKind::kImage) {
     return false;
   }
   // An image and a FUSE server of ours are read-only by nature.
-  if (request.writable_root &&
-      (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone || !request.layers.empty())) {
+  if (request.writable_root && (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone)) {
+    return false;
+  }
+  // Layers are put together by an overlay, which has an upper layer.
+  if (!request.layers.empty() && request.scratch == Scratch::kNone) {
     return false;
   }
   return request.upper.has_value() == (request.scratch == Scratch::kDirectory);
@@ -145,8 +131,6 @@ bool takes_descriptor(Operation operation) noexcept {
     case Operation::kDevHost:
     case Operation::kDevpts:
     case Operation::kMqueue:
-    case Operation::kSymlink:
-    case Operation::kCount_:
       return false;
   }
   return false;
@@ -185,7 +169,7 @@ Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descrip
     return Refusal{RefusalCode::kDescriptorCount};
   }
   for (std::uint32_t item = 0; const LayerRequest& layer : request.layers) {
-    if (!known(layer.kind)) {
+    if (layer.kind != RootKind::kFuse && layer.kind != RootKind::kDirectory) {
       return Refusal{RefusalCode::kMalformedRequest, item};
     }
     if (!take(used, descriptors, layer.descriptor)) {

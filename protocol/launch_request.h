@@ -11,20 +11,26 @@
 
 namespace postern {
 
-inline constexpr std::uint16_t kWireVersion = 1;
+inline constexpr std::uint16_t kWireVersion = 2;
+
+enum class Scratch : std::uint8_t {
+  kNone = 0,     // no overlay: a missing mount point is an error (or is skipped where optional)
+  kMountPoints,  // tmpfs upper layer for missing mount points; the result is read-only
+  kWritable,     // tmpfs upper layer that the payload may write (--writable-tmpfs)
+  kDirectory,    // upper/ and work/ below a directory of the caller's: user-namespace mode only
+};
 
 struct MountRequest {
   Operation operation = Operation::kBind;
   std::uint8_t flags = 0;  // kReadOnly | kOptional | kDirectoryTarget | kNeedsTarget
   std::optional<std::uint8_t> descriptor;
   std::string target;         // absolute path inside the root, no ".." component
-  std::string text;           // kSymlink
   std::uint32_t mode = 0755;  // kTmpfs
   std::uint64_t size = 0;     // kTmpfs, bytes; 0 = the session's size
 };
 
 struct LayerRequest {
-  LayerKind kind = LayerKind::kDirectory;
+  RootKind kind = RootKind::kDirectory;
   std::uint8_t descriptor = 0;
 };
 
@@ -38,7 +44,7 @@ struct LaunchRequest {
   std::optional<std::uint8_t> upper;       // Scratch::kDirectory
   std::optional<std::uint8_t> volume_key;  // sealed memfd, 64 bytes
   std::optional<std::uint8_t> join_net;    // network namespace
-  std::uint8_t namespaces = 0;             // kNamespace… bits
+  std::uint32_t namespaces = 0;            // CLONE_NEW… bits
   std::uint64_t capabilities = 0;          // bit n = capability n
   std::string hostname;                    // empty = keep
   std::vector<LayerRequest> layers;        // bottom first

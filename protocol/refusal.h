@@ -80,10 +80,7 @@ static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid &&
               RefusalCode::kTraced == HelperRefusal::kTraced && RefusalCode::kArguments == HelperRefusal::kArguments &&
               RefusalCode::kNoSocket == HelperRefusal::kNoSocket &&
               RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
-              RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed &&
-              RefusalCode::kDescriptorCount == HelperRefusal::kDescriptorCount &&
-              RefusalCode::kImageDescriptor == HelperRefusal::kImageDescriptor &&
-              RefusalCode::kMalformedVerdict == HelperRefusal::kMalformedVerdict);
+              RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed);
 
 // A "no": its code, and the index of the item of the request that it is about (of `mounts`, or of
 // `layers` where the code is about a layer), 0 where it is about the whole.

@@ -6,6 +6,8 @@
 // targets are paths inside the new root.
 #pragma once
 
+#include <sched.h>
+
 #include <array>
 #include <cstdint>
 #include <type_traits>
@@ -14,119 +16,89 @@
 
 namespace postern {
 
-inline constexpr std::uint32_t kVerdictMagic = 0x50565231;  // "PVR1"
+inline constexpr std::uint32_t kVerdictMagic = 0x50565232;  // "PVR2"
 inline constexpr std::uint8_t kNoDescriptor = 0xff;
 
-enum class Decision : std::uint8_t { kRefuse = 0, kAllow = 1 };
+// What a request may ask for as new: clone(2). The user namespace is user-namespace mode's alone, where it exists
+// before the plan is executed.
+inline constexpr std::uint32_t kNamespaces =
+    CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
 
-// What the root is made of. Descriptor 0 of the request is always the root's.
-enum class RootKind : std::uint8_t {
-  kImage = 1,      // a regular file: loop device, optional verity, optional crypt, kernel squashfs
-  kFuse = 2,       // an open /dev/fuse whose server the caller runs
-  kDirectory = 3,  // a directory
-};
+enum class Decision : std::uint8_t { kRefuse, kAllow };
 
-// A read-only layer under the scratch layer and above the root (--overlay X:ro).
-enum class LayerKind : std::uint8_t { kFuse = 1, kDirectory = 2 };
-
-enum class Scratch : std::uint8_t {
-  kNone = 0,     // no overlay: a missing mount point is an error (or is skipped where optional)
-  kMountPoints,  // tmpfs upper layer for missing mount points; the result is read-only
-  kWritable,     // tmpfs upper layer that the payload may write (--writable-tmpfs)
-  kDirectory,    // upper/ and work/ below a directory of the caller's: user-namespace mode only
-};
-
-// Bits of Verdict::namespaces. kUser is set in user-namespace mode only, where the namespace
-// exists before the plan is executed.
-enum : std::uint8_t {
-  kNamespaceUser = 1 << 0,
-  kNamespacePid = 1 << 1,
-  kNamespaceIpc = 1 << 2,
-  kNamespaceUts = 1 << 3,
-  kNamespaceNet = 1 << 4,
-  kNamespaceCgroup = 1 << 5,
-  kNamespaceAll_ = (1 << 6) - 1,
-};
+// What a layer is made of. The root is the lowest; those above it (--overlay X:ro) are no images of the kernel's.
+//   kImage      a regular file: loop device, optional verity, optional crypt, kernel squashfs
+//   kFuse       an open /dev/fuse whose server the caller runs
+//   kDirectory  a directory
+enum class RootKind : std::uint8_t { kImage = 1, kFuse, kDirectory };
 
 // The operations, executed in table order once the root is in place. An operation has the same
 // name in the request, in the verdict and in the code that executes it.
-enum class Operation : std::uint8_t {
-  kBind = 1,  // descriptor: source opened by the caller, cloned recursively, nosuid,nodev
-  kFile,      // descriptor: memfd whose bytes become a read-only file at target
-  kTmpfs,     // fresh tmpfs: size, mode
-  kProc,      // procfs: fresh in a new pid namespace, else the host's /proc
-  kSysfs,     // sysfs: fresh where we own the network namespace, else the host's /sys
-  kDevHost,   // the host's /dev, recursive
-  kDevice,    // descriptor: one device node of the host's devtmpfs or devpts, bound at target
-  kDevpts,    // fresh devpts instance: newinstance,ptmxmode=0666
-  kMqueue,    // fresh mqueue: meaningful in a new ipc namespace
-  kSymlink,   // text: link text (a minimal /dev); made as the caller, as mount points are
-  kCount_,
-};
+//   kBind     descriptor: source opened by the caller, cloned recursively, nosuid,nodev
+//   kFile     descriptor: memfd whose bytes become a read-only file at target
+//   kTmpfs    fresh tmpfs: size, mode; it belongs to the caller
+//   kProc     this mount namespace's /proc, which is a fresh procfs where the pid namespace is new
+//   kSysfs    … /sys, which is a fresh sysfs where the network namespace is new
+//   kDevHost  … /dev, the host's
+//   kDevice   descriptor: one device node of the host's devtmpfs or devpts, bound at target
+//   kDevpts   fresh devpts instance: newinstance,ptmxmode=0666
+//   kMqueue   fresh mqueue: meaningful in a new ipc namespace
+enum class Operation : std::uint8_t { kBind = 1, kFile, kTmpfs, kProc, kSysfs, kDevHost, kDevice, kDevpts, kMqueue };
+inline constexpr std::size_t kOperationCount = 9;
 
 // Bits of OperationEntry::flags.
-enum : std::uint8_t {
-  kReadOnly = 1 << 0,         // kBind, kFile (always is)
-  kOptional = 1 << 1,         // a missing target or failing mount is skipped and reported, not fatal
-  kDirectoryTarget = 1 << 2,  // the mount point to create, if missing, is a directory (else a file)
-  kNeedsTarget = 1 << 3,      // skip (kOptional) unless the target exists in the image: passwd, group
-};
+//   kReadOnly         kBind, kFile (always is)
+//   kOptional         a missing target or failing mount is skipped, not fatal
+//   kDirectoryTarget  the mount point to create, if missing, is a directory (else a file)
+//   kNeedsTarget      skip (kOptional) unless the target exists in the image: passwd, group
+enum : std::uint8_t { kReadOnly = 1, kOptional = 2, kDirectoryTarget = 4, kNeedsTarget = 8 };
 
 struct OperationEntry {
   Operation operation;
   std::uint8_t flags;
   std::uint8_t descriptor;  // index, kNoDescriptor where the operation takes none
-  std::uint8_t reserved;    // 0
   std::uint32_t target;     // offset into the arena: absolute path inside the root, NUL-terminated
-  std::uint32_t text;       // offset into the arena: kSymlink's link text; 0 elsewhere
   std::uint32_t mode;       // kTmpfs: permission bits of its root
   std::uint64_t size;       // kTmpfs: bytes, 0 = the session's size (scratch_bytes)
 };
-static_assert(sizeof(OperationEntry) == 24);
 
 struct LayerEntry {
-  LayerKind kind;
+  RootKind kind;
   std::uint8_t descriptor;
 };
 
 // dm-verity(8) / veritysetup superblock version 1, SHA-256, 4096-byte data and hash blocks.
 struct VerityGeometry {
-  std::uint8_t present;  // 0 or 1
-  std::array<std::uint8_t, 3> reserved;
-  std::uint32_t salt_bytes;   // 0..32
-  std::uint64_t data_blocks;  // of 4096 bytes, counted from the start of the extent
+  std::uint64_t data_blocks;  // of 4096 bytes, counted from the start of the extent; 0 = not sealed
   std::uint64_t tree_offset;  // bytes in the image file: first hash block (after the superblock)
   std::uint64_t tree_bytes;   // bytes of hash blocks
+  std::uint32_t salt_bytes;   // 0..32
   std::array<std::uint8_t, 32> root_hash;
   std::array<std::uint8_t, 32> salt;
 };
 
 // dm-crypt: always aes-xts-plain64 with a 64-byte key.
 struct CryptGeometry {
-  std::uint8_t present;         // 0 or 1
-  std::uint8_t key_descriptor;  // sealed memfd holding exactly 64 bytes; absent: kNoDescriptor
+  std::uint64_t data_bytes;     // multiple of sector_bytes; 0 = not encrypted
+  std::uint64_t data_offset;    // bytes from the start of the extent
+  std::uint64_t iv_offset;      // in 512-byte units, dm-crypt's "iv_offset"
   std::uint16_t sector_bytes;   // 512 or 4096
-  std::uint32_t reserved;
-  std::uint64_t data_offset;  // bytes from the start of the extent
-  std::uint64_t data_bytes;   // multiple of sector_bytes
-  std::uint64_t iv_offset;    // in 512-byte units, dm-crypt's "iv_offset"
+  std::uint8_t key_descriptor;  // sealed memfd holding exactly 64 bytes
 };
 
 struct Verdict {
   std::uint32_t magic;  // kVerdictMagic
   Decision decision;
-  std::uint8_t kernel_mount;   // 1: the site allows the kernel to mount this image's bytes
   std::uint16_t refusal;       // RefusalCode
   std::uint32_t refusal_item;  // index of the offending item of the request, 0 where none
   // --- all that follows is meaningful only where decision is kAllow
-  RootKind root;
-  Scratch scratch;
-  std::uint8_t namespaces;
-  std::uint8_t upper_descriptor;   // Scratch::kDirectory: directory holding upper/ and work/
+  std::uint8_t overlay;            // 1: an upper layer above the others, for missing mount points
+  std::uint8_t writable;           // 1: the payload may write it, or the root directory where there is none
+  std::uint8_t upper_descriptor;   // directory holding upper/ and work/: user-namespace mode only, else on a tmpfs
   std::uint8_t net_descriptor;     // network namespace to join, kNoDescriptor where none
   std::uint8_t init_descriptor;    // postern-init, executed by the child
   std::uint8_t record_descriptor;  // launch record, for postern-init alone
-  std::uint8_t writable_root;      // 1: the root directory stays writable (--writable)
+  std::uint32_t namespaces;        // CLONE_NEW… bits
   std::uint64_t image_offset;      // bytes; RootKind::kImage
   std::uint64_t image_bytes;
   VerityGeometry verity;
@@ -134,10 +106,9 @@ struct Verdict {
   std::uint64_t scratch_bytes;                   // size of the session tmpfs
   std::uint64_t capabilities;                    // bit n = capability n, granted to the payload
   std::array<char, kMaxHostnameBytes> hostname;  // NUL-padded; first byte NUL = keep
-  std::uint32_t descriptor_count;
-  std::uint16_t layer_count;
+  std::uint16_t layer_count;                     // at least 1: the root, whose descriptor is 0
   std::uint16_t operation_count;
-  std::array<LayerEntry, kMaxLayers> layers;  // bottom first, above the root
+  std::array<LayerEntry, 1 + kMaxLayers> layers;  // bottom first
   std::array<OperationEntry, kMaxOperations> operations;
   std::array<char, kArenaBytes> arena;  // arena[0] is NUL
 };
@@ -152,9 +123,7 @@ struct Reply {
   std::int32_t err;       // its errno
   std::uint32_t item;     // index of the offending item
   std::int32_t pid;
-  std::uint32_t skipped;                                         // number of kOptional operations that were skipped
-  std::array<std::uint64_t, kMaxOperations / 64> skipped_items;  // bit n % 64 of word n / 64
 };
-inline constexpr std::uint32_t kReplyMagic = 0x50524531;  // "PRE1"
+inline constexpr std::uint32_t kReplyMagic = 0x50524532;  // "PRE2"
 
 }  // namespace postern

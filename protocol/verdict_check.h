@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 
 #include "protocol/base/result.h"
 #include "protocol/verdict.h"
@@ -12,21 +11,20 @@ namespace postern {
 
 class Plan {
  public:
-  const Verdict& operator*() const noexcept { return *verdict_; }
   const Verdict* operator->() const noexcept { return verdict_; }
   // Text at an offset that the check proved to be inside the arena and NUL-terminated.
   const char* text(std::uint32_t offset) const noexcept { return &verdict_->arena[offset]; }
 
  private:
   explicit Plan(const Verdict& verdict) noexcept : verdict_(&verdict) {}
-  friend Result<Plan> check_verdict(const Verdict&, std::size_t, std::uint8_t) noexcept;
+  friend Result<Plan> check_verdict(const Verdict&, std::size_t, std::uint32_t) noexcept;
   const Verdict* verdict_;
 };
 
 // BOUNDARY: a verdict becomes trusted here. Pure; allocates nothing. `descriptors` is the number
-// that came with the request; `allowed_namespaces` the kNamespace… bits that this mode may use
-// (setuid: all but kNamespaceUser). The verdict must outlive the plan.
+// that came with the request; `allowed` the namespaces that this mode may use (setuid: all but the
+// user namespace, which the other mode must have). The verdict must outlive the plan.
 // Error: EBADMSG, Op::kCheckVerdict, item = the offending operation.
-Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint8_t allowed_namespaces) noexcept;
+Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint32_t allowed) noexcept;
 
 }  // namespace postern

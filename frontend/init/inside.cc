@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <cstring>
 #include <utility>
 
 #include <linux/filter.h>
@@ -12,6 +13,7 @@
 #include <sys/stat.h>
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -79,6 +81,29 @@ std::vector<std::string> environment_scripts() {
   return scripts;
 }
 
+// A minimal /dev is a tmpfs of the caller's: its links need no privilege.
+void make_links(const LaunchRecord& record) {
+  for (const std::string& link : record.links) {
+    const auto equals = link.find('=');
+    const std::string path = link.substr(0, equals);
+    if (::symlink(link.c_str() + equals + 1, path.c_str()) != 0 && errno != EEXIST) {
+      message::warning("the link " + path + " cannot be made: " + strerrordesc_np(errno));
+    }
+  }
+}
+
+// STATX_ATTR_MOUNT_ROOT: the place is what a mount shows, not a directory of the image.
+void report_missing_mounts(const LaunchRecord& record) {
+  for (const std::string& place : record.optional) {
+    struct statx status{};
+    if (::statx(AT_FDCWD, place.c_str(), AT_NO_AUTOMOUNT, STATX_TYPE, &status) != 0 ||
+        (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) == 0) {
+      message::warning("nothing is mounted at " + place +
+                       ": its source or its place in the image is missing");
+    }
+  }
+}
+
 }  // namespace
 
 Outcome<> settle(const LaunchRecord& record) {
@@ -86,6 +111,8 @@ Outcome<> settle(const LaunchRecord& record) {
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1) {
     return Problem{.what = "no_new_privs is not set: not starting the payload"};
   }
+  make_links(record);
+  report_missing_mounts(record);
   ::umask(record.umask);
   restore_signals(record);
   return enter_directory(record);

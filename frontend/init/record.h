@@ -32,6 +32,8 @@ struct LaunchRecord {
   bool no_eval = false;               // --no-eval: values are literal
   bool reaper = false;                // new pid namespace: stay as pid 1, forward signals, reap
   bool libs_bound = false;            // /.singularity.d/libs holds host libraries (--nv)
+  std::vector<std::string> links;     // PATH=TEXT: symbolic links of a minimal /dev, to make
+  std::vector<std::string> optional;  // places of optional binds: said where nothing is mounted
   std::uint64_t ignored_signals = 0;  // bit n-1 = signal n was ignored when we were started
   std::uint64_t blocked_signals = 0;
   std::vector<std::uint8_t> seccomp;  // struct sock_filter[], empty = none

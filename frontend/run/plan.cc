@@ -257,7 +257,7 @@ Outcome<> Planner::overlay(const std::string& specification, bool& writable_seen
     POSTERN_TRY_ASSIGN(ImageServer server, open_data_image(path, std::nullopt));
     POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
                        add_server(std::move(server), Source::Kind::kFuse, {}));
-    plan_.request.layers.push_back({.kind = LayerKind::kFuse, .descriptor = descriptor});
+    plan_.request.layers.push_back({.kind = RootKind::kFuse, .descriptor = descriptor});
     return Ok{};
   }
   if (!read_only && ::access(path.c_str(), W_OK) != 0) {
@@ -269,7 +269,7 @@ Outcome<> Planner::overlay(const std::string& specification, bool& writable_seen
     POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
                        add_source({.kind = Source::Kind::kPath,
                                    .path = is_directory(upper_part) ? upper_part : path}));
-    plan_.request.layers.push_back({.kind = LayerKind::kDirectory, .descriptor = descriptor});
+    plan_.request.layers.push_back({.kind = RootKind::kDirectory, .descriptor = descriptor});
     return Ok{};
   }
   if (std::exchange(writable_seen, true)) {
@@ -298,7 +298,7 @@ Outcome<> Planner::layers() {
   for (ImageServer& server : input_.image.overlays) {
     POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
                        add_server(std::move(server), Source::Kind::kFuse, {}));
-    plan_.request.layers.push_back({.kind = LayerKind::kFuse, .descriptor = descriptor});
+    plan_.request.layers.push_back({.kind = RootKind::kFuse, .descriptor = descriptor});
   }
   bool writable_seen = false;
   for (const std::string& specification : action_.overlays) {
@@ -314,20 +314,20 @@ Outcome<> Planner::layers() {
 // -------------------------------------------------------------------- namespaces and capabilities
 
 Outcome<> Planner::namespaces() {
-  const auto want = [&](bool asked, bool allowed, unsigned bit, const char* option) {
+  const auto want = [&](bool asked, bool allowed, std::uint32_t flag, const char* option) {
     if (asked && !allowed) {
       warn(std::string(option) +
            " is not allowed by the site's configuration: the host's is shared");
     } else if (asked) {
-      plan_.request.namespaces = static_cast<std::uint8_t>(plan_.request.namespaces | bit);
+      plan_.request.namespaces |= flag;
     }
     return asked && allowed;
   };
   const Site& site = input_.site;
-  action_.pid = want(action_.pid, site.pid_namespace, kNamespacePid, "--pid");
-  action_.ipc = want(action_.ipc, site.ipc_namespace, kNamespaceIpc, "--ipc");
-  action_.uts = want(action_.uts, site.uts_namespace, kNamespaceUts, "--uts");
-  want(action_.network == Network::kNone, true, kNamespaceNet, "--net");
+  action_.pid = want(action_.pid, site.pid_namespace, CLONE_NEWPID, "--pid");
+  action_.ipc = want(action_.ipc, site.ipc_namespace, CLONE_NEWIPC, "--ipc");
+  action_.uts = want(action_.uts, site.uts_namespace, CLONE_NEWUTS, "--uts");
+  want(action_.network == Network::kNone, true, CLONE_NEWNET, "--net");
   if (action_.uts) {
     plan_.request.hostname = action_.hostname;
   }
@@ -372,8 +372,7 @@ Outcome<> Planner::minimal_dev() {
   }
   if (input_.site.devpts && is_wanted("devpts")) {
     POSTERN_TRY(add_system(Operation::kDevpts, "/dev/pts", kOptional));
-    POSTERN_TRY(
-        add({.operation = Operation::kSymlink, .target = "/dev/ptmx", .text = "pts/ptmx"}, {}));
+    plan_.record.links.emplace_back("/dev/ptmx=pts/ptmx");
   }
   for (const char* node : {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"}) {
     POSTERN_TRY(add_device(node, false));
@@ -388,13 +387,9 @@ Outcome<> Planner::minimal_dev() {
       break;
     }
   }
-  static constexpr std::array<std::array<const char*, 2>, 4> kLinks = {
-      {{"/dev/fd", "/proc/self/fd"},
-       {"/dev/stdin", "/proc/self/fd/0"},
-       {"/dev/stdout", "/proc/self/fd/1"},
-       {"/dev/stderr", "/proc/self/fd/2"}}};
-  for (const auto& [link, text] : kLinks) {
-    POSTERN_TRY(add({.operation = Operation::kSymlink, .target = link, .text = text}, {}));
+  for (const char* link : {"/dev/fd=/proc/self/fd", "/dev/stdin=/proc/self/fd/0",
+                           "/dev/stdout=/proc/self/fd/1", "/dev/stderr=/proc/self/fd/2"}) {
+    plan_.record.links.emplace_back(link);
   }
   for (const std::string& node : gpu_devices(action_.nv, action_.rocm)) {
     if (!is_directory(node)) {
@@ -779,6 +774,13 @@ Outcome<> Planner::record() {
   }
   record.message_level = input_.message_level;
   fixed_environment(record);
+  // Small images have no /etc, and no program there that would miss its files.
+  for (const MountRequest& mount : plan_.request.mounts) {
+    if (mount.operation == Operation::kBind && (mount.flags & kOptional) != 0 &&
+        !mount.target.starts_with("/etc/")) {
+      record.optional.push_back(mount.target);
+    }
+  }
   POSTERN_TRY_ASSIGN(plan_.request.init,
                      add_source({.kind = Source::Kind::kInit, .path = input_.init_program}));
   POSTERN_TRY_ASSIGN(plan_.request.record, add_source({.kind = Source::Kind::kContent}));

@@ -112,7 +112,7 @@ std::vector<SkeletonEntry> missing_mount_points(int root,
     const bool covered = std::any_of(mounts.begin(), mount, [&](const MountRequest& earlier) {
       return is_within(mount->target, earlier.target);
     });
-    if (!covered && (mount->flags & kNeedsTarget) == 0 && mount->operation != Operation::kSymlink) {
+    if (!covered && (mount->flags & kNeedsTarget) == 0) {
       skeleton.want(mount->target, !is_file(*mount));
     }
   }

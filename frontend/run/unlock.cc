@@ -34,13 +34,11 @@ bool parse_geometry(std::string_view line, CryptGeometry& geometry) {
     }
     at = next + 1;  // over the blank or the line end
   }
-  geometry = CryptGeometry{.present = 1,
-                           .key_descriptor = kNoDescriptor,
-                           .sector_bytes = static_cast<std::uint16_t>(numbers[0]),
-                           .reserved = 0,
+  geometry = CryptGeometry{.data_bytes = numbers[2],
                            .data_offset = numbers[1],
-                           .data_bytes = numbers[2],
-                           .iv_offset = numbers[3]};
+                           .iv_offset = numbers[3],
+                           .sector_bytes = static_cast<std::uint16_t>(numbers[0]),
+                           .key_descriptor = kNoDescriptor};
   return at == end && (numbers[0] == 512 || numbers[0] == 4096);
 }
 

@@ -234,8 +234,6 @@ class Launch {
     Outcome<Reply> reply = ask(transmission);
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
-      userns::report_skipped(plan_,
-                             {.skipped = reply->skipped, .skipped_items = reply->skipped_items});
       return std::optional<Refusal>();
     }
     std::string last_words;
@@ -250,6 +248,9 @@ class Launch {
     }
     const auto op = static_cast<Op>(reply->op);
     device_mapper_failed_ = reply->refusal == 0 && op == Op::kMapping;
+    if (op == Op::kCheckVerdict) {
+      return std::optional(Refusal{RefusalCode::kMalformedVerdict, reply->item});
+    }
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
@@ -355,6 +356,10 @@ class Launch {
     if (!bytes) {
       return userns::refusal_problem(plan_, bytes.error());
     }
+    POSTERN_TRY_ASSIGN(
+        const UniqueFd request,
+        run::make_content_fd("postern request",
+                             {reinterpret_cast<const char*>(bytes->data()), bytes->size()}));
     std::array<int, 2> pair = {-1, -1};
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
       return system_problem("creating a socket pair", errno);
@@ -366,7 +371,7 @@ class Launch {
     ::setsockopt(mine.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     POSTERN_TRY_ASSIGN(const pid_t helper, spawn(theirs.get()));
     theirs.reset();
-    const bool sent = send_datagram(mine.get(), *bytes, transmission.descriptors).has_value();
+    const bool sent = send_request(mine.get(), request.get(), transmission.descriptors).has_value();
     Reply reply{};
     ssize_t got = 0;
     do {

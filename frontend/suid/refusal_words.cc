@@ -14,9 +14,12 @@ std::string mount_words(const run::LaunchPlan& plan, std::uint32_t item) {
   return item < plan.request.mounts.size() ? " (" + plan.request.mounts[item].target + ")" : "";
 }
 
-std::string namespace_words(std::uint32_t bit) {
-  constexpr std::array<std::string_view, 6> kNames = {"user", "pid", "ipc", "uts", "net", "cgroup"};
-  return bit < kNames.size() ? " (" + std::string(kNames[bit]) + ")" : "";
+// By the number of its CLONE_NEW… bit.
+std::string namespace_name(std::uint32_t bit) {
+  constexpr std::uint32_t kFirst = 25;
+  constexpr std::array<std::string_view, 6> kNames = {"cgroup", "uts", "ipc", "user", "pid", "net"};
+  static_assert(1U << kFirst == CLONE_NEWCGROUP && 1U << (kFirst + 5) == CLONE_NEWNET);
+  return std::string(bit - kFirst < kNames.size() ? kNames[bit - kFirst] : "user");
 }
 
 std::string capability_words(std::uint32_t bit) {
@@ -29,7 +32,7 @@ std::string capability_words(std::uint32_t bit) {
 std::string item_words(const run::LaunchPlan& plan, Refusal refusal) {
   switch (refusal.code) {
     case RefusalCode::kNamespaceForbidden:
-      return namespace_words(refusal.item);
+      return " (" + namespace_name(refusal.item) + ")";
     case RefusalCode::kCapability:
       return capability_words(refusal.item);
     case RefusalCode::kBindForbidden:
@@ -88,8 +91,6 @@ std::string item_words(const run::LaunchPlan& plan, Refusal refusal) {
 // The keys of postern.toml that a rule may stand for: the first one that the file sets is the one
 // to show.
 std::vector<std::string> keys_of(const RefusalRow& row, std::uint32_t item) {
-  constexpr std::array<std::string_view, 6> kNamespaces = {"user", "pid", "ipc",
-                                                           "uts",  "net", "cgroup"};
   if (row.code == RefusalCode::kContainerKind) {
     return {"allow.sif", "allow.squashfs", "allow.directory"};
   }
@@ -98,8 +99,7 @@ std::vector<std::string> keys_of(const RefusalRow& row, std::uint32_t item) {
             "allow.squashfs", "allow.directory", "allow.encrypted"};
   }
   if (row.code == RefusalCode::kNamespaceForbidden) {
-    return {"allow." + std::string(item < kNamespaces.size() ? kNamespaces[item] : "user") +
-            "-namespace"};
+    return {"allow." + namespace_name(item) + "-namespace"};
   }
   if (row.code == RefusalCode::kMountForbidden) {
     return {"mount.proc", "mount.sys", "mount.dev", "mount.devpts"};

@@ -31,14 +31,11 @@ std::string describe(const run::LaunchPlan& plan, const MountRequest& mount) {
       return "generated file " + target;
     case Operation::kTmpfs:
       return "tmpfs at " + target;
-    case Operation::kSymlink:
-      return "symbolic link " + target;
     case Operation::kProc:
     case Operation::kSysfs:
     case Operation::kDevHost:
     case Operation::kDevpts:
     case Operation::kMqueue:
-    case Operation::kCount_:
       break;
   }
   return "mount of " + target;
@@ -67,10 +64,6 @@ std::string mount_cure(const run::LaunchPlan& plan,
   }
   if (err == ENOTDIR || (err == EINVAL && failure.error.op == Op::kMount && mount.descriptor)) {
     return "a directory can be bound only on a directory, a file only on a file";
-  }
-  if (mount.operation == Operation::kProc && err == EPERM) {
-    return "an outer container hides parts of /proc, so the kernel forbids a new one: leave out "
-           "--pid";
   }
   return {};
 }
@@ -108,6 +101,12 @@ Problem build_problem(const run::LaunchPlan& plan, const Failure& failure) {
         return item_problem(plan, failure);
       }
       break;
+    case Op::kFurnish:
+      return system_problem("mounting the /proc or /sys of a new namespace", failure.error.err,
+                            failure.error.err == EPERM
+                                ? "an outer container hides parts of them, so the kernel forbids "
+                                  "new ones: leave out --pid and --net"
+                                : "");
     case Op::kMountRoot:
     case Op::kOverlay:
       return root_problem(plan, failure);
@@ -247,26 +246,6 @@ bool is_lost_server(const Failure& failure) noexcept {
       break;
   }
   return false;
-}
-
-void report_skipped(const run::LaunchPlan& plan, const helper::Built& built) {
-  if (built.skipped == 0) {
-    return;
-  }
-  for (std::size_t i = 0; i < plan.request.mounts.size(); ++i) {
-    if ((built.skipped_items[i / 64] >> (i % 64) & 1) == 0) {
-      continue;
-    }
-    const MountRequest& mount = plan.request.mounts[i];
-    const std::string text = "skipped the " + describe(plan, mount) +
-                             ": its source or its place in the image is missing";
-    // Small images have no /etc, and no program there that would miss these files.
-    if (mount.operation == Operation::kBind && !mount.target.starts_with("/etc/")) {
-      message::warning(text);
-    } else {
-      message::verbose(text);
-    }
-  }
 }
 
 }  // namespace postern::userns

@@ -26,8 +26,4 @@ Problem payload_problem(const run::LaunchPlan& plan,
 // The failure of somebody who joined a server that was about to end.
 bool is_lost_server(const Failure& failure) noexcept;
 
-// Tells about the optional mounts that were left out: a warning for what was asked for, verbose
-// for what is only there by default.
-void report_skipped(const run::LaunchPlan& plan, const helper::Built& built);
-
 }  // namespace postern::userns

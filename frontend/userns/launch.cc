@@ -100,8 +100,7 @@ Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
       !made) {
     return refusal_problem(plan, made.error());
   }
-  verdict.crypt.key_descriptor = kNoDescriptor;  // decryption is the image server's
-  const Result<Plan> checked = check_verdict(verdict, plan.sources.size(), kNamespaceAll_);
+  const Result<Plan> checked = check_verdict(verdict, plan.sources.size(), kNamespaces);
   if (!checked) {
     return Problem{.what = "the plan of this start is malformed (operation " +
                            std::to_string(checked.error().item) + ")",
@@ -180,7 +179,6 @@ class Launch {
     }
     if (start_payload(setup) == 0) {
       pid_ = setup.pid;
-      report_skipped(plan_, setup.built);
       return true;
     }
     const bool joined = !servers_.empty() && servers_[0].joined();
@@ -256,10 +254,10 @@ Outcome<int> launch(run::LaunchPlan plan) {
     // Right above the root: what other layers hold hides it.
     plan.sources.push_back({.kind = run::Source::Kind::kSkeleton});
     plan.request.layers.insert(plan.request.layers.begin(),
-                               {.kind = LayerKind::kFuse,
+                               {.kind = RootKind::kFuse,
                                 .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
   }
-  plan.request.namespaces |= kNamespaceUser;
+  plan.request.namespaces |= CLONE_NEWUSER;
   const auto verdict = std::make_unique<Verdict>();
   POSTERN_TRY(make_verdict(plan, *verdict));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));

@@ -32,6 +32,7 @@
 #include "frontend/userns/fuse_mount.h"
 #include "frontend/userns/image_server.h"
 #include "frontend/userns/skeleton_mount.h"
+#include "helper/mounts.h"
 #include "protocol/verdict_check.h"
 
 namespace postern::userns {
@@ -51,7 +52,7 @@ class Process {
     }
     if (user_namespace >= 0) {
       check(::setns(user_namespace, CLONE_NEWUSER), Step::kJoin, Op::kSpawn);
-      if (wants(kNamespacePid)) {
+      if (wants(CLONE_NEWPID)) {
         start_second();
       }
       check(::unshare(namespaces()), Step::kUnshare, Op::kSpawn);
@@ -70,13 +71,12 @@ class Process {
 
   // CLONE_NEW… flags besides the user and pid namespaces.
   [[nodiscard]] int namespaces() const noexcept {
-    return CLONE_NEWNS | (wants(kNamespaceIpc) ? CLONE_NEWIPC : 0) |
-           (wants(kNamespaceUts) ? CLONE_NEWUTS : 0) | (wants(kNamespaceNet) ? CLONE_NEWNET : 0) |
-           (wants(kNamespaceCgroup) ? CLONE_NEWCGROUP : 0);
+    constexpr std::uint32_t kBornInto = CLONE_NEWUSER | CLONE_NEWPID;
+    return CLONE_NEWNS | static_cast<int>(setup_.plan->request.namespaces & ~kBornInto);
   }
 
-  [[nodiscard]] bool wants(std::uint8_t bit) const noexcept {
-    return (setup_.plan->request.namespaces & bit) != 0;
+  [[nodiscard]] bool wants(std::uint32_t flag) const noexcept {
+    return (setup_.plan->request.namespaces & flag) != 0;
   }
 
  private:
@@ -139,7 +139,7 @@ class Process {
     if (setup_.plan->request.join_net) {
       join_net(*setup_.plan->request.join_net);
     }
-    if (wants(kNamespaceNet)) {
+    if (wants(CLONE_NEWNET)) {
       bring_up_loopback();
     }
     open_sources();
@@ -156,18 +156,20 @@ class Process {
     }
     leave_served();
     merge_accounts(descriptors);
-    const Result<helper::Built> built = helper::build_root(mounted(), descriptors, "");
-    if (!built) {
+    const Plan plan = mounted();
+    if (const Result<> furnished = helper::furnish_namespaces(plan); !furnished) {
+      fail(Step::kBuild, furnished.error());
+    }
+    if (const auto built = helper::build_root(plan, descriptors, ""); !built) {
       fail(Step::kBuild, built.error());
     }
-    setup_.built = *built;
     execute(descriptors);
   }
 
   // The parent has checked it once; whatever happened to it since is checked again.
   Plan checked() noexcept {
     const Result<Plan> plan =
-        check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaceAll_);
+        check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaces);
     if (!plan) {
       fail(Step::kBuild, plan.error());
     }
@@ -176,11 +178,8 @@ class Process {
 
   // The plan once its FUSE descriptors are mounts: to build_root they are what directories are.
   Plan mounted() noexcept {
-    if (setup_.verdict->root == RootKind::kFuse) {
-      setup_.verdict->root = RootKind::kDirectory;
-    }
     for (LayerEntry& layer : std::span(setup_.verdict->layers).first(setup_.verdict->layer_count)) {
-      layer.kind = LayerKind::kDirectory;
+      layer.kind = RootKind::kDirectory;
     }
     return checked();
   }
@@ -350,9 +349,29 @@ class Process {
 
 }  // namespace
 
+namespace {
+
+// What build_root left permitted only is needed for the drop.
+int raise_permitted() noexcept {
+  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets = {};
+  if (::syscall(SYS_capget, &header, sets.data()) != 0) {
+    return errno;
+  }
+  for (__user_cap_data_struct& set : sets) {
+    set.effective = set.permitted;
+  }
+  return ::syscall(SYS_capset, &header, sets.data()) == 0 ? 0 : errno;
+}
+
+}  // namespace
+
 int drop_capabilities(std::uint64_t keep) noexcept {
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return errno;
+  }
+  if (const int err = raise_permitted(); err != 0) {
+    return err;
   }
   std::uint64_t known = 0;
   // ORDER: the bounding set first, it takes CAP_SETPCAP. EINVAL: past the kernel's last capability.
@@ -391,7 +410,7 @@ int start_payload(PayloadSetup& setup) {
   int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
   if (setup.user_namespace < 0 && setup.channels.empty()) {
     flags |=
-        CLONE_NEWUSER | process.namespaces() | (process.wants(kNamespacePid) ? CLONE_NEWPID : 0);
+        CLONE_NEWUSER | process.namespaces() | (process.wants(CLONE_NEWPID) ? CLONE_NEWPID : 0);
   }
   const pid_t pid = stack.valid() ? ::clone(
                                         [](void* setup_) -> int {

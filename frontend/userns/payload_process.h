@@ -7,7 +7,6 @@
 
 #include "frontend/run/launch_plan.h"
 #include "frontend/userns/id_map.h"
-#include "helper/mounts.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/verdict.h"
 
@@ -53,7 +52,6 @@ struct PayloadSetup {
   pid_t pid = -1;
   Failure failure;
   bool failed = false;
-  helper::Built built;
 };
 
 // Returns 0 once postern-init runs, setup.pid being a child of this process; else setup.failure is

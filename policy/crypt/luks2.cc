@@ -116,13 +116,11 @@ Outcome<CryptGeometry> read_segment(const Value& segment, std::uint64_t bytes) {
   if (data == 0 || data > available || data % sector->number != 0) {
     return bad("its data segment lies outside of the partition");
   }
-  return CryptGeometry{.present = 1,
-                       .key_descriptor = kNoDescriptor,
-                       .sector_bytes = static_cast<std::uint16_t>(sector->number),
-                       .reserved = 0,
+  return CryptGeometry{.data_bytes = data,
                        .data_offset = *offset,
-                       .data_bytes = data,
-                       .iv_offset = *tweak};
+                       .iv_offset = *tweak,
+                       .sector_bytes = static_cast<std::uint16_t>(sector->number),
+                       .key_descriptor = kNoDescriptor};
 }
 
 Outcome<KeyDigest> read_digest(const Value& digest) {

@@ -242,13 +242,11 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
     }
     data_bytes = fixed;
   }
-  geometry_ = CryptGeometry{.present = 1,
-                            .key_descriptor = kNoDescriptor,
-                            .sector_bytes = static_cast<std::uint16_t>(sector),
-                            .reserved = 0,
+  geometry_ = CryptGeometry{.data_bytes = data_bytes,
                             .data_offset = data_offset,
-                            .data_bytes = data_bytes,
-                            .iv_offset = crypt_get_iv_offset(device)};
+                            .iv_offset = crypt_get_iv_offset(device),
+                            .sector_bytes = static_cast<std::uint16_t>(sector),
+                            .key_descriptor = kNoDescriptor};
   return Ok{};
 }
 

@@ -55,13 +55,19 @@ std::string hex(const std::uint8_t* bytes, std::size_t size) {
   return text;
 }
 
-std::string namespaces(std::uint8_t bits) {
-  constexpr std::array<std::string_view, 6> kNames = {"user", "pid", "ipc", "uts", "net", "cgroup"};
+std::string namespaces(std::uint32_t flags) {
+  constexpr std::array<std::pair<std::uint32_t, std::string_view>, 6> kNames = {
+      {{CLONE_NEWUSER, "user"},
+       {CLONE_NEWPID, "pid"},
+       {CLONE_NEWIPC, "ipc"},
+       {CLONE_NEWUTS, "uts"},
+       {CLONE_NEWNET, "net"},
+       {CLONE_NEWCGROUP, "cgroup"}}};
   std::string text;
-  for (std::size_t i = 0; i < kNames.size(); ++i) {
-    if ((bits >> i & 1) != 0) {
+  for (const auto& [flag, name] : kNames) {
+    if ((flags & flag) != 0) {
       text += text.empty() ? "" : ",";
-      text += kNames[i];
+      text += name;
     }
   }
   return text;
@@ -69,9 +75,8 @@ std::string namespaces(std::uint8_t bits) {
 
 // "bind:3,proc:1": how often each operation is asked for.
 std::string operations(const LaunchRequest& request) {
-  constexpr std::array<std::string_view, static_cast<std::size_t>(Operation::kCount_)> kNames = {
-      "?",   "bind",   "file",   "tmpfs",  "proc",   "sysfs",
-      "dev", "device", "devpts", "mqueue", "symlink"};
+  constexpr std::array<std::string_view, 1 + kOperationCount> kNames = {
+      "?", "bind", "file", "tmpfs", "proc", "sysfs", "dev", "device", "devpts", "mqueue"};
   std::array<unsigned, kNames.size()> counts{};
   for (const MountRequest& mount : request.mounts) {
     ++counts[static_cast<std::size_t>(mount.operation) % kNames.size()];
@@ -121,11 +126,11 @@ void add_verdict(std::string& line, const Verdict& verdict) {
   if (verdict.decision != Decision::kAllow) {
     return;
   }
-  add(line, "kernel-mount", verdict.kernel_mount);
-  if (verdict.verity.present != 0) {
+  add(line, "kernel-mount", verdict.layers[0].kind == RootKind::kImage ? 1 : 0);
+  if (verdict.verity.data_blocks != 0) {
     add(line, "root-hash", hex(verdict.verity.root_hash.data(), verdict.verity.root_hash.size()));
   }
-  if (verdict.crypt.present != 0) {
+  if (verdict.crypt.data_bytes != 0) {
     add(line, "encrypted", 1);
   }
 }

@@ -29,25 +29,26 @@ bool is_within_any(std::string_view path, const config::List& directories) {
 }
 
 struct NamespaceRule {
-  std::uint8_t bit;
+  std::uint32_t flag;
   bool SiteConfig::* allowed;
 };
 
 constexpr std::array kNamespaceRules = std::to_array<NamespaceRule>({
-    {kNamespacePid, &SiteConfig::allow_pid_namespace},
-    {kNamespaceIpc, &SiteConfig::allow_ipc_namespace},
-    {kNamespaceUts, &SiteConfig::allow_uts_namespace},
-    {kNamespaceNet, &SiteConfig::allow_net_namespace},
-    {kNamespaceCgroup, &SiteConfig::allow_cgroup_namespace},
+    {CLONE_NEWPID, &SiteConfig::allow_pid_namespace},
+    {CLONE_NEWIPC, &SiteConfig::allow_ipc_namespace},
+    {CLONE_NEWUTS, &SiteConfig::allow_uts_namespace},
+    {CLONE_NEWNET, &SiteConfig::allow_net_namespace},
+    {CLONE_NEWCGROUP, &SiteConfig::allow_cgroup_namespace},
 });
 
-// item = the number of the bit. A user namespace is not ours to make: that is the other mode.
+// item = the number of its CLONE_NEW… bit. A user namespace is not ours to make: that is the other
+// mode.
 Rule check_namespaces(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
-  std::uint8_t allowed = 0;
+  std::uint32_t allowed = 0;
   for (const NamespaceRule& rule : kNamespaceRules) {
-    allowed |= site.*rule.allowed ? rule.bit : 0;
+    allowed |= site.*rule.allowed ? rule.flag : 0;
   }
-  const auto forbidden = static_cast<std::uint8_t>(request.namespaces & ~allowed);
+  const std::uint32_t forbidden = request.namespaces & ~allowed;
   if (forbidden != 0) {
     return no(RefusalCode::kNamespaceForbidden,
               static_cast<std::size_t>(std::countr_zero(forbidden)));
@@ -137,7 +138,7 @@ Rule check_overlay(const Facts& facts, const LaunchRequest& request, const SiteC
     return no(RefusalCode::kOverlayForbidden);
   }
   for (std::size_t item = 0; item < request.layers.size(); ++item) {
-    const bool admitted = request.layers[item].kind == LayerKind::kFuse
+    const bool admitted = request.layers[item].kind == RootKind::kFuse
                               ? admits_any_server(site, facts.ecl_active)
                               : site.allow_directory && !limits_are_active(site, facts.ecl_active);
     if (!admitted) {
@@ -225,10 +226,7 @@ Rule check_mount(const Facts& facts,
     case Operation::kBind:
     case Operation::kFile:
     case Operation::kTmpfs:
-    case Operation::kSymlink:
       return check_user_mount(facts, mount, site, item);
-    case Operation::kCount_:
-      break;
   }
   return no(RefusalCode::kMalformedRequest, item);
 }
@@ -280,7 +278,6 @@ Rule check_all(const Facts& facts, const LaunchRequest& request, const SiteConfi
 }
 
 void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& verdict) {
-  verdict.kernel_mount = 1;
   verdict.image_offset = image.offset;
   verdict.image_bytes = image.bytes;
   if (image.verity) {

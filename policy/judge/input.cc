@@ -1,12 +1,15 @@
 #include "policy/judge/input.h"
 
 #include <cerrno>
+#include <cstddef>
+#include <memory>
 #include <span>
 
 #include <sys/stat.h>
 
 #include <unistd.h>
 
+#include "protocol/judge_input.h"
 #include "protocol/limits.h"
 
 namespace postern::judge {
@@ -31,31 +34,30 @@ Error malformed() {
 }  // namespace
 
 Result<Input> read_input(int fd) noexcept {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) {
-    return Error{.err = errno, .op = Op::kJudge};
-  }
-  Input input;
-  const auto bytes = static_cast<std::size_t>(status.st_size);
-  if (!S_ISREG(status.st_mode) || bytes < sizeof input.head ||
-      !read_exactly(fd, std::as_writable_bytes(std::span(&input.head, 1)), 0)) {
+  const auto head = std::make_unique<JudgeInput>();
+  constexpr std::size_t kFixed = offsetof(JudgeInput, groups);
+  if (!read_exactly(fd, std::as_writable_bytes(std::span(head.get(), 1)).first(kFixed), 0) ||
+      head->magic != kJudgeInputMagic || head->group_count > kMaxGroups ||
+      head->descriptor_count > kMaxDescriptors) {
     return malformed();
   }
-  const JudgeInput& head = input.head;
-  const std::size_t group_bytes = std::size_t{head.group_count} * sizeof(std::uint32_t);
-  const std::size_t body = bytes - sizeof head;
-  if (head.magic != kJudgeInputMagic || head.reserved != 0 || head.group_count > kMaxGroups ||
-      head.descriptor_count > kMaxDescriptors || group_bytes > body ||
-      body - group_bytes > kMaxRequestBytes) {
-    return malformed();
-  }
-  input.groups.resize(head.group_count);
-  input.request.resize(body - group_bytes);
-  if (!read_exactly(fd, std::as_writable_bytes(std::span(input.groups)), sizeof head) ||
-      !read_exactly(fd, input.request, sizeof head + group_bytes)) {
+  Input input{.uid = head->uid, .gid = head->gid, .descriptors = head->descriptor_count};
+  input.groups.resize(head->group_count);
+  if (!read_exactly(fd, std::as_writable_bytes(std::span(input.groups)), kFixed) ||
+      ::lseek(fd, 0, SEEK_SET) != 0) {
     return malformed();
   }
   return input;
+}
+
+std::vector<std::byte> read_request(int fd) noexcept {
+  struct stat status{};
+  if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || status.st_size < 0 ||
+      static_cast<std::size_t>(status.st_size) > kMaxRequestBytes) {
+    return {};
+  }
+  std::vector<std::byte> request(static_cast<std::size_t>(status.st_size));
+  return read_exactly(fd, request, 0) ? request : std::vector<std::byte>();
 }
 
 }  // namespace postern::judge

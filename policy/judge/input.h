@@ -2,20 +2,26 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "protocol/base/result.h"
-#include "protocol/judge_input.h"
 
 namespace postern::judge {
 
 struct Input {
-  JudgeInput head{};
-  std::vector<std::uint32_t> groups;
-  std::vector<std::byte> request;
+  std::uint32_t uid = 0;
+  std::uint32_t gid = 0;
+  std::size_t descriptors = 0;        // of the request
+  std::vector<std::uint32_t> groups;  // supplementary
 };
 
-// Reads the memfd. Error: EBADMSG where its size, magic or counts are not what the helper writes.
+// Reads the helper's file and goes back to its start, for the verdict. Error: EBADMSG where its
+// size, magic or counts are not what the helper writes.
 [[nodiscard]] Result<Input> read_input(int fd) noexcept;
+
+// The request, which the caller may write meanwhile: what is returned is a copy. Empty where it is
+// no regular file or longer than kMaxRequestBytes.
+[[nodiscard]] std::vector<std::byte> read_request(int fd) noexcept;
 
 }  // namespace postern::judge

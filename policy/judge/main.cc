@@ -38,8 +38,10 @@ const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
 // 74 KiB of zeros that one process fills once.
 Verdict g_verdict;
 
+constexpr int kRootFd = kJudgeDescriptorBase;
+
 int descriptor_of(std::uint8_t index) {
-  return index == 0 ? kJudgeRootFd : kJudgeDescriptorBase + index;
+  return kJudgeDescriptorBase + index;
 }
 
 // The site's files, and what of them needs name services: all that is read before the sandbox.
@@ -111,7 +113,7 @@ bool rules_need_sources(const config::SiteConfig& site) {
 bool signatures_matter(const Policy& policy) {
   struct stat root{};
   const auto has = [](const char* name) { return ::access((kKeyring + name).c_str(), F_OK) == 0; };
-  if (::fstat(kJudgeRootFd, &root) != 0 || !S_ISREG(root.st_mode)) {
+  if (::fstat(kRootFd, &root) != 0 || !S_ISREG(root.st_mode)) {
     return false;
   }
   return policy.ecl.activated ||
@@ -133,8 +135,7 @@ Trusted<> read_policy(int root, Policy& policy) {
   }
   policy.mounts = MountTable::read();
   if (signatures_matter(policy)) {
-    POSTERN_TRY_ASSIGN(Signatures signatures,
-                       Signatures::prepare(kKeyring, policy.ecl, kJudgeRootFd));
+    POSTERN_TRY_ASSIGN(Signatures signatures, Signatures::prepare(kKeyring, policy.ecl, kRootFd));
     policy.signatures.emplace(std::move(signatures));
   }
   return Ok{};
@@ -144,13 +145,13 @@ Trusted<> read_policy(int root, Policy& policy) {
 void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, Policy& policy) {
   Facts& facts = policy.facts;
   if (request.root == RootKind::kImage) {
-    facts.image = image_facts(kJudgeRootFd, policy.mounts);
+    facts.image = image_facts(kRootFd, policy.mounts);
     if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted &&
         request.volume_key) {
-      add_crypt(kJudgeRootFd, descriptor_of(*request.volume_key), *facts.image);
+      add_crypt(kRootFd, descriptor_of(*request.volume_key), *facts.image);
     }
     if (facts.image->problem == RefusalCode::kNone && policy.signatures) {
-      policy.signatures->look_at(kJudgeRootFd, policy.ecl, policy.mounts, facts);
+      policy.signatures->look_at(kRootFd, policy.ecl, policy.mounts, facts);
     }
   }
   if (request.join_net) {
@@ -170,7 +171,7 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
 bool write_verdict() {
   auto bytes = std::as_bytes(std::span(&g_verdict, 1));
   while (!bytes.empty()) {
-    const ssize_t written = ::write(kJudgeVerdictFd, bytes.data(), bytes.size());
+    const ssize_t written = ::write(kJudgeFd, bytes.data(), bytes.size());
     if (written < 0 && errno != EINTR) {
       return false;
     }
@@ -181,11 +182,11 @@ bool write_verdict() {
 
 void describe_root(AuditRecord& record) {
   struct stat status{};
-  if (::fstat(kJudgeRootFd, &status) == 0) {
+  if (::fstat(kRootFd, &status) == 0) {
     record.root_device = status.st_dev;
     record.root_inode = status.st_ino;
   }
-  record.root_path = shown_path(kJudgeRootFd);
+  record.root_path = shown_path(kRootFd);
 }
 
 // A line that the daemon did not take, or that the site requires and nobody takes, is a refusal.
@@ -197,15 +198,15 @@ void log_and_maybe_refuse(const AuditLog& log, const AuditRecord& record, bool r
   }
 }
 
-bool judge(const Input& input) {
+bool judge(Input input) {
   const AuditLog log = AuditLog::open();
   Policy policy;
-  policy.facts.uid = input.head.uid;
-  policy.facts.gid = input.head.gid;
-  policy.facts.groups = input.groups;
-  policy.facts.groups.push_back(input.head.gid);
+  policy.facts.uid = input.uid;
+  policy.facts.gid = input.gid;
+  policy.facts.groups = std::move(input.groups);
+  policy.facts.groups.push_back(input.gid);
 
-  AuditRecord record{.uid = input.head.uid, .gid = input.head.gid, .verdict = &g_verdict};
+  AuditRecord record{.uid = input.uid, .gid = input.gid, .verdict = &g_verdict};
   const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   const Trusted<> read = read_policy(root.get(), policy);
   const bool log_required = read && policy.site.audit_required;
@@ -213,7 +214,7 @@ bool judge(const Input& input) {
   // ORDER: after the last file and name is looked up, before the caller's first byte.
   const std::vector<int> channels =
       policy.signatures ? policy.signatures->channels() : std::vector<int>();
-  if (!enter_sandbox({.verdict = kJudgeVerdictFd,
+  if (!enter_sandbox({.verdict = kJudgeFd,
                       .log = log.is_present() ? log.socket() : -1,
                       .channels = channels})) {
     return false;
@@ -225,8 +226,8 @@ bool judge(const Input& input) {
     log_and_maybe_refuse(log, record, false);
     return write_verdict();
   }
-  const std::size_t descriptors = input.head.descriptor_count;
-  const Result<LaunchRequest, Refusal> request = decode(input.request, descriptors);
+  const std::size_t descriptors = input.descriptors;
+  const Result<LaunchRequest, Refusal> request = decode(read_request(kJudgeRequestFd), descriptors);
   if (!request) {
     refuse(request.error(), g_verdict);
     log_and_maybe_refuse(log, record, false);
@@ -250,6 +251,6 @@ int main() {
   if (::getuid() == 0 || ::geteuid() == 0 || !judge::cleanse()) {
     return 1;
   }
-  const auto input = judge::read_input(postern::kJudgeRequestFd);
-  return input && judge::judge(*input) ? 0 : 1;
+  auto input = judge::read_input(postern::kJudgeFd);
+  return input && judge::judge(*std::move(input)) ? 0 : 1;
 }

@@ -35,8 +35,7 @@ class Arena {
 
 bool add_operation(const MountRequest& mount, Arena& arena, OperationEntry& entry) {
   const std::optional<std::uint32_t> target = arena.add(mount.target);
-  const std::optional<std::uint32_t> text = arena.add(mount.text);
-  if (!target || !text) {
+  if (!target) {
     return false;
   }
   const bool is_tmpfs = mount.operation == Operation::kTmpfs;
@@ -44,30 +43,29 @@ bool add_operation(const MountRequest& mount, Arena& arena, OperationEntry& entr
       .operation = mount.operation,
       .flags = mount.flags,
       .descriptor = mount.descriptor.value_or(kNoDescriptor),
-      .reserved = 0,
       .target = *target,
-      .text = *text,
       .mode = is_tmpfs ? mount.mode : 0,
       .size = is_tmpfs ? mount.size : 0,
   };
   return true;
 }
 
-void add_whole(const LaunchRequest& request, std::size_t descriptors, Verdict& verdict) {
-  verdict.root = request.root;
-  verdict.scratch = request.scratch;
+void add_whole(const LaunchRequest& request, Verdict& verdict) {
+  verdict.overlay = request.scratch != Scratch::kNone ? 1 : 0;
+  verdict.writable = request.writable_root || request.scratch == Scratch::kWritable ||
+                             request.scratch == Scratch::kDirectory
+                         ? 1
+                         : 0;
   verdict.namespaces = request.namespaces;
   verdict.upper_descriptor = request.upper.value_or(kNoDescriptor);
-  verdict.crypt.key_descriptor = kNoDescriptor;
   verdict.net_descriptor = request.join_net.value_or(kNoDescriptor);
   verdict.init_descriptor = request.init;
   verdict.record_descriptor = request.record;
-  verdict.writable_root = request.writable_root ? 1 : 0;
-  verdict.crypt.key_descriptor = kNoDescriptor;
   verdict.scratch_bytes = request.scratch_bytes == 0 ? kDefaultSessionBytes : request.scratch_bytes;
   verdict.capabilities = request.capabilities;
   std::copy(request.hostname.begin(), request.hostname.end(), verdict.hostname.begin());
-  verdict.descriptor_count = static_cast<std::uint32_t>(descriptors);
+  verdict.layers[0] = {request.root, 0};
+  verdict.layer_count = 1;
 }
 
 }  // namespace
@@ -90,7 +88,7 @@ Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,
   std::memset(&verdict, 0, sizeof verdict);
   verdict.magic = kVerdictMagic;
   verdict.decision = Decision::kAllow;
-  add_whole(request, descriptors, verdict);
+  add_whole(request, verdict);
   for (const LayerRequest& layer : request.layers) {
     verdict.layers[verdict.layer_count++] = LayerEntry{layer.kind, layer.descriptor};
   }

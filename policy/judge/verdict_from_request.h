@@ -13,7 +13,7 @@ namespace postern::judge {
 
 // Fills `verdict` with an allowing verdict for `request`, which came with `descriptors`
 // descriptors. A scratch size of 0 becomes kDefaultSessionBytes. What only the image can tell
-// (extent, verity, crypt) and kernel_mount stay empty: the caller fills them in.
+// (extent, verity, crypt) stay empty: the caller fills them in.
 // Refusal: what check_form (protocol/launch_form.h) refuses; kMalformedRequest also where the
 // texts do not fit the arena, item = the first mount that did not. Then `verdict` is a refusal.
 [[nodiscard]] Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,

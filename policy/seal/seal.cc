@@ -135,7 +135,6 @@ Outcome<Found> bind(const Image& image,
   Found out;
   out.seal_object = seal_object.id;
   out.tree_object = tree->id;
-  out.geometry.present = 1;
   out.geometry.salt_bytes = static_cast<std::uint32_t>(text.salt.size());
   out.geometry.data_blocks = text.data_blocks;
   out.geometry.tree_offset = extent.offset + kBlockBytes;

@@ -23,7 +23,7 @@ enum class Op : std::uint16_t {
   kNone, kStart, kJudge, kCheckVerdict,        // the process itself; its judge; the verdict's form
   kSpawn, kLoop, kMapping, kCloneSource,       // clone(2), setns(2); devices; open_tree(2) of a source
   kSession, kMountRoot, kOverlay, kHostname,   // the private tmpfs, pivot_root(2); the root; sethostname(2)
-  kTarget, kMount,                             // a mount point inside the root; what is mounted on it
+  kFurnish, kTarget, kMount,                   // /proc, /sys of new namespaces; a mount point; what is mounted on it
 };
 // clang-format on
 

@@ -13,7 +13,7 @@ import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
 # Limit, and what is promised (helper/README.md, 10).
-HELPER, LINKED = (822, 600), (1324, 1000)
+HELPER, LINKED = (727, 600), (1085, 1000)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 

@@ -17,7 +17,7 @@ MAY_INCLUDE = {
     "protocol/": ["protocol/"],
     "helper/": [
         "helper/", "protocol/base/", "protocol/verdict.h", "protocol/verdict_check.h", "protocol/refusal_helper.h", "protocol/limits.h",
-        "protocol/channel.h", "protocol/judge_input.h", "protocol/exit_codes.h",
+        "protocol/judge_input.h", "protocol/exit_codes.h",
     ],
     "policy/": ["policy/", "protocol/"],
     "frontend/": ["frontend/", "policy/", "protocol/", "helper/mounts.h"],

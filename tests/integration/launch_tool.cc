@@ -129,7 +129,7 @@ int main(int argc, char** argv) {
     } else if (option == "--optional-bind") {
       binds.emplace_back(value(), postern::kOptional);
     } else if (option == "--namespaces") {
-      plan.request.namespaces = static_cast<std::uint8_t>(std::atoi(value().c_str()));
+      plan.request.namespaces = static_cast<std::uint32_t>(std::atoi(value().c_str()));
     } else if (option == "--scratch") {
       const std::string kind = value();
       plan.request.scratch = kind == "none"     ? postern::Scratch::kNone
@@ -161,7 +161,7 @@ int main(int argc, char** argv) {
     Source source;
     source.kind = Source::Kind::kFuse;
     source.server = add_server(plan, path);
-    plan.request.layers.push_back({postern::LayerKind::kFuse, add_source(plan, std::move(source))});
+    plan.request.layers.push_back({postern::RootKind::kFuse, add_source(plan, std::move(source))});
   }
   add_system(plan, Operation::kProc, "/proc");
   add_system(plan, Operation::kSysfs, "/sys");

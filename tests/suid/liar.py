@@ -12,10 +12,10 @@ import traceback
 NONE = 0xFF
 IMAGE, FUSE, DIRECTORY = 1, 2, 3
 NO_SCRATCH, MOUNT_POINTS, WRITABLE, STORED = 0, 1, 2, 3
-PID, IPC, UTS, NET, CGROUP = 2, 4, 8, 16, 32
-BIND, FILE, TMPFS, PROC, SYSFS, DEV_HOST, DEVICE, DEVPTS, MQUEUE, SYMLINK = range(1, 11)
+CGROUP, UTS, IPC, PID, NET = 1 << 25, 1 << 26, 1 << 27, 1 << 29, 1 << 30  # CLONE_NEW…
+BIND, FILE, TMPFS, PROC, SYSFS, DEV_HOST, DEVICE, DEVPTS, MQUEUE = range(1, 10)
 READ_ONLY, OPTIONAL, IS_DIRECTORY, NEEDS_TARGET = 1, 2, 4, 8
-REPLY = struct.Struct("=IHHiIiI5Q")
+REPLY = struct.Struct("=IHHiIi")
 
 
 class Words:
@@ -51,7 +51,7 @@ class Request:
     """Fields by name; `descriptors` in order. Defaults: a directory root with nothing else."""
 
     def __init__(self, root_fd, kind=DIRECTORY, **fields):
-        self.version, self.root, self.scratch, self.writable, self.scratch_bytes = 1, kind, MOUNT_POINTS, 0, 16 << 20
+        self.version, self.root, self.scratch, self.writable, self.scratch_bytes = 2, kind, MOUNT_POINTS, 0, 16 << 20
         self.upper = self.key = self.net = self.init = self.record = NONE
         self.namespaces = self.capabilities = 0
         self.hostname, self.layers, self.mounts, self.descriptors = "", [], [], [root_fd]
@@ -61,17 +61,17 @@ class Request:
         self.descriptors.append(fd)
         return len(self.descriptors) - 1
 
-    def mount(self, operation, target, descriptor=NONE, flags=0, mode=0, size=0, text=""):
+    def mount(self, operation, target, descriptor=NONE, flags=0, mode=0, size=0):
         if operation == TMPFS and mode == 0:
             mode = 0o755
-        self.mounts.append((operation, flags, descriptor, mode, size, target, text))
+        self.mounts.append((operation, flags, descriptor, mode, size, target))
 
     def encode(self):
         w = Words()
         w.allocate(1)
         body = w.allocate(4 + 3)
         w.point(0, 0, body, 3 << 16 | 4)
-        struct.pack_into("<HBBBBBBQBBB5xQ", w.data, body, self.version, self.root, self.scratch, self.writable,
+        struct.pack_into("<HBBBBBBQIBB2xQ", w.data, body, self.version, self.root, self.scratch, self.writable,
                          self.upper ^ NONE, self.key ^ NONE, self.net ^ NONE, self.scratch_bytes, self.namespaces,
                          self.init ^ NONE, self.record ^ NONE, self.capabilities)
         w.text(body + 32, self.hostname)
@@ -79,25 +79,24 @@ class Request:
         for kind, descriptor in self.layers:
             struct.pack_into("<BB", w.data, at, kind, descriptor ^ NONE)
             at += 8
-        at = w.structs(body + 48, len(self.mounts), 2, 2)
-        for operation, flags, descriptor, mode, size, target, text in self.mounts:
+        at = w.structs(body + 48, len(self.mounts), 2, 1)
+        for operation, flags, descriptor, mode, size, target in self.mounts:
             struct.pack_into("<BBBxIQ", w.data, at, operation, flags, descriptor ^ NONE, mode, size)
             w.text(at + 16, target)
-            w.text(at + 24, text)
-            at += 32
+            at += 24
         return struct.pack("<II", 0, len(w.data) // 8) + bytes(w.data)
 
 
 class Reply:
     def __init__(self, raw):
         self.raw = raw
-        self.refusal = self.op = self.err = self.item = self.pid = self.skipped = None
+        self.refusal = self.op = self.err = self.item = self.pid = None
         if len(raw) == REPLY.size:
-            _, self.refusal, self.op, self.err, self.item, self.pid, self.skipped, *_ = REPLY.unpack(raw)
+            _, self.refusal, self.op, self.err, self.item, self.pid = REPLY.unpack(raw)
 
     def __repr__(self):
-        return (f"reply(refusal {self.refusal}, op {self.op}, errno {self.err}, item {self.item}, pid {self.pid}, "
-                f"skipped {self.skipped})" if self.refusal is not None else f"reply({self.raw!r})")
+        return (f"reply(refusal {self.refusal}, op {self.op}, errno {self.err}, item {self.item}, pid {self.pid})"
+                if self.refusal is not None else f"reply({self.raw!r})")
 
 
 def memfd(content, seals=0, name="liar"):
@@ -139,8 +138,11 @@ class Start:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def ask(self, request):
-        self.send(request.encode(), request.descriptors)
+    def ask(self, request, message=None):
+        """One byte, and with it the request and its descriptors."""
+        content = memfd(request.encode() if message is None else message)
+        self.send(b"\0", [content, *request.descriptors])
+        os.close(content)
 
     def reply(self):
         for _ in range(2):

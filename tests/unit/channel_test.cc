@@ -1,6 +1,7 @@
 #include "protocol/channel.h"
 
-#include <algorithm>
+#include <array>
+#include <cstring>
 #include <vector>
 
 #include <sys/socket.h>
@@ -9,10 +10,10 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 
+#include "protocol/base/unique_fd.h"
+
 using postern::kMaxDescriptors;
-using postern::receive_datagram;
-using postern::Received;
-using postern::send_datagram;
+using postern::send_request;
 using postern::UniqueFd;
 
 namespace {
@@ -28,112 +29,68 @@ Pair seqpacket_pair() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-std::size_t open_descriptors() {
-  std::size_t n = 0;
-  for (int fd = 0; fd < 1024; ++fd) {
-    n += ::fcntl(fd, F_GETFD) >= 0 ? 1U : 0U;
+// The descriptors of the next datagram, which must be one byte.
+std::vector<UniqueFd> receive(int socket) {
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * 253)> control{};
+  char byte = 'x';
+  iovec part{.iov_base = &byte, .iov_len = 1};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  REQUIRE(::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) == 1);
+  CHECK((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0);
+  const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+  REQUIRE(rights != nullptr);
+  REQUIRE(rights->cmsg_type == SCM_RIGHTS);
+  std::vector<UniqueFd> got;
+  for (std::size_t i = 0; i < (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
+    int fd = -1;
+    std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
+    got.emplace_back(fd);
   }
-  return n;
+  return got;
+}
+
+dev_t device_of(int fd) {
+  struct stat status{};
+  return ::fstat(fd, &status) == 0 ? status.st_rdev : 0;
 }
 
 }  // namespace
 
 TEST_SUITE("protocol/channel") {
-  TEST_CASE("bytes and descriptors arrive in order and close-on-exec") {
+  TEST_CASE("the request goes first, then its descriptors in order") {
     const Pair pair = seqpacket_pair();
     const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
     const UniqueFd zero(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
-    const std::array<std::byte, 3> bytes{std::byte{1}, std::byte{2}, std::byte{3}};
-    const std::array<int, 2> fds{null.get(), zero.get()};
-    REQUIRE(send_datagram(pair.a.get(), bytes, fds));
-
-    std::array<std::byte, 16> buffer{};
-    Received received;
-    REQUIRE(receive_datagram(pair.b.get(), buffer, received));
-    CHECK(received.bytes == 3);
-    CHECK(buffer[2] == std::byte{3});
-    REQUIRE(received.descriptors == 2);
-    struct stat got{}, want{};
-    ::fstat(received.fds[1].get(), &got);
-    ::fstat(zero.get(), &want);
-    CHECK(got.st_rdev == want.st_rdev);
-    CHECK((::fcntl(received.fds[0].get(), F_GETFD) & FD_CLOEXEC) != 0);
+    const UniqueFd full(::open("/dev/full", O_RDONLY | O_CLOEXEC));
+    REQUIRE(send_request(pair.a.get(), full.get(), std::array{null.get(), zero.get()}));
+    const std::vector<UniqueFd> got = receive(pair.b.get());
+    REQUIRE(got.size() == 3);
+    CHECK(device_of(got[0].get()) == device_of(full.get()));
+    CHECK(device_of(got[1].get()) == device_of(null.get()));
+    CHECK(device_of(got[2].get()) == device_of(zero.get()));
   }
 
-  TEST_CASE("as many descriptors as the limit arrive; one more is refused and none leaks") {
+  TEST_CASE("a request may have no descriptors, or as many as the limit, and not one more") {
     const Pair pair = seqpacket_pair();
     const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    const std::array<std::byte, 1> byte{};
-    std::array<std::byte, 16> buffer{};
-    {
-      const std::vector<int> fds(kMaxDescriptors, null.get());
-      REQUIRE(send_datagram(pair.a.get(), byte, fds));
-      Received received;
-      REQUIRE(receive_datagram(pair.b.get(), buffer, received));
-      CHECK(received.descriptors == kMaxDescriptors);
+    for (const std::size_t count : {std::size_t{0}, kMaxDescriptors}) {
+      REQUIRE(send_request(pair.a.get(), null.get(), std::vector<int>(count, null.get())));
+      CHECK(receive(pair.b.get()).size() == 1 + count);
     }
-    CHECK_FALSE(
-        send_datagram(pair.a.get(), byte, std::vector<int>(kMaxDescriptors + 1, null.get())));
-
-    // A peer that does not use our sender: 253 is the kernel's own limit.
-    const std::size_t before = open_descriptors();
-    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * 253)> control{};
-    char payload = 'x';
-    iovec part{.iov_base = &payload, .iov_len = 1};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* c = CMSG_FIRSTHDR(&message);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int) * 253);
-    const std::vector<int> many(253, null.get());
-    std::copy_n(reinterpret_cast<const char*>(many.data()), sizeof(int) * 253,
-                reinterpret_cast<char*>(CMSG_DATA(c)));
-    REQUIRE(::sendmsg(pair.a.get(), &message, 0) == 1);
-    Received received;
-    const auto result = receive_datagram(pair.b.get(), buffer, received);
-    REQUIRE_FALSE(result);
-    CHECK(result.error().err == EMSGSIZE);
-    CHECK(received.descriptors == 0);
-    CHECK(open_descriptors() == before);
+    const auto more =
+        send_request(pair.a.get(), null.get(), std::vector<int>(kMaxDescriptors + 1, null.get()));
+    REQUIRE_FALSE(more);
+    CHECK(more.error().err == EMSGSIZE);
   }
 
-  TEST_CASE("a datagram larger than the buffer is refused, not cut") {
-    const Pair pair = seqpacket_pair();
-    const std::array<std::byte, 32> bytes{};
-    REQUIRE(send_datagram(pair.a.get(), bytes, {}));
-    std::array<std::byte, 31> buffer{};
-    Received received;
-    const auto result = receive_datagram(pair.b.get(), buffer, received);
-    REQUIRE_FALSE(result);
-    CHECK(result.error().err == EMSGSIZE);
-  }
-
-  TEST_CASE("an unexpected control message is refused") {
-    const Pair pair = seqpacket_pair();
-    const int on = 1;
-    REQUIRE(::setsockopt(pair.b.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
-    const std::array<std::byte, 1> byte{};
-    REQUIRE(send_datagram(pair.a.get(), byte, {}));
-    std::array<std::byte, 16> buffer{};
-    Received received;
-    const auto result = receive_datagram(pair.b.get(), buffer, received);
-    REQUIRE_FALSE(result);
-    CHECK(result.error().err == EPROTO);
-  }
-
-  TEST_CASE("a peer that is gone is an error on both sides, and no signal") {
+  TEST_CASE("a peer that is gone is an error, and no signal") {
     Pair pair = seqpacket_pair();
     pair.a.reset();
-    std::array<std::byte, 16> buffer{};
-    Received received;
-    const auto result = receive_datagram(pair.b.get(), buffer, received);
-    REQUIRE_FALSE(result);
-    CHECK(result.error().err == ENODATA);
-    const auto sent = send_datagram(pair.b.get(), buffer, {});
+    const auto sent = send_request(pair.b.get(), pair.b.get(), {});
     REQUIRE_FALSE(sent);
     CHECK(sent.error().err == EPIPE);
   }

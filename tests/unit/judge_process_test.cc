@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -102,17 +103,23 @@ UniqueFd memfd(std::string_view bytes) {
   return fd;
 }
 
-UniqueFd input_for(std::span<const std::byte> request, std::size_t descriptors, std::uint32_t uid) {
-  const JudgeInput head{.magic = kJudgeInputMagic,
-                        .uid = uid,
-                        .gid = uid,
-                        .descriptor_count = static_cast<std::uint32_t>(descriptors),
-                        .group_count = 1};
-  std::string bytes(sizeof head + 4 + request.size(), '\0');
-  std::memcpy(bytes.data(), &head, sizeof head);
-  std::memcpy(bytes.data() + sizeof head, &uid, 4);
-  std::memcpy(bytes.data() + sizeof head + 4, request.data(), request.size());
-  return memfd(bytes);
+// What the helper hands over: its own file, and the caller's request.
+struct Handed {
+  UniqueFd input;
+  UniqueFd request;
+};
+
+Handed input_for(std::span<const std::byte> request, std::size_t descriptors, std::uint32_t uid) {
+  const auto input = std::make_unique<JudgeInput>(
+      JudgeInput{.magic = kJudgeInputMagic,
+                 .uid = uid,
+                 .gid = uid,
+                 .descriptor_count = static_cast<std::uint32_t>(descriptors),
+                 .group_count = 1,
+                 .groups = {uid}});
+  const std::string_view bytes(reinterpret_cast<const char*>(input.get()),
+                               offsetof(JudgeInput, groups) + 4);
+  return {memfd(bytes), memfd({reinterpret_cast<const char*>(request.data()), request.size()})};
 }
 
 struct Answer {
@@ -122,29 +129,28 @@ struct Answer {
 };
 
 // Descriptors: root, then the others, each /dev/null where not given.
-Answer run_judge(int input,
+Answer run_judge(const Handed& handed,
                  int root,
                  std::size_t descriptors,
                  const std::vector<int>& others = {},
                  uid_t user = kJudgeUser) {
-  int answer[2];
-  REQUIRE(::pipe2(answer, O_CLOEXEC) == 0);
   const pid_t pid = ::fork();
   if (pid == 0) {
     // ORDER: everything out of the way of the low numbers first.
     const int null = ::fcntl(::open("/dev/null", O_RDWR), F_DUPFD, 400);
-    const int out = ::fcntl(answer[1], F_DUPFD, 400);
-    const int in = ::fcntl(input, F_DUPFD, 400);
+    const int out = ::fcntl(handed.input.get(), F_DUPFD, 400);
+    const int in = ::fcntl(handed.request.get(), F_DUPFD, 400);
     const int zero = ::fcntl(root < 0 ? null : root, F_DUPFD, 400);
     std::vector<int> rest;
     for (const int fd : others) {
       rest.push_back(::fcntl(fd, F_DUPFD, 400));
     }
-    ::dup2(zero, 0);
-    ::dup2(null, 1);
-    ::dup2(null, 2);
-    ::dup2(out, kJudgeVerdictFd);
+    for (int fd = 0; fd < kJudgeFd; ++fd) {
+      ::dup2(null, fd);
+    }
+    ::dup2(out, kJudgeFd);
     ::dup2(in, kJudgeRequestFd);
+    ::dup2(zero, kJudgeDescriptorBase);
     for (std::size_t i = 1; i < descriptors; ++i) {
       ::dup2(i - 1 < rest.size() ? rest[i - 1] : null, kJudgeDescriptorBase + static_cast<int>(i));
     }
@@ -159,17 +165,11 @@ Answer run_judge(int input,
     ::execve((kWork + "/judge").c_str(), argv, environment);
     ::_exit(98);
   }
-  ::close(answer[1]);
   Answer result;
-  auto* bytes = reinterpret_cast<char*>(&result.verdict);
-  ssize_t got = 0;
-  while (result.bytes < sizeof result.verdict &&
-         (got = ::read(answer[0], bytes + result.bytes, sizeof result.verdict - result.bytes)) >
-             0) {
-    result.bytes += static_cast<std::size_t>(got);
-  }
-  ::close(answer[0]);
   REQUIRE(::waitpid(pid, &result.status, 0) == pid);
+  const ssize_t got = ::pread(handed.input.get(), &result.verdict, sizeof result.verdict, 0);
+  result.bytes =
+      got > 0 && result.verdict.magic == kVerdictMagic ? static_cast<std::size_t>(got) : 0;
   return result;
 }
 
@@ -180,8 +180,7 @@ RefusalCode ask(const LaunchRequest& request,
                 std::uint32_t uid = 1000) {
   const auto bytes = encode(request, descriptors);
   REQUIRE(bytes);
-  const UniqueFd input = input_for(*bytes, descriptors, uid);
-  const Answer answer = run_judge(input.get(), root, descriptors, others);
+  const Answer answer = run_judge(input_for(*bytes, descriptors, uid), root, descriptors, others);
   CAPTURE(answer.status);
   REQUIRE(answer.status == 0);
   REQUIRE(answer.bytes == sizeof(Verdict));
@@ -470,24 +469,33 @@ TEST_CASE("what the helper did not write gets no answer" * AS_ROOT) {
   configure(kSite);
   const auto bytes = encode(sample_request(), 4);
   REQUIRE(bytes);
-  const UniqueFd good = input_for(*bytes, 4, 1000);
-  CHECK(run_judge(good.get(), -1, 4).bytes == sizeof(Verdict));
+  CHECK(run_judge(input_for(*bytes, 4, 1000), -1, 4).bytes == sizeof(Verdict));
   const auto no_answer = [](const Answer& answer) {
     return answer.bytes == kNoVerdict && answer.status == (1 << 8);
   };
-  CHECK(no_answer(run_judge(good.get(), -1, 4, {}, 0)));  // as root
-  CHECK(no_answer(run_judge(memfd("").get(), -1, 4)));
-  CHECK(no_answer(run_judge(memfd("short").get(), -1, 4)));
-  CHECK(no_answer(run_judge(memfd(std::string(100, 'x')).get(), -1, 4)));
-  std::string many(100000, '\0');
-  const JudgeInput head{.magic = kJudgeInputMagic, .descriptor_count = 4};
-  std::memcpy(many.data(), &head, sizeof head);
-  CHECK(no_answer(run_judge(memfd(many).get(), -1, 4)));
+  CHECK(no_answer(run_judge(input_for(*bytes, 4, 1000), -1, 4, {}, 0)));  // as root
+  const auto with_input = [](std::string_view input) {
+    return run_judge({memfd(input), memfd("")}, -1, 4);
+  };
+  CHECK(no_answer(with_input("")));
+  CHECK(no_answer(with_input("short")));
+  CHECK(no_answer(with_input(std::string(100, 'x'))));
+  const auto head =
+      std::make_unique<JudgeInput>(JudgeInput{.magic = kJudgeInputMagic, .group_count = 2});
+  const std::string_view bytes_of_it(reinterpret_cast<const char*>(head.get()),
+                                     offsetof(JudgeInput, groups) + 4);
+  CHECK(no_answer(with_input(bytes_of_it)));  // a group short
   // A malformed request is the caller's doing, and gets one.
-  const UniqueFd noise = input_for(std::vector<std::byte>(64, std::byte{0x5a}), 4, 1000);
-  const Answer refused = run_judge(noise.get(), -1, 4);
-  CHECK(refused.status == 0);
-  CHECK(refused.verdict.refusal == static_cast<std::uint16_t>(RefusalCode::kMalformedRequest));
+  for (const std::size_t size : {std::size_t{0}, std::size_t{64}, kMaxRequestBytes + 8}) {
+    const Answer refused =
+        run_judge(input_for(std::vector<std::byte>(size, std::byte{0x5a}), 4, 1000), -1, 4);
+    CHECK(refused.status == 0);
+    CHECK(refused.verdict.refusal == static_cast<std::uint16_t>(RefusalCode::kMalformedRequest));
+  }
+  Handed no_file = input_for(*bytes, 4, 1000);
+  no_file.request = UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  CHECK(run_judge(no_file, -1, 4).verdict.refusal ==
+        static_cast<std::uint16_t>(RefusalCode::kMalformedRequest));
 }
 
 TEST_CASE("every start is one line in the log of a real daemon" * AS_ROOT) {
@@ -504,11 +512,11 @@ TEST_CASE("every start is one line in the log of a real daemon" * AS_ROOT) {
   }
   SUBCASE("refused") {
     LaunchRequest request = sample_request();
-    request.namespaces = kNamespaceUser;
+    request.namespaces = CLONE_NEWUSER;
     CHECK(ask(request, 4, -1, {}, 11002) == RefusalCode::kNamespaceForbidden);
     const std::string line = daemon.line_with("uid=11002");
     CHECK(contains(line, "authpriv.warn"));
-    CHECK(contains(line, "decision=refuse rule=allow.namespaces item=0"));
+    CHECK(contains(line, "decision=refuse rule=allow.namespaces item=28"));
   }
   SUBCASE("bad configuration, with its place") {
     configure("[suid]\nenable = true\n");
@@ -695,12 +703,11 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
     request.root = RootKind::kImage;
     const auto bytes = encode(request, 4);
     const UniqueFd image(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    const UniqueFd input = input_for(*bytes, 4, 1000);
-    const Answer answer = run_judge(input.get(), image.get(), 4);
+    const Answer answer = run_judge(input_for(*bytes, 4, 1000), image.get(), 4);
     REQUIRE(answer.verdict.decision == Decision::kAllow);
-    CHECK(answer.verdict.verity.present == 1);
+    CHECK(answer.verdict.verity.data_blocks != 0);
     CHECK(answer.verdict.verity.data_blocks * 4096 == answer.verdict.image_bytes);
-    CHECK(answer.verdict.kernel_mount == 1);
+    CHECK(answer.verdict.layers[0].kind == RootKind::kImage);
   }
   SUBCASE("a keyring that others can write denies") {
     make_signed_image(path, fingerprint, true);

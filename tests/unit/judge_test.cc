@@ -123,24 +123,24 @@ const Case kCases[] = {
   {"the ECL refuses without a word", [](World& w) { w.use_image(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kRefuse, kYes, true); }, RefusalCode::kEclSignature},
   {"the ECL was not asked", [](World& w) { w.use_image(); w.facts.ecl_active = true; }, RefusalCode::kEclSignature},
 
-  {"pid namespace", [](World& w) { w.request.namespaces = kNamespacePid; }, kYes},
-  {"no pid namespace", [](World& w) { w.request.namespaces = kNamespacePid; w.site.allow_pid_namespace = false; }, RefusalCode::kNamespaceForbidden, 1},
-  {"no ipc namespace", [](World& w) { w.request.namespaces = kNamespaceIpc; w.site.allow_ipc_namespace = false; }, RefusalCode::kNamespaceForbidden, 2},
-  {"no uts namespace", [](World& w) { w.request.namespaces = kNamespaceUts; w.site.allow_uts_namespace = false; }, RefusalCode::kNamespaceForbidden, 3},
-  {"no net namespace", [](World& w) { w.request.namespaces = kNamespaceNet; w.site.allow_net_namespace = false; }, RefusalCode::kNamespaceForbidden, 4},
-  {"no cgroup namespace", [](World& w) { w.request.namespaces = kNamespaceCgroup; w.site.allow_cgroup_namespace = false; }, RefusalCode::kNamespaceForbidden, 5},
-  {"a user namespace", [](World& w) { w.request.namespaces = kNamespaceUser; }, RefusalCode::kNamespaceForbidden, 0},
+  {"pid namespace", [](World& w) { w.request.namespaces = CLONE_NEWPID; }, kYes},
+  {"no pid namespace", [](World& w) { w.request.namespaces = CLONE_NEWPID; w.site.allow_pid_namespace = false; }, RefusalCode::kNamespaceForbidden, 29},
+  {"no ipc namespace", [](World& w) { w.request.namespaces = CLONE_NEWIPC; w.site.allow_ipc_namespace = false; }, RefusalCode::kNamespaceForbidden, 27},
+  {"no uts namespace", [](World& w) { w.request.namespaces = CLONE_NEWUTS; w.site.allow_uts_namespace = false; }, RefusalCode::kNamespaceForbidden, 26},
+  {"no net namespace", [](World& w) { w.request.namespaces = CLONE_NEWNET; w.site.allow_net_namespace = false; }, RefusalCode::kNamespaceForbidden, 30},
+  {"no cgroup namespace", [](World& w) { w.request.namespaces = CLONE_NEWCGROUP; w.site.allow_cgroup_namespace = false; }, RefusalCode::kNamespaceForbidden, 25},
+  {"a user namespace", [](World& w) { w.request.namespaces = CLONE_NEWUSER; }, RefusalCode::kNamespaceForbidden, 28},
   {"a listed network", [](World& w) { w.request.join_net = 4; w.descriptors = 5; w.facts.may_join_network = true; }, kYes},
   {"another network", [](World& w) { w.request.join_net = 4; w.descriptors = 5; }, RefusalCode::kNetworkNamespace},
 
   {"a writable tmpfs", [](World& w) { w.request.scratch = Scratch::kWritable; }, kYes},
   {"no overlay", [](World& w) { w.request.scratch = Scratch::kWritable; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
   {"no overlay, but mount points", [](World& w) { w.site.allow_overlay = false; }, kYes},
-  {"no overlay, and a layer", [](World& w) { w.request.layers = {{LayerKind::kFuse, 4}}; w.descriptors = 5; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
+  {"no overlay, and a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
   {"an upper layer on the host", [](World& w) { w.request.scratch = Scratch::kDirectory; w.request.upper = 4; w.descriptors = 5; }, RefusalCode::kOverlayForbidden},
-  {"a layer", [](World& w) { w.request.layers = {{LayerKind::kFuse, 4}}; w.descriptors = 5; }, kYes},
-  {"a layer over a limited image", [](World& w) { w.use_image(); w.request.layers = {{LayerKind::kFuse, 4}}; w.descriptors = 5; w.site.limit_paths = {"/apps"}; }, RefusalCode::kUnboundRoot},
-  {"a directory layer where none is allowed", [](World& w) { w.use_image(); w.request.layers = {{LayerKind::kDirectory, 4}}; w.descriptors = 5; w.site.allow_directory = false; }, RefusalCode::kUnboundRoot},
+  {"a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; }, kYes},
+  {"a layer over a limited image", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.limit_paths = {"/apps"}; }, RefusalCode::kUnboundRoot},
+  {"a directory layer where none is allowed", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kDirectory, 4}}; w.descriptors = 5; w.site.allow_directory = false; }, RefusalCode::kUnboundRoot},
 
   {"as large as the site allows", [](World& w) { w.request.scratch_bytes = 64 << 20; }, kYes},
   {"larger than the site allows", [](World& w) { w.request.scratch_bytes = (64 << 20) + 1; }, RefusalCode::kSessionSize},
@@ -218,12 +218,12 @@ TEST_CASE("the verdict carries what only the judge knows") {
   world.site.session_max_size_mib = 8;
   world.facts.image->encrypted = true;
   world.facts.image->crypt =
-      CryptGeometry{.present = 1, .key_descriptor = kNoDescriptor, .sector_bytes = 4096};
+      CryptGeometry{.data_bytes = 4096, .sector_bytes = 4096, .key_descriptor = kNoDescriptor};
   world.request.volume_key = 4;
   static Verdict verdict;
   REQUIRE(decide(world.facts, world.request, 5, world.site, verdict));
   CHECK(verdict.decision == Decision::kAllow);
-  CHECK(verdict.kernel_mount == 1);
+  CHECK(verdict.layers[0].kind == RootKind::kImage);
   CHECK(verdict.image_offset == 4096);
   CHECK(verdict.image_bytes == 8192);
   CHECK(verdict.crypt.key_descriptor == 4);

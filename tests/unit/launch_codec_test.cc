@@ -18,17 +18,16 @@ LaunchRequest full_request() {
   request.upper = 4;
   request.volume_key = 5;
   request.join_net = 6;
-  request.namespaces = kNamespaceUts | kNamespacePid;
+  request.namespaces = CLONE_NEWUTS | CLONE_NEWPID;
   request.capabilities = 0x400;
   request.hostname = "node";
-  request.layers = {{LayerKind::kFuse, 7}, {LayerKind::kDirectory, 8}};
+  request.layers = {{RootKind::kFuse, 7}, {RootKind::kDirectory, 8}};
   request.mounts = sample_request().mounts;
   request.mounts.push_back({.operation = Operation::kTmpfs,
-                            .flags = kReadOnly,
+                            .flags = kDirectoryTarget,
                             .target = "/t",
                             .mode = 01777,
                             .size = 99});
-  request.mounts.push_back({.operation = Operation::kSymlink, .target = "/l", .text = "to"});
   request.init = 1;
   request.record = 2;
   return request;
@@ -37,7 +36,7 @@ LaunchRequest full_request() {
 bool same(const LaunchRequest& a, const LaunchRequest& b) {
   const auto mount_same = [](const MountRequest& x, const MountRequest& y) {
     return x.operation == y.operation && x.flags == y.flags && x.descriptor == y.descriptor &&
-           x.target == y.target && x.text == y.text && x.mode == y.mode && x.size == y.size;
+           x.target == y.target && x.mode == y.mode && x.size == y.size;
   };
   const auto layer_same = [](const LayerRequest& x, const LayerRequest& y) {
     return x.kind == y.kind && x.descriptor == y.descriptor;
