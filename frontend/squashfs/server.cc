@@ -518,12 +518,16 @@ constexpr fuse_lowlevel_ops kOperations = {
 
 // --- /dev/fuse -----------------------------------------------------------------------------------
 
+// Some 20 ms: within that time a mount is made even on a busy machine, and what it waits for us is
+// added to the start.
+constexpr unsigned kEagerTries = 100;
+
 // Reads one request. A descriptor of /dev/fuse that is not mounted yet answers EPERM
 // (fs/fuse/dev.c, fuse_dev_read): wait for the mount, unless the process that was to make it ended.
 ssize_t read_device(int /*fd*/, void* buffer, std::size_t size, void* data) noexcept {
   auto& server = *static_cast<Server*>(data);
   timespec pause{0, 20'000};
-  for (;;) {
+  for (unsigned tries = 0;; ++tries) {
     const ssize_t got = ::read(worker().fuse, buffer, size);
     if (got >= 0) {
       server.answered = true;
@@ -538,7 +542,7 @@ ssize_t read_device(int /*fd*/, void* buffer, std::size_t size, void* data) noex
     }
     server.start_warm_up();
     ::nanosleep(&pause, nullptr);
-    pause.tv_nsec = std::min(pause.tv_nsec * 2, 5'000'000L);
+    pause.tv_nsec = std::min(pause.tv_nsec * 2, tries < kEagerTries ? 160'000L : 5'000'000L);
   }
 }
 

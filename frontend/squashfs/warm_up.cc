@@ -91,6 +91,7 @@ void WarmUp::executables(PathReader& paths) noexcept {
   // ORDER: as they are mapped; a program runs once its loader and libraries are there.
   decode(paths, program, kSmallBytes);
   std::any_of(kLoaders.begin(), kLoaders.end(), decode_it);
+  decode(paths, "/etc/ld.so.cache", kSmallBytes);
   std::any_of(kLibraries.begin(), kLibraries.end(), decode_it);
   decode(paths, program, kMappedBytes);
 }
