@@ -301,7 +301,7 @@ Outcome<> set_entry(SiteConfig& site,
     return problem_at(document.file, entry.place, "there is no key \"" + entry.key + "\" " + where,
                       cure_for_unknown(table.name, entry.key));
   }
-  if (Outcome<> set = set_value(site, *key, std::move(entry.value)); !set) {
+  if (const Outcome<> set = set_value(site, *key, std::move(entry.value)); !set) {
     return problem_at(document.file, entry.place,
                       table.name + "." + entry.key + ": " + set.error().what);
   }

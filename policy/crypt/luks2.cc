@@ -202,7 +202,7 @@ Outcome<Luks2> read_luks2(int image, std::uint64_t offset, std::uint64_t bytes) 
     return bad("the partition is too short");
   }
   if (std::memcmp(header.data(), kMagic.data(), kMagic.size()) != 0 ||
-      std::strncmp(reinterpret_cast<const char*>(&header[kAlgorithmAt]), "sha256", 32) != 0) {
+      std::memcmp(&header[kAlgorithmAt], "sha256", sizeof "sha256") != 0) {
     return bad("it is not LUKS version 2 with SHA-256");
   }
   const std::uint64_t size = load_big_endian(std::span(header).subspan<kSizeAt, 8>());

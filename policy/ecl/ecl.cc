@@ -411,7 +411,7 @@ EclDecision decide_ecl(const EclConfig& config, const ImageFacts& facts) {
   if (facts.problem_code != RefusalCode::kNone) {
     return refuse(facts.problem_code, rule + facts.problem);
   }
-  KeyVerdict keys = judge_keys(group, facts);
+  const KeyVerdict keys = judge_keys(group, facts);
   if (keys.code != RefusalCode::kNone) {
     return refuse(keys.code, rule + keys.why);
   }

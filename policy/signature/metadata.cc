@@ -56,7 +56,7 @@ Outcome<Metadata> parse_value(const Value& root) {
   }
   std::vector<std::uint32_t> ids;
   for (const Value& entry : objects->items) {
-    POSTERN_TRY_ASSIGN(ObjectDigests object, parse_object(entry));
+    POSTERN_TRY_ASSIGN(const ObjectDigests object, parse_object(entry));
     ids.push_back(object.relative_id);
     out.objects.push_back(object);
   }

@@ -188,7 +188,7 @@ int give_passphrase(char* buffer, int size, int /*writing*/, void* context) {
 // ---- certificates
 
 Outcome<OwnedStack> read_certificates(std::string_view pem, std::string_view name) {
-  POSTERN_TRY_ASSIGN(OwnedBio bio, open_text(pem, name));
+  POSTERN_TRY_ASSIGN(const OwnedBio bio, open_text(pem, name));
   OwnedStack out(sk_X509_new_null());
   POSTERN_CHECK(out != nullptr);
   while (X509* certificate = PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr)) {
@@ -218,7 +218,7 @@ Outcome<Ok> add_roots(X509_STORE* store, std::string_view roots, std::string_vie
                ? Outcome<Ok>(Ok{})
                : Outcome<Ok>(openssl_problem("loading the system's trusted certificates"));
   }
-  POSTERN_TRY_ASSIGN(OwnedStack list, read_certificates(roots, name));
+  POSTERN_TRY_ASSIGN(const OwnedStack list, read_certificates(roots, name));
   if (sk_X509_num(list.get()) == 0) {
     return Problem{"no certificate in the roots given for " + std::string(name)};
   }
@@ -264,7 +264,7 @@ Outcome<PublicKey> PublicKey::from_key(evp_pkey_st* key, std::string_view name) 
 }
 
 Outcome<PublicKey> PublicKey::from_pem(std::string_view pem, std::string_view name) {
-  POSTERN_TRY_ASSIGN(OwnedBio bio, open_text(pem, name));
+  POSTERN_TRY_ASSIGN(const OwnedBio bio, open_text(pem, name));
   char* label = nullptr;
   char* header = nullptr;
   unsigned char* data = nullptr;
@@ -306,7 +306,7 @@ bool PublicKey::verify(std::string_view message, std::span<const std::uint8_t> s
 Outcome<PrivateKey> PrivateKey::from_pem(std::string_view pem,
                                          std::string_view name,
                                          const Passphrase& ask) {
-  POSTERN_TRY_ASSIGN(OwnedBio bio, open_text(pem, name));
+  POSTERN_TRY_ASSIGN(const OwnedBio bio, open_text(pem, name));
   // SAFETY: OpenSSL hands the pointer back to give_passphrase only, which casts it back to const.
   void* context = const_cast<Passphrase*>(&ask);
   EVP_PKEY* key = PEM_read_bio_PrivateKey(bio.get(), nullptr, give_passphrase, context);
@@ -346,12 +346,12 @@ Outcome<std::vector<std::uint8_t>> PrivateKey::sign(std::string_view message) co
 Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
                                       std::string_view name,
                                       const RevocationCheck& revocation) {
-  POSTERN_TRY_ASSIGN(OwnedStack leaves, read_certificates(files.leaf, name));
+  POSTERN_TRY_ASSIGN(const OwnedStack leaves, read_certificates(files.leaf, name));
   if (sk_X509_num(leaves.get()) == 0) {
     return Problem{std::string(name) + ": no certificate in it"};
   }
   X509* leaf = sk_X509_value(leaves.get(), 0);
-  POSTERN_TRY_ASSIGN(OwnedStack intermediates, read_certificates(files.intermediates, name));
+  POSTERN_TRY_ASSIGN(const OwnedStack intermediates, read_certificates(files.intermediates, name));
   const Owned<X509_STORE, X509_STORE_free> store(X509_STORE_new());
   const Owned<X509_STORE_CTX, X509_STORE_CTX_free> context(X509_STORE_CTX_new());
   POSTERN_CHECK(store != nullptr && context != nullptr);
@@ -377,7 +377,7 @@ Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
 }
 
 Outcome<std::string> certificate_fingerprint(std::string_view pem) {
-  POSTERN_TRY_ASSIGN(OwnedStack list, read_certificates(pem, "the certificate"));
+  POSTERN_TRY_ASSIGN(const OwnedStack list, read_certificates(pem, "the certificate"));
   if (sk_X509_num(list.get()) == 0) {
     return Problem{"no certificate in it"};
   }

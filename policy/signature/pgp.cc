@@ -154,7 +154,7 @@ Outcome<PgpCheck> check_here(gpgme_ctx_t context,
                ? Outcome<PgpCheck>(bad("GnuPG cannot read the signature"))
                : engine_problem("checking a signature", error);
   }
-  const gpgme_verify_result_t result = gpgme_op_verify_result(context);
+  const auto* const result = gpgme_op_verify_result(context);
   if (result == nullptr || result->signatures == nullptr || result->signatures->next != nullptr) {
     return bad("GnuPG does not find exactly one signature");
   }
@@ -301,7 +301,7 @@ void serve(const std::string& directory, int socket) {
 
 // Forks twice, so that init reaps the process and its owner need not wait for it.
 template <class Loop>
-Outcome<UniqueFd> serve_in_child(Loop loop) {
+Outcome<UniqueFd> serve_in_child(const Loop& loop) {
   std::array<int, 2> pair{};
   if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) {
     return system_problem("making a socket pair", errno);
@@ -321,7 +321,7 @@ Outcome<UniqueFd> serve_in_child(Loop loop) {
     const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     const int kept = ::fcntl(theirs.get(), F_DUPFD_CLOEXEC, 10);
     for (int fd = 0; fd < kSocket; ++fd) {
-      if (::dup2(null, fd) != fd) {
+      if (null < 0 || ::dup2(null, fd) != fd) {
         ::_exit(1);
       }
     }

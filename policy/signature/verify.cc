@@ -66,7 +66,7 @@ class Verification {
       : image_(image), fd_(fd), options_(options), material_(material) {}
 
   VerifyReport run() {
-    Step<> done = steps();
+    const Step<> done = steps();
     if (!done) {
       report_.failure = done.error().code;
       report_.failed_object = done.error().object;
@@ -453,7 +453,7 @@ class Verification {
     if (!wanted) {
       return not_valid(candidate, wanted.error().what);
     }
-    std::vector<const Descriptor*> objects =
+    const std::vector<const Descriptor*> objects =
         task.whole_group ? image_.group(task.group) : std::vector<const Descriptor*>{task.object};
     POSTERN_TRY(compare_later(objects, *wanted));
     for (const Descriptor* object : objects) {
