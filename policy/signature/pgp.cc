@@ -142,6 +142,30 @@ PgpCheck judge_key(const _gpgme_key& key, const char* fingerprint) {
   return out;
 }
 
+// The one key of this fingerprint. Not gpgme_get_key(): it makes a context of its own for the
+// listing, which runs GnuPG once more, for its version.
+Outcome<Key> look_up(gpgme_ctx_t context, const std::string& fingerprint) {
+  gpgme_key_t found = nullptr;
+  gpgme_key_t second = nullptr;
+  gpgme_error_t error = gpgme_op_keylist_start(context, fingerprint.c_str(), /*secret_only=*/0);
+  if (error == 0) {
+    error = gpgme_op_keylist_next(context, &found);
+  }
+  Key key(found);
+  if (error == 0) {
+    error = gpgme_op_keylist_next(context, &second);
+    const Key other(second);
+    error = other != nullptr                       ? gpgme_error(GPG_ERR_AMBIGUOUS_NAME)
+            : gpgme_err_code(error) == GPG_ERR_EOF ? 0
+                                                   : error;
+  }
+  gpgme_op_keylist_end(context);
+  if (error != 0) {
+    return engine_problem("looking up the signer's key", error);
+  }
+  return key;
+}
+
 Outcome<PgpCheck> check_here(gpgme_ctx_t context,
                              const ClearSigned& message,
                              const SignaturePacket& packet) {
@@ -161,13 +185,9 @@ Outcome<PgpCheck> check_here(gpgme_ctx_t context,
   if (auto verdict = judge_status(*result->signatures, packet)) {
     return *std::move(verdict);
   }
-  gpgme_key_t found = nullptr;
+  // A copy: the next operation frees the result.
   const std::string fingerprint = result->signatures->fpr != nullptr ? result->signatures->fpr : "";
-  if (const gpgme_error_t error = gpgme_get_key(context, fingerprint.c_str(), &found, /*secret=*/0);
-      error != 0) {
-    return engine_problem("looking up the signer's key", error);
-  }
-  const Key key(found);
+  POSTERN_TRY_ASSIGN(const Key key, look_up(context, fingerprint));
   return judge_key(*key, fingerprint.c_str());
 }
 
