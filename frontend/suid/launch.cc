@@ -228,14 +228,29 @@ class Launch {
            judge::kernel_may_mount(facts, std::nullopt, site_);
   }
 
-  // A refusal where the helper or the judge said no.
+  // A refusal where the helper or the judge said no. A server of another start may end between
+  // being found and being mounted: then another try, at last with a server of our own.
   Outcome<std::optional<Refusal>> attempt(bool by_kernel) {
-    POSTERN_TRY_ASSIGN(const Transmission transmission, prepare(by_kernel));
-    Outcome<Reply> reply = ask(transmission);
+    for (int tries = 0;; ++tries) {
+      share_ = plan_.share && tries < userns::kShareAttempts && share_;
+      lost_server_ = false;
+      Outcome<std::optional<Refusal>> answer = attempt_once(by_kernel);
+      if (answer || !lost_server_) {
+        return answer;
+      }
+      userns::pause_after_lost_server(tries);
+    }
+  }
+
+  Outcome<std::optional<Refusal>> attempt_once(bool by_kernel) {
+    Outcome<Transmission> transmission = prepare(by_kernel);
+    Outcome<Reply> reply =
+        transmission ? ask(*transmission) : Outcome<Reply>(std::move(transmission).error());
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
       return std::optional<Refusal>();
     }
+    const bool joined = !servers_.empty() && servers_.front().joined();
     std::string last_words;
     for (userns::Server& server : servers_) {
       last_words += userns::end_server(server);
@@ -254,16 +269,17 @@ class Launch {
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
-    return fault(*reply, last_words);
+    userns::Failure failure;
+    failure.step = op == Op::kCloneSource ? userns::Step::kCloneSources : userns::Step::kBuild;
+    failure.error =
+        Error{.err = reply->err, .op = op, .item = static_cast<std::uint16_t>(reply->item)};
+    lost_server_ = joined && userns::is_lost_server(failure);
+    return fault(*reply, failure, last_words);
   }
 
-  Problem fault(const Reply& reply, const std::string& last_words) const {
-    userns::Failure failure;
-    failure.step = static_cast<Op>(reply.op) == Op::kCloneSource ? userns::Step::kCloneSources
-                                                                 : userns::Step::kBuild;
-    failure.error = Error{.err = reply.err,
-                          .op = static_cast<Op>(reply.op),
-                          .item = static_cast<std::uint16_t>(reply.item)};
+  Problem fault(const Reply& reply,
+                const userns::Failure& failure,
+                const std::string& last_words) const {
     const auto op = static_cast<Op>(reply.op);
     if (op == Op::kLoop) {
       return system_problem("setting up a loop device for " + plan_.image_name, reply.err,
@@ -332,17 +348,19 @@ class Launch {
   }
 
   Outcome<> add_server(const run::Source& source, Transmission& out) {
-    POSTERN_TRY_ASSIGN(userns::Server server,
-                       userns::obtain_server(plan_.servers[source.server],
-                                             {.ids = {::geteuid(), ::getegid()},
-                                              .share = plan_.share && source.server == 0,
-                                              .on_host = true}));
+    POSTERN_TRY_ASSIGN(
+        userns::Server server,
+        userns::obtain_server(plan_.servers[source.server], {.ids = {::geteuid(), ::getegid()},
+                                                             .share = share_ && source.server == 0,
+                                                             .on_host = true}));
     userns::ServerDescriptors got;
     const int err = userns::receive_server_descriptors(server.channel.get(), got);
     servers_.push_back(std::move(server));
     server_paths_.push_back(plan_.servers[source.server].path);
     // A joined server's user namespace is ours: that it cannot be looked at does not matter.
     if (!got.fuse.valid()) {
+      lost_server_ = servers_.back().joined();
+      share_ = share_ && err != EAGAIN;  // it did not answer in time
       return system_problem("waiting for the server of " + plan_.servers[source.server].path, err,
                             "try again, or with --no-share");
     }
@@ -426,6 +444,8 @@ class Launch {
   pid_t pid_ = -1;
   bool ecl_active_;
   bool device_mapper_failed_ = false;
+  bool share_ = true;         // with a server of another start
+  bool lost_server_ = false;  // which went away: a failure that another try may not meet
 };
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <utility>
 
+#include <time.h>
+
 #include "frontend/message/message.h"
 #include "frontend/userns/id_map.h"
 
@@ -246,6 +248,12 @@ bool is_lost_server(const Failure& failure) noexcept {
       break;
   }
   return false;
+}
+
+void pause_after_lost_server(int tries) noexcept {
+  constexpr long kFirstNanoseconds = 1'000'000;
+  const timespec pause{.tv_sec = 0, .tv_nsec = kFirstNanoseconds << std::min(tries, 4)};
+  ::nanosleep(&pause, nullptr);
 }
 
 }  // namespace postern::userns

@@ -23,7 +23,16 @@ Problem payload_problem(const run::LaunchPlan& plan,
                         const Failure& failure,
                         const std::string& last_words);
 
+// A server may be going just as we come. After so many tries, one second, a start brings its own.
+// Payloads that end at once end their server while hundreds wait for it: each try is one of those
+// servers, and with 8 tries a hundred of 256 starts came out with a server each.
+inline constexpr int kShareAttempts = 64;
+
 // The failure of somebody who joined a server that was about to end.
 bool is_lost_server(const Failure& failure) noexcept;
+
+// Before try number `tries` + 1. Among hundreds of starts a new server needs its time until it is
+// mounted; whoever asks again at once has used up all tries by then.
+void pause_after_lost_server(int tries) noexcept;
 
 }  // namespace postern::userns

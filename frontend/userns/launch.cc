@@ -30,9 +30,6 @@
 namespace postern::userns {
 namespace {
 
-// A server may be going just as we come. After so many tries the start brings its own.
-constexpr int kShareAttempts = 8;
-
 struct Opened {
   std::vector<UniqueFd> owned;   // what this process opened for the payload's
   std::vector<int> descriptors;  // of the request
@@ -135,6 +132,7 @@ class Launch {
         return Ok{};
       }
       servers_.clear();
+      pause_after_lost_server(attempt);
       POSTERN_TRY(make_verdict(plan_, verdict_));  // the process had changed it
     }
   }
