@@ -114,6 +114,7 @@ def arguments(text):
 @contextlib.contextmanager
 def installed(options):
     """A Place; at its end nothing is left of it. A script that uses it calls worlds.enter_namespace() first."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and cleans up, as after Ctrl-C
     build, name = options.build.resolve(), f"pbench{os.getpid()}"
     installed_paths = json.load(open(build / "meson-info/intro-installed.json"))
     libexec = os.path.dirname(installed_paths[str(build / "helper/postern-helper")])

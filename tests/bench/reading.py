@@ -392,7 +392,7 @@ def main():
     parser.add_argument("--server", required=True)
     parser.add_argument("--work", required=True)
     parser.add_argument("--rootfs")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--only", default="", help="cases, separated by commas; of gzip images alone, unless \"zstd\", \"lz4\" or \"layers\" is one")
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args()
