@@ -5,6 +5,7 @@ control list admits, how the bytes are bound to the signature, and files that ch
 The kernel here need not have device-mapper: what takes dm-verity is in tests/vm.
 Usage: signed.py HELPER JUDGE JUDGE-KEYS POSTERN INIT SQUASHFS KEYS LIBEXEC CONFDIR [NAME-PART]
 """
+import hashlib
 import os
 import shutil
 import signal
@@ -469,6 +470,54 @@ def hostile_signatures_are_refused_in_words_and_in_time():
             check(not started(target, mode), f"{name}, {mode}")
             check(time.monotonic() - begun < 20, f"{name}, {mode}: {time.monotonic() - begun:.1f} s")
     check(all(started(signature_objects(f"{HOME}/twin.sif", [(group, good, ours)]), mode) for mode in MODES), "the twin that is well-formed")
+
+
+@test
+def certificates_and_pem_keys_of_the_site_admit():
+    """X.509 with a root and an intermediate, and a PEM key, by SHA-256: admitted in both modes; another key's is not"""
+    place, ring = f"{W.work}/x509", f"{CONFDIR}/keyring"
+    os.mkdir(place)
+
+    def openssl(*words):
+        return run("openssl", *words, cwd=place).stdout
+    for name in ("root", "middle", "leaf", "plain", "other"):
+        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
+    openssl("req", "-x509", "-key", "root.key", "-out", "root.crt", "-subj", "/CN=root", "-days", "9")
+    for name, issuer, extensions in (("middle", "root", "basicConstraints=critical,CA:true\nkeyUsage=keyCertSign\n"),
+                                     ("leaf", "middle", "extendedKeyUsage=codeSigning\nkeyUsage=digitalSignature\n")):
+        with open(f"{place}/extensions", "w") as file:
+            file.write(extensions)
+        openssl("req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", "request")
+        openssl("x509", "-req", "-in", "request", "-CA", f"{issuer}.crt", "-CAkey", f"{issuer}.key", "-CAcreateserial", "-days", "9",
+                "-out", f"{name}.crt", "-extfile", "extensions")
+    openssl("pkey", "-in", "plain.key", "-pubout", "-out", "plain.pub")
+    os.makedirs(f"{ring}/pem", exist_ok=True)
+    for source, target in (("root.crt", "roots.pem"), ("middle.crt", "intermediates.pem"), ("leaf.crt", "pem/leaf.pem"), ("plain.pub", "pem/plain.pem")):
+        shutil.copyfile(f"{place}/{source}", f"{ring}/{target}")
+    images = {}
+    for name in ("leaf", "plain", "other"):
+        images[name] = f"{HOME}/x509-{name}.sif"
+        shutil.copy(IMAGES["none"], images[name])
+        own(images[name])
+        shutil.copy(f"{place}/{name}.key", f"{HOME}/{name}.key")
+        own(f"{HOME}/{name}.key", mode=0o600)
+        postern("sign", "--no-seal", "--key", f"{HOME}/{name}.key", images[name], ok=0)
+    certificate = openssl("x509", "-in", "leaf.crt", "-noout", "-fingerprint", "-sha256").strip().split("=")[1]
+    key = hashlib.sha256(subprocess.run(["openssl", "pkey", "-pubin", "-in", f"{place}/plain.pub", "-pubout", "-outform", "DER"], check=True,
+                                        capture_output=True).stdout).hexdigest()
+    try:
+        for signer, identity in (("leaf", certificate), ("plain", key)):
+            configure("whitelist", ["alice"])
+            with open(f"{CONFDIR}/ecl.toml", "a") as file:
+                file.write(f'keysha256 = ["{identity}"]\n')
+            for name, path in images.items():
+                for mode in MODES:
+                    check(started(path, mode) == (name == signer), f"{name}'s under a list of {signer}, {mode}")
+        os.remove(f"{ring}/intermediates.pem")  # the chain has a gap: the keyring is wrong, and nothing is admitted
+        check(not started(images["plain"], "suid"), "a certificate of nobody's")
+    finally:
+        for name in ("roots.pem", "pem/leaf.pem", "pem/plain.pem"):
+            os.remove(f"{ring}/{name}")
 
 
 @test
