@@ -345,11 +345,12 @@ void on_readdirplus(fuse_req_t request,
 // A block this long takes longer to decode than another thread takes to wake up.
 constexpr std::uint32_t kSlowBytes = 16 * 1024;
 
-// The decoded block; where it must be decoded first, another thread listens meanwhile.
+// The decoded block; where it must be decoded first, another thread listens meanwhile. Not during a
+// start, which asks for one thing at a time, and would wait for that thread to be made.
 Read<BlockCache::Pin> fetch(Worker& w, const DataBlock& block) noexcept {
   const bool slow = (block.key.word & kDataStored) == 0 && block.key.word > kSlowBytes &&
                     !w.server.image.data().contains(block.key);
-  if (slow && w.listening) {
+  if (slow && w.listening && !w.server.warm_up.running()) {
     w.server.crew.begin_slow();
     w.listening = false;
   }

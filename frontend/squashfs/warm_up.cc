@@ -38,12 +38,14 @@ constexpr std::array kLibraries = {"/lib/x86_64-linux-gnu/libc.so.6", "/lib64/li
 }  // namespace
 
 void WarmUp::run() noexcept {
+  running_.store(true, std::memory_order_relaxed);
   PathReader paths(image_);
   // ORDER: as a start reads them.
   account_files(paths);
   mount_points(paths);
   scripts(paths);
   executables(paths);
+  running_.store(false, std::memory_order_relaxed);
 }
 
 void WarmUp::account_files(PathReader& paths) noexcept {

@@ -26,6 +26,9 @@ class WarmUp {
 
   void stop() noexcept { stopped_.store(true, std::memory_order_relaxed); }
 
+  // Not at its end yet. A hint: from any thread.
+  [[nodiscard]] bool running() const noexcept { return running_.load(std::memory_order_relaxed); }
+
  private:
   void account_files(PathReader& paths) noexcept;
   void mount_points(PathReader& paths) noexcept;
@@ -40,6 +43,7 @@ class WarmUp {
   const std::string program_;
   std::vector<DataBlock> blocks_;
   std::atomic<bool> stopped_ = false;
+  std::atomic<bool> running_ = false;
 };
 
 }  // namespace postern::squashfs
