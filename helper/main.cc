@@ -1,12 +1,9 @@
 // postern-helper: the steps, in order. README.md is the guide to this folder.
-#include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <sched.h>
 #include <signal.h>
 
 #include <cstddef>
-#include <string_view>
 
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -16,9 +13,7 @@
 #include "helper/steps.h"
 
 // The C++ library's hook for a broken precondition (an index out of range): no text, no abort.
-void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept {
-  postern::die_of_bug();
-}
+void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept { postern::die_of_bug(); }
 
 namespace postern::helper {
 
@@ -26,47 +21,31 @@ namespace {
 
 Verdict g_verdict;
 
-// open(2) takes the lowest free number, so what was closed becomes /dev/null.
-Result<> sanitize_stdio() noexcept {
+// Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null. Dispositions
+// and mask of the caller's signals are restored by postern-init, from the record.
+Result<> scrub_environment() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
     if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
-  return require(::close_range(kSocket + 1, ~0U, 0) == 0, Op::kStart);
-}
-
-// Dispositions and mask of the caller's signals are restored by postern-init, from the record.
-Result<> scrub_environment() noexcept {
   ::environ = nullptr;
   sigset_t none;
   ::sigemptyset(&none);
   for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
   ::alarm(kHelperDeadlineSeconds);
   ::umask(077);
-  return require(::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kStart);
+  const bool closed = ::close_range(kSocket + 1, ~0U, 0) == 0;
+  return require(closed && ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kStart);
 }
 
-// Whether a file of /proc/self holds `text`. What is looked for there is the kernel's own text.
-bool proc_says(const char* path, std::string_view text) noexcept {
-  std::array<char, 4096> buffer{};
-  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
-  const ssize_t got = ::read(file.get(), buffer.data(), buffer.size());
-  return got > 0 && std::string_view(buffer.data(), static_cast<std::size_t>(got)).find(text) != text.npos;
-}
-
-constexpr std::string_view kHostIds = "         0          0 4294967295\n";  // user_namespaces(7)
-
-// AT_SECURE and geteuid() prove nothing: the ids do, outside of user namespaces.
+// AT_SECURE and geteuid() prove nothing: the ids do, in the first user namespace (nsfs.h of the kernel).
 Result<Caller> record_caller(int argc) noexcept {
+  constexpr ino_t kFirstUserNamespace = 0xeffffffd;
   uid_t uid = 0, euid = 0, suid = 0;
-  int type = 0;
-  socklen_t bytes = sizeof type;
-  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0, Op::kStart));
-  const bool socket = ::getsockopt(kSocket, SOL_SOCKET, SO_TYPE, &type, &bytes) == 0 && type == SOCK_SEQPACKET;
-  if (!socket) return refuse(HelperRefusal::kNoSocket);
+  struct stat ns{};
+  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0 && ::stat("/proc/self/ns/user", &ns) == 0, Op::kStart));
   if (argc != 1) return refuse(HelperRefusal::kArguments);
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(HelperRefusal::kNoNewPrivs);
-  if (!proc_says("/proc/self/uid_map", kHostIds)) return refuse(HelperRefusal::kUserNamespace);
+  if (ns.st_ino != kFirstUserNamespace) return refuse(HelperRefusal::kUserNamespace);
   if (uid == 0) return refuse(HelperRefusal::kRealRoot);
-  if (euid != 0 && !proc_says("/proc/self/status", "\nTracerPid:\t0\n")) return refuse(HelperRefusal::kTraced);
   if (euid != 0 || suid != 0) return refuse(HelperRefusal::kNotSetuid);
   POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kStart));
   return Caller{uid, ::getgid()};
@@ -79,14 +58,14 @@ Result<std::span<UniqueFd>> receive(std::array<UniqueFd, kMaxDescriptors>& fds) 
   std::byte byte{};
   iovec part{&byte, sizeof byte};
   msghdr message{.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.data(), .msg_controllen = control.size()};
-  POSTERN_TRY(require(::recvmsg(kSocket, &message, 0) == sizeof byte, Op::kStart, ENODATA));
+  if (::recvmsg(kSocket, &message, 0) != sizeof byte) return refuse(HelperRefusal::kNoSocket);
   const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
   const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
                      rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS;
   POSTERN_TRY(require(whole, Op::kStart, EMSGSIZE));
   const std::size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) - 1;
-  for (std::size_t i = 0; i < count; ++i) fds[i].reset(kFirstDescriptor + static_cast<int>(i));
-  POSTERN_CHECK(::fcntl(kFirstDescriptor + static_cast<int>(count) - 1, F_GETFD) >= 0);
+  for (std::size_t i = 0; i < count; ++i) fds[i].reset(kJudgeDescriptorBase + static_cast<int>(i));
+  POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + static_cast<int>(count) - 1, F_GETFD) >= 0);
   return std::span(fds).first(count);
 }
 
@@ -106,7 +85,7 @@ Result<> lock_down() noexcept {
   auto program = kFilter;
   const sock_fprog filter{program.size(), program.data()};
   POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kStart));
-  return require(::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0, Op::kStart);
+  return require(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0, Op::kStart);
 }
 
 // ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
@@ -114,8 +93,7 @@ Result<> lock_down() noexcept {
 Result<> join_child(const Plan& plan, const Child& child) noexcept {
   const std::uint64_t before = mount_id("/");
   Error state{.err = ECHILD, .op = Op::kSpawn};
-  const bool told = ::read(child.channel.get(), &state, sizeof state) == sizeof state;
-  if (!told || state.err != 0) return state;
+  if (::read(child.channel.get(), &state, sizeof state) != sizeof state || state.err != 0) return state;
   const int kinds = CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);  // where mounts are made
   POSTERN_TRY(require(::setns(child.process.get(), kinds) == 0, Op::kSpawn));
   const std::uint64_t after = mount_id("/");
@@ -123,25 +101,14 @@ Result<> join_child(const Plan& plan, const Child& child) noexcept {
   return require(before != 0 && after != 0 && before != after, Op::kSpawn, ESTALE);
 }
 
-void become_caller(Caller caller) noexcept {
-  constexpr std::uint64_t kKept = kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
-  take_ids(caller, kKept, kMounting, 0);
-}
+constexpr std::uint64_t kForMounting = kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
 
 Result<> send_reply(const Reply& reply) noexcept {
   return require(::send(kSocket, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply, Op::kStart);
 }
 
-// ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
-Result<> release(const Child& child, std::uint64_t root_mount, Reply& reply) noexcept {
-  reply.pid = child.pid;
-  POSTERN_TRY(send_reply(reply));
-  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount, Op::kStart);
-}
-
 Result<> serve(int argc, Reply& reply) noexcept {
   std::array<UniqueFd, kMaxDescriptors> received;
-  POSTERN_TRY(sanitize_stdio());
   POSTERN_TRY(scrub_environment());
   POSTERN_TRY_ASSIGN(const Caller caller, record_caller(argc));
   POSTERN_TRY_ASSIGN(const std::span<UniqueFd> fds, receive(received));
@@ -154,9 +121,12 @@ Result<> serve(int argc, Reply& reply) noexcept {
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
   POSTERN_TRY(join_child(plan, child));
-  become_caller(caller);
+  take_ids(caller, kForMounting, kMounting, 0);
   POSTERN_TRY_ASSIGN(const std::uint64_t root_mount, build_root(plan, fds, device.path.text()));
-  return release(child, root_mount, reply);
+  // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
+  reply.pid = child.pid;
+  POSTERN_TRY(send_reply(reply));
+  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount, Op::kStart);
 }
 
 }  // namespace
@@ -166,7 +136,7 @@ Result<> serve(int argc, Reply& reply) noexcept {
 // Exit status: 0 the payload runs; a refusal of the helper's own (1 … 49); 50 anything else; what the
 // frontend needs is in the reply.
 int main(int argc, char** /*argv*/) {
-  postern::Reply reply{.magic = postern::kReplyMagic};
+  postern::Reply reply{};
   const postern::Result<> result = postern::helper::serve(argc, reply);
   if (result) return 0;
   const auto& [err, op, item] = result.error();

@@ -1,13 +1,12 @@
 #include "helper/mounts.h"
 
 #include <cstring>
-#include <initializer_list>
+#include <tuple>
 
-#include <linux/openat2.h>
-#include <sys/mount.h>
 #include <sys/sendfile.h>
 
 #include "helper/sys.h"
+#include "protocol/base/mount_object.h"
 
 namespace postern::helper {
 
@@ -34,23 +33,6 @@ Result<UniqueFd> clone_tree(int fd, const char* path, unsigned attributes, Op op
   return tree;
 }
 
-struct Option {
-  const char* key;    // nullptr: no option
-  const char* value;  // nullptr: a flag
-};
-
-// Types and keys are constants of this file; values are constants or numbers printed here.
-Result<UniqueFd> new_mount(const char* type, std::initializer_list<Option> options, unsigned attributes,
-                           Op op) noexcept {
-  POSTERN_TRY_ASSIGN(const UniqueFd context, own(::fsopen(type, FSOPEN_CLOEXEC), op));
-  for (const auto& [key, value] : options) {
-    const auto command = value == nullptr ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING;
-    POSTERN_TRY(require(key == nullptr || ::fsconfig(context.get(), command, key, value, 0) == 0, op));
-  }
-  POSTERN_TRY(require(::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) == 0, op));
-  return own(::fsmount(context.get(), FSMOUNT_CLOEXEC, attributes), op);
-}
-
 Result<UniqueFd> new_tmpfs(std::uint64_t bytes, std::uint32_t mode, Op op) noexcept {
   return new_mount("tmpfs", {{"size", Text().add(bytes).text()}, {"mode", Text().add(mode, 8).text()}}, kPlain, op);
 }
@@ -65,7 +47,6 @@ Result<> attach(int mount, int target, const char* path, Op op) noexcept {
 struct Root {
   const Plan& plan;
   std::span<UniqueFd> descriptors;
-  UniqueFd session{};
   UniqueFd top{};
   dev_t overlay = 0;  // st_dev of our own overlay, 0 where none
 };
@@ -75,22 +56,10 @@ Result<> make_directory(const char* name) noexcept {
   return require(::mkdirat(AT_FDCWD, name, 0755) == 0 || errno == EEXIST, Op::kSession);
 }
 
-// fuse.txt of the kernel.
 Result<UniqueFd> mount_layer(RootKind kind, UniqueFd& source, const char* device) noexcept {
+  if (kind == RootKind::kFuse) return new_fuse_mount(source.get(), false);
   if (kind == RootKind::kDirectory) return std::move(source);
-  if (kind == RootKind::kImage)
-    return new_mount("squashfs", {{"source", device}, {"ro", nullptr}}, kPlainReadOnly, Op::kMountRoot);
-  const Text fd = Text().add(static_cast<std::uint64_t>(source.get()));
-  const Text uid = Text().add(::getuid());
-  const Text gid = Text().add(::getgid());
-  return new_mount("fuse",
-                   {{"source", "postern"},
-                    {"fd", fd.text()},
-                    {"rootmode", "40000"},
-                    {"user_id", uid.text()},
-                    {"group_id", gid.text()},
-                    {"default_permissions", nullptr}},
-                   kPlainReadOnly, Op::kMountRoot);
+  return new_mount("squashfs", {{"source", device}, {"ro", nullptr}}, kPlainReadOnly, Op::kMountRoot);
 }
 
 // The root at "a", the layers above it at "b", "c", … of the session; `lower` becomes "c:b:a".
@@ -115,19 +84,18 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // Copy-up acts with the mounter's capabilities of this moment for as long as the mount lives.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const std::uint8_t stored = root.plan->upper_descriptor;
-  const bool user_namespace = (root.plan->namespaces & CLONE_NEWUSER) != 0;
+  const char* const xattr = (root.plan->namespaces & CLONE_NEWUSER) != 0 ? "userxattr" : nullptr;
   for (const char* name : {"top", "rw"}) POSTERN_TRY(make_directory(name));
   if (stored != kNoDescriptor) POSTERN_TRY(attach(root.descriptors[stored].get(), AT_FDCWD, "rw", Op::kOverlay));
   for (const char* name : {"rw/upper", "rw/work"}) POSTERN_TRY(make_directory(name));
   use_capabilities(kAllThatAreLeft);
   const auto overlay = new_mount("overlay",
-                                 {{"source", "postern"},
-                                  {"lowerdir", lower.text()},
+                                 {{"lowerdir", lower.text()},
                                   {"upperdir", "rw/upper"},
                                   {"workdir", "rw/work"},
                                   {"redirect_dir", "nofollow"},
                                   {"metacopy", "off"},
-                                  {user_namespace ? "userxattr" : nullptr, nullptr}},
+                                  {xattr, nullptr}},
                                  kPlain, Op::kOverlay);
   use_capabilities(kMounting);
   if (!overlay) return overlay.error();
@@ -141,9 +109,9 @@ Result<> mount_root(Root& root, const char* device) noexcept {
   const bool overlaid = root.plan->overlay == 1;
   Text lower;
   struct stat status{};
-  POSTERN_TRY_ASSIGN(root.session, new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
-  POSTERN_TRY(attach(root.session.get(), AT_FDCWD, "/", Op::kSession));
-  POSTERN_TRY(require(::fchdir(root.session.get()) == 0, Op::kSession));
+  POSTERN_TRY_ASSIGN(const UniqueFd session, new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
+  POSTERN_TRY(attach(session.get(), AT_FDCWD, "/", Op::kSession));
+  POSTERN_TRY(require(::fchdir(session.get()) == 0, Op::kSession));
   POSTERN_TRY(mount_layers(root, device, lower));
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
   POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC), Op::kMountRoot));
@@ -153,16 +121,6 @@ Result<> mount_root(Root& root, const char* device) noexcept {
 }
 
 // ------------------------------------------------------------------------------------- targets
-
-// Inside the new root, whatever links the image holds. EAGAIN: a rename or mount somewhere on the
-// host raced with a ".." (openat2(2)).
-Result<UniqueFd> resolve(const Root& root, const char* path) noexcept {
-  open_how how{.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-  long fd = -1;
-  for (int attempt = 0; attempt < 32 && fd < 0 && (attempt == 0 || errno == EAGAIN); ++attempt)
-    fd = ::syscall(SYS_openat2, root.top.get(), path, &how, sizeof how);
-  return own(fd, Op::kTarget);
-}
 
 // Only our own overlay may be written with capabilities: a bind of /etc with a second bind below it
 // must not let root create entries in the host's /etc.
@@ -178,19 +136,17 @@ Result<> create(const Root& root, int parent, const char* name, bool directory) 
 
 // The mount point of `e`, made with its parents where it is missing.
 Result<UniqueFd> target(const Root& root, const OperationEntry& e) noexcept {
-  const bool file = e.operation == Operation::kFile || e.operation == Operation::kDevice ||
-                    (e.operation == Operation::kBind && (e.flags & kDirectoryTarget) == 0);
   std::array<char, kMaxTargetBytes> path{};
   std::strncpy(path.data(), root.plan.text(e.target), path.size() - 1);
-  Result<UniqueFd> at = resolve(root, "/");
+  Result<UniqueFd> at = open_inside(root.top.get(), "/", O_PATH);
   for (char* end = path.data(); at && end != nullptr;) {
     char* const name = end + 1;
     end = std::strchr(name, '/');
     if (end != nullptr) *end = '\0';
-    Result<UniqueFd> next = resolve(root, path.data());
+    Result<UniqueFd> next = open_inside(root.top.get(), path.data(), O_PATH);
     if (!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) {
-      POSTERN_TRY(create(root, at->get(), name, end != nullptr || !file));
-      next = resolve(root, path.data());
+      POSTERN_TRY(create(root, at->get(), name, end != nullptr || (e.flags & kDirectoryTarget) != 0));
+      next = open_inside(root.top.get(), path.data(), O_PATH);
     }
     at = std::move(next);
     if (end != nullptr) *end = '/';
@@ -203,36 +159,35 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e) noexcept {
 // A clone of a memfd cannot be attached (ENOENT), so its bytes are copied into a file of the session,
 // which nobody else can reach, and that is bound. Only a memfd has seals: no other file's bytes are
 // read with our rights.
-Result<UniqueFd> copy_file(const Root& root, int source, std::uint16_t item) noexcept {
+Result<UniqueFd> copy_file(int source, std::uint16_t item) noexcept {
   constexpr int kNew = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   const Text name = Text().add(item);
-  POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::openat(root.session.get(), name.text(), kNew, 0644), Op::kMount));
-  POSTERN_TRY(require(::fcntl(source, F_GET_SEALS) >= 0, Op::kMount));
+  POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::open(name.text(), kNew, 0644), Op::kMount));
   off_t offset = 0;
-  ssize_t sent = 1;
+  ssize_t sent = ::fcntl(source, F_GET_SEALS) >= 0 ? 1 : -1;
   while (sent > 0 && offset <= static_cast<off_t>(kMaxFileBytes))
     sent = ::sendfile(copy.get(), source, &offset, kMaxFileBytes);
   POSTERN_TRY(require(sent == 0, Op::kMount, sent > 0 ? EFBIG : 0));
-  return clone_tree(root.session.get(), name.text(), kPlainReadOnly, Op::kMount);
+  return clone_tree(AT_FDCWD, name.text(), kPlainReadOnly, Op::kMount);
 }
 
 Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
-  constexpr unsigned kNoExec = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-  const std::uint64_t bytes = e.size != 0 ? e.size : root.plan->scratch_bytes;
   switch (e.operation) {
-    case Operation::kFile: return copy_file(root, root.descriptors[e.descriptor].get(), item);
-    case Operation::kTmpfs: return new_tmpfs(bytes, e.mode, Op::kMount);
+    case Operation::kFile: return copy_file(root.descriptors[e.descriptor].get(), item);
+    case Operation::kTmpfs: return new_tmpfs(e.size, e.mode, Op::kMount);
     case Operation::kProc: return clone_tree(AT_FDCWD, "/proc", kPlain, Op::kMount);
     case Operation::kSysfs: return clone_tree(AT_FDCWD, "/sys", kPlain, Op::kMount);
     case Operation::kDevHost: return clone_tree(AT_FDCWD, "/dev", MOUNT_ATTR_NOSUID, Op::kMount);
-    case Operation::kDevpts: return new_mount("devpts", {{"mode", "0620"}, {"ptmxmode", "0666"}}, kNoExec, Op::kMount);
-    case Operation::kMqueue: return new_mount("mqueue", {}, kNoExec | MOUNT_ATTR_NODEV, Op::kMount);
+    case Operation::kDevpts:
+      return new_mount("devpts", {{"mode", "0620"}, {"ptmxmode", "0666"}}, MOUNT_ATTR_NOSUID, Op::kMount);
+    case Operation::kMqueue: return new_mount("mqueue", {}, kPlain, Op::kMount);
     case Operation::kBind:
     case Operation::kDevice: break;
   }
   return std::move(root.descriptors[e.descriptor]);
 }
 
+// ORDER: the mount point first: where it is missing and optional, nothing is mounted.
 Result<> run(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
   POSTERN_TRY_ASSIGN(const UniqueFd place, target(root, e));
   POSTERN_TRY_ASSIGN(const UniqueFd mount, make_mount(root, e, item));
@@ -245,22 +200,10 @@ Result<> settle(Result<> result, const OperationEntry& e, std::uint16_t item) no
   return Error{.err = result.error().err, .op = result.error().op, .item = item};
 }
 
-// pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies on top
-// of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
-Result<std::uint64_t> pivot(const Root& root) noexcept {
-  const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
-                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0;
-  POSTERN_TRY(require(moved, Op::kSession));
-  const std::uint64_t mount = mount_id("/");
-  POSTERN_TRY(require(mount != 0 && mount_id("/..") == mount, Op::kSession, EBUSY));
-  return mount;
-}
-
 bool is_host_device(int node) noexcept {
   struct stat status{}, dev{}, pts{};
-  const bool is_device = ::fstat(node, &status) == 0 && (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode));
-  const bool on_dev = ::stat("/dev", &dev) == 0 && dev.st_dev == status.st_dev;
-  return is_device && (on_dev || (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
+  const bool known = ::fstat(node, &status) == 0 && S_ISCHR(status.st_mode) && ::stat("/dev", &dev) == 0;
+  return known && (dev.st_dev == status.st_dev || (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
 }
 
 // Puts a clone in the place of its source, nothing where that fails.
@@ -294,12 +237,9 @@ Result<> furnish_namespaces(const Plan& plan) noexcept {
   const std::size_t name_bytes = ::strnlen(plan->hostname.data(), plan->hostname.size());
   POSTERN_TRY(restrict_mount(AT_FDCWD, "/", 0, Op::kSession));
   POSTERN_TRY(require(name_bytes == 0 || ::sethostname(plan->hostname.data(), name_bytes) == 0, Op::kHostname));
-  struct Fresh {
-    std::uint32_t flag;
-    const char *type, *place;
-  };
-  for (const auto& [flag, type, place] : {Fresh{CLONE_NEWPID, "proc", "/proc"}, Fresh{CLONE_NEWNET, "sysfs", "/sys"}}) {
-    if ((plan->namespaces & flag) == 0) continue;
+  constexpr std::array kFresh{std::tuple(CLONE_NEWPID, "proc", "/proc"), std::tuple(CLONE_NEWNET, "sysfs", "/sys")};
+  for (const auto& [flag, type, place] : kFresh) {
+    if ((plan->namespaces & static_cast<std::uint32_t>(flag)) == 0) continue;
     POSTERN_TRY_ASSIGN(const UniqueFd mount, new_mount(type, {}, kPlain, Op::kFurnish));
     POSTERN_TRY(attach(mount.get(), AT_FDCWD, place, Op::kFurnish));
   }
@@ -315,7 +255,13 @@ Result<std::uint64_t> build_root(const Plan& plan, std::span<UniqueFd> descripto
     POSTERN_TRY(settle(run(root, plan->operations[i], i), plan->operations[i], i));
   mount_attr seal{.attr_set = plan->writable == 1 ? 0U : MOUNT_ATTR_RDONLY};
   POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &seal, sizeof seal) == 0, Op::kMountRoot));
-  POSTERN_TRY_ASSIGN(const std::uint64_t mount, pivot(root));
+  // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies on top
+  // of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
+  const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
+                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0;
+  POSTERN_TRY(require(moved, Op::kSession));
+  const std::uint64_t mount = mount_id("/");
+  POSTERN_TRY(require(mount != 0 && mount_id("/..") == mount, Op::kSession, EBUSY));
   use_capabilities(0);
   return mount;
 }

@@ -17,18 +17,16 @@ namespace postern::helper {
 namespace {
 
 // The descriptors of the payload's process while it waits. postern-init gets its launch record alone.
-constexpr int kRecord = 3;
-constexpr int kInit = 4;
-constexpr int kChannel = 5;
+enum : int { kRecord = 3, kInit, kChannel };
 
-JudgeInput g_input;
+std::array<gid_t, kMaxGroups> g_groups;
 
 // protocol/judge_input.h draws the descriptors. The request and its own are already in their places.
 [[noreturn]] void become_judge(Caller judge, int descriptors, int answer, pid_t helper) noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd < kJudgeFd; ++fd) POSTERN_CHECK(::dup2(null, fd) == fd);
   POSTERN_CHECK(::dup2(answer, kJudgeFd) == kJudgeFd);
-  POSTERN_CHECK(::close_range(static_cast<unsigned>(kFirstDescriptor + descriptors), ~0U, 0) == 0);
+  POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
   // The judge sets its own limits. What the caller's would deny it is lifted where we may (CAP_SYS_RESOURCE).
   constexpr rlimit kUnlimited{RLIM_INFINITY, RLIM_INFINITY};
   for (const unsigned r : {RLIMIT_AS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NPROC})
@@ -54,10 +52,10 @@ JudgeInput g_input;
   for (unsigned c = 0; c <= CAP_LAST_CAP; ++c)
     if ((plan->capabilities & bit(c)) != 0) POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && ::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1);
-  POSTERN_CHECK(::dup2(kFirstDescriptor + plan->record_descriptor, kRecord) == kRecord);
+  POSTERN_CHECK(::dup2(kJudgeDescriptorBase + plan->record_descriptor, kRecord) == kRecord);
   // INVARIANT: none of the three is the request's descriptor 0 (the root's), and `channel` came after all of
   // them, so that no number is overwritten before it is copied. dup3(2) onto itself fails.
-  POSTERN_CHECK(::dup3(kFirstDescriptor + plan->init_descriptor, kInit, O_CLOEXEC) == kInit);
+  POSTERN_CHECK(::dup3(kJudgeDescriptorBase + plan->init_descriptor, kInit, O_CLOEXEC) == kInit);
   POSTERN_CHECK(::dup3(channel, kChannel, O_CLOEXEC) == kChannel && ::close_range(kChannel + 1, ~0U, 0) == 0);
 
   const Error state = furnished ? Error{} : furnished.error();
@@ -94,15 +92,12 @@ Result<> ask_judge(Caller caller, std::size_t descriptors, Verdict& verdict) noe
   const bool separate = user.st_uid != 0 && user.st_gid != 0 && user.st_uid != caller.uid;
   if (!found || !separate) return refuse(HelperRefusal::kJudgeUser);
   POSTERN_TRY_ASSIGN(const UniqueFd file, own(::memfd_create("judge", MFD_CLOEXEC), Op::kJudge));
-  const int groups = ::getgroups(g_input.groups.size(), g_input.groups.data());
-  POSTERN_TRY(require(groups >= 0, Op::kJudge));
-  g_input.magic = kJudgeInputMagic;
-  g_input.uid = caller.uid;
-  g_input.gid = caller.gid;
-  g_input.descriptor_count = static_cast<std::uint32_t>(descriptors);
-  g_input.group_count = static_cast<std::uint32_t>(groups);
-  const std::size_t bytes = offsetof(JudgeInput, groups) + g_input.group_count * sizeof(gid_t);
-  POSTERN_TRY(require(::write(file.get(), &g_input, bytes) == static_cast<ssize_t>(bytes), Op::kJudge));
+  const int groups = ::getgroups(g_groups.size(), g_groups.data());
+  const std::size_t bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
+  const JudgeInput input{.uid = caller.uid, .gid = caller.gid, .descriptor_count = static_cast<unsigned>(descriptors)};
+  const bool written = groups >= 0 && ::write(file.get(), &input, sizeof input) == sizeof input &&
+                       ::write(file.get(), g_groups.data(), bytes) == static_cast<ssize_t>(bytes);
+  POSTERN_TRY(require(written, Op::kJudge));
   const pid_t self = ::getpid();
   const pid_t judge = ::fork();
   if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), file.get(), self);
@@ -114,7 +109,7 @@ Result<> ask_judge(Caller caller, std::size_t descriptors, Verdict& verdict) noe
 
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept {
   if (plan->net_descriptor != kNoDescriptor)
-    POSTERN_TRY(require(::setns(kFirstDescriptor + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kSpawn));
+    POSTERN_TRY(require(::setns(kJudgeDescriptorBase + plan->net_descriptor, CLONE_NEWNET) == 0, Op::kSpawn));
   std::array<int, 2> ends{};
   POSTERN_TRY(require(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends.data()) == 0, Op::kSpawn));
   const UniqueFd theirs(ends[0]);

@@ -1,8 +1,6 @@
 // The steps of the setuid program that are more than a few calls. main.cc says in which order.
 #pragma once
 
-#include <sys/types.h>
-
 #include "helper/sys.h"
 #include "protocol/judge_input.h"
 #include "protocol/refusal_helper.h"
@@ -10,14 +8,12 @@
 
 namespace postern::helper {
 
-// Request descriptor i is 5 + i, here, in the judge and in the payload's process while it waits.
-inline constexpr int kSocket = 3;  // the frontend's socketpair
-inline constexpr int kFirstDescriptor = kJudgeDescriptorBase;
+// The frontend's socketpair. Request descriptor i has the number kJudgeDescriptorBase + i here as well, and
+// in the payload's process while it waits.
+inline constexpr int kSocket = 3;
 
 // An error without errno is a refusal: `item` is its code.
-inline Error refuse(HelperRefusal code) noexcept {
-  return Error{.item = static_cast<std::uint16_t>(code)};
-}
+inline Error refuse(HelperRefusal code) noexcept { return Error{.item = static_cast<std::uint16_t>(code)}; }
 
 struct Caller {
   uid_t uid;

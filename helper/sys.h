@@ -1,56 +1,18 @@
-// What every privileged step is written with: results of system calls, short texts, capabilities.
+// What every privileged step is written with, besides protocol/base: mount ids, capabilities.
 #pragma once
 
 #include <fcntl.h>
 
 #include <array>
-#include <charconv>
 #include <cstring>
-#include <span>
-#include <string_view>
 
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "protocol/base/result.h"
-#include "protocol/base/unique_fd.h"
+#include "protocol/base/syscall.h"
 
 namespace postern::helper {
-
-// Ok, or an error with `err`, by default errno.
-inline Result<> require(bool good, Op op, int err = 0) noexcept {
-  return good ? Result<>(Ok{}) : Error{.err = err != 0 ? err : errno, .op = op};
-}
-
-// The new descriptor that a call returned.
-inline Result<UniqueFd> own(long fd, Op op) noexcept {
-  POSTERN_TRY(require(fd >= 0, op));
-  return UniqueFd(static_cast<int>(fd));
-}
-
-// A short text of our own making: constants and numbers. Too long is a bug, not a cut text.
-class Text {
- public:
-  Text& add(std::string_view more) noexcept {
-    POSTERN_CHECK(more.size() < text_.size() - used_);
-    used_ += more.copy(&text_[used_], more.size());
-    return *this;
-  }
-  Text& add(std::uint64_t value, int base = 10) noexcept {
-    std::array<char, 20> digits{};
-    return add({digits.begin(), std::to_chars(digits.begin(), digits.end(), value, base).ptr});
-  }
-  Text& hex(std::span<const std::uint8_t> bytes) noexcept {
-    for (const std::uint8_t byte : bytes) add(byte / 16U, 16).add(byte % 16U, 16);
-    return *this;
-  }
-  const char* text() const noexcept { return text_.data(); }
-
- private:
-  std::array<char, 512> text_{};
-  std::size_t used_ = 0;
-};
 
 // The id of the mount that a path leads to (statx(2)); another in each mount namespace. 0: none.
 inline std::uint64_t mount_id(const char* path) noexcept {
@@ -58,9 +20,7 @@ inline std::uint64_t mount_id(const char* path) noexcept {
   return ::statx(AT_FDCWD, path, 0, STATX_MNT_ID, &status) == 0 ? status.stx_mnt_id : 0;
 }
 
-constexpr std::uint64_t bit(unsigned n) noexcept {
-  return std::uint64_t{1} << n;
-}
+constexpr std::uint64_t bit(unsigned n) noexcept { return std::uint64_t{1} << n; }
 
 constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN);
 constexpr std::uint64_t kAllThatAreLeft = ~std::uint64_t{0};

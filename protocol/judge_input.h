@@ -5,7 +5,7 @@
 // limits, umask 077, default signals. Its descriptors, all others closed:
 //
 //      0–2    /dev/null
-//      3      memfd holding a JudgeInput, of which the groups may be cut after group_count: the judge
+//      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the judge
 //             reads it, writes one whole Verdict over it and exits 0
 //      4      the request (protocol/launch.capnp): the caller's, so of any kind and size, and the
 //             caller may write it meanwhile. Read once, into memory of the judge's own
@@ -17,26 +17,19 @@
 // answer is RefusalCode::kJudgeFailed.
 #pragma once
 
-#include <array>
 #include <cstdint>
-
-#include "protocol/limits.h"
 
 namespace postern {
 
 inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4932;  // "PJI2"
 
-inline constexpr int kJudgeFd = 3;
-inline constexpr int kJudgeRequestFd = 4;
-inline constexpr int kJudgeDescriptorBase = 5;
+enum : int { kJudgeFd = 3, kJudgeRequestFd, kJudgeDescriptorBase };
 
 struct JudgeInput {
-  std::uint32_t magic;  // kJudgeInputMagic
-  std::uint32_t uid;    // real ids of the caller, as the kernel gave them to the helper
+  std::uint32_t magic = kJudgeInputMagic;
+  std::uint32_t uid;  // real ids of the caller, as the kernel gave them to the helper
   std::uint32_t gid;
   std::uint32_t descriptor_count;  // that came with the request
-  std::uint32_t group_count;       // supplementary groups
-  std::array<std::uint32_t, kMaxGroups> groups;
 };
 
 }  // namespace postern

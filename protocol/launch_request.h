@@ -12,6 +12,11 @@
 namespace postern {
 
 inline constexpr std::uint16_t kWireVersion = 2;
+inline constexpr std::size_t kMaxRequestBytes = 64 * 1024;  // encoded
+// Private tmpfs of a container, where the site sets no size ("sessiondir max size").
+inline constexpr std::uint64_t kDefaultSessionBytes = 64ULL * 1024 * 1024;
+
+inline constexpr std::size_t kOperationCount = static_cast<std::size_t>(Operation::kMqueue);
 
 enum class Scratch : std::uint8_t {
   kNone = 0,     // no overlay: a missing mount point is an error (or is skipped where optional)

@@ -77,7 +77,7 @@ static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid &&
               RefusalCode::kRealRoot == HelperRefusal::kRealRoot &&
               RefusalCode::kNoNewPrivs == HelperRefusal::kNoNewPrivs &&
               RefusalCode::kUserNamespace == HelperRefusal::kUserNamespace &&
-              RefusalCode::kTraced == HelperRefusal::kTraced && RefusalCode::kArguments == HelperRefusal::kArguments &&
+              RefusalCode::kArguments == HelperRefusal::kArguments &&
               RefusalCode::kNoSocket == HelperRefusal::kNoSocket &&
               RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
               RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed);

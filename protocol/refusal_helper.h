@@ -8,7 +8,7 @@ namespace postern {
 
 // clang-format off
 enum class HelperRefusal : std::uint16_t {
-  kNotSetuid = 1, kRealRoot, kNoNewPrivs, kUserNamespace, kTraced, kArguments, kNoSocket,
+  kNotSetuid = 1, kRealRoot, kNoNewPrivs, kUserNamespace, kArguments = 6, kNoSocket,
   kJudgeUser = 9, kJudgeFailed,
 };
 // clang-format on

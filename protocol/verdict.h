@@ -10,7 +10,6 @@
 
 #include <array>
 #include <cstdint>
-#include <type_traits>
 
 #include "protocol/limits.h"
 
@@ -44,7 +43,6 @@ enum class RootKind : std::uint8_t { kImage = 1, kFuse, kDirectory };
 //   kDevpts   fresh devpts instance: newinstance,ptmxmode=0666
 //   kMqueue   fresh mqueue: meaningful in a new ipc namespace
 enum class Operation : std::uint8_t { kBind = 1, kFile, kTmpfs, kProc, kSysfs, kDevHost, kDevice, kDevpts, kMqueue };
-inline constexpr std::size_t kOperationCount = 9;
 
 // Bits of OperationEntry::flags.
 //   kReadOnly         kBind, kFile (always is)
@@ -59,7 +57,7 @@ struct OperationEntry {
   std::uint8_t descriptor;  // index, kNoDescriptor where the operation takes none
   std::uint32_t target;     // offset into the arena: absolute path inside the root, NUL-terminated
   std::uint32_t mode;       // kTmpfs: permission bits of its root
-  std::uint64_t size;       // kTmpfs: bytes, 0 = the session's size (scratch_bytes)
+  std::uint64_t size;       // kTmpfs: bytes
 };
 
 struct LayerEntry {
@@ -70,8 +68,8 @@ struct LayerEntry {
 // dm-verity(8) / veritysetup superblock version 1, SHA-256, 4096-byte data and hash blocks.
 struct VerityGeometry {
   std::uint64_t data_blocks;  // of 4096 bytes, counted from the start of the extent; 0 = not sealed
-  std::uint64_t tree_offset;  // bytes in the image file: first hash block (after the superblock)
-  std::uint64_t tree_bytes;   // bytes of hash blocks
+  std::uint64_t tree_offset;  // bytes in the image file, behind the data: first hash block
+  std::uint64_t tree_bytes;   // bytes of hash blocks; one data block has none
   std::uint32_t salt_bytes;   // 0..32
   std::array<std::uint8_t, 32> root_hash;
   std::array<std::uint8_t, 32> salt;
@@ -100,7 +98,7 @@ struct Verdict {
   std::uint8_t record_descriptor;  // launch record, for postern-init alone
   std::uint32_t namespaces;        // CLONE_NEW… bits
   std::uint64_t image_offset;      // bytes; RootKind::kImage
-  std::uint64_t image_bytes;
+  std::uint64_t image_bytes;       // what the loop device shows: the hash tree of a seal included
   VerityGeometry verity;
   CryptGeometry crypt;
   std::uint64_t scratch_bytes;                   // size of the session tmpfs
@@ -112,18 +110,15 @@ struct Verdict {
   std::array<OperationEntry, kMaxOperations> operations;
   std::array<char, kArenaBytes> arena;  // arena[0] is NUL
 };
-static_assert(std::is_trivially_copyable_v<Verdict> && std::is_standard_layout_v<Verdict>);
 
 // The helper's answer to the frontend: one datagram, no text. `pid` is the payload's process, a
 // child of the frontend (clone(2), CLONE_PARENT).
 struct Reply {
-  std::uint32_t magic;    // kReplyMagic
   std::uint16_t refusal;  // RefusalCode; kNone where all went well or a call failed
   std::uint16_t op;       // Op of a failed system call
   std::int32_t err;       // its errno
   std::uint32_t item;     // index of the offending item
   std::int32_t pid;
 };
-inline constexpr std::uint32_t kReplyMagic = 0x50524532;  // "PRE2"
 
 }  // namespace postern

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
 #include <string_view>
 #include <utility>
 
@@ -43,13 +42,13 @@ bool is_target(std::string_view path) noexcept {
   return good;
 }
 
-// What an operation may set; all else in its entry must be zero.
+// What an operation may set; all else in its entry must be zero. One without a row is refused (CVE-2026-41163).
 struct OperationRule {
   Operation operation;
   bool descriptor;  // takes exactly one, or none
   std::uint8_t flags;
   std::uint32_t mode;
-  std::uint64_t size;
+  std::uint64_t size;  // at most, and not 0
 };
 
 constexpr std::uint8_t kCopied = kOptional | kNeedsTarget;
@@ -68,15 +67,14 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
   {Operation::kMqueue,  false, kPlace,              0,     0},                 // mq_overview(7)
 });
 // clang-format on
-static_assert(kOperations.size() == kOperationCount, "one row per operation (CVE-2026-41163)");
 
 // INVARIANT: the arena's last byte is NUL (check_whole), so a text ends inside it.
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
   const auto is_it = [&](const OperationRule& row) { return row.operation == e.operation; };
   const auto* const rule = std::find_if(kOperations.begin(), kOperations.end(), is_it);
   return rule != kOperations.end() && (e.flags & ~rule->flags) == 0 && (e.mode & ~rule->mode) == 0 &&
-         e.size <= rule->size && e.target < v.arena.size() && is_target(&v.arena[e.target]) &&
-         (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);
+         e.size <= rule->size && (e.size == 0) == (rule->size == 0) && e.target < v.arena.size() &&
+         is_target(&v.arena[e.target]) && (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);
 }
 
 // Extent, verity and crypt, each inside the one before; none where the root is no image.
@@ -85,9 +83,10 @@ bool check_image(const Verdict& v, DescriptorUse& use) noexcept {
   const CryptGeometry& c = v.crypt;
   if (v.layers[0].kind != RootKind::kImage) return v.image_bytes == 0 && t.data_blocks == 0 && c.data_bytes == 0;
   const std::uint64_t whole = t.data_blocks != 0 ? t.data_blocks * kBlock : v.image_bytes;
+  const std::uint64_t tree = t.tree_offset - v.image_offset;  // wraps to out of range where it lies before
   const bool sealed = fits(0, t.data_blocks, v.image_bytes / kBlock) && t.salt_bytes <= t.salt.size() &&
-                      t.tree_offset % kSector == 0 && t.tree_bytes % kBlock == 0 &&
-                      fits(t.tree_offset, t.tree_bytes + kBlock, kMaxExtentBytes);  // one data block has no tree
+                      tree >= t.data_blocks * kBlock && tree % kBlock == 0 && t.tree_bytes % kBlock == 0 &&
+                      fits(tree, t.tree_bytes + kBlock, v.image_bytes + kBlock);  // one data block has no tree
   const bool encrypted = (c.sector_bytes == kSector || c.sector_bytes == kBlock) && c.data_offset % kSector == 0 &&
                          c.data_bytes % c.sector_bytes == 0 && fits(c.data_offset, c.data_bytes, whole) &&
                          c.iv_offset <= kMaxExtentBytes / kSector && use.take(c.key_descriptor);
@@ -100,29 +99,22 @@ bool check_image(const Verdict& v, DescriptorUse& use) noexcept {
 bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {
   bool good = v.layer_count >= 1 && v.layer_count <= v.layers.size() && v.layers[0].descriptor == 0;
   for (std::size_t i = 0; good && i < v.layer_count; ++i) {
-    const RootKind kind = v.layers[i].kind;
-    const bool image = i == 0 && kind == RootKind::kImage;
-    good = (image || kind == RootKind::kFuse || kind == RootKind::kDirectory) && use.take(v.layers[i].descriptor);
+    const LayerEntry& l = v.layers[i];
+    const RootKind lowest = i == 0 ? RootKind::kImage : RootKind::kFuse;
+    good = l.kind >= lowest && l.kind <= RootKind::kDirectory && use.take(l.descriptor);
   }
-  const bool stored = v.upper_descriptor != kNoDescriptor;
   return good && v.overlay <= 1 && v.writable <= 1 && fits(0, v.scratch_bytes, kMaxSessionBytes) &&
          (v.overlay == 1 || (v.layer_count == 1 && v.writable <= (v.layers[0].kind == RootKind::kDirectory ? 1 : 0))) &&
-         use.take_optional(v.upper_descriptor) && (!stored || (v.overlay == 1 && (v.namespaces & CLONE_NEWUSER) != 0));
+         use.take_optional(v.upper_descriptor) &&
+         (v.upper_descriptor == kNoDescriptor || (v.overlay == 1 && (v.namespaces & CLONE_NEWUSER) != 0));
 }
 
+// A host name only in a namespace of its own. What is in it is the kernel's to bound.
 bool check_namespaces(const Verdict& v, std::uint32_t allowed, DescriptorUse& use) noexcept {
-  const bool join = v.net_descriptor != kNoDescriptor;
   return (v.namespaces & ~allowed) == 0 && ((v.namespaces ^ allowed) & CLONE_NEWUSER) == 0 &&
-         use.take_optional(v.net_descriptor) && !(join && (v.namespaces & CLONE_NEWNET) != 0);
-}
-
-// hostname(7): letters, digits, hyphens and dots, then only NUL; and only in a namespace of its own.
-bool check_hostname(const Verdict& v) noexcept {
-  constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
-  const std::string_view field(v.hostname.data(), v.hostname.size());
-  const std::string_view rest = field.substr(std::min(field.find_first_not_of(kAllowed), field.size()));
-  const bool kept = rest.size() == field.size();
-  return rest.find_first_not_of('\0') == rest.npos && (kept || (v.namespaces & CLONE_NEWUTS) != 0);
+         use.take_optional(v.net_descriptor) &&
+         (v.net_descriptor == kNoDescriptor || (v.namespaces & CLONE_NEWNET) == 0) &&
+         (v.hostname.front() == '\0' || (v.namespaces & CLONE_NEWUTS) != 0);
 }
 
 // All but the operations.
@@ -130,8 +122,7 @@ bool check_whole(const Verdict& v, std::size_t descriptors, std::uint32_t allowe
   return v.magic == kVerdictMagic && v.decision == Decision::kAllow && descriptors <= kMaxDescriptors &&
          v.operation_count <= kMaxOperations && v.arena.front() == '\0' && v.arena.back() == '\0' &&
          (v.capabilities >> (CAP_LAST_CAP + 1)) == 0 && check_layers(v, use) && check_image(v, use) &&
-         check_namespaces(v, allowed, use) && check_hostname(v) && use.take(v.init_descriptor) &&
-         use.take(v.record_descriptor);
+         check_namespaces(v, allowed, use) && use.take(v.init_descriptor) && use.take(v.record_descriptor);
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 // one may rely on every rule that verdict_check.cc proves.
 #pragma once
 
-#include <cstddef>
-
 #include "protocol/base/result.h"
 #include "protocol/verdict.h"
 

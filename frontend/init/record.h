@@ -40,6 +40,10 @@ struct LaunchRecord {
   std::int32_t message_level = 1;     // message::Level
 };
 
+// execve(2) takes at most 6 MiB of arguments and environment (three quarters of _STK_LIM); both
+// environments and the arguments are in it.
+inline constexpr std::uint64_t kMaxRecordBytes = 16 * 1024 * 1024;
+
 // The record as the bytes of the memfd.
 std::string encode(const LaunchRecord& record);
 

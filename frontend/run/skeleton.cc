@@ -5,23 +5,21 @@
 #include <optional>
 #include <string_view>
 
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 
 #include <fcntl.h>
 #include <unistd.h>
 
 #include "frontend/run/bind.h"
+#include "protocol/base/mount_object.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::run {
 namespace {
 
-UniqueFd open_inside(int root, const std::string& path) {
-  open_how how{
-      .flags = O_PATH | O_CLOEXEC, .mode = 0, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-  return UniqueFd(static_cast<int>(::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how)));
+UniqueFd find_inside(int root, const std::string& path) {
+  Result<UniqueFd> found = open_inside(root, path.c_str(), O_PATH);
+  return found ? *std::move(found) : UniqueFd();
 }
 
 // Where the descriptor lies, from the kernel's view: symbolic links resolved.
@@ -42,10 +40,10 @@ class Skeleton {
   void want(const std::string& target, bool directory) {
     // The longest part of the target that the image has.
     std::string existing = target;
-    UniqueFd found = open_inside(root_, existing);
+    UniqueFd found = find_inside(root_, existing);
     while (!found.valid() && existing != "/") {
       existing.resize(std::max<std::size_t>(existing.rfind('/'), 1));
-      found = open_inside(root_, existing);
+      found = find_inside(root_, existing);
     }
     struct stat status = {};
     if (existing == target || !found.valid() || ::fstat(found.get(), &status) != 0 ||
@@ -79,7 +77,7 @@ class Skeleton {
         continue;
       }
       struct stat status = {};
-      const UniqueFd present = path.size() <= inside.size() ? open_inside(root_, path) : UniqueFd();
+      const UniqueFd present = path.size() <= inside.size() ? find_inside(root_, path) : UniqueFd();
       const bool has_mode = present.valid() && ::fstat(present.get(), &status) == 0;
       entries_.push_back(
           {.path = path,

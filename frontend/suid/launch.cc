@@ -63,6 +63,12 @@ bool is_nested() {
   return got <= 0 || !is_identity_map(std::string(text.data(), static_cast<std::size_t>(got)));
 }
 
+// The kernel ignores the setuid bit where whoever traces us, and so our children, has no privilege.
+bool is_traced() {
+  const auto status = config::read_file("/proc/self/status");
+  return status && *status && (*status)->find("\nTracerPid:\t0\n") == std::string::npos;
+}
+
 // What the helper is told and handed, for one way of mounting the root.
 struct Transmission {
   LaunchRequest request;
@@ -266,6 +272,9 @@ class Launch {
     if (op == Op::kCheckVerdict) {
       return std::optional(Refusal{RefusalCode::kMalformedVerdict, reply->item});
     }
+    if (RefusalCode{reply->refusal} == RefusalCode::kNotSetuid && is_traced()) {
+      return std::optional(Refusal{RefusalCode::kTraced});
+    }
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
@@ -399,7 +408,7 @@ class Launch {
     int status = 0;
     while (::waitpid(helper, &status, 0) < 0 && errno == EINTR) {
     }
-    if (got == static_cast<ssize_t>(sizeof reply) && reply.magic == kReplyMagic) {
+    if (got == static_cast<ssize_t>(sizeof reply)) {
       return reply;
     }
     return helper_died(sent, status);

@@ -29,10 +29,10 @@
 #include "frontend/run/descriptor.h"
 #include "frontend/run/small_file.h"
 #include "frontend/userns/child_stack.h"
-#include "frontend/userns/fuse_mount.h"
 #include "frontend/userns/image_server.h"
 #include "frontend/userns/skeleton_mount.h"
 #include "helper/mounts.h"
+#include "protocol/base/mount_object.h"
 #include "protocol/verdict_check.h"
 
 namespace postern::userns {
@@ -199,7 +199,11 @@ class Process {
       if (sources[i].kind != run::Source::Kind::kFuse && !served) {
         continue;
       }
-      Result<UniqueFd> mount = mount_fuse(std::move(descriptors[i]));
+      // allow_other lets in the processes of this user namespace, which are all the caller's;
+      // without it fake root could not change its uid. ORDER: the device is closed, so that the
+      // kernel ends the connection once the server dies, and nobody waits for it.
+      Result<UniqueFd> mount = new_fuse_mount(descriptors[i].get(), true);
+      descriptors[i].reset();
       if (!mount) {
         fail(Step::kMount, mount.error(), i);
       }

@@ -1,19 +1,14 @@
 #include "frontend/userns/skeleton_mount.h"
 
-#include <cerrno>
-
 #include <sys/mount.h>
 #include <sys/stat.h>
 
 #include <fcntl.h>
-#include <unistd.h>
+
+#include "protocol/base/mount_object.h"
 
 namespace postern::userns {
 namespace {
-
-Error failed() noexcept {
-  return Error{.err = errno, .op = Op::kMountRoot};
-}
 
 // The tmpfs is empty and ours alone: no link and no race can lead out of it.
 bool make(int root, const run::SkeletonEntry& entry) noexcept {
@@ -26,24 +21,15 @@ bool make(int root, const run::SkeletonEntry& entry) noexcept {
 }  // namespace
 
 Result<UniqueFd> mount_skeleton(std::span<const run::SkeletonEntry> entries) noexcept {
-  const UniqueFd context(::fsopen("tmpfs", FSOPEN_CLOEXEC));
-  if (!context.valid() || ::fsconfig(context.get(), FSCONFIG_SET_STRING, "mode", "0755", 0) != 0 ||
-      ::fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    return failed();
-  }
-  UniqueFd mount(::fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV));
-  if (!mount.valid()) {
-    return failed();
-  }
+  constexpr unsigned kPlain = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+  POSTERN_TRY_ASSIGN(UniqueFd mount,
+                     new_mount("tmpfs", {{"mode", "0755"}}, kPlain, Op::kMountRoot));
   for (const run::SkeletonEntry& entry : entries) {
-    if (!make(mount.get(), entry)) {
-      return failed();
-    }
+    POSTERN_TRY(require(make(mount.get(), entry), Op::kMountRoot));
   }
   mount_attr frozen{.attr_set = MOUNT_ATTR_RDONLY};
-  if (::mount_setattr(mount.get(), "", AT_EMPTY_PATH, &frozen, sizeof frozen) != 0) {
-    return failed();
-  }
+  POSTERN_TRY(require(::mount_setattr(mount.get(), "", AT_EMPTY_PATH, &frozen, sizeof frozen) == 0,
+                      Op::kMountRoot));
   return mount;
 }
 

@@ -107,6 +107,12 @@ Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteCon
   if (!kernel_may_mount(image, facts.ecl, site)) {
     return no(RefusalCode::kKernelMount);
   }
+  // One loop device shows the root file system and, behind it, the hash tree.
+  constexpr std::uint64_t kBlock = 4096;
+  if (image.verity && (image.verity->tree_offset < image.offset + image.bytes ||
+                       (image.verity->tree_offset - image.offset) % kBlock != 0)) {
+    return no(RefusalCode::kSeal);
+  }
   // Without its key the kernel would be handed ciphertext; with a key, plain bytes.
   if (image.encrypted != image.crypt.has_value() ||
       image.encrypted != request.volume_key.has_value()) {
@@ -282,6 +288,7 @@ void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& v
   verdict.image_bytes = image.bytes;
   if (image.verity) {
     verdict.verity = *image.verity;
+    verdict.image_bytes = image.verity->tree_offset + image.verity->tree_bytes - image.offset;
   }
   if (image.crypt && request.volume_key) {
     verdict.crypt = *image.crypt;
@@ -338,6 +345,12 @@ Rule decide(const Facts& facts,
   }
   if (request.scratch_bytes == 0) {
     verdict.scratch_bytes = session_bytes(site);
+    for (std::size_t item = 0; item < request.mounts.size(); ++item) {
+      const MountRequest& mount = request.mounts[item];
+      if (mount.operation == Operation::kTmpfs && mount.size == 0) {
+        verdict.operations[item].size = verdict.scratch_bytes;
+      }
+    }
   }
   if (request.root == RootKind::kImage) {
     add_image(*facts.image, request, verdict);

@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <cstddef>
-#include <memory>
 #include <span>
 
 #include <sys/stat.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "protocol/judge_input.h"
+#include "protocol/launch_request.h"
 #include "protocol/limits.h"
 
 namespace postern::judge {
@@ -34,16 +34,20 @@ Error malformed() {
 }  // namespace
 
 Result<Input> read_input(int fd) noexcept {
-  const auto head = std::make_unique<JudgeInput>();
-  constexpr std::size_t kFixed = offsetof(JudgeInput, groups);
-  if (!read_exactly(fd, std::as_writable_bytes(std::span(head.get(), 1)).first(kFixed), 0) ||
-      head->magic != kJudgeInputMagic || head->group_count > kMaxGroups ||
-      head->descriptor_count > kMaxDescriptors) {
+  struct stat status{};
+  JudgeInput head{};
+  if (::fstat(fd, &status) != 0 || status.st_size < static_cast<off_t>(sizeof head) ||
+      !read_exactly(fd, std::as_writable_bytes(std::span(&head, 1)), 0)) {
     return malformed();
   }
-  Input input{.uid = head->uid, .gid = head->gid, .descriptors = head->descriptor_count};
-  input.groups.resize(head->group_count);
-  if (!read_exactly(fd, std::as_writable_bytes(std::span(input.groups)), kFixed) ||
+  const std::size_t group_bytes = static_cast<std::size_t>(status.st_size) - sizeof head;
+  if (head.magic != kJudgeInputMagic || head.descriptor_count > kMaxDescriptors ||
+      group_bytes % sizeof(gid_t) != 0 || group_bytes > kMaxGroups * sizeof(gid_t)) {
+    return malformed();
+  }
+  Input input{.uid = head.uid, .gid = head.gid, .descriptors = head.descriptor_count};
+  input.groups.resize(group_bytes / sizeof(gid_t));
+  if (!read_exactly(fd, std::as_writable_bytes(std::span(input.groups)), sizeof head) ||
       ::lseek(fd, 0, SEEK_SET) != 0) {
     return malformed();
   }

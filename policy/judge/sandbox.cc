@@ -22,6 +22,9 @@
 namespace postern::judge {
 namespace {
 
+// It reads configuration, a header and signatures, no bulk data unless hashing.
+constexpr unsigned kDeadlineSeconds = 15;
+
 struct Limit {
   __rlimit_resource resource;
   rlim_t value;
@@ -32,7 +35,7 @@ struct Limit {
 constexpr std::array kLimits = std::to_array<Limit>({
     {RLIMIT_CORE, 0},
     {RLIMIT_AS, 1ULL << 30},
-    {RLIMIT_CPU, kJudgeDeadlineSeconds},
+    {RLIMIT_CPU, kDeadlineSeconds},
 });
 
 Error failed() {

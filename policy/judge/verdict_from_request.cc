@@ -4,11 +4,15 @@
 #include <cstring>
 #include <optional>
 #include <string_view>
+#include <type_traits>
 
 #include "protocol/launch_form.h"
 
 namespace postern::judge {
 namespace {
+
+// Its bytes cross a process boundary.
+static_assert(std::is_trivially_copyable_v<Verdict> && std::is_standard_layout_v<Verdict>);
 
 // The verdict's string arena, filled from the front; offset 0 is the empty string.
 class Arena {
@@ -33,7 +37,10 @@ class Arena {
   std::size_t next_ = 1;
 };
 
-bool add_operation(const MountRequest& mount, Arena& arena, OperationEntry& entry) {
+bool add_operation(const MountRequest& mount,
+                   std::uint64_t session_bytes,
+                   Arena& arena,
+                   OperationEntry& entry) {
   const std::optional<std::uint32_t> target = arena.add(mount.target);
   if (!target) {
     return false;
@@ -45,7 +52,9 @@ bool add_operation(const MountRequest& mount, Arena& arena, OperationEntry& entr
       .descriptor = mount.descriptor.value_or(kNoDescriptor),
       .target = *target,
       .mode = is_tmpfs ? mount.mode : 0,
-      .size = is_tmpfs ? mount.size : 0,
+      .size = !is_tmpfs         ? 0
+              : mount.size != 0 ? mount.size
+                                : session_bytes,
   };
   return true;
 }
@@ -94,7 +103,8 @@ Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,
   }
   Arena arena(verdict);
   for (const MountRequest& mount : request.mounts) {
-    if (!add_operation(mount, arena, verdict.operations[verdict.operation_count])) {
+    if (!add_operation(mount, verdict.scratch_bytes, arena,
+                       verdict.operations[verdict.operation_count])) {
       const Refusal full{RefusalCode::kMalformedRequest, verdict.operation_count};
       refuse(full, verdict);
       return full;

@@ -40,9 +40,7 @@ class [[nodiscard]] Result {
   // The two deliberate implicit conversions of the tree: `return value;` and `return Error{…};`.
   Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
   Result(E error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
-  Result()
-    requires std::is_same_v<T, Ok>
-      : Result(Ok{}) {}
+  Result() requires std::is_same_v<T, Ok> : Result(Ok{}) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
   explicit operator bool() const noexcept { return has_value(); }
@@ -66,9 +64,8 @@ class [[nodiscard]] Result {
 #define POSTERN_CONCAT_(a, b) POSTERN_CONCAT_INNER_(a, b)
 
 // Return the error of `expression` from the enclosing function, or go on.
-#define POSTERN_TRY(expression) POSTERN_TRY_(expression, POSTERN_CONCAT_(postern_try_, __LINE__))
-#define POSTERN_TRY_(expression, result) \
-  if (auto result = (expression); !result) return std::move(result).error()
+#define POSTERN_TRY(expression) \
+  if (auto postern_tried = (expression); !postern_tried) return std::move(postern_tried).error()
 
 // `POSTERN_TRY_ASSIGN(UniqueFd image, open_image(path));`
 #define POSTERN_TRY_ASSIGN(declaration, expression) \

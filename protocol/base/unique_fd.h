@@ -19,14 +19,11 @@ class UniqueFd {
     reset(other.release());
     return *this;
   }
-  UniqueFd(const UniqueFd&) = delete;
-  UniqueFd& operator=(const UniqueFd&) = delete;
   ~UniqueFd() { reset(); }
 
   [[nodiscard]] int get() const noexcept { return fd_; }
   [[nodiscard]] bool valid() const noexcept { return fd_ >= 0; }
   [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
-  explicit operator bool() const = delete;  // 0 is a descriptor: ask valid()
 
   // close(2) is never retried: on Linux the descriptor is gone whatever it returns. EBADF means
   // that somebody closed a descriptor of ours.
@@ -42,6 +39,5 @@ class UniqueFd {
  private:
   int fd_ = -1;
 };
-static_assert(sizeof(UniqueFd) == sizeof(int));
 
 }  // namespace postern

@@ -15,7 +15,7 @@ NO_SCRATCH, MOUNT_POINTS, WRITABLE, STORED = 0, 1, 2, 3
 CGROUP, UTS, IPC, PID, NET = 1 << 25, 1 << 26, 1 << 27, 1 << 29, 1 << 30  # CLONE_NEW…
 BIND, FILE, TMPFS, PROC, SYSFS, DEV_HOST, DEVICE, DEVPTS, MQUEUE = range(1, 10)
 READ_ONLY, OPTIONAL, IS_DIRECTORY, NEEDS_TARGET = 1, 2, 4, 8
-REPLY = struct.Struct("=IHHiIi")
+REPLY = struct.Struct("=HHiIi")
 
 
 class Words:
@@ -92,7 +92,7 @@ class Reply:
         self.raw = raw
         self.refusal = self.op = self.err = self.item = self.pid = None
         if len(raw) == REPLY.size:
-            _, self.refusal, self.op, self.err, self.item, self.pid = REPLY.unpack(raw)
+            self.refusal, self.op, self.err, self.item, self.pid = REPLY.unpack(raw)
 
     def __repr__(self):
         return (f"reply(refusal {self.refusal}, op {self.op}, errno {self.err}, item {self.item}, pid {self.pid})"

@@ -170,7 +170,7 @@ TEST_SUITE("init/record") {
     CHECK_FALSE(decode(bytes).has_value());
     record.argv = {std::string("a\0b", 3)};
     CHECK_FALSE(decode(encode(record)).has_value());
-    record.argv = {std::string(postern::kMaxRecordBytes, 'x')};
+    record.argv = {std::string(postern::init::kMaxRecordBytes, 'x')};
     CHECK_FALSE(decode(encode(record)).has_value());
   }
 }

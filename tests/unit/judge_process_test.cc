@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -110,15 +109,11 @@ struct Handed {
 };
 
 Handed input_for(std::span<const std::byte> request, std::size_t descriptors, std::uint32_t uid) {
-  const auto input = std::make_unique<JudgeInput>(
-      JudgeInput{.magic = kJudgeInputMagic,
-                 .uid = uid,
-                 .gid = uid,
-                 .descriptor_count = static_cast<std::uint32_t>(descriptors),
-                 .group_count = 1,
-                 .groups = {uid}});
-  const std::string_view bytes(reinterpret_cast<const char*>(input.get()),
-                               offsetof(JudgeInput, groups) + 4);
+  const JudgeInput head{
+      .uid = uid, .gid = uid, .descriptor_count = static_cast<std::uint32_t>(descriptors)};
+  std::string bytes(sizeof head + sizeof uid, '\0');
+  std::memcpy(bytes.data(), &head, sizeof head);
+  std::memcpy(bytes.data() + sizeof head, &uid, sizeof uid);
   return {memfd(bytes), memfd({reinterpret_cast<const char*>(request.data()), request.size()})};
 }
 
@@ -480,11 +475,10 @@ TEST_CASE("what the helper did not write gets no answer" * AS_ROOT) {
   CHECK(no_answer(with_input("")));
   CHECK(no_answer(with_input("short")));
   CHECK(no_answer(with_input(std::string(100, 'x'))));
-  const auto head =
-      std::make_unique<JudgeInput>(JudgeInput{.magic = kJudgeInputMagic, .group_count = 2});
-  const std::string_view bytes_of_it(reinterpret_cast<const char*>(head.get()),
-                                     offsetof(JudgeInput, groups) + 4);
-  CHECK(no_answer(with_input(bytes_of_it)));  // a group short
+  std::string odd(sizeof(JudgeInput) + 3, '\0');
+  const JudgeInput head{.uid = 1000, .gid = 1000, .descriptor_count = 4};
+  std::memcpy(odd.data(), &head, sizeof head);
+  CHECK(no_answer(with_input(odd)));  // half a group
   // A malformed request is the caller's doing, and gets one.
   for (const std::size_t size : {std::size_t{0}, std::size_t{64}, kMaxRequestBytes + 8}) {
     const Answer refused =
@@ -706,7 +700,8 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
     const Answer answer = run_judge(input_for(*bytes, 4, 1000), image.get(), 4);
     REQUIRE(answer.verdict.decision == Decision::kAllow);
     CHECK(answer.verdict.verity.data_blocks != 0);
-    CHECK(answer.verdict.verity.data_blocks * 4096 == answer.verdict.image_bytes);
+    CHECK(answer.verdict.verity.tree_offset + answer.verdict.verity.tree_bytes ==
+          answer.verdict.image_offset + answer.verdict.image_bytes);
     CHECK(answer.verdict.layers[0].kind == RootKind::kImage);
   }
   SUBCASE("a keyring that others can write denies") {

@@ -140,7 +140,10 @@ class Scene {
                             std::uint8_t descriptor = kNoDescriptor,
                             std::uint8_t flags = 0) {
     OperationEntry& e = v_->operations[v_->operation_count++];
-    e = {op, flags, descriptor, text(target), op == Operation::kTmpfs ? 0755U : 0U, 0};
+    const bool tmpfs = op == Operation::kTmpfs;
+    const bool file = op == Operation::kFile || op == Operation::kDevice || op == Operation::kBind;
+    flags |= file ? std::uint8_t{0} : std::uint8_t{postern::kDirectoryTarget};
+    e = {op, flags, descriptor, text(target), tmpfs ? 0755U : 0U, tmpfs ? 16U << 20 : 0U};
     return e;
   }
 

@@ -6,6 +6,8 @@
 
 #include <doctest/doctest.h>
 
+#include "protocol/launch_request.h"
+
 using postern::check_verdict;
 using postern::CryptGeometry;
 using postern::kNoDescriptor;
@@ -33,8 +35,9 @@ std::unique_ptr<Verdict> valid() {
   v->init_descriptor = 1;
   v->record_descriptor = 2;
   v->image_offset = 40960;
-  v->image_bytes = 100 * 4096;
-  v->verity = {.data_blocks = 100, .tree_offset = 1 << 20, .tree_bytes = 4096, .salt_bytes = 32};
+  v->image_bytes = 102 * 4096;  // with the hash tree
+  v->verity = {
+      .data_blocks = 100, .tree_offset = 40960 + 101 * 4096, .tree_bytes = 4096, .salt_bytes = 32};
   v->crypt = {.data_bytes = 4096, .data_offset = 8192, .sector_bytes = 512, .key_descriptor = 3};
   v->scratch_bytes = 1 << 20;
   v->capabilities = 1;
@@ -103,9 +106,13 @@ const Case kRefused[] = {
     {"image extent that wraps", [](Verdict& v) { v.image_offset = ~0ULL & ~511ULL; }},
     {"image bytes that wrap", [](Verdict& v) { v.image_bytes = ~0ULL; }},
     {"verity salt", [](Verdict& v) { v.verity.salt_bytes = 33; }},
-    {"verity beyond the extent", [](Verdict& v) { v.verity.data_blocks = 101; }},
+    {"verity beyond the extent", [](Verdict& v) { v.verity.data_blocks = 103; }},
+    {"verity data over the tree", [](Verdict& v) { v.verity.data_blocks = 102; }},
     {"verity blocks that wrap", [](Verdict& v) { v.verity.data_blocks = (1ULL << 52) + 1; }},
-    {"verity tree unaligned", [](Verdict& v) { v.verity.tree_offset += 1; }},
+    {"verity tree unaligned", [](Verdict& v) { v.verity.tree_offset += 512; }},
+    {"verity tree inside the data", [](Verdict& v) { v.verity.tree_offset = v.image_offset + 99 * 4096; }},
+    {"verity tree past the extent", [](Verdict& v) { v.verity.tree_bytes = 3 * 4096; }},
+    {"verity tree before the extent", [](Verdict& v) { v.verity.tree_offset = 0; }},
     {"verity tree of odd size", [](Verdict& v) { v.verity.tree_bytes += 512; }},
     {"verity tree bytes that wrap", [](Verdict& v) { v.verity.tree_bytes = ~0ULL & ~4095ULL; }},
     {"verity tree that wraps", [](Verdict& v) { v.verity.tree_offset = ~0ULL & ~511ULL; }},
@@ -122,9 +129,6 @@ const Case kRefused[] = {
     {"crypt iv", [](Verdict& v) { v.crypt.iv_offset = 1ULL << 60; }},
     {"a capability that the kernel does not know", [](Verdict& v) { v.capabilities = 1ULL << 41; }},
     {"all capabilities", [](Verdict& v) { v.capabilities = ~0ULL; }},
-    {"hostname with a slash", [](Verdict& v) { v.hostname[3] = '/'; }},
-    {"hostname with a newline", [](Verdict& v) { v.hostname[0] = '\n'; }},
-    {"hostname with bytes after its end", [](Verdict& v) { v.hostname[63] = 'x'; }},
     {"hostname of the host", [](Verdict& v) { v.namespaces = 0; }},
     {"an unused descriptor", [](Verdict& v) { v.layer_count = 1; }, 3},
     {"init out of range", [](Verdict& v) { v.init_descriptor = kNoDescriptor; }},
@@ -148,6 +152,7 @@ const Case kRefused[] = {
     {"bind with a mode", [](Verdict& v) { v.operations[0].mode = 0755; }, 0},
     {"bind with a size", [](Verdict& v) { v.operations[0].size = 1; }, 0},
     {"setuid tmpfs", [](Verdict& v) { v.operations[1].mode = 04755; }, 1},
+    {"tmpfs without a limit", [](Verdict& v) { v.operations[1].size = 0; }, 1},
     {"tmpfs too large", [](Verdict& v) { v.operations[1].size = postern::kMaxSessionBytes + 1; }, 1},
     {"proc with a size", [](Verdict& v) { v.operations[2].size = 1; }, 2},
     {"proc with a mode", [](Verdict& v) { v.operations[2].mode = 1; }, 2},
@@ -216,6 +221,21 @@ TEST_SUITE("protocol/verdict_check") {
     CHECK_FALSE(check_verdict(*v, 3, kSuid));
     v->overlay = 1;
     CHECK(check_verdict(*v, 3, kSuid));
+  }
+
+  TEST_CASE("every operation has its rule") {
+    for (std::uint8_t number = 1; number <= postern::kOperationCount; ++number) {
+      CAPTURE(number);
+      const auto v = directory();
+      const auto op = static_cast<Operation>(number);
+      const bool takes =
+          op == Operation::kBind || op == Operation::kFile || op == Operation::kDevice;
+      std::strcpy(&v->arena[1], "/place");
+      v->operation_count = 1;
+      v->operations[0] = {op, 0, takes ? std::uint8_t{3} : kNoDescriptor,
+                          1,  0, op == Operation::kTmpfs ? 4096U : 0U};
+      CHECK(check_verdict(*v, takes ? 4 : 3, kSuid));
+    }
   }
 
   TEST_CASE("verity and crypt belong to images") {
