@@ -110,9 +110,9 @@ def memfd(content, seals=0, name="liar"):
 class Start:
     """A helper that runs. Made in a process that already is the attacking user."""
 
-    def __init__(self, program, argv=("postern-helper",), env=None, before_exec=None, sock_type=socket.SOCK_SEQPACKET,
+    def __init__(self, program, argv=("postern-helper",), env=None, before_exec=None,
                  with_socket=True, stdout=None):
-        self.ours, theirs = socket.socketpair(socket.AF_UNIX, sock_type)
+        self.ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(30)
         self.pid = os.fork()
         if self.pid == 0:
