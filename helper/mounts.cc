@@ -208,9 +208,9 @@ bool is_host_device(int node) noexcept {
 
 // Puts a clone in the place of its source, nothing where that fails.
 Result<> clone_into(UniqueFd& fd, unsigned attributes) noexcept {
-  Result<UniqueFd> clone = clone_tree(fd.get(), "", attributes, Op::kCloneSource);
-  fd = clone ? *std::move(clone) : UniqueFd();
-  return clone ? Result<>(Ok{}) : std::move(clone).error();
+  const UniqueFd source = std::move(fd);
+  POSTERN_TRY_ASSIGN(fd, clone_tree(source.get(), "", attributes, Op::kCloneSource));
+  return Ok{};
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ std::array<gid_t, kMaxGroups> g_groups;
 // protocol/judge_input.h draws the descriptors. The request and its own are already in their places.
 [[noreturn]] void become_judge(Caller judge, int descriptors, int answer, pid_t helper) noexcept {
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd = 0; fd < kJudgeFd; ++fd) POSTERN_CHECK(::dup2(null, fd) == fd);
+  for (int fd = 0; fd < kJudgeFd; ++fd) POSTERN_CHECK(null >= 0 && ::dup2(null, fd) == fd);
   POSTERN_CHECK(::dup2(answer, kJudgeFd) == kJudgeFd);
   POSTERN_CHECK(::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0) == 0);
   // The judge sets its own limits. What the caller's would deny it is lifted where we may (CAP_SYS_RESOURCE).
