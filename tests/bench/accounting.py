@@ -157,6 +157,7 @@ def system_calls(name):
         yield lambda: None
         return
     try:
+        (instance / "buffer_size_kb").write_text("4096")  # what does not fit pushes older events out
         event = instance / "events/raw_syscalls/sys_enter"
         (event / "filter").write_text(f'comm == "{name}"')
         (event / "enable").write_text("1")

@@ -23,9 +23,10 @@ line{stroke:#57606a}@media(prefers-color-scheme:dark){text{fill:#e6edf3}.note{fi
 
 
 def runs(folder):
-    """Name -> the run's JSON, of those that are there."""
-    found = {name: folder / f"{name}.json" for name in NAMES}
-    return {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
+    """Name -> the run's JSON, of those that are there and of this form."""
+    paths = {name: folder / f"{name}.json" for name in NAMES}
+    found = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    return {name: run for name, run in found.items() if "rows" in run and "machine" in run}
 
 
 # --- the picture -------------------------------------------------------------------------------------
