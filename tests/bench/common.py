@@ -275,7 +275,7 @@ class Table:
         row = {"case": case, "value": round(value, 3), "unit": unit, "relation": relation, "base": base and round(base, 3), "against": against,
                "reached": round(reached, 3), "target": target, "at_least": at_least, "met": met, **more}
         self.rows.append(row)
-        print(f"  {case:<58}{shown(row['value'], unit):>12}  {comparison(row):<46}{wanted(row):>10}  {verdict(row)}".rstrip(), flush=True)
+        print(f"  {case:<82}{shown(row['value'], unit):>12}  {comparison(row):<46}{wanted(row):>10}  {verdict(row)}".rstrip(), flush=True)
         if any(more.values()):
             print("      " + "; ".join(f"{name.replace('_', ' ')}: {detail(value)}" for name, value in more.items() if value), flush=True)
 
