@@ -16,6 +16,9 @@
 namespace postern::squashfs {
 namespace {
 
+constexpr timespec kPause{0, 1'000'000};
+constexpr int kMostTries = 100;
+
 bool same_user(int peer, uid_t uid) noexcept {
   ucred who{};
   socklen_t size = sizeof who;
@@ -36,8 +39,14 @@ void send(int peer, std::span<const int> descriptors) noexcept {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
   std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
-  // A peer that does not read, or has gone, is its own problem.
-  static_cast<void>(::sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT));
+  // A peer that does not read, or has gone, is its own problem. ETOOMANYREFS: as many descriptors
+  // of this user are under way as a process may have (unix(7)); those before this one take theirs.
+  for (int tries = 0; tries < kMostTries; ++tries) {
+    if (::sendmsg(peer, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0 || errno != ETOOMANYREFS) {
+      return;
+    }
+    ::nanosleep(&kPause, nullptr);
+  }
 }
 
 // Two messages: the mount is for the process that makes it, what is said about the image for the
@@ -59,7 +68,6 @@ void share_mount(int listening, int fuse, int user_namespace, uid_t uid) noexcep
         return;
       }
       if (errno != EINTR && errno != ECONNABORTED) {  // out of descriptors or memory: for now
-        constexpr timespec kPause{0, 10'000'000};
         ::nanosleep(&kPause, nullptr);
       }
       continue;

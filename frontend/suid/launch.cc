@@ -195,7 +195,7 @@ class Launch {
 
   // What went wrong with the image's bytes meanwhile. Of a mount by the kernel only its log knows;
   // that the file was written is all that a user can see.
-  void report() const {
+  void report() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
       userns::report_server(servers_[i], server_paths_[i]);
     }
@@ -254,6 +254,9 @@ class Launch {
         transmission ? ask(*transmission) : Outcome<Reply>(std::move(transmission).error());
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
+      for (userns::Server& server : servers_) {
+        userns::take_log(server);
+      }
       return std::optional<Refusal>();
     }
     const bool joined = !servers_.empty() && servers_.front().joined();

@@ -386,14 +386,10 @@ UniqueFd receive_log(int channel) noexcept {
   return UniqueFd(fd);
 }
 
-std::string log_of(const Server& server) {
-  UniqueFd theirs;
-  if (server.joined()) {
-    theirs = receive_log(server.socket.valid() ? server.socket.get() : server.channel.get());
-  }
+std::string log_of(Server& server) {
+  take_log(server);
   std::array<char, 1024> text = {};
-  const int log = server.joined() ? theirs.get() : server.log.get();
-  const ssize_t got = ::pread(log, text.data(), text.size(), 0);
+  const ssize_t got = ::pread(server.log.get(), text.data(), text.size(), 0);
   return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
@@ -511,6 +507,12 @@ Outcome<Server> obtain_server(const run::ImageServer& image, const ServerOptions
   return start_server(image, options, socket);
 }
 
+void take_log(Server& server) {
+  if (server.joined() && !server.log.valid()) {
+    server.log = receive_log(server.socket.valid() ? server.socket.get() : server.channel.get());
+  }
+}
+
 std::string end_server(Server& server) {
   if (server.pid < 0) {
     return {};
@@ -521,7 +523,7 @@ std::string end_server(Server& server) {
   return log_of(server);
 }
 
-void report_server(const Server& server, const std::string& image) {
+void report_server(Server& server, const std::string& image) {
   const std::string log = log_of(server);
   for (std::string_view rest = log; !rest.empty();) {
     const std::string_view line = rest.substr(0, rest.find('\n'));

@@ -34,7 +34,7 @@ struct Server {
   UniqueFd channel;  // the descriptors of the mount arrive here
   pid_t pid = -1;    // our child; -1 where joined
   UniqueFd pidfd;    // joined: readable once the server is gone
-  UniqueFd log;      // ours: memfd that is the server's standard error
+  UniqueFd log;      // memfd that is the server's standard error; joined: once it was taken
   UniqueFd socket;   // joined, where `channel` is another one by now: the log comes over it
 
   [[nodiscard]] bool joined() const noexcept { return pid < 0; }
@@ -56,9 +56,14 @@ Outcome<Server> obtain_server(const run::ImageServer& image, const ServerOptions
 // For a server that nobody came to mount: ends it, and says what it had to say, "" where nothing.
 std::string end_server(Server& server);
 
+// Takes the log that a joined server has sent behind the mount. Once the mount was received: what
+// lies in a socket counts as in flight, of which a user may have as many as a process may have
+// descriptors (getrlimit(2), RLIMIT_NOFILE), and a server of many could hand over no more.
+void take_log(Server& server);
+
 // Says on standard error what the server, ours or a joined one, had to say about the image by now:
 // a block that does not match its seal.
-void report_server(const Server& server, const std::string& image);
+void report_server(Server& server, const std::string& image);
 
 // The abstract name of the image's socket, without the leading NUL.
 Outcome<std::string> server_name(const run::ImageServer& image, const ServerOptions& options);

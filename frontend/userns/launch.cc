@@ -146,7 +146,7 @@ class Launch {
     return out;
   }
 
-  void report_servers() const {
+  void report_servers() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
       report_server(servers_[i], plan_.servers[i].path);
     }
@@ -177,6 +177,9 @@ class Launch {
     }
     if (start_payload(setup) == 0) {
       pid_ = setup.pid;
+      for (Server& server : servers_) {
+        take_log(server);
+      }
       return true;
     }
     const bool joined = !servers_.empty() && servers_[0].joined();
