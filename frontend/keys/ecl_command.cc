@@ -187,6 +187,9 @@ std::string explain(const Loaded& loaded,
       out += "signature:  object " + std::to_string(signature.id) + ", group " +
              std::to_string(signature.group) + ": " + who + "\n";
     }
+    for (const std::string& name : gathered.left_out) {
+      out += "keyring:    " + name + " is out of date and does not count\n";
+    }
     if (gathered.signatures.empty()) {
       out += "signature:  none\n";
     }

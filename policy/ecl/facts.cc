@@ -73,13 +73,20 @@ class KeyringReader {
   UniqueFd root_;
 };
 
-Outcome<signature::PublicKey> load_pem(const KeyringReader& reader, const std::string& name) {
+// None: a certificate that is out of date, which must not shut out the signers that are not.
+Outcome<std::optional<signature::PublicKey>> load_pem(const KeyringReader& reader,
+                                                      const std::string& name) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, reader.read(name));
   if (!text) {
     return Problem{"keyring file " + name + " has gone"};
   }
   if (text->find("-----BEGIN CERTIFICATE-----") == std::string::npos) {
-    return signature::PublicKey::from_pem(*text, name);
+    POSTERN_TRY_ASSIGN(signature::PublicKey key, signature::PublicKey::from_pem(*text, name));
+    return std::optional(std::move(key));
+  }
+  POSTERN_TRY_ASSIGN(const bool out_of_date, signature::certificate_is_out_of_date(*text));
+  if (out_of_date) {
+    return std::optional<signature::PublicKey>();
   }
   POSTERN_TRY_ASSIGN(const std::optional<std::string> roots, reader.read("roots.pem"));
   POSTERN_TRY_ASSIGN(const std::optional<std::string> between, reader.read("intermediates.pem"));
@@ -87,7 +94,9 @@ Outcome<signature::PublicKey> load_pem(const KeyringReader& reader, const std::s
     return Problem{name + " is a certificate, and the keyring has no roots.pem",
                    "put the root certificate that issued it into roots.pem"};
   }
-  return signature::key_of_certificate({*text, between.value_or(""), *roots}, name);
+  POSTERN_TRY_ASSIGN(signature::PublicKey key,
+                     signature::key_of_certificate({*text, between.value_or(""), *roots}, name));
+  return std::optional(std::move(key));
 }
 
 RefusalCode refusal_of(Failure failure) {
@@ -158,8 +167,12 @@ Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner own
   out.rings.push_back(*std::move(opened));
   POSTERN_TRY_ASSIGN(const std::vector<std::string> names, reader.pem_files());
   for (const std::string& name : names) {
-    POSTERN_TRY_ASSIGN(signature::PublicKey key, load_pem(reader, name));
-    out.keys.push_back(std::move(key));
+    POSTERN_TRY_ASSIGN(std::optional<signature::PublicKey> key, load_pem(reader, name));
+    if (key) {
+      out.keys.push_back(*std::move(key));
+    } else {
+      out.left_out.push_back(name);
+    }
   }
   return out;
 }
@@ -169,6 +182,7 @@ Gathered gather(const sif::Image& image,
                 const KeyMaterial& keys,
                 const GatherOptions& options) {
   Gathered out;
+  out.left_out = keys.left_out;
   ImageFacts& facts = out.facts;
   const auto refuse = [&](RefusalCode code, std::string why) {
     facts.problem_code = code;

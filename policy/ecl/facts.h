@@ -51,7 +51,8 @@ struct GatherOptions {
 struct Gathered {
   ImageFacts facts;  // `directory` is left empty: see locate()
   std::vector<signature::SignatureReport> signatures;
-  std::optional<seal::Found> seal;  // of the root partition, and covered by a valid signature
+  std::optional<seal::Found> seal;    // of the root partition, and covered by a valid signature
+  std::vector<std::string> left_out;  // files of the keyring whose certificates are out of date
 };
 
 // Checks the signatures of every group against the site's keys. A sealed root partition is not

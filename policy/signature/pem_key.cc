@@ -343,6 +343,17 @@ Outcome<std::vector<std::uint8_t>> PrivateKey::sign(std::string_view message) co
   return out;
 }
 
+namespace {
+
+Outcome<X509*> first_of(const OwnedStack& certificates) {
+  if (sk_X509_num(certificates.get()) == 0) {
+    return Problem{"no certificate in it"};
+  }
+  return sk_X509_value(certificates.get(), 0);
+}
+
+}  // namespace
+
 Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
                                       std::string_view name,
                                       const RevocationCheck& revocation) {
@@ -376,13 +387,17 @@ Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
   return out;
 }
 
+Outcome<bool> certificate_is_out_of_date(std::string_view pem) {
+  POSTERN_TRY_ASSIGN(const OwnedStack list, read_certificates(pem, "the certificate"));
+  POSTERN_TRY_ASSIGN(const X509* first, first_of(list));
+  return X509_cmp_current_time(X509_get0_notBefore(first)) >= 0 ||
+         X509_cmp_current_time(X509_get0_notAfter(first)) <= 0;
+}
+
 Outcome<std::string> certificate_fingerprint(std::string_view pem) {
   POSTERN_TRY_ASSIGN(const OwnedStack list, read_certificates(pem, "the certificate"));
-  if (sk_X509_num(list.get()) == 0) {
-    return Problem{"no certificate in it"};
-  }
-  return sha256_of_der<X509>(sk_X509_value(list.get(), 0), i2d_X509)
-      .substr(std::string_view("sha256:").size());
+  POSTERN_TRY_ASSIGN(X509 * first, first_of(list));
+  return sha256_of_der<X509>(first, i2d_X509).substr(std::string_view("sha256:").size());
 }
 
 }  // namespace postern::signature

@@ -86,6 +86,9 @@ Outcome<PublicKey> key_of_certificate(const CertificateFiles& files,
                                       std::string_view name,
                                       const RevocationCheck& revocation = {});
 
+// Whether the first certificate is past its last day, or before its first. Nothing is verified.
+Outcome<bool> certificate_is_out_of_date(std::string_view pem);
+
 // 64 hex digits: the SHA-256 of the first certificate (DER), what `openssl x509 -fingerprint`
 // prints. Nothing is verified.
 Outcome<std::string> certificate_fingerprint(std::string_view pem);

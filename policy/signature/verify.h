@@ -23,8 +23,9 @@ namespace postern::signature {
 // What signatures are checked against. A signature of a form for which there is no material at all
 // ends the verification; one by a key that is not among the material is "not valid".
 struct KeyMaterial {
-  std::vector<PgpKeyring> rings;  // asked in this order; none: no OpenPGP material
-  std::vector<PublicKey> keys;    // for DSSE envelopes
+  std::vector<PgpKeyring> rings;      // asked in this order; none: no OpenPGP material
+  std::vector<PublicKey> keys;        // for DSSE envelopes
+  std::vector<std::string> left_out;  // names of certificates that are out of date
   // Asked when no ring has the key of this id (16 or 40 hex digits): a ring with it, or none.
   std::function<std::optional<PgpKeyring>(const std::string& key_id)> fetch;
 };

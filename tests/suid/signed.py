@@ -513,6 +513,13 @@ def certificates_and_pem_keys_of_the_site_admit():
             for name, path in images.items():
                 for mode in MODES:
                     check(started(path, mode) == (name == signer), f"{name}'s under a list of {signer}, {mode}")
+        # A certificate that has ended shuts out its own signer and nobody else.
+        openssl("x509", "-req", "-in", "request", "-CA", "middle.crt", "-CAkey", "middle.key", "-days", "-1", "-out", "ended.crt", "-extfile", "extensions")
+        shutil.copyfile(f"{place}/ended.crt", f"{ring}/pem/leaf.pem")
+        for mode in MODES:
+            check(started(images["plain"], mode) and not started(images["leaf"], mode), f"an ended certificate, {mode}")
+        check("pem/leaf.pem is out of date" in postern("ecl", "check", "--explain", images["plain"], ok=0).stdout, "explained")
+        shutil.copyfile(f"{place}/leaf.crt", f"{ring}/pem/leaf.pem")
         os.remove(f"{ring}/intermediates.pem")  # the chain has a gap: the keyring is wrong, and nothing is admitted
         check(not started(images["plain"], "suid"), "a certificate of nobody's")
     finally:
