@@ -90,6 +90,30 @@ TarReader::TarReader(Stream& below, std::string name)
   archive_read_support_format_empty(state_->reader);
 }
 
+namespace {
+
+// None: what a root file system has no use for (a socket, a type of one archiver's own).
+std::optional<Kind> kind_of(::archive_entry* entry) {
+  switch (archive_entry_filetype(entry)) {
+    case AE_IFREG:
+      return Kind::kFile;
+    case AE_IFDIR:
+      return Kind::kDirectory;
+    case AE_IFLNK:
+      return Kind::kSymlink;
+    case AE_IFCHR:
+      return Kind::kCharDevice;
+    case AE_IFBLK:
+      return Kind::kBlockDevice;
+    case AE_IFIFO:
+      return Kind::kFifo;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
 TarReader::~TarReader() = default;
 
 std::uint64_t TarReader::data_offset() const {
@@ -124,29 +148,12 @@ Outcome<std::optional<TarEntry>> TarReader::next() {
     return std::optional<TarEntry>(std::move(out));
   }
   Inode& inode = out.inode;
-  switch (archive_entry_filetype(entry)) {
-    case AE_IFREG:
-      inode.kind = Kind::kFile;
-      break;
-    case AE_IFDIR:
-      inode.kind = Kind::kDirectory;
-      break;
-    case AE_IFLNK:
-      inode.kind = Kind::kSymlink;
-      break;
-    case AE_IFCHR:
-      inode.kind = Kind::kCharDevice;
-      break;
-    case AE_IFBLK:
-      inode.kind = Kind::kBlockDevice;
-      break;
-    case AE_IFIFO:
-      inode.kind = Kind::kFifo;
-      break;
-    default:
-      out.ignored = true;
-      return std::optional<TarEntry>(std::move(out));
+  const std::optional<Kind> kind = kind_of(entry);
+  if (!kind) {
+    out.ignored = true;
+    return std::optional<TarEntry>(std::move(out));
   }
+  inode.kind = *kind;
   const auto bad = [&](const std::string& what) {
     return Problem{.what = "'" + out.name + "' in " + state.name + " has " + what,
                    .cure = "the archive is damaged"};
