@@ -136,12 +136,13 @@ Read<BlockCache::Pin> BlockCache::get(const BlockKey& key, Decoder& decoder) noe
       }
     } else {
       mine = true;
-      slot = oldest_;
-      if (slot != nullptr) {
+      slot = oldest_ != nullptr ? oldest_ : spill();
+      if (slot == nullptr) {
+        return Errno{ENOMEM};
+      }
+      if (slot == oldest_) {
         take_from_list(slot);
         unhash(slot);
-      } else if ((slot = spill()) == nullptr) {
-        return Errno{ENOMEM};
       }
       slot->key = key;
       slot->pins = 1;

@@ -126,7 +126,7 @@ Outcome<std::unique_ptr<Cipher>> Cipher::make(int key, const CryptGeometry& geom
   if (bytes == nullptr) {
     return openssl_problem();
   }
-  Outcome<> got = read_key(key, {bytes, kVolumeKeyBytes});
+  const Outcome<> got = read_key(key, {bytes, kVolumeKeyBytes});
   // No configuration file, no error strings: nothing of the host's, and a third of the time.
   OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, nullptr);
   EVP_CIPHER* cipher = got ? EVP_CIPHER_fetch(nullptr, "AES-256-XTS", nullptr) : nullptr;

@@ -29,7 +29,7 @@ unsigned char* octets(std::span<std::byte> bytes) noexcept {
 }
 
 // A dictionary larger than a block is of no use to it; the rest is the decoder's own state.
-constexpr std::uint64_t kXzMemoryBytes = 4 * kMaxBlockBytes;
+constexpr std::uint64_t kXzMemoryBytes = std::uint64_t{4} * kMaxBlockBytes;
 
 Read<std::size_t> decode_xz(std::span<const std::byte> in, std::span<std::byte> out) noexcept {
   std::uint64_t memory = kXzMemoryBytes;
@@ -103,7 +103,8 @@ Read<std::size_t> Decompressor::decode(std::span<const std::byte> in,
                                        std::span<std::byte> out) noexcept {
   switch (method_) {
     case Compression::kGzip: {
-      if (deflate_ == nullptr && (deflate_ = libdeflate_alloc_decompressor()) == nullptr) {
+      deflate_ = deflate_ != nullptr ? deflate_ : libdeflate_alloc_decompressor();
+      if (deflate_ == nullptr) {
         return Errno{ENOMEM};
       }
       std::size_t size = 0;
@@ -114,7 +115,8 @@ Read<std::size_t> Decompressor::decode(std::span<const std::byte> in,
       return size;
     }
     case Compression::kZstd: {
-      if (zstd_ == nullptr && (zstd_ = ZSTD_createDCtx()) == nullptr) {
+      zstd_ = zstd_ != nullptr ? zstd_ : ZSTD_createDCtx();
+      if (zstd_ == nullptr) {
         return Errno{ENOMEM};
       }
       const std::size_t size =

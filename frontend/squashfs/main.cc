@@ -72,9 +72,7 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
 
 int main(int argc, char** argv) {
   namespace message = postern::message;
-  const char* level = ::getenv("POSTERN_MESSAGELEVEL");
-  message::configure(static_cast<message::Level>(level != nullptr ? ::atoi(level) : 1),
-                     ::getenv("POSTERN_NOCOLOR") == nullptr);
+  message::configure_from_environment();
   const std::span<char* const> arguments(argv, static_cast<std::size_t>(argc));
   const auto done = postern::squashfs::run(arguments.subspan(1));
   if (!done) {

@@ -208,55 +208,63 @@ Read<Inode> Reader::inode(InodeId id) noexcept {
   return inode;
 }
 
+Read<> Reader::read_file_body(Inode& inode, bool extended, MetadataCursor& cursor) noexcept {
+  if (extended) {
+    LongFileBody body;
+    POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
+    inode.start = body.start;
+    inode.size = body.size;
+    inode.sparse = body.sparse;
+    inode.links = body.links;
+    inode.fragment = body.fragment;
+    inode.fragment_offset = body.fragment_offset;
+    inode.xattr = body.xattr;
+  } else {
+    FileBody body;
+    POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
+    inode.start = body.start;
+    inode.size = body.size;
+    inode.fragment = body.fragment;
+    inode.fragment_offset = body.fragment_offset;
+  }
+  if (inode.size > static_cast<std::uint64_t>(INT64_MAX)) {
+    return Errno{EIO};
+  }
+  return Ok{};
+}
+
+Read<> Reader::read_directory_body(Inode& inode, bool extended, MetadataCursor& cursor) noexcept {
+  if (extended) {
+    LongDirectoryBody body;
+    POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
+    inode.links = body.links;
+    inode.size = body.size;
+    inode.listing = body.start;
+    inode.listing_offset = body.offset;
+    inode.index_count = body.index_count;
+    inode.parent = body.parent;
+    inode.xattr = body.xattr;
+  } else {
+    DirectoryBody body;
+    POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
+    inode.links = body.links;
+    inode.size = body.size;
+    inode.listing = body.start;
+    inode.listing_offset = body.offset;
+    inode.parent = body.parent;
+  }
+  return Ok{};
+}
+
 Read<> Reader::read_body(Inode& inode, InodeType type, MetadataCursor& cursor) noexcept {
   const bool extended = type_bits(type).extended;
   switch (inode.mode & S_IFMT) {
-    case S_IFREG: {
-      if (extended) {
-        LongFileBody body;
-        POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
-        inode.start = body.start;
-        inode.size = body.size;
-        inode.sparse = body.sparse;
-        inode.links = body.links;
-        inode.fragment = body.fragment;
-        inode.fragment_offset = body.fragment_offset;
-        inode.xattr = body.xattr;
-      } else {
-        FileBody body;
-        POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
-        inode.start = body.start;
-        inode.size = body.size;
-        inode.fragment = body.fragment;
-        inode.fragment_offset = body.fragment_offset;
-      }
-      if (inode.size > static_cast<std::uint64_t>(INT64_MAX)) {
-        return Errno{EIO};
-      }
+    case S_IFREG:
+      POSTERN_TRY(read_file_body(inode, extended, cursor));
       break;
-    }
-    case S_IFDIR: {
-      if (extended) {
-        LongDirectoryBody body;
-        POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
-        inode.links = body.links;
-        inode.size = body.size;
-        inode.listing = body.start;
-        inode.listing_offset = body.offset;
-        inode.index_count = body.index_count;
-        inode.parent = body.parent;
-        inode.xattr = body.xattr;
-      } else {
-        DirectoryBody body;
-        POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
-        inode.links = body.links;
-        inode.size = body.size;
-        inode.listing = body.start;
-        inode.listing_offset = body.offset;
-        inode.parent = body.parent;
-      }
+    case S_IFDIR:
+      POSTERN_TRY(read_directory_body(inode, extended, cursor));
       break;
-    }
     case S_IFLNK: {
       SymlinkBody body;
       POSTERN_TRY(read_metadata(cursor, &body, sizeof body));
@@ -482,7 +490,7 @@ Read<> Reader::each_xattr(const Inode& inode, Visit visit) noexcept {
 Read<std::string> Reader::xattr(const Inode& inode, std::string_view name) noexcept {
   std::string found;
   bool seen = false;
-  POSTERN_TRY(each_xattr(inode, [&](const std::string& has, MetadataCursor value) -> Read<bool> {
+  const auto take = [&](const std::string& has, MetadataCursor value) -> Read<bool> {
     if (has != name) {
       return true;
     }
@@ -495,7 +503,8 @@ Read<std::string> Reader::xattr(const Inode& inode, std::string_view name) noexc
     POSTERN_TRY(read_metadata(value, found.data(), size));
     seen = true;
     return false;
-  }));
+  };
+  POSTERN_TRY(each_xattr(inode, take));
   if (!seen) {
     return Errno{ENODATA};
   }

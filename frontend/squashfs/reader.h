@@ -122,6 +122,8 @@ class Reader final : private BlockCache::Decoder {
   Read<> skip_metadata(MetadataCursor& cursor, std::uint64_t size) noexcept;
   Read<> table_entry(const Table& table, std::uint64_t index, void* out) noexcept;
   Read<> read_body(Inode& inode, InodeType type, MetadataCursor& cursor) noexcept;
+  Read<> read_file_body(Inode& inode, bool extended, MetadataCursor& cursor) noexcept;
+  Read<> read_directory_body(Inode& inode, bool extended, MetadataCursor& cursor) noexcept;
   Read<> seek_by_index(const Inode& directory,
                        ListingCursor& cursor,
                        std::string_view name,

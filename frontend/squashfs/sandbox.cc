@@ -102,8 +102,8 @@ std::vector<sock_filter> make_filter() {
   for (const Checked& check : kChecked) {
     // Little-endian: the low half of the argument comes first; the flags and commands have 32 bits.
     filter.push_back(jump(kEqual, check.call, 0, 5));
-    filter.push_back(statement(
-        kLoad, static_cast<std::uint32_t>(offsetof(seccomp_data, args) + 8 * check.argument)));
+    filter.push_back(statement(kLoad, static_cast<std::uint32_t>(offsetof(seccomp_data, args) +
+                                                                 std::size_t{8} * check.argument)));
     filter.push_back(statement(BPF_ALU | BPF_AND | BPF_K, check.mask));
     filter.push_back(jump(kEqual, check.value, 0, 1));
     filter.push_back(statement(kReturn, SECCOMP_RET_ALLOW));

@@ -107,7 +107,7 @@ struct Worker {
   std::vector<char> listing;
 };
 
-thread_local Worker* t_worker = nullptr;
+thread_local Worker* t_worker = nullptr;  // NOLINT(readability-identifier-naming): of a thread
 
 Worker& worker() noexcept {
   return *t_worker;
@@ -214,11 +214,11 @@ void on_getattr(fuse_req_t request, fuse_ino_t node, fuse_file_info* /*file*/) n
   Worker& w = worker();
   const auto inode = w.reader.inode(inode_of(node, w.reader));
   struct stat st{};
-  Read<> filled = Errno{EIO};
-  if (inode && (filled = fill_attributes(w, *inode, st))) {
+  const Read<> filled = inode ? fill_attributes(w, *inode, st) : Read<>(inode.error());
+  if (filled) {
     fuse_reply_attr(request, &st, kForever);
   } else {
-    fuse_reply_err(request, inode ? filled.error().number : inode.error().number);
+    fuse_reply_err(request, filled.error().number);
   }
 }
 
