@@ -71,7 +71,11 @@ bool checksum_holds(std::span<std::uint8_t> header) {
   std::memcpy(stored.data(), &header[kChecksumAt], stored.size());
   std::memset(&header[kChecksumAt], 0, kChecksumBytes);
   std::array<std::uint8_t, kChecksumBytes> computed{};
-  SHA256(header.data(), header.size(), computed.data());
+  // Not SHA256(3): in OpenSSL 3 it fetches the algorithm from a provider, and so links all of them.
+  SHA256_CTX context;
+  SHA256_Init(&context);
+  SHA256_Update(&context, header.data(), header.size());
+  SHA256_Final(computed.data(), &context);
   return stored == computed;
 }
 
