@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "frontend/run/libexec.h"
 #include "frontend/run/plan.h"
 #include "frontend/run/unlock.h"
+#include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
 #include "frontend/userns/launch.h"
 #include "policy/config/site.h"
@@ -40,7 +42,24 @@ Outcome<> take_operands(const std::vector<std::string>& operands, run::Action& a
   return Ok{};
 }
 
-Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& site) {
+// Suid mode generates account files before the image is mounted. The image's own are read beside
+// the planning; what cannot be begun here is begun, and reported, by suid::launch().
+std::optional<suid::ImageAccounts> begin_accounts(const run::PlanInput& input,
+                                                  const run::Action& action,
+                                                  const config::SiteConfig& site) {
+  const bool wanted = (input.site.passwd || input.site.group) && input.image.root &&
+                      !action.user_namespace && !action.fakeroot &&
+                      suid::reason_against(site).empty();
+  if (!wanted) {
+    return std::nullopt;
+  }
+  auto accounts = suid::ImageAccounts::begin(*input.image.root);
+  return accounts ? std::optional(*std::move(accounts)) : std::nullopt;
+}
+
+Outcome<run::PlanInput> gather(run::Action action,
+                               const config::SiteConfig& site,
+                               std::optional<suid::ImageAccounts>& accounts) {
   run::PlanInput input;
   input.caller = run::read_caller();
   if (input.caller.directory.empty()) {
@@ -59,6 +78,7 @@ Outcome<run::PlanInput> gather(run::Action action, const config::SiteConfig& sit
                                                 .passphrase_fd = action.passphrase_fd,
                                                 .key_command = action.key_command}));
   }
+  accounts = begin_accounts(input, action, site);
 
   run::EnvironmentWish wish{.clean = action.clean_environment,
                             .not_imported = std::move(action.not_imported),
@@ -91,13 +111,17 @@ Outcome<> check_images(const run::LaunchPlan& plan) {
 }
 
 // Through the setuid helper where there is one and nothing speaks against it.
-Outcome<int> launch(run::LaunchPlan plan, bool no_suid, const config::SiteConfig& site) {
+Outcome<int> launch(run::LaunchPlan plan,
+                    bool no_suid,
+                    const config::SiteConfig& site,
+                    std::optional<suid::ImageAccounts> accounts) {
   const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
   if (reason.empty()) {
     message::verbose("starting in setuid mode");
-    return suid::launch(std::move(plan), site, config_path());
+    return suid::launch(std::move(plan), site, config_path(), std::move(accounts));
   }
   message::verbose("starting in user-namespace mode, not setuid mode: " + reason);
+  accounts.reset();
   POSTERN_TRY(check_images(plan));
   return userns::launch(std::move(plan));
 }
@@ -105,7 +129,8 @@ Outcome<int> launch(run::LaunchPlan plan, bool no_suid, const config::SiteConfig
 Outcome<int> start(run::Action action) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   const bool no_suid = action.user_namespace;
-  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action), site));
+  std::optional<suid::ImageAccounts> accounts;
+  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action), site, accounts));
   for (const std::string& warning : input.environment.warnings) {
     message::warning(warning);
   }
@@ -117,7 +142,7 @@ Outcome<int> start(run::Action action) {
   if (!plan) {
     return std::move(plan).error();
   }
-  return launch(*std::move(plan), no_suid, site);
+  return launch(*std::move(plan), no_suid, site, std::move(accounts));
 }
 
 int act(init::Action what, std::string_view name, std::span<const std::string> words) {

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include <fcntl.h>
+#include <signal.h>
 #include <spawn.h>
 #include <unistd.h>
 
@@ -59,7 +60,7 @@ std::vector<std::string> arguments_of(const run::ImageServer& server, int output
   return words;
 }
 
-Outcome<pid_t> start(const run::ImageServer& server, int output) {
+Outcome<pid_t> spawn(const run::ImageServer& server, int output) {
   std::vector<std::string> words = arguments_of(server, output);
   std::vector<char*> argv = run::argv_of(words);
   posix_spawn_file_actions_t actions;
@@ -85,26 +86,6 @@ Outcome<pid_t> start(const run::ImageServer& server, int output) {
   return pid;
 }
 
-Outcome<Accounts> of_image(const run::ImageServer& server) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    return system_problem("reading the accounts of " + server.path, errno);
-  }
-  const UniqueFd reading(ends[0]);
-  UniqueFd writing(ends[1]);
-  POSTERN_TRY_ASSIGN(const pid_t pid, start(server, writing.get()));
-  writing.reset();
-  const std::optional<std::string> text = run::read_small_file(reading.get());
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!text || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return Problem{.what = server.path + ": its /etc/passwd and /etc/group cannot be read",
-                   .cure = "the image is damaged; fetch or build it again"};
-  }
-  return parse_accounts(*text);
-}
-
 }  // namespace
 
 Outcome<Accounts> parse_accounts(std::string_view text) {
@@ -124,19 +105,57 @@ Outcome<Accounts> parse_accounts(std::string_view text) {
   return accounts;
 }
 
-Outcome<Accounts> read_accounts(const run::LaunchPlan& plan) {
-  const run::Source& root = plan.sources.front();
-  return root.kind == run::Source::Kind::kPath ? Outcome<Accounts>(of_directory(root.path))
-                                               : of_image(plan.servers[root.server]);
+Outcome<ImageAccounts> ImageAccounts::begin(const run::ImageServer& image) {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
+    return system_problem("reading the accounts of " + image.path, errno);
+  }
+  UniqueFd reading(ends[0]);
+  const UniqueFd writing(ends[1]);
+  POSTERN_TRY_ASSIGN(const pid_t pid, spawn(image, writing.get()));
+  return ImageAccounts(std::move(reading), pid);
 }
 
-Outcome<> finish_accounts(run::LaunchPlan& plan) {
+ImageAccounts::~ImageAccounts() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+}
+
+Outcome<Accounts> ImageAccounts::finish(const std::string& image) {
+  const std::optional<std::string> text = run::read_small_file(output_.get());
+  int status = 0;
+  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  if (!text || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return Problem{.what = image + ": its /etc/passwd and /etc/group cannot be read",
+                   .cure = "the image is damaged; fetch or build it again"};
+  }
+  return parse_accounts(*text);
+}
+
+Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts> begun) {
+  const run::Source& root = plan.sources.front();
+  if (root.kind == run::Source::Kind::kPath) {
+    return of_directory(root.path);
+  }
+  const run::ImageServer& image = plan.servers[root.server];
+  if (begun) {
+    return begun->finish(image.path);
+  }
+  POSTERN_TRY_ASSIGN(ImageAccounts accounts, ImageAccounts::begin(image));
+  return accounts.finish(image.path);
+}
+
+Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts> begun) {
   using Merge = run::Source::Merge;
   const auto is_merged = [](const run::Source& source) { return source.merge != Merge::kNone; };
   if (std::none_of(plan.sources.begin(), plan.sources.end(), is_merged)) {
     return Ok{};
   }
-  POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan));
+  POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan, std::move(begun)));
   for (run::Source& source : plan.sources) {
     if (is_merged(source)) {
       source.content = run::finish_content(

@@ -498,8 +498,9 @@ std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig
 
 Outcome<int> launch(run::LaunchPlan plan,
                     const config::SiteConfig& site,
-                    const std::string& site_file) {
-  POSTERN_TRY(finish_accounts(plan));
+                    const std::string& site_file,
+                    std::optional<ImageAccounts> accounts) {
+  POSTERN_TRY(finish_accounts(plan, std::move(accounts)));
   const run::BlockedSignals signals;
   Launch start(plan, site, site_file);
   POSTERN_TRY(start.start());

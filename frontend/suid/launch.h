@@ -1,9 +1,11 @@
 // Executes a LaunchPlan through the setuid helper.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "frontend/run/launch_plan.h"
+#include "frontend/suid/accounts.h"
 #include "policy/config/site.h"
 #include "policy/problem.h"
 
@@ -18,10 +20,11 @@ namespace postern::suid {
 [[nodiscard]] std::string reason_against(const config::SiteConfig& site);
 
 // Starts the container and waits for it, as userns::launch does. `site_file` is the file that
-// `site` came from, for messages. Error: what failed, or which rule of which file refused, with the
-// cure.
+// `site` came from, for messages; `accounts` those of the root image, where reading them was begun
+// before. Error: what failed, or which rule of which file refused, with the cure.
 [[nodiscard]] Outcome<int> launch(run::LaunchPlan plan,
                                   const config::SiteConfig& site,
-                                  const std::string& site_file);
+                                  const std::string& site_file,
+                                  std::optional<ImageAccounts> accounts);
 
 }  // namespace postern::suid
