@@ -31,7 +31,7 @@ std::array<gid_t, kMaxGroups> g_groups;
   constexpr rlimit kUnlimited{RLIM_INFINITY, RLIM_INFINITY};
   for (const unsigned r : {RLIMIT_AS, RLIMIT_CORE, RLIMIT_CPU, RLIMIT_DATA, RLIMIT_FSIZE, RLIMIT_NPROC})
     (void)::syscall(SYS_prlimit64, 0, r, &kUnlimited, nullptr);
-  POSTERN_CHECK(::syscall(SYS_setgroups, 0, nullptr) == 0);
+  POSTERN_CHECK(::syscall(SYS_setgroups, 0, nullptr) == 0 && ::getgroups(0, nullptr) == 0);
   take_ids(judge, 0, 0, 0);
   POSTERN_CHECK(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0);
   // ORDER: after the ids, whose change clears it (prctl(2)); then the helper may be gone already.
