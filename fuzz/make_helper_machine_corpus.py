@@ -66,6 +66,7 @@ PLANS = {
     "all-namespaces": plan(DIRECTORY, shape=1, spaces=31 | 128, operations=USUAL + MINIMAL_DEV),
     "network-joined": plan(DIRECTORY, spaces=64, operations=USUAL[:3]),
     "capabilities": plan(DIRECTORY, capabilities=141, operations=USUAL[:3]),
+    "capability-to-change-ids": plan(DIRECTORY, capabilities=7, operations=USUAL[:1]),
     "minimal-dev": plan(DIRECTORY, shape=1, operations=MINIMAL_DEV),
     "bind-below-bind": plan(DIRECTORY, shape=1, operations=[(BIND, IS_DIRECTORY, ETC), (BIND, 0, PASSWD), (BIND, IS_DIRECTORY, DEEP)]),
 }
