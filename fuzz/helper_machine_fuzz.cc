@@ -18,13 +18,9 @@
 #include "fuzz/target.h"
 #include "protocol/verdict_check.h"
 
-namespace {
+namespace postern::machine {
 
-using postern::Operation;
-using postern::OperationEntry;
-using postern::RootKind;
-using postern::Verdict;
-using namespace postern::machine;
+namespace {
 
 constexpr std::size_t kFacts = 32, kFaults = 64, kPatches = 96;  // where each part ends
 
@@ -251,14 +247,21 @@ void sweep(const Case& base) {
 }
 #endif
 
-}  // namespace
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size > 1024) return 0;
+void run_input(const std::uint8_t* data, std::size_t size) {
   const Case input = read_case(data, size);
   run(input);
 #ifdef POSTERN_REPLAY
   sweep(input);
 #endif
+}
+
+}  // namespace
+
+}  // namespace postern::machine
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size <= 1024) {
+    postern::machine::run_input(data, size);
+  }
   return 0;
 }

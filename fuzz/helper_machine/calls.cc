@@ -32,19 +32,14 @@
 #include "helper/build_paths.h"
 #include "protocol/base/result.h"
 
-using namespace postern::machine;
-using postern::LayerEntry;
-using postern::Operation;
-using postern::OperationEntry;
-using postern::RootKind;
-using postern::Verdict;
-
 #define WRAPPED(type, name, ...)              \
   extern "C" type __real_##name(__VA_ARGS__); \
   extern "C" type __wrap_##name(__VA_ARGS__); \
   type __wrap_##name(__VA_ARGS__)
 
 #define K (*g_kernel)
+
+namespace postern::machine {
 
 namespace {
 
@@ -1683,3 +1678,5 @@ WRAPPED(long, syscall, long nr, ...) {
       broken("syscall(2) is called for what the helper has no use for");
   }
 }
+
+}  // namespace postern::machine
