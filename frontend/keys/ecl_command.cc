@@ -154,7 +154,8 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
   POSTERN_TRY_ASSIGN(
       const signature::KeyMaterial keys,
       ecl::load_keyring(global_keyring(),
-                        trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever, false));
+                        trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever,
+                        /*in_child=*/true));  // which needs one execution of gpg less
   ecl::GatherOptions options;
   options.legacy = config.legacy_insecure;
   options.mounts = config::MountTable::read();

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <charconv>
 #include <memory>
+#include <optional>
 
 #include <curl/curl.h>
+#include <dlfcn.h>
 
 #include "protocol/exit_codes.h"
 
@@ -47,34 +49,89 @@ std::size_t take_header(char* bytes, std::size_t size, std::size_t count, void* 
   return size * count;
 }
 
+// libcurl, loaded with the first transfer: it brings thirty libraries, and every signature that is
+// checked, at each start under an execution control list, would wait for them.
+struct Curl {
+  decltype(&curl_easy_init) init;
+  decltype(&curl_easy_setopt) setopt;
+  decltype(&curl_easy_perform) perform;
+  decltype(&curl_easy_getinfo) getinfo;
+  decltype(&curl_easy_cleanup) cleanup;
+  decltype(&curl_easy_escape) escape;
+  decltype(&curl_easy_strerror) strerror;
+  decltype(&curl_free) free;
+  decltype(&curl_slist_append) append;
+  decltype(&curl_slist_free_all) free_all;
+
+  // Null where it is not installed. It stays loaded.
+  static const Curl* get() {
+    static const std::optional<Curl> curl = load();
+    return curl ? &*curl : nullptr;
+  }
+
+ private:
+  template <class Function>
+  static bool find(void* library, const char* name, Function*& function) {
+    // SAFETY: POSIX lets a symbol's address be a function's (dlsym(3)).
+    function = reinterpret_cast<Function*>(::dlsym(library, name));
+    return function != nullptr;
+  }
+
+  static std::optional<Curl> load() {
+    void* const library = ::dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);
+    Curl out{};
+    const bool found = library != nullptr && find(library, "curl_easy_init", out.init) &&
+                       find(library, "curl_easy_setopt", out.setopt) &&
+                       find(library, "curl_easy_perform", out.perform) &&
+                       find(library, "curl_easy_getinfo", out.getinfo) &&
+                       find(library, "curl_easy_cleanup", out.cleanup) &&
+                       find(library, "curl_easy_escape", out.escape) &&
+                       find(library, "curl_easy_strerror", out.strerror) &&
+                       find(library, "curl_free", out.free) &&
+                       find(library, "curl_slist_append", out.append) &&
+                       find(library, "curl_slist_free_all", out.free_all);
+    return found ? std::optional(out) : std::nullopt;
+  }
+};
+
 // One transfer; the handle and what it points to are gone afterwards.
 class Transfer {
  public:
-  Transfer() : handle_(curl_easy_init()) {}
+  Transfer() : curl_(Curl::get()), handle_(curl_ != nullptr ? curl_->init() : nullptr) {}
 
   template <class Value>
   void set(CURLoption option, Value value) {
     if (handle_ != nullptr) {
-      curl_easy_setopt(handle_.get(), option, value);
+      curl_->setopt(handle_.get(), option, value);
     }
   }
 
   void add_header(const std::string& line) {
+    if (handle_ == nullptr) {
+      return;
+    }
     // The list is extended in place; null where memory is short, and then it is as before.
-    if (curl_slist* longer = curl_slist_append(headers_.get(), line.c_str());
+    if (curl_slist* longer = curl_->append(headers_.get(), line.c_str());
         longer != headers_.get() && longer != nullptr) {
       headers_.reset(longer);
     }
   }
 
   std::string escape(const std::string& text) {
-    char* escaped = curl_easy_escape(handle_.get(), text.data(), static_cast<int>(text.size()));
+    if (handle_ == nullptr) {
+      return {};
+    }
+    char* escaped = curl_->escape(handle_.get(), text.data(), static_cast<int>(text.size()));
     std::string out = escaped != nullptr ? escaped : "";
-    curl_free(escaped);
+    curl_->free(escaped);
     return out;
   }
 
   Outcome<Answer> run(const std::string& url, unsigned timeout) {
+    if (curl_ == nullptr) {
+      return network_problem("libcurl is not installed, so key servers cannot be asked",
+                             "install the package 'libcurl4' (Debian) or 'libcurl' (Fedora, RHEL)");
+    }
     if (handle_ == nullptr) {
       return network_problem("libcurl cannot be started");
     }
@@ -94,37 +151,38 @@ class Transfer {
     set(CURLOPT_REDIR_PROTOCOLS_STR, url.starts_with("https:") ? "https" : "http,https");
     set(CURLOPT_CONNECTTIMEOUT, static_cast<long>(std::min(timeout, 10U)));
     set(CURLOPT_TIMEOUT, static_cast<long>(timeout));
-    const CURLcode code = curl_easy_perform(handle_.get());
+    const CURLcode code = curl_->perform(handle_.get());
     if (code != CURLE_OK) {
       return failure(code, url);
     }
-    curl_easy_getinfo(handle_.get(), CURLINFO_RESPONSE_CODE, &answer.status);
+    curl_->getinfo(handle_.get(), CURLINFO_RESPONSE_CODE, &answer.status);
     return answer;
   }
 
  private:
-  static Problem failure(CURLcode code, const std::string& url) {
+  [[nodiscard]] Problem failure(CURLcode code, const std::string& url) const {
     const std::string server = url.substr(0, url.find('/', url.find("://") + 3));
     if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_CONNECT ||
         code == CURLE_OPERATION_TIMEDOUT) {
-      return network_problem("cannot reach " + server + ": " + curl_easy_strerror(code),
+      return network_problem("cannot reach " + server + ": " + curl_->strerror(code),
                              "check the network connection, or name another server with --url");
     }
     if (code == CURLE_WRITE_ERROR) {
       return network_problem(server + " sent more than " + std::to_string(kMaxAnswerBytes) +
                              " bytes");
     }
-    return network_problem(server + ": " + curl_easy_strerror(code));
+    return network_problem(server + ": " + curl_->strerror(code));
   }
 
   struct FreeHandle {
-    void operator()(CURL* handle) const { curl_easy_cleanup(handle); }
+    void operator()(CURL* handle) const { Curl::get()->cleanup(handle); }
   };
 
   struct FreeList {
-    void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+    void operator()(curl_slist* list) const { Curl::get()->free_all(list); }
   };
 
+  const Curl* curl_;
   std::unique_ptr<CURL, FreeHandle> handle_;
   std::unique_ptr<curl_slist, FreeList> headers_;
 };

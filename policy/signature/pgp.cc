@@ -300,6 +300,34 @@ std::string reply_of(const Outcome<PgpCheck>& check) {
   return out;
 }
 
+Outcome<gpgme_ctx_t> context_of(const std::string& program, const std::string& directory) {
+  gpgme_ctx_t context = nullptr;
+  gpgme_error_t error = gpgme_new(&context);
+  if (error == 0) {
+    error = gpgme_ctx_set_engine_info(context, GPGME_PROTOCOL_OpenPGP, program.c_str(),
+                                      directory.c_str());
+  }
+  if (error != 0) {
+    gpgme_release(context);
+    return engine_problem("opening keyring " + directory, error);
+  }
+  return context;
+}
+
+// A ring in a process that opens no other. Naming program and directory to gpgme costs one more
+// execution of the program, for its version; from the environment it takes them as they are.
+Outcome<gpgme_ctx_t> only_context(const std::string& program, const std::string& directory) {
+  const std::string path = program.substr(0, program.rfind('/'));
+  if (::setenv("PATH", path.c_str(), 1) != 0 || ::setenv("GNUPGHOME", directory.c_str(), 1) != 0) {
+    return system_problem("opening keyring " + directory, errno);
+  }
+  gpgme_ctx_t context = nullptr;
+  if (const gpgme_error_t error = gpgme_new(&context); error != 0) {
+    return engine_problem("opening keyring " + directory, error);
+  }
+  return context;
+}
+
 // The other process's loop, until its owner is gone.
 void serve(const std::string& directory, int socket) {
   std::optional<Outcome<PgpKeyring>> ring;
@@ -308,7 +336,7 @@ void serve(const std::string& directory, int socket) {
   while (get_text(socket, packets, kMaxClearSignedBytes) &&
          get_text(socket, message.signed_bytes, kMaxClearSignedBytes)) {
     if (!ring) {
-      ring.emplace(PgpKeyring::open(directory, KeyOrigin::kGlobal));
+      ring.emplace(PgpKeyring::open_alone(directory, KeyOrigin::kGlobal));
     }
     message.packets.assign(packets.begin(), packets.end());
     const Outcome<PgpCheck> check =
@@ -362,19 +390,21 @@ bool has_ring(const std::string& directory) {
 }
 
 Outcome<std::string> start_once() {
+  constexpr std::array kPrograms = {"/usr/bin/gpg", "/usr/local/bin/gpg", "/usr/bin/gpg2"};
+  const auto found = std::find_if(kPrograms.begin(), kPrograms.end(),
+                                  [](const char* path) { return ::access(path, X_OK) == 0; });
+  if (found == kPrograms.end()) {
+    return Problem{"GnuPG is not installed, so OpenPGP signatures cannot be handled",
+                   "install the package 'gpg' (Debian) or 'gnupg2' (Fedora, RHEL)"};
+  }
+  std::string program = *found;
   // Without these gpgme runs gpgconf several times and asks gpgsm for its version: 8 ms more.
   gpgme_set_global_flag("disable-gpgconf", "1");
-  gpgme_set_global_flag("gpg-name", "gpg");
+  gpgme_set_global_flag("gpg-name", program.substr(program.rfind('/') + 1).c_str());
   if (gpgme_check_version("1.18.0") == nullptr) {
     return Problem{"the gpgme library is older than 1.18"};
   }
-  for (const char* path : {"/usr/bin/gpg", "/usr/local/bin/gpg", "/usr/bin/gpg2"}) {
-    if (::access(path, X_OK) == 0) {
-      return std::string(path);
-    }
-  }
-  return Problem{"GnuPG is not installed, so OpenPGP signatures cannot be handled",
-                 "install the package 'gpg' (Debian) or 'gnupg2' (Fedora, RHEL)"};
+  return program;
 }
 
 }  // namespace
@@ -401,24 +431,24 @@ void PgpKeyring::Release::operator()(gpgme_context* context) const noexcept {
 }
 
 Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory, KeyOrigin origin) {
-  if (!has_ring(directory)) {
-    PgpKeyring empty;
-    empty.origin_ = origin;
-    return empty;
-  }
-  POSTERN_TRY_ASSIGN(const std::string program, start_gpgme());
+  return open(directory, origin, context_of);
+}
+
+Outcome<PgpKeyring> PgpKeyring::open_alone(const std::string& directory, KeyOrigin origin) {
+  return open(directory, origin, only_context);
+}
+
+Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory,
+                                     KeyOrigin origin,
+                                     MakeContext make) {
   PgpKeyring out;
   out.origin_ = origin;
-  gpgme_ctx_t context = nullptr;
-  if (const gpgme_error_t error = gpgme_new(&context); error != 0) {
-    return engine_problem("opening keyring " + directory, error);
+  if (!has_ring(directory)) {
+    return out;
   }
+  POSTERN_TRY_ASSIGN(const std::string program, start_gpgme());
+  POSTERN_TRY_ASSIGN(gpgme_context* const context, make(program, directory));
   out.context_.reset(context);
-  if (const gpgme_error_t error = gpgme_ctx_set_engine_info(context, GPGME_PROTOCOL_OpenPGP,
-                                                            program.c_str(), directory.c_str());
-      error != 0) {
-    return engine_problem("opening keyring " + directory, error);
-  }
   gpgme_set_offline(context, 1);
   return out;
 }
