@@ -18,42 +18,76 @@ namespace postern::helper {
 
 namespace {
 
-constexpr std::uint64_t kSector = 512;
-constexpr std::size_t kKeyBytes = 64;
+constexpr std::size_t kSector = 512, kKeyBytes = 64;
 
 // The loop driver would read through a descriptor that was opened for writing only; and a FUSE server can
 // wedge the kernel's block layer. That it holds bytes at rest (no pseudo file) is the judge's to see.
-bool is_image(int fd) noexcept {
+bool is_image(int fd, struct stat& status) noexcept {
   constexpr unsigned kFuse = 0x65735546;
-  struct stat status{};
   struct statfs system{};
   const int flags = ::fcntl(fd, F_GETFL);
   return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
          S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 && system.f_type != kFuse;
 }
 
-// Read-only, no partition scan, gone with its last user. LOOP_CTL_GET_FREE does not reserve.
-Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes) noexcept {
-  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
-  loop_config config{.fd = static_cast<std::uint32_t>(image)};
-  config.info.lo_offset = offset;
-  config.info.lo_sizelimit = bytes;
-  config.info.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
-  for (;;) {
-    const int number = ::ioctl(control.get(), LOOP_CTL_GET_FREE);
-    POSTERN_TRY(require(number >= 0, Op::kLoop));
-    Device loop{.path = Text().add("/dev/loop").add(static_cast<std::uint64_t>(number))};
-    POSTERN_TRY_ASSIGN(loop.fd, own(::open(loop.path.text(), O_RDONLY | O_CLOEXEC), Op::kLoop));
-    if (::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0) return loop;
-    POSTERN_TRY(require(errno == EBUSY || errno == EAGAIN, Op::kLoop));
-  }
+Device open_device(const char* name, std::uint64_t number) noexcept {
+  Device device{.path = Text().add(name).add(number)};
+  device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
+  return device;
 }
 
-// One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel).
+// Whether a loop device is free, or as large as ours. Others are not opened: that would wait for their teardown, and
+// the status for their file system, which may hang; sysfs waits for neither.
+bool may_be_ours(std::uint32_t number, std::uint64_t bytes) noexcept {
+  std::array<char, 24> size{};
+  const UniqueFd file(::open(Text().add("/sys/block/loop").add(number).add("/size").text(), O_RDONLY | O_CLOEXEC));
+  const bool known = ::read(file.get(), size.data(), size.size() - 1) > 0;
+  const Text wanted = Text().add(bytes / kSector).add("\n");
+  return !known || std::strcmp(size.data(), "0\n") == 0 || std::strcmp(size.data(), wanted.text()) == 0;
+}
+
+// Read-only, no partition scan, gone with its last user: the device of an earlier start, which the same caller made
+// of the same extent of the same unchanged file, or the first free one. Simultaneous first starts walk the same way,
+// so they meet at one device: who is not the first to configure it asks again what it is.
+// INVARIANT: what is shared is what the kernel says that it is, under a name that only root can give. The descriptor
+// keeps the autoclear away, so that it stays so.
+Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  struct stat file{};
+  POSTERN_TRY(require(is_image(image, file), Op::kLoop, EBADF));
+  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
+  Text name = Text().add("postern ").add(::getuid()).add(" ").add(static_cast<std::uint64_t>(file.st_ctim.tv_sec));
+  name.add(".").add(static_cast<std::uint64_t>(file.st_ctim.tv_nsec));
+  loop_config config{.fd = static_cast<std::uint32_t>(image)};
+  loop_info64& ours = config.info;
+  ours = {.lo_device = file.st_dev, .lo_inode = file.st_ino, .lo_offset = offset, .lo_sizelimit = bytes};
+  ours.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
+  std::memcpy(ours.lo_file_name, name.text(), LO_NAME_SIZE - 1);
+  for (int tries = 0; tries < 100'000; ++tries) {  // some hundred milliseconds
+    while (!may_be_ours(ours.lo_number, bytes)) ++ours.lo_number;
+    Device loop = open_device("/dev/loop", ours.lo_number);
+    if (!loop.fd.valid()) {
+      // EEXIST: somebody else has just added it, and its node is not there yet.
+      const bool added = errno == ENOENT && ::ioctl(control.get(), LOOP_CTL_ADD, ours.lo_number) >= 0;
+      POSTERN_TRY(require(added || errno == EEXIST, Op::kLoop));
+      continue;
+    }
+    loop_info64 found{};
+    const bool bound = ::ioctl(loop.fd.get(), LOOP_GET_STATUS64, &found) == 0 || errno != ENXIO;
+    const bool same = std::memcmp(&found, &ours, offsetof(loop_info64, lo_crypt_name)) == 0;
+    if (bound ? same : ::ioctl(loop.fd.get(), LOOP_CONFIGURE, &config) == 0) return loop;
+    POSTERN_TRY(require(bound || errno == EBUSY || errno == EAGAIN, Op::kLoop));
+    ours.lo_number += bound ? 1 : 0;
+  }
+  return Error{.err = EBUSY, .op = Op::kLoop};
+}
+
+// One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel). The parameters may hold a key.
 struct Mapping {
   dm_ioctl head{.version = {DM_VERSION_MAJOR, 0, 0}};
   dm_target_spec target{};
   Text parameters;
+
+  ~Mapping() { ::explicit_bzero(this, sizeof *this); }
 
   // The kernel overwrites sizes, and finds a device by name only where no number is given.
   Result<> call(int control, unsigned long request, std::uint32_t flags) noexcept {
@@ -67,37 +101,61 @@ struct Mapping {
 };
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
 
-Text& add_device(Text& text, const UniqueFd& device) noexcept {
+Text number_of(const Device& device) noexcept {
   struct stat status{};
-  POSTERN_CHECK(::fstat(device.get(), &status) == 0);
-  return text.add(major(status.st_rdev)).add(":").add(minor(status.st_rdev));
+  POSTERN_CHECK(::fstat(device.fd.get(), &status) == 0);
+  return Text().add(major(status.st_rdev)).add(":").add(minor(status.st_rdev));
 }
 
-// The mapping of `type` over `data`, which nobody else has and so makes the name unique.
+// The live mapping of that name, where it is in all that `wanted` says: the kernel prints a table as we write it.
+// ORDER: opened, then asked again. What is open cannot go, so that name and number are of the same device.
+Result<Device> find_mapping(int control, const Mapping& wanted) noexcept {
+  Mapping found;
+  std::memcpy(found.head.name, wanted.head.name, sizeof found.head.name);
+  POSTERN_TRY(found.call(control, DM_DEV_STATUS, 0));
+  const std::uint64_t number = found.head.dev;
+  Device device = open_device("/dev/dm-", minor(number));
+  POSTERN_TRY(found.call(control, DM_TABLE_STATUS, DM_STATUS_TABLE_FLAG | DM_SECURE_DATA_FLAG));
+  found.target.next = 0;  // where a further target would be, had it one
+  const bool same = device.fd.valid() && found.head.dev == number && found.head.target_count == 1 &&
+                    (found.head.flags & (DM_READONLY_FLAG | DM_SUSPEND_FLAG)) == DM_READONLY_FLAG &&
+                    std::memcmp(&found.target, &wanted.target, sizeof found.target) == 0 &&
+                    std::strcmp(found.parameters.text(), wanted.parameters.text()) == 0;
+  return same ? Result<Device>(std::move(device)) : Error{.err = EEXIST, .op = Op::kMapping};
+}
+
+// The mapping of `type` over `data`, whose number makes its name: that of an earlier start, thus of the same caller
+// and image, with the same table; or a new one. It gets that name when it is whole, so that nobody waits for a maker
+// that stands still; of simultaneous ones the first to be named is the one that stays. Where the name is something
+// else's, ours keeps its own.
 // INVARIANT: a mapping is removed with its last user. Deferred removal can be armed only once the
 // device has a table and is open, so until then nothing that the caller may send ends the helper: it
 // holds no user id of the caller's, and signals of the terminal and of the clock wait.
 Result<Device> map_device(const char* type, std::uint64_t bytes, const Device& data, Mapping& mapping) noexcept {
   constexpr std::uint32_t kLoad = DM_READONLY_FLAG | DM_SECURE_DATA_FLAG;
-  Text name;
-  add_device(name.add("postern-"), data.fd);
+  Text name = Text().add("postern-").add(number_of(data).text());
   std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);  // NUL-padded, and short
   std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
   mapping.target.length = bytes / kSector;
   POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), Op::kMapping));
+  if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
+  Mapping ours = mapping;
+  name.add("-").add(static_cast<unsigned>(::getpid()));
+  std::memcpy(ours.head.name, name.text(), sizeof ours.head.name - 1);
   sigset_t all, before;
   ::sigfillset(&all);
   POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, Op::kMapping));
-  POSTERN_TRY(mapping.call(control.get(), DM_DEV_CREATE, 0));
-  Device device{.path = Text().add("/dev/dm-").add(minor(mapping.head.dev))};
-  const Result<> loaded = mapping.call(control.get(), DM_TABLE_LOAD, kLoad);
-  if (loaded) device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
-  POSTERN_TRY(mapping.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
-  POSTERN_TRY(require(::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, Op::kMapping));
+  POSTERN_TRY(ours.call(control.get(), DM_DEV_CREATE, 0));
+  Device device;
+  if (ours.call(control.get(), DM_TABLE_LOAD, kLoad)) device = open_device("/dev/dm-", minor(ours.head.dev));
+  POSTERN_TRY(ours.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
   // errno is still that of whichever of the two failed: what succeeded since has not touched it.
-  POSTERN_TRY(require(device.fd.valid(), Op::kMapping));
+  POSTERN_TRY(require(device.fd.valid() && ::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, Op::kMapping));
   // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
-  POSTERN_TRY(mapping.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
+  POSTERN_TRY(ours.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
+  std::memcpy(&ours.target, mapping.head.name, sizeof ours.target);  // where DM_DEV_RENAME has the new name
+  if (!ours.call(control.get(), DM_DEV_RENAME, 0))
+    if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
   return device;
 }
 
@@ -105,10 +163,10 @@ Result<Device> map_device(const char* type, std::uint64_t bytes, const Device& d
 Result<Device> map_verity(const Plan& plan, Device data) noexcept {
   const VerityGeometry& g = plan->verity;
   if (g.data_blocks == 0) return data;
+  const Text lower = number_of(data);
   Mapping mapping;
-  add_device(mapping.parameters.add("1 "), data.fd).add(" ");
-  add_device(mapping.parameters, data.fd).add(" 4096 4096 ").add(g.data_blocks).add(" ");
-  mapping.parameters.add((g.tree_offset - plan->image_offset) / 4096).add(" sha256 ").hex(g.root_hash);
+  mapping.parameters.add("1 ").add(lower.text()).add(" ").add(lower.text()).add(" 4096 4096 ").add(g.data_blocks);
+  mapping.parameters.add(" ").add((g.tree_offset - plan->image_offset) / 4096).add(" sha256 ").hex(g.root_hash);
   mapping.parameters.add(g.salt_bytes == 0 ? " -" : " ").hex(std::span(g.salt).first(g.salt_bytes));
   return map_device("verity", g.data_blocks * 4096, data, mapping);
 }
@@ -123,21 +181,17 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
   POSTERN_TRY(require(whole, Op::kMapping, EKEYREJECTED));
   Mapping mapping;
   mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
-  add_device(mapping.parameters, data.fd).add(" ").add(g.data_offset / kSector);
+  mapping.parameters.add(number_of(data).text()).add(" ").add(g.data_offset / kSector);
   mapping.parameters.add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
-  Result<Device> device = map_device("crypt", g.data_bytes, data, mapping);
   ::explicit_bzero(bytes.data(), bytes.size());
-  ::explicit_bzero(&mapping, sizeof mapping);
-  return device;
+  return map_device("crypt", g.data_bytes, data, mapping);
 }
 
 }  // namespace
 
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept {
   if (plan->layers[0].kind != RootKind::kImage) return Device{};
-  const int image = descriptors[0].get();
-  POSTERN_TRY(require(is_image(image), Op::kLoop, EBADF));
-  POSTERN_TRY_ASSIGN(Device loop, attach_loop(image, plan->image_offset, plan->image_bytes));
+  POSTERN_TRY_ASSIGN(Device loop, attach_loop(descriptors[0].get(), plan->image_offset, plan->image_bytes));
   POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, std::move(loop)));
   return map_crypt(plan, descriptors, std::move(verified));
 }

@@ -101,8 +101,6 @@ Result<> join_child(const Plan& plan, const Child& child) noexcept {
   return require(before != 0 && after != 0 && before != after, Op::kSpawn, ESTALE);
 }
 
-constexpr std::uint64_t kForMounting = kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
-
 Result<> send_reply(const Reply& reply) noexcept {
   return require(::send(kSocket, &reply, sizeof reply, MSG_NOSIGNAL) == sizeof reply, Op::kStart);
 }
@@ -121,7 +119,7 @@ Result<> serve(int argc, Reply& reply) noexcept {
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
   POSTERN_TRY(join_child(plan, child));
-  take_ids(caller, kForMounting, kMounting, 0);
+  take_ids(caller, kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER), kMounting, 0);
   POSTERN_TRY_ASSIGN(const std::uint64_t root_mount, build_root(plan, fds, device.path.text()));
   // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
   reply.pid = child.pid;

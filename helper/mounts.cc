@@ -5,8 +5,8 @@
 
 #include <sys/sendfile.h>
 
-#include "helper/sys.h"
 #include "protocol/base/mount_object.h"
+#include "protocol/base/process.h"
 
 namespace postern::helper {
 
@@ -89,14 +89,12 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   if (stored != kNoDescriptor) POSTERN_TRY(attach(root.descriptors[stored].get(), AT_FDCWD, "rw", Op::kOverlay));
   for (const char* name : {"rw/upper", "rw/work"}) POSTERN_TRY(make_directory(name));
   use_capabilities(kAllThatAreLeft);
+  // clang-format off
   const auto overlay = new_mount("overlay",
-                                 {{"lowerdir", lower.text()},
-                                  {"upperdir", "rw/upper"},
-                                  {"workdir", "rw/work"},
-                                  {"redirect_dir", "nofollow"},
-                                  {"metacopy", "off"},
-                                  {xattr, nullptr}},
+                                 {{"lowerdir", lower.text()}, {"upperdir", "rw/upper"}, {"workdir", "rw/work"},
+                                  {"redirect_dir", "nofollow"}, {"metacopy", "off"}, {xattr, nullptr}},
                                  kPlain, Op::kOverlay);
+  // clang-format on
   use_capabilities(kMounting);
   if (!overlay) return overlay.error();
   return attach(overlay->get(), AT_FDCWD, "top", Op::kOverlay);

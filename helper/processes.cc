@@ -98,8 +98,7 @@ Result<> ask_judge(Caller caller, std::size_t descriptors, Verdict& verdict) noe
   const bool written = groups >= 0 && ::write(file.get(), &input, sizeof input) == sizeof input &&
                        ::write(file.get(), g_groups.data(), bytes) == static_cast<ssize_t>(bytes);
   POSTERN_TRY(require(written, Op::kJudge));
-  const pid_t self = ::getpid();
-  const pid_t judge = ::fork();
+  const pid_t self = ::getpid(), judge = ::fork();
   if (judge == 0) become_judge({user.st_uid, user.st_gid}, static_cast<int>(descriptors), file.get(), self);
   int status = -1;
   POSTERN_TRY(require(judge > 0 && ::waitpid(judge, &status, 0) == judge, Op::kJudge));

@@ -1,7 +1,7 @@
 // The steps of the setuid program that are more than a few calls. main.cc says in which order.
 #pragma once
 
-#include "helper/sys.h"
+#include "protocol/base/process.h"
 #include "protocol/judge_input.h"
 #include "protocol/refusal_helper.h"
 #include "protocol/verdict_check.h"

@@ -25,11 +25,11 @@ inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4932;  // "PJI2"
 
 enum : int { kJudgeFd = 3, kJudgeRequestFd, kJudgeDescriptorBase };
 
+// uid, gid: the caller's real ids, as the kernel gave them to the helper.
+// descriptor_count: of those that came with the request.
 struct JudgeInput {
   std::uint32_t magic = kJudgeInputMagic;
-  std::uint32_t uid;  // real ids of the caller, as the kernel gave them to the helper
-  std::uint32_t gid;
-  std::uint32_t descriptor_count;  // that came with the request
+  std::uint32_t uid, gid, descriptor_count;
 };
 
 }  // namespace postern

@@ -51,13 +51,14 @@ enum class Operation : std::uint8_t { kBind = 1, kFile, kTmpfs, kProc, kSysfs, k
 //   kNeedsTarget      skip (kOptional) unless the target exists in the image: passwd, group
 enum : std::uint8_t { kReadOnly = 1, kOptional = 2, kDirectoryTarget = 4, kNeedsTarget = 8 };
 
+//   descriptor  index, kNoDescriptor where the operation takes none
+//   target      offset into the arena: absolute path inside the root, NUL-terminated
+//   mode, size  kTmpfs: permission bits of its root, bytes
 struct OperationEntry {
   Operation operation;
-  std::uint8_t flags;
-  std::uint8_t descriptor;  // index, kNoDescriptor where the operation takes none
-  std::uint32_t target;     // offset into the arena: absolute path inside the root, NUL-terminated
-  std::uint32_t mode;       // kTmpfs: permission bits of its root
-  std::uint64_t size;       // kTmpfs: bytes
+  std::uint8_t flags, descriptor;
+  std::uint32_t target, mode;
+  std::uint64_t size;
 };
 
 struct LayerEntry {
@@ -66,58 +67,72 @@ struct LayerEntry {
 };
 
 // dm-verity(8) / veritysetup superblock version 1, SHA-256, 4096-byte data and hash blocks.
+//   data_blocks  of 4096 bytes, counted from the start of the extent; 0 = not sealed
+//   tree_offset  bytes in the image file, behind the data: first hash block
+//   tree_bytes   bytes of hash blocks; one data block has none
+//   salt_bytes   0..32
 struct VerityGeometry {
-  std::uint64_t data_blocks;  // of 4096 bytes, counted from the start of the extent; 0 = not sealed
-  std::uint64_t tree_offset;  // bytes in the image file, behind the data: first hash block
-  std::uint64_t tree_bytes;   // bytes of hash blocks; one data block has none
-  std::uint32_t salt_bytes;   // 0..32
-  std::array<std::uint8_t, 32> root_hash;
-  std::array<std::uint8_t, 32> salt;
+  std::uint64_t data_blocks, tree_offset, tree_bytes;
+  std::uint32_t salt_bytes;
+  std::array<std::uint8_t, 32> root_hash, salt;
 };
 
 // dm-crypt: always aes-xts-plain64 with a 64-byte key.
+//   data_bytes      multiple of sector_bytes; 0 = not encrypted
+//   data_offset     bytes from the start of the extent
+//   iv_offset       in 512-byte units, dm-crypt's "iv_offset"
+//   sector_bytes    512 or 4096
+//   key_descriptor  sealed memfd holding exactly 64 bytes
 struct CryptGeometry {
-  std::uint64_t data_bytes;     // multiple of sector_bytes; 0 = not encrypted
-  std::uint64_t data_offset;    // bytes from the start of the extent
-  std::uint64_t iv_offset;      // in 512-byte units, dm-crypt's "iv_offset"
-  std::uint16_t sector_bytes;   // 512 or 4096
-  std::uint8_t key_descriptor;  // sealed memfd holding exactly 64 bytes
+  std::uint64_t data_bytes, data_offset, iv_offset;
+  std::uint16_t sector_bytes;
+  std::uint8_t key_descriptor;
 };
 
+// magic            kVerdictMagic
+// refusal          RefusalCode; refusal_item is the index of the offending item of the request, 0 where none
+// All that follows is meaningful only where decision is kAllow.
+//   overlay            1: an upper layer above the others, for missing mount points
+//   writable           1: the payload may write it, or the root directory where there is none
+//   upper_descriptor   directory holding upper/ and work/: user-namespace mode only, else on a tmpfs
+//   net_descriptor     network namespace to join, kNoDescriptor where none
+//   init_descriptor    postern-init, executed by the child
+//   record_descriptor  launch record, for postern-init alone
+//   namespaces         CLONE_NEW… bits
+//   image_offset       bytes; RootKind::kImage
+//   image_bytes        what the loop device shows: the hash tree of a seal included
+//   scratch_bytes      size of the session tmpfs
+//   capabilities       bit n = capability n, granted to the payload
+//   hostname           NUL-padded; first byte NUL = keep
+//   layer_count        at least 1: the root, whose descriptor is 0; layers are bottom first
+//   arena              its first byte is NUL
 struct Verdict {
-  std::uint32_t magic;  // kVerdictMagic
+  std::uint32_t magic;
   Decision decision;
-  std::uint16_t refusal;       // RefusalCode
-  std::uint32_t refusal_item;  // index of the offending item of the request, 0 where none
-  // --- all that follows is meaningful only where decision is kAllow
-  std::uint8_t overlay;            // 1: an upper layer above the others, for missing mount points
-  std::uint8_t writable;           // 1: the payload may write it, or the root directory where there is none
-  std::uint8_t upper_descriptor;   // directory holding upper/ and work/: user-namespace mode only, else on a tmpfs
-  std::uint8_t net_descriptor;     // network namespace to join, kNoDescriptor where none
-  std::uint8_t init_descriptor;    // postern-init, executed by the child
-  std::uint8_t record_descriptor;  // launch record, for postern-init alone
-  std::uint32_t namespaces;        // CLONE_NEW… bits
-  std::uint64_t image_offset;      // bytes; RootKind::kImage
-  std::uint64_t image_bytes;       // what the loop device shows: the hash tree of a seal included
+  std::uint16_t refusal;
+  std::uint32_t refusal_item;
+  std::uint8_t overlay, writable, upper_descriptor, net_descriptor, init_descriptor, record_descriptor;
+  std::uint32_t namespaces;
+  std::uint64_t image_offset, image_bytes;
   VerityGeometry verity;
   CryptGeometry crypt;
-  std::uint64_t scratch_bytes;                   // size of the session tmpfs
-  std::uint64_t capabilities;                    // bit n = capability n, granted to the payload
-  std::array<char, kMaxHostnameBytes> hostname;  // NUL-padded; first byte NUL = keep
-  std::uint16_t layer_count;                     // at least 1: the root, whose descriptor is 0
-  std::uint16_t operation_count;
-  std::array<LayerEntry, 1 + kMaxLayers> layers;  // bottom first
+  std::uint64_t scratch_bytes, capabilities;
+  std::array<char, kMaxHostnameBytes> hostname;
+  std::uint16_t layer_count, operation_count;
+  std::array<LayerEntry, 1 + kMaxLayers> layers;
   std::array<OperationEntry, kMaxOperations> operations;
-  std::array<char, kArenaBytes> arena;  // arena[0] is NUL
+  std::array<char, kArenaBytes> arena;
 };
 
-// The helper's answer to the frontend: one datagram, no text. `pid` is the payload's process, a
-// child of the frontend (clone(2), CLONE_PARENT).
+// The helper's answer to the frontend: one datagram, no text.
+//   refusal  RefusalCode; kNone where all went well or a call failed
+//   op, err  Op of a failed system call, its errno
+//   item     index of the offending item
+//   pid      the payload's process, a child of the frontend (clone(2), CLONE_PARENT)
 struct Reply {
-  std::uint16_t refusal;  // RefusalCode; kNone where all went well or a call failed
-  std::uint16_t op;       // Op of a failed system call
-  std::int32_t err;       // its errno
-  std::uint32_t item;     // index of the offending item
+  std::uint16_t refusal, op;
+  std::int32_t err;
+  std::uint32_t item;
   std::int32_t pid;
 };
 

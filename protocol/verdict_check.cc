@@ -12,8 +12,7 @@ namespace postern {
 namespace {
 
 constexpr std::uint64_t kMaxExtentBytes = 1ULL << 60;  // offset + length stay far from 2^63 (loff_t)
-constexpr std::uint32_t kBlock = 4096;                 // dm-verity data and hash blocks
-constexpr std::uint32_t kSector = 512;
+constexpr std::uint32_t kBlock = 4096, kSector = 512;  // dm-verity data and hash blocks; of a disk
 
 bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexcept {
   return bytes > 0 && offset <= whole && bytes <= whole - offset;
@@ -70,8 +69,7 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
 
 // INVARIANT: the arena's last byte is NUL (check_whole), so a text ends inside it.
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
-  const auto is_it = [&](const OperationRule& row) { return row.operation == e.operation; };
-  const auto* const rule = std::find_if(kOperations.begin(), kOperations.end(), is_it);
+  const auto* const rule = std::ranges::find(kOperations, e.operation, &OperationRule::operation);
   return rule != kOperations.end() && (e.flags & ~rule->flags) == 0 && (e.mode & ~rule->mode) == 0 &&
          e.size <= rule->size && (e.size == 0) == (rule->size == 0) && e.target < v.arena.size() &&
          is_target(&v.arena[e.target]) && (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);

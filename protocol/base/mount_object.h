@@ -32,18 +32,14 @@ inline Result<UniqueFd> new_mount(const char* type, std::initializer_list<MountO
 // kernel). A connection that is mounted already is mounted once more (Linux 5.15).
 // `allow_other`: only where all whom that lets in are the caller's own ids.
 inline Result<UniqueFd> new_fuse_mount(int device, bool allow_other) noexcept {
-  const Text fd = Text().add(static_cast<unsigned>(device));
-  const Text uid = Text().add(::getuid());
-  const Text gid = Text().add(::getgid());
+  constexpr unsigned kPlainReadOnly = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+  // clang-format off
   return new_mount("fuse",
-                   {{"source", "postern"},
-                    {"fd", fd.text()},
-                    {"rootmode", "40000"},
-                    {"user_id", uid.text()},
-                    {"group_id", gid.text()},
-                    {"default_permissions", nullptr},
-                    {allow_other ? "allow_other" : nullptr, nullptr}},
-                   MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, Op::kMountRoot);
+                   {{"source", "postern"}, {"fd", Text().add(static_cast<unsigned>(device)).text()},
+                    {"rootmode", "40000"}, {"user_id", Text().add(::getuid()).text()},
+                    {"default_permissions", nullptr}, {"group_id", Text().add(::getgid()).text()},
+                    {allow_other ? "allow_other" : nullptr, nullptr}}, kPlainReadOnly, Op::kMountRoot);
+  // clang-format on
 }
 
 // Opens `path` inside `root`, whatever links the image holds. EAGAIN: a rename or mount somewhere on

@@ -6,12 +6,14 @@ the mount table, the loop devices and the processes must be what they were befor
 
 Usage: suid_test.py HELPER JUDGE PROBE LIBEXEC CONFDIR [NAME-PART]
 """
+import errno
 import fcntl
 import os
 import random
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -627,6 +629,171 @@ def every_launch_is_one_line_in_the_journal_of_a_real_syslog_daemon():
     check("authpriv.warn" in lines[1] and f"uid={worlds.T1} " in lines[1], lines[1])
     check(W.as_user(start)[5] is None, "an audit that is required, without a daemon")
     W.configure()
+
+
+# ------------------------------------------------------------------------------- one device for all
+
+def picture(name, blob):
+    """An image of these bytes, padded to one size for all."""
+    root = f"{W.work}/{name}.root"
+    os.mkdir(root)
+    with open(f"{root}/blob", "wb") as file:
+        file.write(blob)
+    image = W.squashfs(f"{name}.sqfs", root)
+    os.truncate(image, 1 << 20)
+    return image
+
+
+def waiting(image, count=1, uid=worlds.T1):
+    """Payloads with this root that wait, from starts that all begin at once: their processes."""
+    def attack():
+        starts = [Start(W.helper) for _ in range(count)]
+        for s in starts:
+            r = Request(os.open(image, os.O_RDONLY), liar.IMAGE, scratch=liar.NO_SCRATCH)
+            r.init = r.add(path_fd(W.probe))
+            r.record = r.add(liar.memfd(b"wait\n"))
+            os.lseek(r.descriptors[r.record], 0, 0)
+            s.ask(r)
+            for fd in r.descriptors:
+                os.close(fd)
+        ends = [(s.reply(), s.wait()) for s in starts]
+        return [reply.pid if status == 0 else f"{reply} {status}" for reply, status in ends]
+    pids = W.as_user(attack, uid=uid)
+    check(all(isinstance(pid, int) for pid in pids), f"every start runs: {[pid for pid in pids if not isinstance(pid, int)][:3]}")
+    return pids
+
+
+def device(pid):
+    """What the root of a process is mounted from."""
+    with open(f"/proc/{pid}/mountinfo") as file:
+        return next(line.split()[-2] for line in file if line.split()[4] == "/")
+
+
+def blob_of(pid):
+    with open(f"/proc/{pid}/root/blob", "rb") as file:
+        return file.read()
+
+
+def end(pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def unused(image):
+    """Waits until no loop device has the file."""
+    limit = time.monotonic() + 10
+    while image in W.loops():
+        worlds.check_time(limit, f"a loop device of {image} is left")
+
+
+@case
+def sixty_four_simultaneous_first_starts_share_one_loop_device_that_outlives_the_first():
+    blob = random.Random(3).randbytes(700_000)
+    image = picture("crowd", blob)
+    for _ in range(5):
+        pids = waiting(image, 64)
+        try:
+            check(len({device(pid) for pid in pids}) == 1, f"devices {sorted({device(pid) for pid in pids})}")
+            check(W.loops().count(image) == 1, f"loops {W.loops()}")
+            end([pids.pop(0)])
+            late = waiting(image)
+            check({device(pid) for pid in late} == {device(pids[0])}, "a later one joins what the first has left")
+            pids += late
+            check(all(blob_of(pid) == blob for pid in pids), "every one reads the image's bytes")
+        finally:
+            end(pids)
+        unused(image)
+
+
+@case
+def two_users_have_a_device_each_also_of_one_image():
+    first, second = (picture(name, name.encode() * 1000) for name in ("first", "second"))
+    pids = []
+    try:
+        for image, uid in ((first, worlds.T1), (first, worlds.T2), (second, worlds.T1), (second, worlds.T2), (first, worlds.T1)):
+            pids += waiting(image, uid=uid)
+        devices = [device(pid) for pid in pids]
+        check(len(set(devices)) == 4 and devices[0] == devices[4], f"{devices}")
+        check([blob_of(pid)[:5] for pid in pids] == [b"first", b"first", b"secon", b"secon", b"first"], "each its own bytes")
+    finally:
+        end(pids)
+
+
+@case
+def an_image_that_was_replaced_or_rewritten_is_another():
+    image, other, third = (picture(name, name.encode() * 1000) for name in ("alpha", "bravo", "gamma"))
+    pids = waiting(image)
+    try:
+        os.rename(other, image)
+        pids += waiting(image, 2)
+        with open(image, "r+b") as file, open(third, "rb") as source:
+            file.write(source.read())
+        pids += waiting(image, 2)
+        devices = [device(pid) for pid in pids]
+        check(devices[1] == devices[2] and devices[3] == devices[4] and len(set(devices)) == 3, f"{devices}")
+        check([blob_of(pid)[:5] for pid in pids[:1] + pids[3:]] == [b"alpha", b"gamma", b"gamma"], "what it was, and what it is")
+    finally:
+        end(pids)
+
+
+def attach(file, name, offset=0, size=0, flags=5, mode=os.O_RDONLY):
+    """A loop device of root's: a descriptor that keeps it, and its path."""
+    control = os.open("/dev/loop-control", os.O_RDWR)
+    backing = os.open(file, mode)
+    info = struct.pack("=5Q4I64s", 0, 0, 0, offset, size, 0, 0, 0, flags, name.encode())
+    try:
+        while True:
+            path = f"/dev/loop{fcntl.ioctl(control, 0x4C82)}"  # LOOP_CTL_GET_FREE
+            fd = os.open(path, mode)
+            try:
+                fcntl.ioctl(fd, 0x4C0A, struct.pack("=II", backing, 0) + info.ljust(232, b"\0") + bytes(64))  # LOOP_CONFIGURE
+                return fd, path
+            except OSError as error:
+                os.close(fd)
+                check(error.errno == errno.EBUSY, f"attaching: {error}")
+    finally:
+        os.close(control)
+        os.close(backing)
+
+
+@case
+def a_loop_device_is_shared_only_if_all_that_it_is_is_the_same():
+    image, other = (picture(name, name.encode() * 1000) for name in ("mine", "theirs"))
+    status, size = os.stat(image), os.stat(image).st_size
+    name = f"postern {worlds.T1} {status.st_ctime_ns // 10**9}.{status.st_ctime_ns % 10**9}"
+    autoclear, read_only, partscan = 4, 1, 8
+    made = {
+        "another file": attach(other, name, 0, size),
+        "another user's": attach(image, name.replace(str(worlds.T1), str(worlds.T2)), 0, size),
+        "without a name": attach(image, "", 0, size),
+        "of another time": attach(image, name + "1", 0, size),
+        "from another offset": attach(image, name, 512, size),
+        "of another length": attach(image, name, 0, size - 512),
+        "of no length": attach(image, name, 0, 0),
+        "writable": attach(image, name, 0, size, autoclear, os.O_RDWR),
+        "that stays": attach(image, name, 0, size, read_only),
+        "with partitions": attach(image, name, 0, size, read_only | autoclear | partscan),
+    }
+    pids, wrong = [], {path: what for what, (_, path) in made.items()}
+    try:
+        pids += waiting(image)
+        check(device(pids[0]) not in wrong, f"used a device {wrong.get(device(pids[0]))}")
+        check(blob_of(pids[0]) == b"mine" * 1000, "its bytes")
+        end(pids)
+        pids = []
+        limit = time.monotonic() + 10
+        while W.loops().count(image) != len(made) - 1:
+            worlds.check_time(limit, f"{W.loops()}")
+        made["the same"] = attach(image, name, 0, size)
+        pids += waiting(image)
+        check(device(pids[0]) == made["the same"][1], f"did not use the same: {device(pids[0])}, {made}")
+    finally:
+        end(pids)
+        for what, (fd, _) in made.items():
+            if what == "that stays":
+                fcntl.ioctl(fd, 0x4C01)  # LOOP_CLR_FD
+            os.close(fd)
+    unused(image)
 
 
 @case

@@ -47,7 +47,8 @@ os.chown(HOME, worlds.T1, worlds.T1)
 with open("/etc/passwd") as file:
     passwd = file.read()
 with open("/tmp/passwd", "w") as file:
-    file.write(passwd + f"ranker:x:{worlds.T1}:{worlds.T1}::{HOME}:/bin/sh\n")
+    file.write(passwd + f"ranker:x:{worlds.T1}:{worlds.T1}::{HOME}:/bin/sh\n"
+               f"other:x:{worlds.T2}:{worlds.T2}::{HOME}:/bin/sh\n")
 run("mount", "--bind", "/tmp/passwd", "/etc/passwd")
 for source, mode in ((JUDGE_KEYS, 0o711), (INIT, 0o755), (SQUASHFS, 0o755), (CRYPT, 0o755), (KEYS, 0o755)):
     W.install(source, os.path.basename(source), mode)
@@ -60,7 +61,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": "ranker", "LANG": 
 
 def popen(*arguments, env=None, **keywords):
     keywords = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **keywords}
-    return subprocess.Popen([BINARY, *arguments], env={**ENVIRONMENT, **(env or {})}, cwd=HOME, **USER, **keywords)
+    return subprocess.Popen([BINARY, *arguments], env={**ENVIRONMENT, **(env or {})}, cwd=HOME, **{**USER, **keywords})
 
 
 def postern(*arguments, **keywords):
@@ -205,14 +206,19 @@ SIGN = ("sign", "--key", f"{HOME}/site.pem")
 class Running:
     """A container that is up, and reads the third file when told to."""
 
-    def __init__(self, *arguments, env=None):
+    def __init__(self, *arguments, env=None, wait=True, **keywords):
         script = ("echo up; read line; for n in 0 1 3; do busybox sha256sum /data/$n; done; "
                   "cat /data/2 | busybox sha256sum; busybox dd if=/data/2 of=/dev/null bs=4096 count=1 skip=20 && echo read it")
-        self.process = popen("exec", *arguments, "sh", "-c", script, stdin=subprocess.PIPE, env=env)
+        self.process = popen("exec", *arguments, "sh", "-c", script, stdin=subprocess.PIPE, env=env, **keywords)
+        if wait:
+            self.wait()
+
+    def wait(self):
         first = self.process.stdout.readline()
         if first != "up\n":
             self.process.out, self.process.err = self.process.communicate(timeout=60)
             raise AssertionError(f"did not come up: {say(self.process)}")
+        return self
 
     def go_on(self):
         self.process.out, self.process.err = self.process.communicate("\n", timeout=90)
@@ -560,6 +566,124 @@ def killed_at_any_instant_nothing_is_left():
         nothing_left()
     check(reached > 0, "some rounds got as far as a device")
     print(f"# {reached} of 24 rounds had a device; a whole start takes {whole_start:.2f} s here")
+
+
+def together(count, *arguments):
+    """Starts of one image, all begun before one is up."""
+    return [running.wait() for running in [Running(*arguments, wait=False) for _ in range(count)]]
+
+
+def mappings():
+    """The names of all mappings, which may hold a colon themselves."""
+    return sorted(run("dmsetup", "info", "-c", "--noheadings", "-o", "name").stdout.replace("No devices found\n", "").split())
+
+
+def settled(loops, *targets):
+    """Waits until there are so many loop devices, and mappings with these targets: one for each that uses one."""
+    limit = time.monotonic() + 20
+    while (len(W.loops()), [target for target, _ in tables()]) != (loops, sorted(targets)):
+        worlds.check_time(limit, f"loops {W.loops()}, mappings {mappings()}, not {loops} and {targets}")
+
+
+@test
+def ranks_share_one_verity_mapping():
+    """sealed: simultaneous first starts share one loop device and one mapping, which the first does not take with it"""
+    configure("any")
+    path = image("sealed", ("seal",))
+    for _ in range(3):
+        running = together(8, path)
+        settled(1, "verity")
+        check([name.count("-") for name in mappings()] == [1], f"the one that was named stays: {mappings()}")
+        first = running.pop(0)
+        first.process.kill()
+        first.process.communicate()
+        running.append(Running(path))
+        settled(1, "verity")
+        for one in running:
+            all_whole(one.go_on())
+        nothing_left()
+
+
+@test
+def ranks_share_one_crypt_mapping_of_one_caller_and_key():
+    """encrypted: one mapping for all starts of one caller, another for another caller, also over dm-verity"""
+    configure("any")
+    path = image("encrypted", ENCRYPT)
+    running = together(4, *PEM, path)
+    settled(1, "crypt")
+    other = {"user": worlds.T2, "group": worlds.T2, "extra_groups": []}
+    os.chmod(f"{HOME}/key.pem", 0o644)
+    try:
+        running += [Running(*PEM, path, **other) for _ in range(2)]
+    finally:
+        os.chmod(f"{HOME}/key.pem", 0o600)
+    settled(2, "crypt", "crypt")
+    for one in running:
+        all_whole(one.go_on())
+    nothing_left()
+    path = image("sealed_encrypted", ENCRYPT, ("seal",))
+    running = together(4, *PEM, path)
+    settled(1, "crypt", "verity")
+    for one in running:
+        all_whole(one.go_on())
+
+
+def table(name):
+    return run("dmsetup", "table", "--showkeys", name).stdout.split()
+
+
+@test
+def a_mapping_with_the_name_but_another_table_is_not_used():
+    """a mapping of the shared name with another key, root, offset, length, target, mode, without a table, suspended: not used"""
+    configure("any")
+
+    def impostors(path, *options):
+        """Each table that differs in one thing from the one that a start makes, in place of it."""
+        running = Running(*options, path)
+        name = mappings()[0]
+        words = table(name)
+        target = words[2]
+        run("dmsetup", "rename", name, "aside")
+        secret = 4 if target == "crypt" else 11
+        another = words[:secret] + [words[secret][:-1] + ("0" if words[secret][-1] != "0" else "1")] + words[secret + 1:]
+        longer = words[:1] + [str(int(words[1]) - 8)] + words[2:]
+        linear = ["0", words[1], "linear", "7:0", "0"]
+        moved = words[:5] + [str(int(words[5]) + 8)] + words[6:] if target == "crypt" else words[:-1] + ["-"]
+        two = [["0", "8", "linear", "7:0", "0"], ["8", str(int(words[1]) - 8), "linear", "7:0", "8"]]
+        for what, lines, extra in (("another secret", [another], ["-r"]), ("another length", [longer], ["-r"]),
+                                   ("another target", [linear], ["-r"]), ("other parameters", [moved], ["-r"]),
+                                   ("two targets", two, ["-r"]), ("nothing", None, ["--notable"])) + (
+                                       (("writable", [words], []),) if target == "crypt" else ()):
+            text = None if lines is None else "".join(" ".join(line) + "\n" for line in lines)
+            run("dmsetup", "create", name, *extra, *(["--noudevsync"]), **({} if text is None else {"input": text}))
+            try:
+                second = Running(*options, path)
+                others = [mapping for mapping in mappings() if mapping not in (name, "aside")]
+                check(len(others) == 1 and others[0].startswith(f"{name}-"), f"{what}: {mappings()}")
+                all_whole(second.go_on())
+            finally:
+                limit = time.monotonic() + 20
+                while len(mappings()) > 2:
+                    worlds.check_time(limit, f"{what}: {mappings()}")
+                run("dmsetup", "remove", name)
+        run("dmsetup", "rename", "aside", name)
+        run("dmsetup", "suspend", "--nolockfs", name)
+        second = Running(*options, path, wait=False)
+        limit = time.monotonic() + 30
+        while len(mappings()) < 2:
+            worlds.check_time(limit, f"a suspended one is waited for: {mappings()}")
+        run("dmsetup", "resume", name)
+        all_whole(second.wait().go_on())
+        # And as it was it is used.
+        again = Running(*options, path)
+        limit = time.monotonic() + 20
+        while len(mappings()) > 1:
+            worlds.check_time(limit, f"the same is not used: {mappings()}")
+        for one in (again, running):
+            all_whole(one.go_on())
+        nothing_left()
+    impostors(image("sealed", ("seal",)))
+    impostors(image("encrypted", ENCRYPT), *PEM)
 
 
 @test

@@ -1,4 +1,4 @@
-// What every privileged step is written with, besides protocol/base: mount ids, capabilities.
+// What a process has and sees: capabilities, the mount that a path leads to. Proved after each change.
 #pragma once
 
 #include <fcntl.h>
@@ -12,7 +12,7 @@
 
 #include "protocol/base/syscall.h"
 
-namespace postern::helper {
+namespace postern {
 
 // The id of the mount that a path leads to (statx(2)); another in each mount namespace. 0: none.
 inline std::uint64_t mount_id(const char* path) noexcept {
@@ -22,8 +22,7 @@ inline std::uint64_t mount_id(const char* path) noexcept {
 
 constexpr std::uint64_t bit(unsigned n) noexcept { return std::uint64_t{1} << n; }
 
-constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN);
-constexpr std::uint64_t kAllThatAreLeft = ~std::uint64_t{0};
+constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN), kAllThatAreLeft = ~std::uint64_t{0};
 
 // Keeps of the permitted set what `permitted` allows, and makes exactly the rest of the sets what is
 // asked, as far as still permitted. Proved by reading back; a failure ends the process, because it
@@ -43,4 +42,4 @@ inline void use_capabilities(std::uint64_t effective, std::uint64_t inheritable 
   POSTERN_CHECK(std::memcmp(have.data(), want.data(), sizeof want) == 0);
 }
 
-}  // namespace postern::helper
+}  // namespace postern
