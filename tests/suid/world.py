@@ -192,7 +192,12 @@ class World:
             return file.read()
 
     def loops(self):
-        return sorted(open(path).read().strip() for path in glob.glob("/sys/block/loop*/loop/backing_file"))
+        found = []
+        for path in glob.glob("/sys/block/loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):  # it is going
+                with open(path) as file:
+                    found.append(file.read().strip())
+        return sorted(found)
 
     def processes(self):
         """What still runs of the helper, the judge or a payload: (pid, name)."""
