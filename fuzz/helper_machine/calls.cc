@@ -264,10 +264,15 @@ std::string crypt_table(const std::string& lower) {
          std::to_string(g.data_offset / 512) + (g.sector_bytes == 512 ? "" : " 1 sector_size:4096");
 }
 
+// Of whom, and of the file at which time.
+std::string loop_name() {
+  return "postern " + std::to_string(K.caller_uid()) + " 0.0";
+}
+
 bool is_right_loop(const Loop& l) {
   return l.bound && l.read_only && l.autoclear && l.device == kImageDevice &&
          l.inode == kImageInode && l.offset == verdict().image_offset &&
-         l.bytes == verdict().image_bytes;
+         l.bytes == verdict().image_bytes && l.name == loop_name();
 }
 
 LoopState loop_state(int number) {
@@ -280,12 +285,17 @@ bool loop_in_range(int number) {
   return number >= 0 && number < static_cast<int>(K.loops.size());
 }
 
+bool has_loop(int number) {
+  return loop_in_range(number) && (loop_state(number) != LoopState::kNoNode ||
+                                   K.loops[static_cast<std::size_t>(number)].added);
+}
+
 // A loop device that was bound before the run, as its state says.
 void bind_before(int number) {
   Loop& l = K.loops[static_cast<std::size_t>(number)];
   const LoopState state = loop_state(number);
   if (l.bound || state == LoopState::kFree || state == LoopState::kNoNode ||
-      state == LoopState::kRaced)
+      state == LoopState::kRaced || state == LoopState::kRacedSame)
     return;
   l = {.bound = true,
        .read_only = state != LoopState::kWritable,
@@ -293,7 +303,8 @@ void bind_before(int number) {
        .device = state == LoopState::kOther ? kForeignDevice : kImageDevice,
        .inode = state == LoopState::kOtherInode ? kImageInode + 1 : kImageInode,
        .offset = verdict().image_offset + (state == LoopState::kOtherExtent ? 512 : 0),
-       .bytes = verdict().image_bytes};
+       .bytes = verdict().image_bytes,
+       .name = state == LoopState::kOtherName ? "postern 1 0.0" : loop_name()};
 }
 
 long configure_loop(int number, const loop_config& config) {
@@ -321,6 +332,16 @@ long configure_loop(int number, const loop_config& config) {
          .inode = 9,
          .bytes = 4096};
   }
+  if (loop_state(number) == LoopState::kRacedSame && !l.bound) {
+    l = {.bound = true,
+         .read_only = true,
+         .autoclear = true,
+         .device = kImageDevice,
+         .inode = kImageInode,
+         .offset = verdict().image_offset,
+         .bytes = verdict().image_bytes,
+         .name = loop_name()};
+  }
   if (l.bound) return -EBUSY;
   l = {.bound = true,
        .read_only = true,
@@ -329,22 +350,19 @@ long configure_loop(int number, const loop_config& config) {
        .device = kImageDevice,
        .inode = kImageInode,
        .offset = config.info.lo_offset,
-       .bytes = config.info.lo_sizelimit};
+       .bytes = config.info.lo_sizelimit,
+       .name = reinterpret_cast<const char*>(config.info.lo_file_name)};
+  hold(is_right_loop(l), "a loop device is named by its caller and the time of its image");
   return 0;
 }
 
 long control_loop(int fd, unsigned long request, void* argument) {
   const int number = K.at(fd).index;
   if (K.is(fd, Kind::kLoopControl)) {
-    if (request == LOOP_CTL_GET_FREE) {
-      for (int n = 0; n < static_cast<int>(K.loops.size()); ++n) {
-        bind_before(n);
-        if (!K.loops[static_cast<std::size_t>(n)].bound) return n;
-      }
-      return -ENOSPC;
-    }
-    hold(request == LOOP_CTL_ADD, "loop-control is asked for a free or a new device only");
-    return 0;
+    hold(request == LOOP_CTL_ADD, "loop-control is asked for a new device only");
+    const auto n = static_cast<int>(reinterpret_cast<std::intptr_t>(argument));
+    if (!loop_in_range(n)) return -ENOSPC;
+    return std::exchange(K.loops[static_cast<std::size_t>(n)].added, true) ? -EEXIST : n;
   }
   bind_before(number);
   Loop& l = K.loops[static_cast<std::size_t>(number)];
@@ -360,6 +378,8 @@ long control_loop(int fd, unsigned long request, void* argument) {
   info.lo_sizelimit = l.bytes;
   info.lo_flags = (l.read_only ? unsigned{LO_FLAGS_READ_ONLY} : 0U) |
                   (l.autoclear ? unsigned{LO_FLAGS_AUTOCLEAR} : 0U);
+  info.lo_number = static_cast<unsigned>(number);
+  std::memcpy(info.lo_file_name, l.name.c_str(), l.name.size() + 1);
   return 0;
 }
 
@@ -398,28 +418,35 @@ Mapping* find_mapping(const dm_ioctl& head) {
   return nullptr;
 }
 
+// What another start made of the name that all of them share, as the input says.
+void map_before(const std::string& name, MappingState state) {
+  Mapping other{.name = name};
+  const std::string lower = name.substr(8);
+  const bool crypt = verdict().crypt.data_bytes != 0 &&
+                     (verdict().verity.data_blocks == 0 || lower.starts_with("253:"));
+  other.type = crypt == (state != MappingState::kOtherType) ? "crypt" : "verity";
+  other.parameters = crypt ? crypt_table(lower) : verity_table(lower);
+  if (state == MappingState::kUnequal || state == MappingState::kRacedUnequal)
+    other.parameters.back() = other.parameters.back() == '0' ? '1' : '0';
+  other.sectors = crypt ? verdict().crypt.data_bytes / 512 : verdict().verity.data_blocks * 8;
+  other.live = other.loaded = state != MappingState::kNoTable;
+  other.read_only = other.armed = true;
+  K.mappings.push_back(other);
+}
+
+// The first that a run asks for by a name is whether it is there.
+void ask_for(const std::string& name) {
+  hold(name.starts_with("postern-"), "a mapping has a name of ours");
+  if (std::ranges::find(K.asked, name) != K.asked.end()) return;
+  const MappingState state = mapping_state(K.asked.size());
+  K.asked.push_back(name);
+  if (state != MappingState::kNone && state < MappingState::kRacedEqual) map_before(name, state);
+}
+
 long create_mapping(dm_ioctl& head) {
   const std::string name = head.name;
-  hold(name.starts_with("postern-"), "a mapping has a name of ours");
-  // What another start made of this name before, as the input says.
-  if (K.mappings.empty() || K.mappings.back().name != name) {
-    const std::size_t index = K.mappings.size();
-    const MappingState state = mapping_state(index);
-    if (state != MappingState::kNone && find_mapping(head) == nullptr) {
-      Mapping other{.name = name};
-      const std::string lower = name.substr(8, name.find('-', 8) - 8);
-      const bool crypt = verdict().crypt.data_bytes != 0 &&
-                         (verdict().verity.data_blocks == 0 || lower.starts_with("253:"));
-      other.type = crypt == (state != MappingState::kOtherType) ? "crypt" : "verity";
-      other.parameters = crypt ? crypt_table(lower) : verity_table(lower);
-      if (state == MappingState::kUnequal)
-        other.parameters.back() = other.parameters.back() == '0' ? '1' : '0';
-      other.sectors = crypt ? verdict().crypt.data_bytes / 512 : verdict().verity.data_blocks * 8;
-      other.live = other.loaded = state != MappingState::kNoTable;
-      other.read_only = other.armed = true;
-      K.mappings.push_back(other);
-    }
-  }
+  hold(name.starts_with("postern-") && name.find('-', 8) != std::string::npos,
+       "a mapping that is being made has a name of its own");
   if (find_mapping(head) != nullptr) return -EBUSY;
   K.mappings.push_back({.name = name, .ours = true});
   head.dev = (253ULL << 8) | (K.mappings.size() - 1);
@@ -431,6 +458,7 @@ long control_mapping(unsigned long request, void* argument) {
   hold(head.version[0] == DM_VERSION_MAJOR, "a request to device-mapper names its version");
   if (!admin()) return -EPERM;
   if (request == DM_DEV_CREATE) return create_mapping(head);
+  if (request == DM_DEV_STATUS) ask_for(head.name);
   Mapping* const m = find_mapping(head);
   if (m == nullptr) return -ENXIO;
   auto* const bytes = static_cast<char*>(argument) + head.data_start;
@@ -467,12 +495,27 @@ long control_mapping(unsigned long request, void* argument) {
     m->live = m->loaded;
     return 0;
   }
-  hold(request == DM_TABLE_STATUS,
-       "device-mapper is asked to create, load, arm, resume and tell, nothing else");
+  if (request == DM_DEV_RENAME) {
+    hold(m->ours && m->live && m->armed, "a mapping gets the shared name when it is whole");
+    ask_for(bytes);  // where the question failed
+    const auto at = std::ranges::find(K.asked, bytes);
+    const MappingState state = mapping_state(static_cast<std::size_t>(at - K.asked.begin()));
+    dm_ioctl wanted{};
+    std::strncpy(wanted.name, bytes, sizeof wanted.name - 1);
+    if (state >= MappingState::kRacedEqual && find_mapping(wanted) == nullptr) {
+      map_before(*at, state);
+      return -EBUSY;
+    }
+    if (find_mapping(wanted) != nullptr) return -EBUSY;
+    m->name = bytes;
+    return 0;
+  }
+  hold(request == DM_TABLE_STATUS || request == DM_DEV_STATUS,
+       "device-mapper is asked to create, load, arm, resume, rename and tell, nothing else");
   head.dev = (253ULL << 8) | static_cast<std::uint64_t>(m - K.mappings.data());
   head.flags = (m->live ? DM_ACTIVE_PRESENT_FLAG : 0U) | (m->read_only ? DM_READONLY_FLAG : 0U);
   head.target_count = m->live ? 1 : 0;
-  if (!m->live) return 0;
+  if (!m->live || request == DM_DEV_STATUS) return 0;
   if (head.data_start + sizeof target + m->parameters.size() + 1 > head.data_size) {
     head.flags |= DM_BUFFER_FULL_FLAG;
     return 0;
@@ -726,6 +769,7 @@ long stat_descriptor(int fd, struct stat* status) {
     case Kind::kChannel:
     case Kind::kPid:
     case Kind::kLoopControl:
+    case Kind::kLoopSize:
     case Kind::kDmControl:
     case Kind::kContext:
     case Kind::kMount:
@@ -758,11 +802,15 @@ long open_constant(std::string_view path, int flags) {
   hold(!K.in_child_namespace && K.uid.effective == 0,
        "devices are opened as root in the host's namespace");
   if (path == "/dev/loop-control") return K.add(Kind::kLoopControl, true);
+  if (path.starts_with("/sys/block/loop") && path.ends_with("/size")) {
+    const int n = number_after(path.substr(0, path.size() - 5), "/sys/block/loop");
+    hold(n >= 0 && (flags & O_ACCMODE) == O_RDONLY, "of sysfs, sizes of loop devices are read");
+    return has_loop(n) ? K.add(Kind::kLoopSize, true, n) : -ENOENT;
+  }
   if (path == "/dev/mapper/control") return K.add(Kind::kDmControl, true);
   if (const int n = number_after(path, "/dev/loop"); n >= 0) {
     hold((flags & O_ACCMODE) == O_RDONLY, "devices are opened for reading");
-    if (!loop_in_range(n) || (loop_state(n) == LoopState::kNoNode && K.calls % 2 == 0))
-      return -ENOENT;
+    if (!has_loop(n)) return -ENOENT;
     bind_before(n);
     return K.add(Kind::kLoop, true, n);
   }
@@ -1190,7 +1238,10 @@ WRAPPED(int, close, int fd) {
     closed = true;
     hold(fd >= 3 && !K.is(fd, Kind::kClosed),
          "the helper closes what it has, and nothing of the caller's standard streams");
-    if (K.is(fd, Kind::kMapping)) --K.mappings[static_cast<std::size_t>(K.at(fd).index)].opened;
+    if (K.is(fd, Kind::kMapping)) {
+      Mapping& m = K.mappings[static_cast<std::size_t>(K.at(fd).index)];
+      m.removed = --m.opened == 0 && m.ours && m.armed;
+    }
     K.at(fd) = {};
     return 0;
   });
@@ -1318,7 +1369,15 @@ WRAPPED(ssize_t, write, int fd, const void* data, size_t bytes) {
 WRAPPED(ssize_t, read, int fd, void* data, size_t bytes) {
   if (g_kernel == nullptr) return __real_read(fd, data, bytes);
   return K.call(SYS_read, [&]() -> long {
-    hold(K.is(fd, Kind::kChannel), "the helper reads the channel alone");
+    if (fd < 0) return -EBADF;
+    if (K.is(fd, Kind::kLoopSize)) {
+      bind_before(K.at(fd).index);
+      const Loop& l = K.loops[static_cast<std::size_t>(K.at(fd).index)];
+      const std::string text = std::to_string(l.bound ? l.bytes / 512 : 0) + "\n";
+      return static_cast<long>(
+          text.copy(static_cast<char*>(data), bytes - std::min(bytes, K.short_by)));
+    }
+    hold(K.is(fd, Kind::kChannel), "the helper reads the channel and sizes of loop devices alone");
     return read_channel(data, bytes);
   });
 }

@@ -88,9 +88,21 @@ enum class LoopState : std::uint8_t {
   kOtherInode,
   kNoNode,
   kRaced,
+  kOtherName,
+  kRacedSame,
   kCount_
 };
-enum class MappingState : std::uint8_t { kNone, kEqual, kUnequal, kNoTable, kOtherType, kCount_ };
+// kRaced…: another start gives it the name while ours is made.
+enum class MappingState : std::uint8_t {
+  kNone,
+  kEqual,
+  kUnequal,
+  kNoTable,
+  kOtherType,
+  kRacedEqual,
+  kRacedUnequal,
+  kCount_
+};
 
 // One run's input, decoded.
 struct Case {
@@ -121,6 +133,7 @@ enum class Kind : std::uint8_t {
   kPid,
   kLoopControl,
   kLoop,
+  kLoopSize,
   kDmControl,
   kMapping,
   kContext,
@@ -159,8 +172,9 @@ struct Context {
 };
 
 struct Loop {
-  bool bound = false, read_only = false, autoclear = false, ours = false;
+  bool bound = false, read_only = false, autoclear = false, ours = false, added = false;
   std::uint64_t device = 0, inode = 0, offset = 0, bytes = 0;
+  std::string name;
 };
 
 struct Mapping {
@@ -213,6 +227,7 @@ class Kernel {
   std::vector<Context> contexts;
   std::array<Loop, 8> loops;
   std::vector<Mapping> mappings;
+  std::vector<std::string> asked;  // names of mappings, in the order in which they were asked for
   bool session_attached = false, top_attached = false, root_attached = false, pivoted = false,
        top_detached = false;
   unsigned uncovered = 0;
