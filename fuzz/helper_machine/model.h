@@ -111,7 +111,8 @@ struct Case {
   Verdict verdict;  // what the judge answers
   std::size_t descriptors = 0;
   std::vector<Sent> sent;
-  bool patched = false;  // the verdict was altered after it was built by the rules
+  bool in_order = false;  // nothing is wrong with the world, so the start must succeed
+  bool patched = false;   // the verdict was altered after it was built by the rules
 };
 
 // Runs helper/main.cc once. Ends the program where an invariant does not hold; else returns how
@@ -212,6 +213,7 @@ class Kernel {
   // --- what happened
   bool received = false, judged = false, cloned = false, child_furnished = false,
        furnished_root = false;
+  bool executed = false;
   bool state_written = false, release_read = false;
   int state_error = 0, child_error = 0;
   bool ids_taken = false;

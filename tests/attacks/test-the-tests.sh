@@ -1,8 +1,8 @@
 #!/bin/bash
 # Plants known bugs, one at a time, in a copy of the tree and shows that the suites catch each. Prints TAP.
 #
-# plants/NAME.patch begins with lines "Caught-by: suid PART-OF-A-CASE" or "Caught-by: unit TEST": at least
-# one of these must fail with the bug, and all of them pass without it.
+# plants/NAME.patch begins with lines "Caught-by: suid PART-OF-A-CASE", "Caught-by: unit TEST" or
+# "Caught-by: fuzz TARGET": at least one of these must fail with the bug, and all of them pass without it.
 #
 # Usage, as root: test-the-tests.sh [NAME ...]
 set -uo pipefail
@@ -23,6 +23,7 @@ run() {
   case $1 in
     suid) python3 tests/suid/suid_test.py "$PWD/build/helper/postern-helper" "$PWD/build/policy/judge/postern-judge" \
             "$PWD/build/tests/suid/suid-probe" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
+    fuzz) "build/fuzz/replay_$2" "fuzz/corpus/$2" >run.log 2>&1 ;;
     unit) "build/tests/unit/unit_$2" >run.log 2>&1 ;;
   esac
 }
@@ -31,11 +32,13 @@ plants=("$here"/plants/*.patch)
 [ $# -gt 0 ] && plants=("${@/#/$here/plants/}") && plants=("${plants[@]/%/.patch}")
 while read -r unit; do targets+=("tests/unit/unit_$unit"); done \
   < <(sed -n 's/^Caught-by: unit //p' "${plants[@]}" | sort -u)
+while read -r target; do targets+=("fuzz/replay_$target"); done \
+  < <(sed -n 's/^Caught-by: fuzz //p' "${plants[@]}" | sort -u)
 build || { tail -20 build.log; exit 1; }
 echo "1..${#plants[@]}"
 number=0 failed=0
 for plant in "${plants[@]}"; do
-  number=$((number + 1)) verdict="no suite noticed" name=$(basename "$plant" .patch)
+  number=$((number + 1)) caught="" verdict="no suite noticed" name=$(basename "$plant" .patch)
   mapfile -t tests < <(sed -n 's/^Caught-by: //p' "$plant")
   for entry in "${tests[@]}"; do
     run ${entry%% *} "${entry#* }" || verdict="'$entry' fails without the plant"
@@ -47,7 +50,7 @@ for plant in "${plants[@]}"; do
       verdict="it does not compile: $(grep -m1 error build.log)"
     else
       for entry in "${tests[@]}"; do
-        run ${entry%% *} "${entry#* }" || { verdict=""; caught=$entry; }
+        run ${entry%% *} "${entry#* }" || { verdict=""; caught+="${caught:+, }$entry"; }
       done
     fi
     patch -s -p1 -R <"$plant" && build
