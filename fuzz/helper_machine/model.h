@@ -81,26 +81,32 @@ struct Facts {
 
 enum class LoopState : std::uint8_t {
   kFree,
+  kSame,  // made by an earlier start of the same
   kOther,
-  kSame,
   kWritable,
   kOtherExtent,
   kOtherInode,
+  kOtherCaller,
+  kOtherTime,
   kNoNode,
-  kRaced,
-  kOtherName,
-  kRacedSame,
+  kRaced,       // free when it is asked, kSame when it is configured
+  kRacedOther,  // … kOther
   kCount_
 };
-// kRaced…: another start gives it the name while ours is made.
+
+// A mapping under the name that is asked for first, and under the next.
 enum class MappingState : std::uint8_t {
   kNone,
   kEqual,
   kUnequal,
   kNoTable,
   kOtherType,
-  kRacedEqual,
-  kRacedUnequal,
+  kOtherLength,
+  kWritable,
+  kSuspended,
+  kTwoTargets,
+  kLate,         // kEqual, made while ours is
+  kLateUnequal,  // kUnequal, …
   kCount_
 };
 
@@ -140,7 +146,8 @@ enum class Kind : std::uint8_t {
   kContext,
   kMount,
   kPlace,
-  kFile
+  kFile,
+  kSize
 };
 
 struct Descriptor {
@@ -176,13 +183,15 @@ struct Loop {
   bool bound = false, read_only = false, autoclear = false, ours = false, added = false;
   std::uint64_t device = 0, inode = 0, offset = 0, bytes = 0;
   std::string name;
+  bool added = false;
 };
 
 struct Mapping {
   std::string name, type, parameters;
   std::uint64_t sectors = 0;
   bool ours = false, live = false, read_only = false, armed = false, removed = false;
-  bool loaded = false;
+  bool loaded = false, suspended = false;
+  unsigned targets = 1;
   int opened = 0;
 };
 
@@ -229,7 +238,7 @@ class Kernel {
   std::vector<Context> contexts;
   std::array<Loop, 8> loops;
   std::vector<Mapping> mappings;
-  std::vector<std::string> asked;  // names of mappings, in the order in which they were asked for
+  std::vector<std::string> names_asked;
   bool session_attached = false, top_attached = false, root_attached = false, pivoted = false,
        top_detached = false;
   unsigned uncovered = 0;
