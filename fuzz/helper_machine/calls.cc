@@ -470,7 +470,6 @@ long rename_mapping(const Mapping& m, const std::string& name) {
 }
 
 void tell_mapping(dm_ioctl& head, const Mapping& m) {
-  head.dev = (253ULL << 8) | static_cast<std::uint64_t>(&m - K.mappings.data());
   head.flags = (m.live ? DM_ACTIVE_PRESENT_FLAG : 0U) | (m.read_only ? DM_READONLY_FLAG : 0U) |
                (m.suspended ? DM_SUSPEND_FLAG : 0U);
   head.target_count = m.live ? m.targets : 0;
@@ -484,6 +483,8 @@ long control_mapping(unsigned long request, void* argument) {
   if (head.dev == 0) make_others(head.name, false);
   Mapping* const m = find_mapping(head);
   if (m == nullptr) return -ENXIO;
+  // Every answer tells the number of the device.
+  head.dev = (253ULL << 8) | static_cast<std::uint64_t>(m - K.mappings.data());
   auto* const bytes = static_cast<char*>(argument) + head.data_start;
   auto& target = *reinterpret_cast<dm_target_spec*>(bytes);
   char* const parameters = bytes + sizeof target;
