@@ -279,7 +279,7 @@ std::string loop_name() {
 bool is_right_loop(const Loop& l) {
   return l.bound && l.read_only && l.autoclear && l.device == kImageDevice &&
          l.inode == kImageInode && l.offset == verdict().image_offset &&
-         l.bytes == verdict().image_bytes && (l.ours || l.name == loop_name());
+         l.bytes == verdict().image_bytes && l.name == loop_name();
 }
 
 LoopState loop_state(int number) {
@@ -344,16 +344,12 @@ long configure_loop(int number, const loop_config& config) {
   l = another_loop(LoopState::kSame);
   l.ours = true;
   l.name.assign(reinterpret_cast<const char*>(config.info.lo_file_name));
+  hold(l.name == loop_name(), "a loop device is named by its caller and the time of its image");
   return 0;
 }
 
-long add_or_find_loop(unsigned long request, int number) {
-  if (request == LOOP_CTL_GET_FREE) {
-    for (int n = 0; n < static_cast<int>(K.loops.size()); ++n)
-      if (loop_exists(n) && !loop_of(n).bound) return n;
-    return -ENOSPC;
-  }
-  hold(request == LOOP_CTL_ADD, "loop-control is asked for a free or a new device only");
+long add_loop(unsigned long request, int number) {
+  hold(request == LOOP_CTL_ADD, "loop-control is asked for a new device only");
   if (loop_exists(number)) return -EEXIST;
   if (!loop_in_range(number)) return -ENOSPC;
   K.loops[static_cast<std::size_t>(number)].added = true;
@@ -363,7 +359,7 @@ long add_or_find_loop(unsigned long request, int number) {
 long control_loop(int fd, unsigned long request, void* argument) {
   // LOOP_CTL_ADD takes a number in the place of a pointer.
   if (K.is(fd, Kind::kLoopControl))
-    return add_or_find_loop(request, static_cast<int>(reinterpret_cast<std::uintptr_t>(argument)));
+    return add_loop(request, static_cast<int>(reinterpret_cast<std::uintptr_t>(argument)));
   const int number = K.at(fd).index;
   if (request == LOOP_CONFIGURE)
     return configure_loop(number, *static_cast<const loop_config*>(argument));
@@ -449,8 +445,8 @@ void make_others(const std::string& name, bool late) {
 
 long create_mapping(dm_ioctl& head) {
   const std::string name = head.name;
-  hold(name.starts_with("postern-"), "a mapping has a name of ours");
-  make_others(name, false);
+  hold(name.starts_with("postern-") && name.find('-', 8) != std::string::npos,
+       "a mapping that is being made has a name of its own");
   if (find_mapping(head) != nullptr) return -EBUSY;
   K.mappings.push_back({.name = name, .ours = true});
   head.dev = (253ULL << 8) | (K.mappings.size() - 1);
@@ -780,7 +776,6 @@ long stat_descriptor(int fd, struct stat* status) {
     case Kind::kChannel:
     case Kind::kPid:
     case Kind::kLoopControl:
-    case Kind::kLoopSize:
     case Kind::kDmControl:
     case Kind::kContext:
     case Kind::kMount:
@@ -814,11 +809,6 @@ long open_constant(std::string_view path, int flags) {
   hold(!K.in_child_namespace && K.uid.effective == 0,
        "devices are opened as root in the host's namespace");
   if (path == "/dev/loop-control") return K.add(Kind::kLoopControl, true);
-  if (path.starts_with("/sys/block/loop") && path.ends_with("/size")) {
-    const int n = number_after(path.substr(0, path.size() - 5), "/sys/block/loop");
-    hold(n >= 0 && (flags & O_ACCMODE) == O_RDONLY, "of sysfs, sizes of loop devices are read");
-    return has_loop(n) ? K.add(Kind::kLoopSize, true, n) : -ENOENT;
-  }
   if (path == "/dev/mapper/control") return K.add(Kind::kDmControl, true);
   if (const int n = number_after(path, "/dev/loop"); n >= 0) {
     hold((flags & O_ACCMODE) == O_RDONLY, "devices are opened for reading");

@@ -76,6 +76,7 @@ Kernel::Kernel(const Case& input) : in(input), permitted(kAll), bounding(kAll) {
   effective = permitted;
   no_new_privs = f.no_new_privs;
   table.resize(384);
+  mappings.reserve(16);  // the calls keep pointers into it
   for (int fd = 0; fd < 3; ++fd)
     if (((f.closed >> fd) & 1) == 0) at(fd) = {.kind = Kind::kStandard};
   at(3) = {.kind = Kind::kSocket};

@@ -140,7 +140,6 @@ enum class Kind : std::uint8_t {
   kPid,
   kLoopControl,
   kLoop,
-  kLoopSize,
   kDmControl,
   kMapping,
   kContext,
@@ -180,7 +179,7 @@ struct Context {
 };
 
 struct Loop {
-  bool bound = false, read_only = false, autoclear = false, ours = false, added = false;
+  bool bound = false, read_only = false, autoclear = false, ours = false;
   std::uint64_t device = 0, inode = 0, offset = 0, bytes = 0;
   std::string name;
   bool added = false;
