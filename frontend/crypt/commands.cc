@@ -38,11 +38,9 @@ struct OpenImage {
   image::ImageInfo info;
 };
 
-Outcome<OpenImage> open_image(const std::string& path, int fd) {
+Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
   OpenImage opened;
-  opened.file = UniqueFd(fd >= 0 ? ::fcntl(fd, F_DUPFD_CLOEXEC, 3)
-                                 : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
-  const std::string name = path.empty() ? "the image" : path;
+  opened.file = std::move(file);
   if (!opened.file.valid()) {
     return system_problem("opening " + name, errno);
   }
@@ -58,6 +56,10 @@ Outcome<OpenImage> open_image(const std::string& path, int fd) {
                    .cure = "make one with `postern build --encrypt`"};
   }
   return opened;
+}
+
+Outcome<OpenImage> open_image(const std::string& path) {
+  return identify(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)), path);
 }
 
 SecretBytes random_secret(std::size_t size) {
@@ -224,7 +226,7 @@ Outcome<sif::Writer> create_output(const ConvertOptions& options, const sif::Ima
 }  // namespace
 
 Outcome<Ok> encrypt(const ConvertOptions& options) {
-  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input, options.input_fd));
+  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input));
   if (source.info.encrypted) {
     return Problem{.what = "the image is encrypted already",
                    .cure = "`postern rekey` changes its keys"};
@@ -270,7 +272,7 @@ Outcome<Ok> encrypt(const ConvertOptions& options) {
 }
 
 Outcome<Ok> decrypt(const ConvertOptions& options) {
-  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input, options.input_fd));
+  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input));
   if (!source.info.encrypted) {
     return Problem{.what = "the image is not encrypted"};
   }
@@ -283,24 +285,24 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
   const CryptGeometry& geometry = header.geometry();
 
   POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, *source.info.sif));
-  POSTERN_TRY(copy_image(
-      source, writer,
-      [&](const sif::Descriptor& /*object*/, sif::ObjectInput input) -> Outcome<std::uint32_t> {
-        std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
-        POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
-        message::Progress progress("Decrypting", geometry.data_bytes);
-        POSTERN_TRY(
-            run_cipher(CipherJob{.key = opened.volume_key.bytes(),
-                                 .sector_bytes = geometry.sector_bytes,
-                                 .iv_offset = geometry.iv_offset,
-                                 .from = source.file.get(),
-                                 .from_offset = source.info.extent.offset + geometry.data_offset,
-                                 .from_bytes = geometry.data_bytes,
-                                 .to = writer.fd(),
-                                 .to_offset = at},
-                       Direction::kDecrypt, [&](std::uint64_t done) { progress.advance(done); }));
-        return writer.end(geometry.data_bytes);
-      }));
+  const auto in_the_clear = [&](const sif::Descriptor& /*object*/,
+                                sif::ObjectInput input) -> Outcome<std::uint32_t> {
+    std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
+    POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
+    message::Progress progress("Decrypting", geometry.data_bytes);
+    POSTERN_TRY(
+        run_cipher(CipherJob{.key = opened.volume_key.bytes(),
+                             .sector_bytes = geometry.sector_bytes,
+                             .iv_offset = geometry.iv_offset,
+                             .from = source.file.get(),
+                             .from_offset = source.info.extent.offset + geometry.data_offset,
+                             .from_bytes = geometry.data_bytes,
+                             .to = writer.fd(),
+                             .to_offset = at},
+                   Direction::kDecrypt, [&](std::uint64_t done) { progress.advance(done); }));
+    return writer.end(geometry.data_bytes);
+  };
+  POSTERN_TRY(copy_image(source, writer, in_the_clear));
   return writer.finish();
 }
 
@@ -341,7 +343,7 @@ Outcome<Ok> write_header(const LuksHeader& header, int image, std::uint64_t offs
 }  // namespace
 
 Outcome<Ok> rekey(const RekeyOptions& options) {
-  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.image, -1));
+  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.image));
   if (!source.info.encrypted) {
     return Problem{.what = options.image + " is not encrypted",
                    .cure = "`postern encrypt` makes an encrypted copy"};
@@ -394,7 +396,9 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
 }
 
 Outcome<Ok> unlock(const UnlockOptions& options) {
-  POSTERN_TRY_ASSIGN(const OpenImage source, open_image({}, options.image_fd));
+  POSTERN_TRY_ASSIGN(
+      const OpenImage source,
+      identify(UniqueFd(::fcntl(options.image_fd, F_DUPFD_CLOEXEC, 3)), "the image"));
   POSTERN_TRY_ASSIGN(
       const LuksHeader header,
       LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));

@@ -12,8 +12,7 @@ namespace postern::crypt {
 // Signatures and seals, which would no longer match, are left out with a warning.
 struct ConvertOptions {
   KeyOptions key;
-  std::string input;  // path; empty = input_fd
-  int input_fd = -1;
+  std::string input;
   std::string output;
   bool force = false;  // replace an existing output
   KdfLimits limits;

@@ -1,125 +1,149 @@
 // postern-crypt: encrypt, decrypt, rekey, and unlock (for a start).
+#include <algorithm>
+#include <array>
+#include <charconv>
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <sys/prctl.h>
 
-#include <CLI/CLI.hpp>
-
+#include "frontend/cli/usage.h"
 #include "frontend/crypt/commands.h"
 #include "frontend/message/message.h"
 #include "policy/config/site.h"
 #include "protocol/exit_codes.h"
 
+namespace postern::crypt {
 namespace {
 
-using postern::Ok;
-using postern::Outcome;
-using postern::crypt::ConvertOptions;
-using postern::crypt::KeyOptions;
-using postern::crypt::RekeyOptions;
-using postern::crypt::UnlockOptions;
+using cli::Arguments;
+using cli::Kind;
 
-void add_key_options(CLI::App& command,
-                     KeyOptions& key,
-                     const std::string& prefix,
-                     const std::string& role) {
-  command.add_flag("--" + prefix + "passphrase", key.passphrase, "Ask for the passphrase " + role);
-  command.add_option("--" + prefix + "passphrase-file", key.passphrase_file,
-                     "Read the passphrase from a file of mode 0600");
-  command.add_option("--" + prefix + "passphrase-fd", key.passphrase_fd,
-                     "Read the passphrase from a descriptor");
-  command.add_option("--" + prefix + "pem-path", key.pem_path, "PEM file with an RSA key");
-  command.add_option("--" + prefix + "key-command", key.key_command,
-                     "Run a command that prints the passphrase");
-}
+constexpr cli::CommandSet kConvert = 1;
+constexpr cli::CommandSet kRekey = 2;
+constexpr cli::CommandSet kUnlock = 4;
+constexpr cli::CommandSet kAll = kConvert | kRekey | kUnlock;
 
-void add_convert(CLI::App& command, ConvertOptions& options) {
-  add_key_options(command, options.key, "", "on the terminal");
-  command.add_flag("-F,--force", options.force, "Replace an existing output");
-  command.add_option("--input-fd", options.input_fd, "")->group("");
-  command.add_option("output", options.output, "Image to write")->required();
-}
+// The environment's keys are read where keys are (key_source.h).
+// clang-format off
+constexpr std::array kOptions = std::to_array<cli::Option>({
+    {"drop-signatures",     0,   "", Kind::kFlag, kRekey,   "",        "remove signatures and seals, which cover the keys"},
+    {"force",               'F', "", Kind::kFlag, kConvert, "",        "replace an existing output"},
+    {"image-fd",            0,   "", Kind::kText, kUnlock,  "N",       ""},
+    {"keep",                0,   "", Kind::kFlag, kRekey,   "",        "add the new key and keep the present one"},
+    {"key-command",         0,   "", Kind::kText, kAll,     "COMMAND", "run a command that prints the passphrase"},
+    {"key-fd",              0,   "", Kind::kText, kUnlock,  "N",       ""},
+    {"new-key-command",     0,   "", Kind::kText, kRekey,   "COMMAND", "the new key: run a command that prints the passphrase"},
+    {"new-passphrase",      0,   "", Kind::kFlag, kRekey,   "",        "the new key: ask for a passphrase"},
+    {"new-passphrase-fd",   0,   "", Kind::kText, kRekey,   "N",       "the new key: read a passphrase from a descriptor"},
+    {"new-passphrase-file", 0,   "", Kind::kText, kRekey,   "FILE",    "the new key: read a passphrase from a file of mode 0600"},
+    {"new-pem-path",        0,   "", Kind::kText, kRekey,   "FILE",    "the new key: PEM file with an RSA key"},
+    {"passphrase",          0,   "", Kind::kFlag, kAll,     "",        "ask for the passphrase on the terminal"},
+    {"passphrase-fd",       0,   "", Kind::kText, kAll,     "N",       "read the passphrase from a descriptor"},
+    {"passphrase-file",     0,   "", Kind::kText, kAll,     "FILE",    "read the passphrase from a file of mode 0600"},
+    {"pem-path",            0,   "", Kind::kText, kAll,     "FILE",    "PEM file with an RSA key"},
+});
+// clang-format on
 
-int finish(const Outcome<Ok>& outcome) {
-  if (outcome) {
-    return 0;
+constexpr std::array kUsages = std::to_array<cli::Usage>({
+    {"encrypt", "[options] INPUT OUTPUT", "Write an encrypted copy of an image", kOptions, kConvert,
+     2, 2},
+    {"decrypt", "[options] INPUT OUTPUT", "Write a copy of an encrypted image in the clear",
+     kOptions, kConvert, 2, 2},
+    {"rekey", "[options] IMAGE", "Change or add a key of an encrypted image; the data stays",
+     kOptions, kRekey, 1, 1},
+    {"unlock", "[options]", "Hand the volume key to a start", kOptions, kUnlock, 0, 0},
+});
+
+// The number of a descriptor; -1 where none was given.
+Outcome<int> descriptor_of(const Arguments& arguments, const std::string& name) {
+  const std::string_view text = arguments.text(name);
+  int number = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (!text.empty() && (error != std::errc() || end != text.data() + text.size() || number < 0)) {
+    return Problem{
+        .what = "--" + name + ": '" + std::string(text) + "' is not a descriptor's number",
+        .exit_code = kExitUsage};
   }
-  postern::message::fatal(outcome.error());
-  return outcome.error().exit_code;
+  return number;
+}
+
+// `prefix`: "" or "new-".
+Outcome<KeyOptions> key_of(const Arguments& arguments, const std::string& prefix) {
+  KeyOptions key;
+  key.passphrase = arguments.given(prefix + "passphrase");
+  key.passphrase_file = arguments.text(prefix + "passphrase-file");
+  POSTERN_TRY_ASSIGN(key.passphrase_fd, descriptor_of(arguments, prefix + "passphrase-fd"));
+  key.pem_path = arguments.text(prefix + "pem-path");
+  key.key_command = arguments.text(prefix + "key-command");
+  return key;
 }
 
 // What the site allows a header to cost (postern.toml, [crypt]).
-Outcome<postern::crypt::KdfLimits> site_limits() {
-  POSTERN_TRY_ASSIGN(const auto site,
-                     postern::config::load_site_config(POSTERN_CONFDIR "/postern.toml"));
+Outcome<KdfLimits> site_limits() {
+  POSTERN_TRY_ASSIGN(const auto site, config::load_site_config(POSTERN_CONFDIR "/postern.toml"));
   const auto narrow = [](std::uint64_t value) {
     return static_cast<std::uint32_t>(std::min<std::uint64_t>(value, UINT32_MAX));
   };
-  return postern::crypt::KdfLimits{.max_memory_kib = site.crypt_max_memory_kib,
-                                   .max_iterations = narrow(site.crypt_max_iterations),
-                                   .max_threads = narrow(site.crypt_max_threads)};
+  return KdfLimits{.max_memory_kib = site.crypt_max_memory_kib,
+                   .max_iterations = narrow(site.crypt_max_iterations),
+                   .max_threads = narrow(site.crypt_max_threads)};
 }
 
-int run(int argc, char** argv) {
-  CLI::App app("Encrypted images", "postern");
-  app.require_subcommand(1);
-  ConvertOptions convert;
-  RekeyOptions rekey;
-  UnlockOptions unlock;
-
-  CLI::App* encrypt_command = app.add_subcommand("encrypt", "Write an encrypted copy of an image");
-  encrypt_command->add_option("input", convert.input, "SIF image");
-  add_convert(*encrypt_command, convert);
-
-  CLI::App* decrypt_command =
-      app.add_subcommand("decrypt", "Write a copy of an encrypted image in the clear");
-  decrypt_command->add_option("input", convert.input, "SIF image");
-  add_convert(*decrypt_command, convert);
-
-  CLI::App* rekey_command =
-      app.add_subcommand("rekey", "Change or add a key of an encrypted image; the data stays");
-  add_key_options(*rekey_command, rekey.key, "", "that opens the image now");
-  add_key_options(*rekey_command, rekey.new_key, "new-", "that shall open it");
-  rekey_command->add_flag("--keep", rekey.keep, "Add the new key and keep the present one");
-  rekey_command->add_flag("--drop-signatures", rekey.drop_signatures,
-                          "Remove signatures and seals, which cover the keys");
-  rekey_command->add_option("image", rekey.image, "Encrypted SIF image")->required();
-
-  CLI::App* unlock_command = app.add_subcommand("unlock", "")->group("");
-  add_key_options(*unlock_command, unlock.key, "", "on the terminal");
-  unlock_command->add_option("--image-fd", unlock.image_fd)->required();
-  unlock_command->add_option("--key-fd", unlock.key_fd)->required();
-
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    const int status = app.exit(error);
-    return status == 0 ? 0 : postern::kExitUsage;
+Outcome<Ok> run(const cli::Usage& usage, const Arguments& arguments) {
+  const std::vector<std::string>& operands = arguments.positional();
+  POSTERN_TRY_ASSIGN(const KdfLimits limits, site_limits());
+  POSTERN_TRY_ASSIGN(const KeyOptions key, key_of(arguments, ""));
+  if (usage.commands == kUnlock) {
+    POSTERN_TRY_ASSIGN(const int image, descriptor_of(arguments, "image-fd"));
+    POSTERN_TRY_ASSIGN(const int out, descriptor_of(arguments, "key-fd"));
+    return unlock({.key = key, .image_fd = image, .key_fd = out, .limits = limits});
   }
-  auto limits = site_limits();
-  if (!limits) {
-    postern::message::fatal(limits.error());
-    return limits.error().exit_code;
+  if (usage.commands == kRekey) {
+    POSTERN_TRY_ASSIGN(const KeyOptions new_key, key_of(arguments, "new-"));
+    return rekey({.key = key,
+                  .new_key = new_key,
+                  .keep = arguments.given("keep"),
+                  .drop_signatures = arguments.given("drop-signatures"),
+                  .image = operands.front(),
+                  .limits = limits});
   }
-  convert.limits = rekey.limits = unlock.limits = *limits;
-  if (encrypt_command->parsed()) {
-    return finish(postern::crypt::encrypt(convert));
-  }
-  if (decrypt_command->parsed()) {
-    return finish(postern::crypt::decrypt(convert));
-  }
-  return finish(rekey_command->parsed() ? postern::crypt::rekey(rekey)
-                                        : postern::crypt::unlock(unlock));
+  const ConvertOptions options{.key = key,
+                               .input = operands.front(),
+                               .output = operands.back(),
+                               .force = arguments.given("force"),
+                               .limits = limits};
+  return usage.name == "encrypt" ? encrypt(options) : decrypt(options);
 }
 
 }  // namespace
+}  // namespace postern::crypt
 
-// CLI11 throws where its options contradict each other: a mistake of ours, and the end.
-// NOLINTNEXTLINE(bugprone-exception-escape)
+// argv[1] is the command's name, as bin/postern passes it on.
 int main(int argc, char** argv) {
   // Keys pass through this process: nobody attaches to it, and it leaves no core.
   (void)::prctl(PR_SET_DUMPABLE, 0);
   postern::message::configure_from_environment();
-  return run(argc, argv);
+  const std::vector<std::string> words(argv + std::min(argc, 2), argv + argc);
+  const std::string_view name = argc > 1 ? argv[1] : "";
+  const auto* const usage =
+      std::find_if(postern::crypt::kUsages.begin(), postern::crypt::kUsages.end(),
+                   [&](const auto& one) { return one.name == name; });
+  if (usage == postern::crypt::kUsages.end()) {
+    postern::message::fatal(
+        {.what = "postern-crypt is started by postern: encrypt, decrypt, rekey"});
+    return postern::kExitUsage;
+  }
+  const auto arguments = postern::cli::parse_command(*usage, words);
+  if (!arguments) {
+    return arguments.error();
+  }
+  const postern::Outcome<postern::Ok> done = postern::crypt::run(*usage, *arguments);
+  if (!done) {
+    postern::message::fatal(done.error());
+    return done.error().exit_code;
+  }
+  return 0;
 }

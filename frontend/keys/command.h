@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "frontend/cli/option.h"
+#include "frontend/cli/usage.h"
 #include "policy/problem.h"
 
 namespace postern::keys {
@@ -15,20 +15,8 @@ int seal_command(std::span<const std::string> words);
 int verify_command(std::span<const std::string> words);
 int ecl_command(std::span<const std::string> words);
 
-// How a command is used, for --help and after a usage error.
-struct Usage {
-  std::string_view name;      // "key import"
-  std::string_view operands;  // "[options] FILE"
-  std::string_view summary;
-  std::span<const cli::Option> options;
-  cli::CommandSet commands;
-  std::size_t least = 0;  // operands
-  std::size_t most = 0;
-};
-
-// Parses the words; prints help or a usage error itself, and then returns the exit status to end
-// with as the error.
-Result<cli::Arguments, int> parse_command(const Usage& usage, std::span<const std::string> words);
+using cli::parse_command;
+using cli::Usage;
 
 // Prints the problem; returns its exit status, or `exit_code` where that is not 0.
 int fail(const Problem& problem, int exit_code = 0);
