@@ -300,6 +300,7 @@ Loop another_loop(LoopState state) {
   l.bytes = verdict().image_bytes;
   l.name = loop_name();
   if (state == LoopState::kOther || state == LoopState::kRacedOther) l.device = kForeignDevice;
+  if (state == LoopState::kOther) l.bytes += 4096;
   if (state == LoopState::kWritable) l.read_only = false;
   if (state == LoopState::kOtherExtent) l.offset += 512;
   if (state == LoopState::kOtherInode) ++l.inode;
@@ -813,6 +814,9 @@ long open_constant(std::string_view path, int flags) {
   if (const int n = number_after(path, "/dev/loop"); n >= 0) {
     hold((flags & O_ACCMODE) == O_RDONLY, "devices are opened for reading");
     if (!loop_exists(n)) return -ENOENT;
+    const Loop& l = loop_of(n);
+    hold(!l.bound || l.bytes == verdict().image_bytes || !K.in.faults.empty(),
+         "a loop device of another size, whose file system may hang, is not opened");
     return K.add(Kind::kLoop, true, n);
   }
   if (path.starts_with("/sys/block/loop") && path.ends_with("/size")) {

@@ -1,8 +1,9 @@
 #!/bin/bash
 # Plants known bugs, one at a time, in a copy of the tree and shows that the suites catch each. Prints TAP.
 #
-# plants/NAME.patch begins with lines "Caught-by: suid PART-OF-A-CASE", "Caught-by: unit TEST" or
-# "Caught-by: fuzz TARGET": at least one of these must fail with the bug, and all of them pass without it.
+# plants/NAME.patch begins with lines "Caught-by: KIND WHAT": suid PART-OF-A-CASE, unit TEST, fuzz TARGET (its
+# corpus) or vm TEST (of tests/vm/image_stack.py). At least one of these must fail with the bug, and all of them
+# pass without it.
 #
 # Usage, as root: test-the-tests.sh [NAME ...]
 set -uo pipefail
@@ -15,6 +16,8 @@ cd "$work" || exit 1
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 meson setup build -Dsuid=enabled -Dplant=any >setup.log 2>&1 || { cat setup.log; exit 1; }
 targets=(helper/postern-helper policy/judge/postern-judge tests/suid/suid-probe)
+vm_programs=(policy/judge/postern-judge policy/judge/postern-judge-keys frontend/cli/postern frontend/init/postern-init
+             frontend/squashfs/postern-squashfs frontend/crypt/postern-crypt frontend/keys/postern-keys)
 
 build() { ninja -C build "${targets[@]}" >build.log 2>&1; }
 
@@ -23,8 +26,10 @@ run() {
   case $1 in
     suid) python3 tests/suid/suid_test.py "$PWD/build/helper/postern-helper" "$PWD/build/policy/judge/postern-judge" \
             "$PWD/build/tests/suid/suid-probe" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
-    fuzz) "build/fuzz/replay_$2" "fuzz/corpus/$2" >run.log 2>&1 ;;
     unit) "build/tests/unit/unit_$2" >run.log 2>&1 ;;
+    fuzz) "build/fuzz/replay_$2" "fuzz/corpus/$2" >run.log 2>&1 ;;
+    vm) bash tests/vm/boot.sh "$PWD/tests/vm/image_stack.py" "$PWD/build/helper/postern-helper" \
+          "${vm_programs[@]/#/$PWD/build/}" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
   esac
 }
 
@@ -34,6 +39,7 @@ while read -r unit; do targets+=("tests/unit/unit_$unit"); done \
   < <(sed -n 's/^Caught-by: unit //p' "${plants[@]}" | sort -u)
 while read -r target; do targets+=("fuzz/replay_$target"); done \
   < <(sed -n 's/^Caught-by: fuzz //p' "${plants[@]}" | sort -u)
+grep -q '^Caught-by: vm ' "${plants[@]}" && targets+=("${vm_programs[@]}")
 build || { tail -20 build.log; exit 1; }
 echo "1..${#plants[@]}"
 number=0 failed=0

@@ -11,7 +11,7 @@ import re
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-HELPER, LINKED = 600, 1000  # helper/README.md, 10
+HELPER, LINKED = 600, 1000  # helper/README.md, 11
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 
