@@ -137,6 +137,7 @@ WORLDS = {
     "key-in-a-file": (facts(which=1, sent=10), "image-encrypted"),
     "device-of-a-terminal": (facts(node_device=1), "minimal-dev"),
     "device-of-another-file-system": (facts(node_device=2), "minimal-dev"),
+    "file-is-no-memfd": (facts(which=6, sent=10), "directory"),
     "file-empty": (facts(file_bytes=1), "directory"),
     "file-too-large": (facts(file_bytes=2), "directory"),
     "one-descriptor-more": (facts(count=1), "directory"),
@@ -154,6 +155,8 @@ ALTERED = {
     "verdict-refuses-in-the-helper's-name": [alteration(3, 6, 9)],
     "verdict-not-a-decision": [alteration(3, 4, 7)],
     "verdict-one-descriptor-twice": [alteration(3, 16, 0)],
+    # "/proc", the first target, becomes "/../c".
+    "verdict-target-upwards": [alteration(2, 2, ord(".")), alteration(2, 3, ord(".")), alteration(2, 4, ord("/"))],
     "verdict-user-namespace": [alteration(3, 23, 0x10)],
 }
 

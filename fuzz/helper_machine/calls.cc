@@ -688,6 +688,7 @@ long open_in_root(int root, std::string_view path, const open_how& how) {
            (how.flags & O_PATH) != 0,
        "a target is looked up inside the root, without magic links");
   hold(inside_target(path), "only targets of the verdict are looked up");
+  hold((std::string(path) + "/").find("/../") == std::string::npos, "no target leads upwards");
   hold(is_callers() && (K.effective & ~(1ULL << CAP_SYS_ADMIN)) == 0,
        "targets are looked up with the caller's rights");
   const unsigned n = K.lookups++ % 32;
