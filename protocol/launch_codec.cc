@@ -6,9 +6,7 @@
 // Cap'n Proto 0.9 compares `const char*` with kj::StringPtr and counts on the reversed operator==,
 // which clang leaves out in C++20 where an operator!= is declared as well (P2468). Before its headers.
 namespace kj {
-inline bool operator==(const char* a, const StringPtr& b) {
-  return b == a;
-}
+inline bool operator==(const char* a, const StringPtr& b) { return b == a; }
 }  // namespace kj
 #endif
 
@@ -53,13 +51,9 @@ std::optional<std::uint8_t> index_of(std::uint8_t wire) {
 }
 
 // Text of the wire may hold NULs: check_form refuses them where they matter.
-std::string string_of(capnp::Text::Reader text) {
-  return std::string(text.begin(), text.size());
-}
+std::string string_of(capnp::Text::Reader text) { return std::string(text.begin(), text.size()); }
 
-capnp::Text::Reader text_of(const std::string& text) {
-  return capnp::Text::Reader(text.c_str(), text.size());
-}
+capnp::Text::Reader text_of(const std::string& text) { return capnp::Text::Reader(text.c_str(), text.size()); }
 
 void write_mounts(const LaunchRequest& request, wire::Launch::Builder& message) {
   auto mounts = message.initMounts(static_cast<unsigned>(request.mounts.size()));
@@ -130,9 +124,7 @@ LaunchRequest read(wire::Launch::Reader message) {
 }
 
 // The segment table of a message of one segment of `words` words.
-std::array<std::uint32_t, 2> table_for(std::size_t words) {
-  return {0, static_cast<std::uint32_t>(words)};
-}
+std::array<std::uint32_t, 2> table_for(std::size_t words) { return {0, static_cast<std::uint32_t>(words)}; }
 
 // Empty where the message is too long. May throw.
 std::vector<std::byte> serialize(const LaunchRequest& request) {

@@ -24,9 +24,7 @@ bool take_optional(Used& used, std::size_t descriptors, const std::optional<std:
   return !index || take(used, descriptors, *index);
 }
 
-bool has_nul(std::string_view text) {
-  return text.find('\0') != std::string_view::npos;
-}
+bool has_nul(std::string_view text) { return text.find('\0') != std::string_view::npos; }
 
 bool known(RootKind kind) {
   switch (kind) {
