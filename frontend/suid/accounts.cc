@@ -124,19 +124,24 @@ ImageAccounts::~ImageAccounts() {
 }
 
 Outcome<Accounts> ImageAccounts::finish(const std::string& image) {
-  const std::optional<std::string> text = run::read_small_file(output_.get());
-  int status = 0;
-  while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+  std::string text;
+  std::array<char, 64 * 1024> part{};
+  for (;;) {
+    const ssize_t got = ::read(output_.get(), part.data(), part.size());
+    if (got > 0 && text.size() <= 2 * kMaxFileBytes) {
+      text.append(part.data(), static_cast<std::size_t>(got));
+      // Its end takes a while, and nothing of it is needed: whoever has begun it ends it later.
+      if (Outcome<Accounts> accounts = parse_accounts(text)) {
+        return accounts;
+      }
+    } else if (got >= 0 || errno != EINTR) {
+      return Problem{.what = image + ": its /etc/passwd and /etc/group cannot be read",
+                     .cure = "the image is damaged; fetch or build it again"};
+    }
   }
-  pid_ = -1;
-  if (!text || !WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return Problem{.what = image + ": its /etc/passwd and /etc/group cannot be read",
-                   .cure = "the image is damaged; fetch or build it again"};
-  }
-  return parse_accounts(*text);
 }
 
-Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts> begun) {
+Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
   const run::Source& root = plan.sources.front();
   if (root.kind == run::Source::Kind::kPath) {
     return of_directory(root.path);
@@ -145,17 +150,17 @@ Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<Image
   if (begun) {
     return begun->finish(image.path);
   }
-  POSTERN_TRY_ASSIGN(ImageAccounts accounts, ImageAccounts::begin(image));
-  return accounts.finish(image.path);
+  POSTERN_TRY_ASSIGN(begun, ImageAccounts::begin(image));
+  return begun->finish(image.path);
 }
 
-Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts> begun) {
+Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
   using Merge = run::Source::Merge;
   const auto is_merged = [](const run::Source& source) { return source.merge != Merge::kNone; };
   if (std::none_of(plan.sources.begin(), plan.sources.end(), is_merged)) {
     return Ok{};
   }
-  POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan, std::move(begun)));
+  POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan, begun));
   for (run::Source& source : plan.sources) {
     if (is_merged(source)) {
       source.content = run::finish_content(

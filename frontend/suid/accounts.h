@@ -40,7 +40,8 @@ class ImageAccounts {
   ImageAccounts& operator=(const ImageAccounts&) = delete;
   ~ImageAccounts();
 
-  // Waits for them, once. `image`: its path. Error: the image is damaged.
+  // Waits for them, once, and not for the end of the process: that is the destructor's. `image`:
+  // its path. Error: the image is damaged.
   Outcome<Accounts> finish(const std::string& image);
 
  private:
@@ -50,12 +51,11 @@ class ImageAccounts {
   pid_t pid_;
 };
 
-// Of a directory: read here, links followed inside it only. Of an image: `begun`, or begun now.
-Outcome<Accounts> read_accounts(const run::LaunchPlan& plan,
-                                std::optional<ImageAccounts> begun = std::nullopt);
+// Of a directory: read here, links followed inside it only. Of an image: `begun`, or begun here.
+Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
 
 // Makes the generated files of the plan final: content without `merge`.
-Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts> begun);
+Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
 
 // "NUMBER\n" and as many bytes, or "-\n", for each file: what postern-squashfs --accounts-fd
 // writes.

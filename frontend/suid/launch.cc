@@ -500,10 +500,11 @@ Outcome<int> launch(run::LaunchPlan plan,
                     const config::SiteConfig& site,
                     const std::string& site_file,
                     std::optional<ImageAccounts> accounts) {
-  POSTERN_TRY(finish_accounts(plan, std::move(accounts)));
+  POSTERN_TRY(finish_accounts(plan, accounts));
   const run::BlockedSignals signals;
   Launch start(plan, site, site_file);
   POSTERN_TRY(start.start());
+  accounts.reset();
   const std::string image = plan.image_name;
   start.release();
   const run::Ended ended = run::wait_for_payload(start.payload(), signals);

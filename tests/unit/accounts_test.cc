@@ -39,7 +39,8 @@ TEST_SUITE("frontend/suid accounts") {
     std::filesystem::create_symlink("/../../../../etc/group", root + "/etc/group");
     postern::run::LaunchPlan plan;
     plan.sources.push_back({.kind = postern::run::Source::Kind::kPath, .path = root});
-    const auto accounts = postern::suid::read_accounts(plan);
+    std::optional<postern::suid::ImageAccounts> none;
+    const auto accounts = postern::suid::read_accounts(plan, none);
     std::filesystem::remove_all(root);
     REQUIRE(accounts);
     CHECK(accounts->passwd == "of the image\n");
