@@ -248,6 +248,23 @@ def a_plain_image_is_mounted_by_the_kernel_or_served():
 
 
 @test
+def a_clock_that_jumps_disturbs_no_container():
+    """the clock set two days on and twenty years back: containers read on, and others start and join them"""
+    now = time.time()
+    try:
+        for mode in ("any", "trusted"):  # mounted by the kernel, and served
+            configure(mode)
+            for jump in (2 * 86400, -20 * 365 * 86400):
+                running = Running(PLAIN)
+                time.clock_settime(time.CLOCK_REALTIME, now + jump)
+                all_whole(Running(PLAIN).go_on())
+                all_whole(running.go_on())
+            nothing_left()
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, now)
+
+
+@test
 def a_sealed_image_has_dm_verity():
     """sealed: loop, dm-verity with plain options, squashfs"""
     configure("any")
