@@ -25,6 +25,7 @@
 #include "frontend/run/wait.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/refusal_words.h"
+#include "frontend/suid/seal_watch.h"
 #include "frontend/userns/failure.h"
 #include "frontend/userns/image_server.h"
 #include "policy/config/read_file.h"
@@ -206,10 +207,17 @@ class Launch {
       message::error(plan_.image_name +
                      ": the file was changed while the container ran; it is sealed, so reads of "
                      "the changed blocks gave an I/O error");
+    } else if (watch_ && watch_->saw_bad_block()) {
+      message::error(plan_.image_name +
+                     ": a block does not match its seal (the file was changed after it was sealed, "
+                     "or the disk is bad); reads of it gave an I/O error");
     }
   }
 
   void release() {
+    if (watch_) {
+      watch_->find_mapping();
+    }
     plan_.sources.clear();
     plan_.servers.clear();
   }
@@ -266,6 +274,7 @@ class Launch {
     }
     servers_.clear();
     server_paths_.clear();
+    watch_.reset();
     sealed_.reset();
     if (!reply) {
       return std::move(reply).error();
@@ -349,6 +358,7 @@ class Launch {
       const run::ImageServer& root = plan_.servers[plan_.sources.front().server];
       if (root.verity && ::fstat(root.image.get(), &before_) == 0) {
         sealed_ = UniqueFd(::fcntl(root.image.get(), F_DUPFD_CLOEXEC, 3));
+        watch_.emplace(sealed_.get());
       }
       const UniqueFd& key = root.key;
       if (key.valid()) {
@@ -453,6 +463,7 @@ class Launch {
   std::vector<std::string> server_paths_;
   UniqueFd sealed_;  // an image with a seal that the kernel has mounted
   struct stat before_{};
+  std::optional<SealWatch> watch_;
   pid_t pid_ = -1;
   bool ecl_active_;
   bool device_mapper_failed_ = false;

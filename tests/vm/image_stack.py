@@ -395,7 +395,8 @@ def a_flipped_byte_is_an_io_error():
         # The next start sees it as well; what is whole still reads.
         result = postern("exec", *options, path, "cat", "/marker")
         runs(result, "plain as day\n")
-        check(postern("exec", *options, path, "cat", "/data/2").returncode == 1, "the block is refused again")
+        again = postern("exec", *options, path, "cat", "/data/2")
+        check(again.returncode == 1 and "does not match its seal" in again.err and path in again.err, f"refused again, and said: {say(again)}")
 
 
 @test
