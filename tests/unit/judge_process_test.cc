@@ -46,7 +46,9 @@ constexpr uid_t kJudgeUser = 64999;
 constexpr std::size_t kNoVerdict = 0;
 
 const std::string kConfig = POSTERN_CONFDIR;
-const std::string kWork = "/tmp/postern-judge-process";
+// Of this process: GnuPG finds an agent by the name of its home, whichever mount namespace that
+// lies in.
+const std::string kWork = "/tmp/postern-judge-process-" + std::to_string(::getpid());
 
 void write_file(const std::string& path, std::string_view text, mode_t mode = 0644) {
   std::ofstream(path, std::ios::binary) << text;
@@ -191,7 +193,7 @@ class Syslogd {
     std::filesystem::remove(file_);
     pid_ = ::fork();
     if (pid_ == 0) {
-      ::execl("/bin/busybox", "busybox", "syslogd", "-n", "-O", file_, nullptr);
+      ::execl("/bin/busybox", "busybox", "syslogd", "-n", "-O", file_.c_str(), nullptr);
       ::_exit(98);
     }
     for (int i = 0; i < 200 && !std::filesystem::exists("/dev/log"); ++i) {
@@ -226,7 +228,7 @@ class Syslogd {
   }
 
  private:
-  static constexpr const char* file_ = "/tmp/postern-judge-process/syslog";
+  const std::string file_ = kWork + "/syslog";
   pid_t pid_ = -1;
 };
 
@@ -576,6 +578,19 @@ int run_quietly(const std::vector<std::string>& words) {
   return status;
 }
 
+// Ends the agent and removes the keyring, also where a test fails on the way.
+struct KeyringEnd {
+  KeyringEnd() = default;
+  KeyringEnd(const KeyringEnd&) = delete;
+  KeyringEnd& operator=(const KeyringEnd&) = delete;
+
+  ~KeyringEnd() {
+    (void)run_quietly({"gpgconf", "--homedir", kWork + "/gnupg", "--kill", "all"});
+    std::filesystem::remove_all(kConfig + "/keyring");
+    std::filesystem::remove_all(kWork + "/gnupg");
+  }
+};
+
 // The site's keyring with one fresh OpenPGP key; returns its fingerprint.
 std::string make_keyring() {
   const std::string home = kWork + "/gnupg";
@@ -641,6 +656,7 @@ void make_signed_image(const std::string& path, const std::string& fingerprint, 
 TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
   enter_private_world();
   configure(kSite);
+  const KeyringEnd end;
   const std::string fingerprint = make_keyring();
   const std::string path = kWork + "/signed.sif";
   const auto ask_for = [&] {
@@ -714,9 +730,6 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
     configure(kSite, rule + fingerprint + "\"]\n");
     CHECK(ask(sample_request(), 4) == RefusalCode::kUnboundRoot);
   }
-  (void)run_quietly({"gpgconf", "--homedir", kWork + "/gnupg", "--kill", "all"});
-  std::filesystem::remove_all(kConfig + "/keyring");
-  std::filesystem::remove_all(kWork + "/gnupg");
 }
 
 TEST_CASE("log text is one printable line of bounded length") {
