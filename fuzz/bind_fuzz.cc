@@ -3,12 +3,12 @@
 #include <string>
 #include <string_view>
 
-#include "frontend/run/bind.h"
+#include "frontend/plan/bind.h"
 #include "fuzz/target.h"
 
 namespace {
 
-namespace run = postern::run;
+namespace plan = postern::plan;
 
 void require(bool holds) {
   if (!holds) {
@@ -25,17 +25,17 @@ std::string escaped(std::string_view path) {
   return text;
 }
 
-void check(const run::Bind& bind, bool is_mount) {
+void check(const plan::Bind& bind, bool is_mount) {
   require(!bind.source.empty());
   require(bind.target.empty() || bind.target.front() == '/');
   require(!is_mount || !bind.target.empty());
   require(!bind.image_path || bind.image_path->front() == '/');
   require(!bind.image_id || *bind.image_id != 0);
-  const std::string path = run::absolute_path(bind.source, "/home/user");
-  require(path.front() == '/' && run::absolute_path(path, "/") == path);
+  const std::string path = plan::absolute_path(bind.source, "/home/user");
+  require(path.front() == '/' && plan::absolute_path(path, "/") == path);
   require(("/" + path + "/").find("/../") == std::string::npos);
-  require(run::is_within(path + "/below", path));
-  const auto again = run::parse_binds(escaped(path));
+  require(plan::is_within(path + "/below", path));
+  const auto again = plan::parse_binds(escaped(path));
   require(again && again->size() == 1 && again->front().source == path);
 }
 
@@ -44,13 +44,13 @@ void check(const run::Bind& bind, bool is_mount) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data),
                               size);  // SAFETY: bytes are chars
-  if (const auto binds = run::parse_binds(text)) {
-    for (const run::Bind& bind : *binds) {
+  if (const auto binds = plan::parse_binds(text)) {
+    for (const plan::Bind& bind : *binds) {
       check(bind, false);
     }
   }
-  if (const auto binds = run::parse_mounts(text)) {
-    for (const run::Bind& bind : *binds) {
+  if (const auto binds = plan::parse_mounts(text)) {
+    for (const plan::Bind& bind : *binds) {
       check(bind, true);
     }
   }

@@ -14,11 +14,11 @@
 #include "frontend/cli/ecl.h"
 #include "frontend/cli/site.h"
 #include "frontend/message/message.h"
-#include "frontend/run/libexec.h"
-#include "frontend/run/plan.h"
-#include "frontend/run/unlock.h"
+#include "frontend/plan/make_plan.h"
+#include "frontend/plan/unlock.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
+#include "frontend/system/libexec.h"
 #include "frontend/userns/launch.h"
 #include "policy/config/site.h"
 #include "protocol/exit_codes.h"
@@ -27,7 +27,7 @@ namespace postern::cli {
 namespace {
 
 // The words behind the options: image, then command or arguments.
-Outcome<> take_operands(const std::vector<std::string>& operands, run::Action& action) {
+Outcome<> take_operands(const std::vector<std::string>& operands, plan::Action& action) {
   const std::size_t needed = action.what == init::Action::kExec ? 2 : 1;
   if (operands.size() < needed) {
     return Problem{.what = needed == 2 ? "an image and a command are needed" : "an image is needed",
@@ -44,8 +44,8 @@ Outcome<> take_operands(const std::vector<std::string>& operands, run::Action& a
 
 // Suid mode generates account files before the image is mounted. The image's own are read beside
 // the planning; what cannot be begun here is begun, and reported, by suid::launch().
-std::optional<suid::ImageAccounts> begin_accounts(const run::PlanInput& input,
-                                                  const run::Action& action,
+std::optional<suid::ImageAccounts> begin_accounts(const plan::PlanInput& input,
+                                                  const plan::Action& action,
                                                   const config::SiteConfig& site) {
   const bool wanted = (input.site.passwd || input.site.group) && input.image.root &&
                       !action.user_namespace && !action.fakeroot &&
@@ -57,11 +57,11 @@ std::optional<suid::ImageAccounts> begin_accounts(const run::PlanInput& input,
   return accounts ? std::optional(*std::move(accounts)) : std::nullopt;
 }
 
-Outcome<run::PlanInput> gather(run::Action action,
-                               const config::SiteConfig& site,
-                               std::optional<suid::ImageAccounts>& accounts) {
-  run::PlanInput input;
-  input.caller = run::read_caller();
+Outcome<plan::PlanInput> gather(plan::Action action,
+                                const config::SiteConfig& site,
+                                std::optional<suid::ImageAccounts>& accounts) {
+  plan::PlanInput input;
+  input.caller = plan::read_caller();
   if (input.caller.directory.empty()) {
     message::warning(
         "the current directory does not exist any more: starting in the home directory");
@@ -69,38 +69,38 @@ Outcome<run::PlanInput> gather(run::Action action,
   input.site = site_of(site);
   action.nv = action.nv || (site.nv_always && !action.no_nv);
   action.rocm = action.rocm || (site.rocm_always && !action.no_rocm);
-  POSTERN_TRY_ASSIGN(input.image, run::open_image(action.image, input.caller.directory));
+  POSTERN_TRY_ASSIGN(input.image, plan::open_image(action.image, input.caller.directory));
   POSTERN_TRY(check_site(site, input.image));
   if (input.image.encrypted) {
-    POSTERN_TRY(run::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
-                                                .pem_path = action.pem_path,
-                                                .passphrase_file = action.passphrase_file,
-                                                .passphrase_fd = action.passphrase_fd,
-                                                .key_command = action.key_command}));
+    POSTERN_TRY(plan::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
+                                                 .pem_path = action.pem_path,
+                                                 .passphrase_file = action.passphrase_file,
+                                                 .passphrase_fd = action.passphrase_fd,
+                                                 .key_command = action.key_command}));
   }
   accounts = begin_accounts(input, action, site);
 
-  run::EnvironmentWish wish{.clean = action.clean_environment,
-                            .not_imported = std::move(action.not_imported),
-                            .set = std::move(action.set)};
+  plan::EnvironmentWish wish{.clean = action.clean_environment,
+                             .not_imported = std::move(action.not_imported),
+                             .set = std::move(action.set)};
   for (const std::string& file : action.files) {
     const std::string path = file.starts_with('/') ? file : input.caller.directory + '/' + file;
-    POSTERN_TRY_ASSIGN(std::vector<std::string> variables, run::evaluate_environment_file(path));
+    POSTERN_TRY_ASSIGN(std::vector<std::string> variables, plan::evaluate_environment_file(path));
     std::move(variables.begin(), variables.end(), std::back_inserter(wish.from_files));
   }
-  input.environment = run::payload_environment(wish, environ);
+  input.environment = plan::payload_environment(wish, environ);
   const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
   input.host_path = path != nullptr ? path : "";
-  input.init_program = run::libexec_program("postern-init");
+  input.init_program = system::libexec_program("postern-init");
   input.message_level = static_cast<std::int32_t>(message::threshold());
   input.action = std::move(action);
   return input;
 }
 
 // The image, and every other image that is laid over it or bound into it.
-Outcome<> check_images(const run::LaunchPlan& plan) {
+Outcome<> check_images(const plan::LaunchPlan& plan) {
   std::vector<std::string> seen;
-  for (const run::ImageServer& server : plan.servers) {
+  for (const plan::ImageServer& server : plan.servers) {
     if (std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
       POSTERN_TRY(check_ecl(server.path, server.image.get()));
       seen.push_back(server.path);
@@ -111,7 +111,7 @@ Outcome<> check_images(const run::LaunchPlan& plan) {
 }
 
 // Through the setuid helper where there is one and nothing speaks against it.
-Outcome<int> launch(run::LaunchPlan plan,
+Outcome<int> launch(plan::LaunchPlan plan,
                     bool no_suid,
                     const config::SiteConfig& site,
                     std::optional<suid::ImageAccounts> accounts) {
@@ -126,16 +126,16 @@ Outcome<int> launch(run::LaunchPlan plan,
   return userns::launch(std::move(plan));
 }
 
-Outcome<int> start(run::Action action) {
+Outcome<int> start(plan::Action action) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   const bool no_suid = action.user_namespace;
   std::optional<suid::ImageAccounts> accounts;
-  POSTERN_TRY_ASSIGN(run::PlanInput input, gather(std::move(action), site, accounts));
+  POSTERN_TRY_ASSIGN(plan::PlanInput input, gather(std::move(action), site, accounts));
   for (const std::string& warning : input.environment.warnings) {
     message::warning(warning);
   }
   std::vector<std::string> warnings;
-  auto plan = run::make_plan(std::move(input), warnings);
+  auto plan = plan::make_plan(std::move(input), warnings);
   for (const std::string& warning : warnings) {
     message::warning(warning);
   }
@@ -147,7 +147,7 @@ Outcome<int> start(run::Action action) {
 
 int act(init::Action what, std::string_view name, std::span<const std::string> words) {
   const Command& command = *find_command(name);
-  auto arguments = parse(action_options(), command.options, words, environ, true);
+  auto arguments = option::parse(action_options(), command.options, words, environ, true);
   if (!arguments) {
     if (arguments.error().exit_code == kExitUsage) {
       return report_usage_error(command, arguments.error());

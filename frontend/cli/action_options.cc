@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "frontend/run/capability_names.h"
+#include "policy/config/capability_names.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -22,98 +22,98 @@ constexpr std::string_view kPulls =
 constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
 
 // clang-format off
-constexpr std::array kOptions = std::to_array<Option>({
+constexpr std::array kOptions = std::to_array<option::Option>({
   // name, letter, environment, kind, commands, value, help
-  {"add-caps", 0, "ADD_CAPS", Kind::kList, kActions, "CAPS", "Linux capabilities to give to the payload"},
-  {"app", 0, "APP,APPNAME", Kind::kText, kActions, "NAME", "the application of the image to run (SCIF)"},
-  {"bind", 'B', "BIND,BINDPATH", Kind::kArray, kActions, "SPEC", "bind src[:dst[:opts]] (opts: ro, rw, id=N, image-src=PATH), comma separated", {}, true},
-  {"cleanenv", 'e', "CLEANENV", Kind::kFlag, kActions, "", "start with a clean environment"},
-  {"compat", 0, "COMPAT", Kind::kFlag, kActions, "", "like OCI runtimes: --containall --no-init --no-umask --no-eval --writable-tmpfs"},
-  {"contain", 'c', "CONTAIN", Kind::kFlag, kActions, "", "minimal /dev, private home and /tmp"},
-  {"containall", 'C', "CONTAINALL", Kind::kFlag, kActions, "", "--contain, and private PID and IPC namespaces and environment"},
-  {"containlibs", 0, "CONTAINLIBS", Kind::kList, kActions, "FILES", "host libraries to bind into /.singularity.d/libs"},
-  {"cwd", 0, "CWD,TARGET_CWD", Kind::kText, kActions, "DIR", "initial directory inside the container"},
-  {"dns", 0, "DNS", Kind::kList, kActions, "ADDRESSES", "name servers for the container's resolv.conf"},
-  {"drop-caps", 0, "DROP_CAPS", Kind::kList, kActions, "CAPS", "Linux capabilities to take from the payload"},
-  {"env", 0, "", Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
-  {"env-file", 0, "ENV_FILE", Kind::kList, kActions, "FILES", "set variables from shell files"},
-  {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kActions, "", "appear as root inside"},
-  {"help", 'h', "", Kind::kFlag, kActions, "", "show this help"},
-  {"home", 'H', "HOME", Kind::kText, kActions, "SRC[:DST]", "home directory"},
-  {"hostname", 0, "HOSTNAME", Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
-  {"ipc", 'i', "IPC,UNSHARE_IPC", Kind::kFlag, kActions, "", "new IPC namespace"},
-  {"keep-privs", 0, "KEEP_PRIVS", Kind::kFlag, kActions, "", "root only: keep all capabilities"},
-  {"key-command", 0, "KEY_COMMAND", Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
-  {"mount", 0, "MOUNT", Kind::kArray, kActions, "SPEC", "mount in CSV form: type=bind,source=…,destination=…[,ro]", {}, true},
-  {"net", 'n', "NET,UNSHARE_NET", Kind::kFlag, kActions, "", "new network namespace; needs --network none"},
-  {"netns-path", 0, "NETNS_PATH", Kind::kText, kActions, "PATH", "network namespace to join (root, or where the site allows it)"},
-  {"network", 0, "NETWORK", Kind::kList, kActions, "none", "network of the new namespace: none"},
-  {"no-env", 0, "NOENV", Kind::kList, kActions, "NAMES", "host variables that are not imported"},
-  {"no-eval", 0, "NO_EVAL", Kind::kFlag, kActions, "", "take values and arguments literally, without shell evaluation"},
-  {"no-home", 0, "NO_HOME", Kind::kFlag, kActions, "", "do not mount the home directory"},
-  {"no-init", 0, "NOSHIMINIT", Kind::kFlag, kActions, "", "with --pid: the payload itself is process 1"},
-  {"no-mount", 0, "NO_MOUNT", Kind::kList, kActions, "NAMES", "leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths or a path"},
-  {"no-nv", 0, "NV_OFF,NO_NV", Kind::kFlag, kActions, "", ""},
-  {"no-pid", 0, "NO_PID", Kind::kFlag, kActions, "", "with --containall: keep the host's PID namespace"},
-  {"no-privs", 0, "NO_PRIVS", Kind::kFlag, kActions, "", "drop all capabilities"},
-  {"no-rocm", 0, "ROCM_OFF,NO_ROCM", Kind::kFlag, kActions, "", ""},
-  {"no-share", 0, "NO_SHARE", Kind::kFlag, kActions, "", "own mount of the image, even where one exists"},
-  {"no-umask", 0, "NO_UMASK", Kind::kFlag, kActions, "", "umask 0022 inside, not the caller's"},
-  {"nv", 0, "NV", Kind::kFlag, kActions, "", "NVIDIA libraries and devices of the host"},
-  {"overlay", 'o', "OVERLAY,OVERLAYIMAGE", Kind::kList, kActions, "PATH[:ro]", "directory or squashfs image over the root"},
-  {"passphrase", 0, "", Kind::kFlag, kActions, "", "ask for the passphrase of an encrypted image"},
-  {"passphrase-fd", 0, "", Kind::kText, kActions, "N", "read the passphrase from descriptor N"},
-  {"passphrase-file", 0, "", Kind::kText, kActions, "FILE", "read the passphrase from a file"},
-  {"pem-path", 0, "", Kind::kText, kActions, "FILE", "private key of an encrypted image"},
-  {"pid", 'p', "PID,UNSHARE_PID", Kind::kFlag, kActions, "", "new PID namespace"},
-  {"pwd", 0, "PWD,TARGET_PWD", Kind::kText, kActions, "DIR", ""},
-  {"rocm", 0, "ROCM", Kind::kFlag, kActions, "", "AMD libraries and devices of the host"},
-  {"scratch", 'S', "SCRATCH,SCRATCHDIR", Kind::kList, kActions, "PATHS", "temporary directories inside"},
-  {"security", 0, "SECURITY", Kind::kList, kActions, "seccomp:FILE", "filter system calls by an OCI profile"},
-  {"shell", 's', "SHELL", Kind::kText, kShell, "PATH", "shell to start"},
-  {"userns", 'u', "USERNS,UNSHARE_USERNS", Kind::kFlag, kActions, "", "user namespace, never the setuid helper"},
-  {"uts", 0, "UTS,UNSHARE_UTS", Kind::kFlag, kActions, "", "new UTS (host name) namespace"},
-  {"workdir", 'W', "WORKDIR", Kind::kText, kActions, "DIR", "with --contain: holds /tmp, /var/tmp, home and scratch directories"},
-  {"writable", 'w', "WRITABLE", Kind::kFlag, kActions, "", "directory images: write to the image itself"},
-  {"writable-tmpfs", 0, "WRITABLE_TMPFS", Kind::kFlag, kActions, "", "writable root, changes are lost at the end"},
+  {"add-caps", 0, "ADD_CAPS", option::Kind::kList, kActions, "CAPS", "Linux capabilities to give to the payload"},
+  {"app", 0, "APP,APPNAME", option::Kind::kText, kActions, "NAME", "the application of the image to run (SCIF)"},
+  {"bind", 'B', "BIND,BINDPATH", option::Kind::kArray, kActions, "SPEC", "bind src[:dst[:opts]] (opts: ro, rw, id=N, image-src=PATH), comma separated", {}, true},
+  {"cleanenv", 'e', "CLEANENV", option::Kind::kFlag, kActions, "", "start with a clean environment"},
+  {"compat", 0, "COMPAT", option::Kind::kFlag, kActions, "", "like OCI runtimes: --containall --no-init --no-umask --no-eval --writable-tmpfs"},
+  {"contain", 'c', "CONTAIN", option::Kind::kFlag, kActions, "", "minimal /dev, private home and /tmp"},
+  {"containall", 'C', "CONTAINALL", option::Kind::kFlag, kActions, "", "--contain, and private PID and IPC namespaces and environment"},
+  {"containlibs", 0, "CONTAINLIBS", option::Kind::kList, kActions, "FILES", "host libraries to bind into /.singularity.d/libs"},
+  {"cwd", 0, "CWD,TARGET_CWD", option::Kind::kText, kActions, "DIR", "initial directory inside the container"},
+  {"dns", 0, "DNS", option::Kind::kList, kActions, "ADDRESSES", "name servers for the container's resolv.conf"},
+  {"drop-caps", 0, "DROP_CAPS", option::Kind::kList, kActions, "CAPS", "Linux capabilities to take from the payload"},
+  {"env", 0, "", option::Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
+  {"env-file", 0, "ENV_FILE", option::Kind::kList, kActions, "FILES", "set variables from shell files"},
+  {"fakeroot", 'f', "FAKEROOT", option::Kind::kFlag, kActions, "", "appear as root inside"},
+  {"help", 'h', "", option::Kind::kFlag, kActions, "", "show this help"},
+  {"home", 'H', "HOME", option::Kind::kText, kActions, "SRC[:DST]", "home directory"},
+  {"hostname", 0, "HOSTNAME", option::Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
+  {"ipc", 'i', "IPC,UNSHARE_IPC", option::Kind::kFlag, kActions, "", "new IPC namespace"},
+  {"keep-privs", 0, "KEEP_PRIVS", option::Kind::kFlag, kActions, "", "root only: keep all capabilities"},
+  {"key-command", 0, "KEY_COMMAND", option::Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
+  {"mount", 0, "MOUNT", option::Kind::kArray, kActions, "SPEC", "mount in CSV form: type=bind,source=…,destination=…[,ro]", {}, true},
+  {"net", 'n', "NET,UNSHARE_NET", option::Kind::kFlag, kActions, "", "new network namespace; needs --network none"},
+  {"netns-path", 0, "NETNS_PATH", option::Kind::kText, kActions, "PATH", "network namespace to join (root, or where the site allows it)"},
+  {"network", 0, "NETWORK", option::Kind::kList, kActions, "none", "network of the new namespace: none"},
+  {"no-env", 0, "NOENV", option::Kind::kList, kActions, "NAMES", "host variables that are not imported"},
+  {"no-eval", 0, "NO_EVAL", option::Kind::kFlag, kActions, "", "take values and arguments literally, without shell evaluation"},
+  {"no-home", 0, "NO_HOME", option::Kind::kFlag, kActions, "", "do not mount the home directory"},
+  {"no-init", 0, "NOSHIMINIT", option::Kind::kFlag, kActions, "", "with --pid: the payload itself is process 1"},
+  {"no-mount", 0, "NO_MOUNT", option::Kind::kList, kActions, "NAMES", "leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths or a path"},
+  {"no-nv", 0, "NV_OFF,NO_NV", option::Kind::kFlag, kActions, "", ""},
+  {"no-pid", 0, "NO_PID", option::Kind::kFlag, kActions, "", "with --containall: keep the host's PID namespace"},
+  {"no-privs", 0, "NO_PRIVS", option::Kind::kFlag, kActions, "", "drop all capabilities"},
+  {"no-rocm", 0, "ROCM_OFF,NO_ROCM", option::Kind::kFlag, kActions, "", ""},
+  {"no-share", 0, "NO_SHARE", option::Kind::kFlag, kActions, "", "own mount of the image, even where one exists"},
+  {"no-umask", 0, "NO_UMASK", option::Kind::kFlag, kActions, "", "umask 0022 inside, not the caller's"},
+  {"nv", 0, "NV", option::Kind::kFlag, kActions, "", "NVIDIA libraries and devices of the host"},
+  {"overlay", 'o', "OVERLAY,OVERLAYIMAGE", option::Kind::kList, kActions, "PATH[:ro]", "directory or squashfs image over the root"},
+  {"passphrase", 0, "", option::Kind::kFlag, kActions, "", "ask for the passphrase of an encrypted image"},
+  {"passphrase-fd", 0, "", option::Kind::kText, kActions, "N", "read the passphrase from descriptor N"},
+  {"passphrase-file", 0, "", option::Kind::kText, kActions, "FILE", "read the passphrase from a file"},
+  {"pem-path", 0, "", option::Kind::kText, kActions, "FILE", "private key of an encrypted image"},
+  {"pid", 'p', "PID,UNSHARE_PID", option::Kind::kFlag, kActions, "", "new PID namespace"},
+  {"pwd", 0, "PWD,TARGET_PWD", option::Kind::kText, kActions, "DIR", ""},
+  {"rocm", 0, "ROCM", option::Kind::kFlag, kActions, "", "AMD libraries and devices of the host"},
+  {"scratch", 'S', "SCRATCH,SCRATCHDIR", option::Kind::kList, kActions, "PATHS", "temporary directories inside"},
+  {"security", 0, "SECURITY", option::Kind::kList, kActions, "seccomp:FILE", "filter system calls by an OCI profile"},
+  {"shell", 's', "SHELL", option::Kind::kText, kShell, "PATH", "shell to start"},
+  {"userns", 'u', "USERNS,UNSHARE_USERNS", option::Kind::kFlag, kActions, "", "user namespace, never the setuid helper"},
+  {"uts", 0, "UTS,UNSHARE_UTS", option::Kind::kFlag, kActions, "", "new UTS (host name) namespace"},
+  {"workdir", 'W', "WORKDIR", option::Kind::kText, kActions, "DIR", "with --contain: holds /tmp, /var/tmp, home and scratch directories"},
+  {"writable", 'w', "WRITABLE", option::Kind::kFlag, kActions, "", "directory images: write to the image itself"},
+  {"writable-tmpfs", 0, "WRITABLE_TMPFS", option::Kind::kFlag, kActions, "", "writable root, changes are lost at the end"},
 
   // Options of Apptainer that have no meaning here; each says what to do instead.
-  {"allow-setuid", 0, "ALLOW_SETUID", Kind::kFlag, kActions, "", "", "set-user-ID programs never work inside; use --fakeroot where a program only checks for uid 0"},
-  {"apply-cgroups", 0, "APPLY_CGROUPS", Kind::kText, kActions, "", "", kLimits},
-  {"authfile", 0, "", Kind::kText, kActions, "", "", kPulls},
-  {"blkio-weight", 0, "BLKIO_WEIGHT", Kind::kText, kActions, "", "", kLimits},
-  {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", Kind::kText, kActions, "", "", kLimits},
-  {"boot", 0, "BOOT", Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
-  {"cdi-dirs", 0, "", Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
-  {"compat32", 0, "COMPAT32", Kind::kFlag, kActions, "", "", "bind the 32-bit libraries with --containlibs"},
-  {"cpu-shares", 0, "CPU_SHARES", Kind::kText, kActions, "", "", kLimits},
-  {"cpus", 0, "CPUS", Kind::kText, kActions, "", "", kLimits},
-  {"cpuset-cpus", 0, "CPUSET_CPUS", Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
-  {"cpuset-mems", 0, "CPUSET_MEMS", Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
-  {"device", 0, "", Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
-  {"disable-cache", 0, "", Kind::kFlag, kActions, "", "", kPulls},
-  {"dmtcp-launch", 0, "DMTCP_LAUNCH", Kind::kText, kActions, "", "", kCheckpoint},
-  {"dmtcp-restart", 0, "DMTCP_RESTART", Kind::kText, kActions, "", "", kCheckpoint},
-  {"docker-host", 0, "", Kind::kText, kActions, "", "", kPulls},
-  {"docker-login", 0, "", Kind::kFlag, kActions, "", "", kPulls},
-  {"docker-password", 0, "", Kind::kText, kActions, "", "", kPulls},
-  {"docker-username", 0, "", Kind::kText, kActions, "", "", kPulls},
-  {"fusemount", 0, "FUSESPEC", Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
-  {"intel-hpu", 0, "INTEL_HPU", Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
-  {"memory", 0, "MEMORY", Kind::kText, kActions, "", "", kLimits},
-  {"memory-reservation", 0, "MEMORY_RESERVATION", Kind::kText, kActions, "", "", kLimits},
-  {"memory-swap", 0, "MEMORY_SWAP", Kind::kText, kActions, "", "", kLimits},
-  {"network-args", 0, "NETWORK_ARGS", Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
-  {"no-https", 0, "", Kind::kFlag, kActions, "", "", kPulls},
-  {"nohttps", 0, "", Kind::kFlag, kActions, "", "", kPulls},
-  {"nvccli", 0, "NVCCLI", Kind::kFlag, kActions, "", "", "use --nv"},
-  {"oom-kill-disable", 0, "OOM_KILL_DISABLE", Kind::kFlag, kActions, "", "", kLimits},
-  {"pids-limit", 0, "PIDS_LIMIT", Kind::kText, kActions, "", "", kLimits},
-  {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", Kind::kText, kActions, "", "", "environment scripts have no time limit here: use timeout(1) around the whole command"},
-  {"sharens", 0, "SHARENS", Kind::kFlag, kActions, "", "", "leave it out: processes that start the same image share its mount and namespace without it"},
-  {"tmpdir", 0, "", Kind::kText, kActions, "", "", "nothing is unpacked at start: leave it out"},
-  {"underlay", 0, "UNDERLAY", Kind::kFlag, kActions, "", "", "leave it out: missing mount points always appear through overlay"},
-  {"unsquash", 0, "UNSQUASH", Kind::kFlag, kActions, "", "", "make a directory with `postern build --sandbox DIR IMAGE` and run that"},
+  {"allow-setuid", 0, "ALLOW_SETUID", option::Kind::kFlag, kActions, "", "", "set-user-ID programs never work inside; use --fakeroot where a program only checks for uid 0"},
+  {"apply-cgroups", 0, "APPLY_CGROUPS", option::Kind::kText, kActions, "", "", kLimits},
+  {"authfile", 0, "", option::Kind::kText, kActions, "", "", kPulls},
+  {"blkio-weight", 0, "BLKIO_WEIGHT", option::Kind::kText, kActions, "", "", kLimits},
+  {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kText, kActions, "", "", kLimits},
+  {"boot", 0, "BOOT", option::Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
+  {"cdi-dirs", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
+  {"compat32", 0, "COMPAT32", option::Kind::kFlag, kActions, "", "", "bind the 32-bit libraries with --containlibs"},
+  {"cpu-shares", 0, "CPU_SHARES", option::Kind::kText, kActions, "", "", kLimits},
+  {"cpus", 0, "CPUS", option::Kind::kText, kActions, "", "", kLimits},
+  {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
+  {"cpuset-mems", 0, "CPUSET_MEMS", option::Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
+  {"device", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
+  {"disable-cache", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
+  {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
+  {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
+  {"docker-host", 0, "", option::Kind::kText, kActions, "", "", kPulls},
+  {"docker-login", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
+  {"docker-password", 0, "", option::Kind::kText, kActions, "", "", kPulls},
+  {"docker-username", 0, "", option::Kind::kText, kActions, "", "", kPulls},
+  {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
+  {"intel-hpu", 0, "INTEL_HPU", option::Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
+  {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
+  {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "", "", kLimits},
+  {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "", "", kLimits},
+  {"network-args", 0, "NETWORK_ARGS", option::Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
+  {"no-https", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
+  {"nohttps", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
+  {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv"},
+  {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
+  {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
+  {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", "environment scripts have no time limit here: use timeout(1) around the whole command"},
+  {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", "leave it out: processes that start the same image share its mount and namespace without it"},
+  {"tmpdir", 0, "", option::Kind::kText, kActions, "", "", "nothing is unpacked at start: leave it out"},
+  {"underlay", 0, "UNDERLAY", option::Kind::kFlag, kActions, "", "", "leave it out: missing mount points always appear through overlay"},
+  {"unsquash", 0, "UNSQUASH", option::Kind::kFlag, kActions, "", "", "make a directory with `postern build --sandbox DIR IMAGE` and run that"},
 });
 // clang-format on
 
@@ -125,10 +125,10 @@ Outcome<std::uint64_t> capability_set(const std::vector<std::string>& names) {
   std::uint64_t set = 0;
   for (const std::string& name : names) {
     if (name == "all" || name == "ALL") {
-      set = (std::uint64_t{1} << run::kCapabilityNames.size()) - 1;
+      set = (std::uint64_t{1} << config::kCapabilityNames.size()) - 1;
       continue;
     }
-    const auto number = run::capability_number(name);
+    const auto number = config::capability_number(name);
     if (!number) {
       return bad_value("unknown capability " + name, "capabilities(7) has the names");
     }
@@ -173,7 +173,7 @@ void split_settings(std::string_view text, std::vector<std::string>& out) {
   out.emplace_back(text.substr(begin));
 }
 
-Outcome<> environment_options(const Arguments& arguments, run::Action& action) {
+Outcome<> environment_options(const option::Arguments& arguments, plan::Action& action) {
   for (const std::string& value : arguments.values("env")) {
     split_settings(value, action.set);
   }
@@ -189,7 +189,7 @@ Outcome<> environment_options(const Arguments& arguments, run::Action& action) {
   return Ok{};
 }
 
-Outcome<> security_options(const Arguments& arguments, run::Action& action) {
+Outcome<> security_options(const option::Arguments& arguments, plan::Action& action) {
   for (const std::string& value : arguments.values("security")) {
     if (value.starts_with("seccomp:")) {
       action.seccomp = value.substr(8);
@@ -208,7 +208,7 @@ Outcome<> security_options(const Arguments& arguments, run::Action& action) {
   return Ok{};
 }
 
-Outcome<> namespace_options(const Arguments& arguments, run::Action& action) {
+Outcome<> namespace_options(const option::Arguments& arguments, plan::Action& action) {
   action.pid = arguments.given("pid");
   action.ipc = arguments.given("ipc");
   action.hostname = arguments.text("hostname");
@@ -229,7 +229,7 @@ Outcome<> namespace_options(const Arguments& arguments, run::Action& action) {
     if (!action.network_namespace.empty()) {
       return bad_value("--network none and --netns-path exclude each other", "give one of them");
     }
-    action.network = run::Network::kNone;
+    action.network = plan::Network::kNone;
   }
   action.user_namespace = arguments.given("userns");
   action.fakeroot = arguments.given("fakeroot");
@@ -237,7 +237,7 @@ Outcome<> namespace_options(const Arguments& arguments, run::Action& action) {
   return Ok{};
 }
 
-Outcome<> key_options(const Arguments& arguments, run::Action& action) {
+Outcome<> key_options(const option::Arguments& arguments, plan::Action& action) {
   action.ask_passphrase = arguments.given("passphrase");
   action.pem_path = arguments.text("pem-path");
   action.passphrase_file = arguments.text("passphrase-file");
@@ -255,7 +255,7 @@ Outcome<> key_options(const Arguments& arguments, run::Action& action) {
   return Ok{};
 }
 
-void mount_options(const Arguments& arguments, run::Action& action) {
+void mount_options(const option::Arguments& arguments, plan::Action& action) {
   action.binds = arguments.values("bind");
   action.mounts = arguments.values("mount");
   action.no_mount = arguments.values("no-mount");
@@ -278,12 +278,12 @@ void mount_options(const Arguments& arguments, run::Action& action) {
 
 }  // namespace
 
-std::span<const Option> action_options() {
+std::span<const option::Option> action_options() {
   return kOptions;
 }
 
-Outcome<run::Action> to_action(const Arguments& arguments) {
-  run::Action action;
+Outcome<plan::Action> to_action(const option::Arguments& arguments) {
+  plan::Action action;
   mount_options(arguments, action);
   POSTERN_TRY(environment_options(arguments, action));
   POSTERN_TRY(namespace_options(arguments, action));

@@ -3,22 +3,22 @@
 
 #include <span>
 
-#include "frontend/cli/option.h"
-#include "frontend/run/action.h"
+#include "frontend/option/option.h"
+#include "frontend/plan/action.h"
 #include "policy/problem.h"
 
 namespace postern::cli {
 
-inline constexpr CommandSet kExec = 1;
-inline constexpr CommandSet kRun = 2;
-inline constexpr CommandSet kShell = 4;
-inline constexpr CommandSet kTest = 8;
-inline constexpr CommandSet kActions = kExec | kRun | kShell | kTest;
+inline constexpr option::CommandSet kExec = 1;
+inline constexpr option::CommandSet kRun = 2;
+inline constexpr option::CommandSet kShell = 4;
+inline constexpr option::CommandSet kTest = 8;
+inline constexpr option::CommandSet kActions = kExec | kRun | kShell | kTest;
 
-std::span<const Option> action_options();
+std::span<const option::Option> action_options();
 
-// Turns parsed options into run::Action: combined options (--compat, --containall) taken apart,
+// Turns parsed options into plan::Action: combined options (--compat, --containall) taken apart,
 // numbers and names checked. Image and arguments are left to the caller.
-Outcome<run::Action> to_action(const Arguments& arguments);
+Outcome<plan::Action> to_action(const option::Arguments& arguments);
 
 }  // namespace postern::cli

@@ -13,19 +13,19 @@
 namespace postern::cli {
 namespace {
 
-constexpr CommandSet kAll = 1;
+constexpr option::CommandSet kAll = 1;
 
 // clang-format off
-constexpr std::array kGlobalOptions = std::to_array<Option>({
-  {"debug", 'd', "DEBUG", Kind::kFlag, kAll, "", "say everything"},
-  {"verbose", 'v', "VERBOSE", Kind::kFlag, kAll, "", "say more"},
-  {"quiet", 'q', "QUIET", Kind::kFlag, kAll, "", "warnings and errors only"},
-  {"silent", 's', "SILENT", Kind::kFlag, kAll, "", "errors only"},
-  {"nocolor", 0, "NOCOLOR", Kind::kFlag, kAll, "", "no colours"},
-  {"config", 'c', "CONFIG_FILE", Kind::kText, kAll, "FILE", "another postern.toml (in suid mode the site's own still decides)"},
-  {"build-config", 0, "", Kind::kFlag, kAll, "", "", "use --config with a file of your own"},
-  {"help", 'h', "", Kind::kFlag, kAll, "", "show this help"},
-  {"version", 0, "", Kind::kFlag, kAll, "", "show the version"},
+constexpr std::array kGlobalOptions = std::to_array<option::Option>({
+  {"debug", 'd', "DEBUG", option::Kind::kFlag, kAll, "", "say everything"},
+  {"verbose", 'v', "VERBOSE", option::Kind::kFlag, kAll, "", "say more"},
+  {"quiet", 'q', "QUIET", option::Kind::kFlag, kAll, "", "warnings and errors only"},
+  {"silent", 's', "SILENT", option::Kind::kFlag, kAll, "", "errors only"},
+  {"nocolor", 0, "NOCOLOR", option::Kind::kFlag, kAll, "", "no colours"},
+  {"config", 'c', "CONFIG_FILE", option::Kind::kText, kAll, "FILE", "another postern.toml (in suid mode the site's own still decides)"},
+  {"build-config", 0, "", option::Kind::kFlag, kAll, "", "", "use --config with a file of your own"},
+  {"help", 'h', "", option::Kind::kFlag, kAll, "", "show this help"},
+  {"version", 0, "", option::Kind::kFlag, kAll, "", "show the version"},
 });
 
 constexpr std::array kCommands = std::to_array<Command>({
@@ -84,7 +84,7 @@ const Command* find_command(std::string_view name) {
   return nullptr;
 }
 
-std::span<const Option> global_options() {
+std::span<const option::Option> global_options() {
   return kGlobalOptions;
 }
 
@@ -99,7 +99,7 @@ std::string help(const Command& command) {
     text += "\nCommands: " + std::string(command.subcommands) + '\n';
   }
   if (command.options != 0) {
-    text += "\nOptions:\n" + describe(action_options(), command.options) +
+    text += "\nOptions:\n" + option::describe(action_options(), command.options) +
             "\nEach option has an environment variable: POSTERN_ and its name in capitals, as in\n"
             "POSTERN_BIND; APPTAINER_ and SINGULARITY_ work too. See postern(1).\n";
   }
@@ -117,7 +117,7 @@ std::string general_help() {
       text += line + std::string(command.summary) + '\n';
     }
   }
-  text += "\nGlobal options:\n" + describe(kGlobalOptions, kAll);
+  text += "\nGlobal options:\n" + option::describe(kGlobalOptions, kAll);
   text += "\nRun 'postern COMMAND --help' for the options of a command.\n";
   return text;
 }

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "frontend/cli/option.h"
+#include "frontend/option/option.h"
 
 namespace postern::cli {
 
@@ -20,7 +20,7 @@ struct Command {
   std::string_view subcommands;  // separated by spaces: for help and completions
   Handler handler;               // in this program, or
   const char* program;           // a program of libexec, which gets the words unchanged
-  CommandSet options;            // of action_options(), where the command takes those
+  option::CommandSet options;    // of action_options(), where the command takes those
 };
 
 // In alphabetical order.
@@ -28,7 +28,7 @@ std::span<const Command> commands();
 // nullptr where there is none.
 const Command* find_command(std::string_view name);
 
-std::span<const Option> global_options();
+std::span<const option::Option> global_options();
 
 // The text of --help.
 std::string help(const Command& command);

@@ -8,13 +8,13 @@
 namespace postern::cli {
 namespace {
 
-bool is_offered(const Option& option, CommandSet commands) {
+bool is_offered(const option::Option& option, option::CommandSet commands) {
   return (option.commands & commands) != 0 && !option.help.empty() && option.refusal.empty();
 }
 
-std::string option_words(std::span<const Option> table, CommandSet commands) {
+std::string option_words(std::span<const option::Option> table, option::CommandSet commands) {
   std::string words;
-  for (const Option& option : table) {
+  for (const option::Option& option : table) {
     if (is_offered(option, commands)) {
       words += (words.empty() ? "--" : " --") + std::string(option.name);
     }
@@ -62,7 +62,7 @@ std::string bash() {
       "  done\n"
       "  case $command in\n"
       "    '') known=\"" +
-      option_words(global_options(), ~CommandSet{0}) + "\"; below=\"" + command_words() +
+      option_words(global_options(), ~option::CommandSet{0}) + "\"; below=\"" + command_words() +
       "\" ;;\n"
       "    help) below=\"" +
       command_words() + "\" ;;\n";
@@ -87,9 +87,9 @@ std::string bash() {
          "complete -o bashdefault -o default -F _postern postern\n";
 }
 
-std::string zsh_options(std::span<const Option> table, CommandSet commands) {
+std::string zsh_options(std::span<const option::Option> table, option::CommandSet commands) {
   std::string text;
-  for (const Option& option : table) {
+  for (const option::Option& option : table) {
     if (!is_offered(option, commands)) {
       continue;
     }
@@ -99,11 +99,12 @@ std::string zsh_options(std::span<const Option> table, CommandSet commands) {
       help +=
           c == '[' || c == ']' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
     }
-    const std::string value = option.kind == Kind::kFlag ? "" : ": :_files";
-    const std::string repeat = option.kind == Kind::kList || option.kind == Kind::kArray ? "*" : "";
+    const std::string value = option.kind == option::Kind::kFlag ? "" : ": :_files";
+    const std::string repeat =
+        option.kind == option::Kind::kList || option.kind == option::Kind::kArray ? "*" : "";
     text += " \\\n        " +
             quoted(repeat + "--" + std::string(option.name) +
-                   (option.kind == Kind::kFlag ? "" : "=") + "[" + help + "]" + value);
+                   (option.kind == option::Kind::kFlag ? "" : "=") + "[" + help + "]" + value);
     if (option.letter != 0) {
       text += " \\\n        " +
               quoted(repeat + "-" + std::string(1, option.letter) + "[" + help + "]" + value);
@@ -119,7 +120,7 @@ std::string zsh() {
       "_postern() {\n"
       "  local state line curcontext=$curcontext\n"
       "  _arguments -C -S -A '-*'" +
-      zsh_options(global_options(), ~CommandSet{0}) +
+      zsh_options(global_options(), ~option::CommandSet{0}) +
       " \\\n        '1:command:->command' '*::argument:->argument'\n"
       "  case $state in\n"
       "    command)\n"
@@ -150,13 +151,13 @@ std::string zsh() {
          "      esac ;;\n  esac\n}\n_postern \"$@\"\n";
 }
 
-std::string fish_option(const Option& option, std::string_view condition) {
+std::string fish_option(const option::Option& option, std::string_view condition) {
   std::string text =
       "complete -c postern -n " + quoted(condition) + " -l " + std::string(option.name);
   if (option.letter != 0) {
     text += " -s " + std::string(1, option.letter);
   }
-  if (option.kind != Kind::kFlag) {
+  if (option.kind != option::Kind::kFlag) {
     text += " -r";
   }
   return text + " -d " + quoted(option.help) + "\n";
@@ -164,8 +165,8 @@ std::string fish_option(const Option& option, std::string_view condition) {
 
 std::string fish() {
   std::string text = "# fish completion for postern, made by `postern completion fish`\n";
-  for (const Option& option : global_options()) {
-    if (is_offered(option, ~CommandSet{0})) {
+  for (const option::Option& option : global_options()) {
+    if (is_offered(option, ~option::CommandSet{0})) {
       text += fish_option(option, "__fish_use_subcommand");
     }
   }
@@ -185,7 +186,7 @@ std::string fish() {
                      " --help 2>/dev/null | string match -ra -- '--[a-z][a-z0-9-]+')") +
               "\n";
     }
-    for (const Option& option : action_options()) {
+    for (const option::Option& option : action_options()) {
       if (is_offered(option, command.options)) {
         text += fish_option(option, "__fish_seen_subcommand_from " + name);
       }

@@ -13,8 +13,8 @@
 
 #include "frontend/cli/command.h"
 #include "frontend/message/message.h"
-#include "frontend/run/libexec.h"
-#include "frontend/run/small_file.h"
+#include "frontend/system/libexec.h"
+#include "frontend/system/read_file.h"
 #include "policy/ecl/ecl.h"
 #include "protocol/base/unique_fd.h"
 
@@ -52,14 +52,14 @@ std::string ask(std::string path, int image) {
   std::array<char*, 6> argv = {name.data(), command.data(), below.data(),
                                end.data(),  path.data(),    nullptr};
   pid_t pid = -1;
-  const std::string program = run::libexec_program("postern-keys");
+  const std::string program = system::libexec_program("postern-keys");
   const int err = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
   ::posix_spawn_file_actions_destroy(&actions);
   writing.reset();
   if (err != 0) {
     return {};
   }
-  std::string answer = run::read_small_file(reading.get()).value_or("");
+  std::string answer = system::read_small_file(reading.get()).value_or("");
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -71,7 +71,7 @@ std::string ask(std::string path, int image) {
 Outcome<> check_ecl(const std::string& path, int image) {
   const std::string& configuration = config_path();
   const std::string file = configuration.substr(0, configuration.rfind('/') + 1) + "ecl.toml";
-  const auto text = run::read_small_file(file);
+  const auto text = system::read_small_file(file);
   if (!text) {
     return Ok{};
   }

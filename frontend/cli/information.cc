@@ -12,7 +12,7 @@
 #include "frontend/cli/completion.h"
 #include "frontend/config/commands.h"
 #include "frontend/message/message.h"
-#include "frontend/run/libexec.h"
+#include "frontend/system/libexec.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {

@@ -13,15 +13,15 @@
 
 #include "frontend/cli/command.h"
 #include "frontend/message/message.h"
-#include "frontend/run/argv.h"
-#include "frontend/run/libexec.h"
+#include "frontend/system/argv.h"
+#include "frontend/system/libexec.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
 namespace {
 
 // Programs that we start print as we do; see message::configure_from_environment.
-void publish(const Arguments& global) {
+void publish(const option::Arguments& global) {
   struct Level {
     std::string_view option;
     message::Level level;
@@ -66,7 +66,7 @@ int usage_error(const Problem& problem) {
 }
 
 int dispatch(const std::vector<std::string>& words) {
-  auto global = parse(global_options(), 1, words, environ, true);
+  auto global = option::parse(global_options(), 1, words, environ, true);
   if (!global) {
     return usage_error(global.error());
   }
@@ -110,10 +110,10 @@ bool has_standard_descriptors() {
 }  // namespace
 
 int run_program(const Command& command, std::span<const std::string> words) {
-  const std::string path = run::libexec_program(command.program);
+  const std::string path = system::libexec_program(command.program);
   std::vector<std::string> copies{"postern", std::string(command.name)};
   copies.insert(copies.end(), words.begin(), words.end());
-  std::vector<char*> argv = run::argv_of(copies);
+  std::vector<char*> argv = system::argv_of(copies);
   ::execv(path.c_str(), argv.data());
   message::fatal(system_problem("starting " + path, errno,
                                 "the installation is incomplete: install postern again"));

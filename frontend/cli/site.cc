@@ -13,24 +13,24 @@
 #include <grp.h>
 #include <pwd.h>
 
-#include "frontend/run/bind.h"
+#include "frontend/plan/bind.h"
 #include "policy/config/site.h"
 
 namespace postern::cli {
 
-run::Site site_of(const config::SiteConfig& config) {
-  run::Site site;
+plan::Site site_of(const config::SiteConfig& config) {
+  plan::Site site;
   site.proc = config.mount_proc;
   site.sys = config.mount_sys;
   switch (config.mount_dev) {
     case config::DevMount::kNo:
-      site.dev = run::Dev::kNo;
+      site.dev = plan::Dev::kNo;
       break;
     case config::DevMount::kMinimal:
-      site.dev = run::Dev::kMinimal;
+      site.dev = plan::Dev::kMinimal;
       break;
     case config::DevMount::kYes:
-      site.dev = run::Dev::kHost;
+      site.dev = plan::Dev::kHost;
       break;
   }
   site.devpts = config.mount_devpts;
@@ -85,14 +85,14 @@ bool contains(const std::vector<std::uint32_t>& list, std::uint32_t id) {
 }
 
 // limit.paths, limit.groups, limit.owners, in Apptainer's order and words.
-Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& image) {
+Outcome<> check_limits(const config::SiteConfig& config, const plan::OpenImage& image) {
   if (!config.limit_paths.empty()) {
     char* real = ::realpath(image.path.c_str(), nullptr);
     const std::string path = real != nullptr ? real : image.path;
     ::free(real);  // NOLINT(cppcoreguidelines-no-malloc): realpath(3) allocates
     if (std::none_of(
             config.limit_paths.begin(), config.limit_paths.end(),
-            [&](const std::string& directory) { return run::is_within(path, directory); })) {
+            [&](const std::string& directory) { return plan::is_within(path, directory); })) {
       return Problem{.what = image.path + " is not in an allowed configured path (limit.paths)"};
     }
   }
@@ -116,7 +116,7 @@ Outcome<> check_limits(const config::SiteConfig& config, const run::OpenImage& i
 
 }  // namespace
 
-Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image) {
+Outcome<> check_site(const config::SiteConfig& config, const plan::OpenImage& image) {
   POSTERN_TRY(check_limits(config, image));
   const auto denied = [&image](const char* kind, const char* key) {
     return Problem{.what = image.path + ": the site's configuration allows no " + kind + " (" +

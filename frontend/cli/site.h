@@ -3,8 +3,8 @@
 
 #include <string>
 
-#include "frontend/run/action.h"
-#include "frontend/run/plan.h"
+#include "frontend/plan/action.h"
+#include "frontend/plan/make_plan.h"
 #include "policy/problem.h"
 
 namespace postern::config {
@@ -13,10 +13,10 @@ struct SiteConfig;
 
 namespace postern::cli {
 
-run::Site site_of(const config::SiteConfig& config);
+plan::Site site_of(const config::SiteConfig& config);
 
 // Whether `config` admits the image by path, group, owner and kind. Advisory in user-namespace
 // mode: the caller could bring another program.
-Outcome<> check_site(const config::SiteConfig& config, const run::OpenImage& image);
+Outcome<> check_site(const config::SiteConfig& config, const plan::OpenImage& image);
 
 }  // namespace postern::cli

@@ -11,10 +11,10 @@
 #include <pwd.h>
 #include <unistd.h>
 
-#include "frontend/cli/option.h"
 #include "frontend/config/commands.h"
 #include "frontend/config/replace_file.h"
 #include "frontend/message/message.h"
+#include "frontend/option/option.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/read_file.h"
 #include "protocol/exit_codes.h"
@@ -24,11 +24,12 @@ namespace {
 
 using Words = std::span<const std::string>;
 
-constexpr std::array kOptions = std::to_array<cli::Option>({
-    {"user", 'u', "CAP_USER", cli::Kind::kText, 1, "NAME", "the user to grant to, or to take from"},
-    {"group", 'g', "CAP_GROUP", cli::Kind::kText, 1, "NAME",
+constexpr std::array kOptions = std::to_array<option::Option>({
+    {"user", 'u', "CAP_USER", option::Kind::kText, 1, "NAME",
+     "the user to grant to, or to take from"},
+    {"group", 'g', "CAP_GROUP", option::Kind::kText, 1, "NAME",
      "the group to grant to, or to take from"},
-    {"help", 'h', "", cli::Kind::kFlag, 1, "", "show help"},
+    {"help", 'h', "", option::Kind::kFlag, 1, "", "show help"},
 });
 
 constexpr const char* kUsage =
@@ -63,7 +64,7 @@ void warn_of_root(std::string_view what, std::string_view name) {
                    " will likely be able to become root on the host with these capabilities");
 }
 
-Outcome<int> change(bool add, const cli::Arguments& arguments, const std::string& file) {
+Outcome<int> change(bool add, const option::Arguments& arguments, const std::string& file) {
   if (::geteuid() != 0) {
     return Problem{.what = "only root may change capability grants", .cure = "run this as root"};
   }
@@ -122,7 +123,7 @@ bool print_grants(const std::vector<Grant>& grants, const char* kind, const std:
   return printed;
 }
 
-Outcome<int> list(const cli::Arguments& arguments, const std::string& file) {
+Outcome<int> list(const option::Arguments& arguments, const std::string& file) {
   if (arguments.positional().size() > 1) {
     return Problem{.what = "list takes one user or group at most", .exit_code = kExitUsage};
   }
@@ -138,7 +139,7 @@ Outcome<int> list(const cli::Arguments& arguments, const std::string& file) {
   return 0;
 }
 
-Outcome<int> avail(const cli::Arguments& arguments) {
+Outcome<int> avail(const option::Arguments& arguments) {
   std::uint64_t bits = ~std::uint64_t{0};
   if (!arguments.positional().empty()) {
     bits = 0;
@@ -158,8 +159,8 @@ Outcome<int> avail(const cli::Arguments& arguments) {
 }
 
 Outcome<int> dispatch(const std::string& verb, Words words, const std::string& file) {
-  POSTERN_TRY_ASSIGN(const cli::Arguments arguments,
-                     cli::parse(kOptions, 1, words, environ, false));
+  POSTERN_TRY_ASSIGN(const option::Arguments arguments,
+                     option::parse(kOptions, 1, words, environ, false));
   if (arguments.given("help")) {
     std::fputs(kUsage, stdout);
     return 0;

@@ -10,12 +10,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "frontend/cli/option.h"
 #include "frontend/config/commands.h"
 #include "frontend/config/edit.h"
 #include "frontend/config/import.h"
 #include "frontend/config/replace_file.h"
 #include "frontend/message/message.h"
+#include "frontend/option/option.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/read_file.h"
 #include "policy/config/trusted_file.h"
@@ -29,20 +29,20 @@ namespace {
 using Words = std::span<const std::string>;
 namespace fs = std::filesystem;
 
-constexpr cli::CommandSet kGlobal = 1;
-constexpr cli::CommandSet kImport = 2;
+constexpr option::CommandSet kGlobal = 1;
+constexpr option::CommandSet kImport = 2;
 
-constexpr std::array kOptions = std::to_array<cli::Option>({
-    {"set", 's', "", cli::Kind::kFlag, kGlobal, "",
+constexpr std::array kOptions = std::to_array<option::Option>({
+    {"set", 's', "", option::Kind::kFlag, kGlobal, "",
      "set a setting; for a list: put values in front of it"},
-    {"unset", 'u', "", cli::Kind::kFlag, kGlobal, "",
+    {"unset", 'u', "", option::Kind::kFlag, kGlobal, "",
      "take values out of a list, or a setting out of the file"},
-    {"get", 'g', "", cli::Kind::kFlag, kGlobal, "", "print the value of a setting"},
-    {"reset", 'r', "", cli::Kind::kFlag, kGlobal, "",
+    {"get", 'g', "", option::Kind::kFlag, kGlobal, "", "print the value of a setting"},
+    {"reset", 'r', "", option::Kind::kFlag, kGlobal, "",
      "take a setting out of the file, so that its default holds"},
-    {"dry-run", 'd', "", cli::Kind::kFlag, kGlobal | kImport, "",
+    {"dry-run", 'd', "", option::Kind::kFlag, kGlobal | kImport, "",
      "print the resulting file instead of writing it"},
-    {"help", 'h', "", cli::Kind::kFlag, kGlobal | kImport, "", "show help"},
+    {"help", 'h', "", option::Kind::kFlag, kGlobal | kImport, "", "show help"},
 });
 
 constexpr const char* kUsage =
@@ -212,7 +212,7 @@ struct Asked {
 };
 
 // Apptainer's flags, or the verb as a word.
-Outcome<Asked> asked_for(const cli::Arguments& arguments) {
+Outcome<Asked> asked_for(const option::Arguments& arguments) {
   Asked asked{.operands = arguments.positional()};
   unsigned count = 0;
   for (const VerbName& name : kVerbs) {
@@ -261,7 +261,7 @@ Outcome<int> change(const Asked& asked, const Key& key, const std::string& file,
   return publish(file, changed, dry_run);
 }
 
-Outcome<int> global(const cli::Arguments& arguments, const std::string& file) {
+Outcome<int> global(const option::Arguments& arguments, const std::string& file) {
   POSTERN_TRY_ASSIGN(const Asked asked, asked_for(arguments));
   if (asked.verb == Verb::kList) {
     return list_settings(file);
@@ -306,7 +306,7 @@ Outcome<int> import_one(const std::string& source, const std::string& directory,
   return publish(directory + "/postern.toml", site_text(imported.site), dry_run);
 }
 
-Outcome<int> import(const cli::Arguments& arguments, const std::string& file) {
+Outcome<int> import(const option::Arguments& arguments, const std::string& file) {
   if (arguments.positional().empty()) {
     return usage("a file or a directory to import is needed");
   }
@@ -342,8 +342,8 @@ Outcome<int> dispatch(const std::string& verb, Words words, const std::string& f
             ? "ranges of /etc/subuid and /etc/subgid are made with usermod(8), --add-subuids"
             : "there is no command \"config " + verb + "\"");
   }
-  POSTERN_TRY_ASSIGN(const cli::Arguments arguments,
-                     cli::parse(kOptions, is_global ? kGlobal : kImport, words, environ, false));
+  POSTERN_TRY_ASSIGN(const option::Arguments arguments,
+                     option::parse(kOptions, is_global ? kGlobal : kImport, words, environ, false));
   if (arguments.given("help")) {
     std::fputs(kUsage, stdout);
     return 0;

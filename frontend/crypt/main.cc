@@ -9,26 +9,26 @@
 
 #include <sys/prctl.h>
 
-#include "frontend/cli/usage.h"
 #include "frontend/crypt/commands.h"
 #include "frontend/message/message.h"
+#include "frontend/option/usage.h"
 #include "policy/config/site.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::crypt {
 namespace {
 
-using cli::Arguments;
-using cli::Kind;
+using option::Arguments;
+using option::Kind;
 
-constexpr cli::CommandSet kConvert = 1;
-constexpr cli::CommandSet kRekey = 2;
-constexpr cli::CommandSet kUnlock = 4;
-constexpr cli::CommandSet kAll = kConvert | kRekey | kUnlock;
+constexpr option::CommandSet kConvert = 1;
+constexpr option::CommandSet kRekey = 2;
+constexpr option::CommandSet kUnlock = 4;
+constexpr option::CommandSet kAll = kConvert | kRekey | kUnlock;
 
 // The environment's keys are read where keys are (key_source.h).
 // clang-format off
-constexpr std::array kOptions = std::to_array<cli::Option>({
+constexpr std::array kOptions = std::to_array<option::Option>({
     {"drop-signatures",     0,   "", Kind::kFlag, kRekey,   "",        "remove signatures and seals, which cover the keys"},
     {"force",               'F', "", Kind::kFlag, kConvert, "",        "replace an existing output"},
     {"image-fd",            0,   "", Kind::kText, kUnlock,  "N",       ""},
@@ -47,7 +47,7 @@ constexpr std::array kOptions = std::to_array<cli::Option>({
 });
 // clang-format on
 
-constexpr std::array kUsages = std::to_array<cli::Usage>({
+constexpr std::array kUsages = std::to_array<option::Usage>({
     {"encrypt", "[options] INPUT OUTPUT", "Write an encrypted copy of an image", kOptions, kConvert,
      2, 2},
     {"decrypt", "[options] INPUT OUTPUT", "Write a copy of an encrypted image in the clear",
@@ -92,7 +92,7 @@ Outcome<KdfLimits> site_limits() {
                    .max_threads = narrow(site.crypt_max_threads)};
 }
 
-Outcome<Ok> run(const cli::Usage& usage, const Arguments& arguments) {
+Outcome<Ok> run(const option::Usage& usage, const Arguments& arguments) {
   const std::vector<std::string>& operands = arguments.positional();
   POSTERN_TRY_ASSIGN(const KdfLimits limits, site_limits());
   POSTERN_TRY_ASSIGN(const KeyOptions key, key_of(arguments, ""));
@@ -136,7 +136,7 @@ int main(int argc, char** argv) {
         {.what = "postern-crypt is started by postern: encrypt, decrypt, rekey"});
     return postern::kExitUsage;
   }
-  const auto arguments = postern::cli::parse_command(*usage, words);
+  const auto arguments = postern::option::parse_command(*usage, words);
   if (!arguments) {
     return arguments.error();
   }

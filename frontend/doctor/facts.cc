@@ -24,7 +24,7 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include "frontend/run/libexec.h"
+#include "frontend/system/libexec.h"
 #include "policy/config/trusted_file.h"
 #include "policy/image/image.h"
 #include "protocol/base/unique_fd.h"
@@ -222,7 +222,7 @@ bool privileged(const char* name) {
 
 HelperFacts helper_facts() {
   HelperFacts h;
-  h.path = run::libexec_program("postern-helper");
+  h.path = system::libexec_program("postern-helper");
   struct stat status{};
   if (::stat(h.path.c_str(), &status) == 0) {
     h.present = true;
@@ -232,7 +232,7 @@ HelperFacts helper_facts() {
     struct statvfs mount{};
     h.nosuid_mount = ::statvfs(h.path.c_str(), &mount) == 0 && (mount.f_flag & ST_NOSUID) != 0;
   }
-  h.judge_present = ::access(run::libexec_program("postern-judge").c_str(), X_OK) == 0;
+  h.judge_present = ::access(system::libexec_program("postern-judge").c_str(), X_OK) == 0;
   return h;
 }
 

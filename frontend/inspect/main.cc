@@ -9,18 +9,18 @@
 
 #include <unistd.h>
 
-#include "frontend/cli/option.h"
 #include "frontend/inspect/collect.h"
 #include "frontend/message/message.h"
+#include "frontend/option/option.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::inspect {
 namespace {
 
-using cli::Kind;
+using option::Kind;
 
 // clang-format off
-constexpr auto kOptions = std::to_array<cli::Option>({
+constexpr auto kOptions = std::to_array<option::Option>({
     {"all", 0, "", Kind::kFlag, 1, "", "show all there is (implies --json)"},
     {"app", 0, "", Kind::kText, 1, "NAME", "show the parts of this app"},
     {"deffile", 'd', "", Kind::kFlag, 1, "", "show the definition file that the image was built from"},
@@ -39,10 +39,10 @@ constexpr auto kOptions = std::to_array<cli::Option>({
 std::string usage() {
   return "Usage: postern inspect [OPTIONS] IMAGE\n\nShow the metadata of an image, without running "
          "anything of it.\n\n" +
-         cli::describe(kOptions, 1);
+         option::describe(kOptions, 1);
 }
 
-Selection selection_of(const cli::Arguments& given) {
+Selection selection_of(const option::Arguments& given) {
   Selection s{.labels = given.given("labels"),
               .deffile = given.given("deffile"),
               .environment = given.given("environment"),
@@ -60,7 +60,7 @@ Selection selection_of(const cli::Arguments& given) {
   return s;
 }
 
-Outcome<> run(const cli::Arguments& given) {
+Outcome<> run(const option::Arguments& given) {
   const Selection want = selection_of(given);
   POSTERN_TRY_ASSIGN(const Metadata all, inspect(given.positional()[0]));
   POSTERN_TRY_ASSIGN(const Metadata chosen, select(all, want));
@@ -82,7 +82,7 @@ int usage_error(const std::string& what) {
 
 int inspect_main(const std::vector<std::string>& words) {
   constexpr std::array<const char*, 1> kNoEnvironment{nullptr};  // these options have no keys
-  const auto given = cli::parse(kOptions, 1, words, kNoEnvironment.data(), false);
+  const auto given = option::parse(kOptions, 1, words, kNoEnvironment.data(), false);
   if (!given) {
     return usage_error(given.error().what);
   }

@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "frontend/cli/usage.h"
+#include "frontend/option/usage.h"
 #include "policy/problem.h"
 
 namespace postern::keys {
@@ -15,8 +15,8 @@ int seal_command(std::span<const std::string> words);
 int verify_command(std::span<const std::string> words);
 int ecl_command(std::span<const std::string> words);
 
-using cli::parse_command;
-using cli::Usage;
+using option::parse_command;
+using option::Usage;
 
 // Prints the problem; returns its exit status, or `exit_code` where that is not 0.
 int fail(const Problem& problem, int exit_code = 0);

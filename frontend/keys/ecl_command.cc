@@ -23,12 +23,12 @@
 namespace postern::keys {
 namespace {
 
-using cli::Kind;
+using option::Kind;
 
-enum : cli::CommandSet { kCheck = 1, kList = 2 };
+enum : option::CommandSet { kCheck = 1, kList = 2 };
 
 // clang-format off
-constexpr std::array kOptions = std::to_array<cli::Option>({
+constexpr std::array kOptions = std::to_array<option::Option>({
     {"as-user", 0, "", Kind::kText, kCheck, "USER", "whether this user could read the image is checked too (root only)"},
     {"explain", 0, "", Kind::kFlag, kCheck, "",     "the rule, its place in the file, the signers and what is bound how"},
 });
@@ -215,7 +215,7 @@ std::string explain(const Loaded& loaded,
          "bring another program\n";
 }
 
-Outcome<int> check(const cli::Arguments& arguments) {
+Outcome<int> check(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const Loaded loaded, load());
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));

@@ -19,10 +19,10 @@
 namespace postern::keys {
 namespace {
 
-using cli::Arguments;
-using cli::Kind;
+using option::Arguments;
+using option::Kind;
 
-enum : cli::CommandSet {
+enum : option::CommandSet {
   kNewpair = 1 << 0,
   kList = 1 << 1,
   kImport = 1 << 2,
@@ -33,10 +33,10 @@ enum : cli::CommandSet {
   kPush = 1 << 7,
 };
 
-constexpr cli::CommandSet kRing = kList | kImport | kExport | kRemove | kPull | kPush;
+constexpr option::CommandSet kRing = kList | kImport | kExport | kRemove | kPull | kPush;
 
 // clang-format off
-constexpr std::array kOptions = std::to_array<cli::Option>({
+constexpr std::array kOptions = std::to_array<option::Option>({
     {"armor",        'a', "",       Kind::kFlag, kExport,                    "",     "write text instead of binary"},
     {"bit-length",   'b', "",       Kind::kText, kNewpair,                   "BITS", "length of the RSA keys (default 4096; 0 means 2048)"},
     {"both",         'b', "",       Kind::kFlag, kRemove,                    "",     "remove the public and the secret key"},
@@ -380,7 +380,7 @@ struct SubCommand {
   std::string_view name;
   std::string_view operands;
   std::string_view summary;
-  cli::CommandSet set;
+  option::CommandSet set;
   std::size_t operand_count;
   Outcome<> (*run)(const Arguments&);
   int failure;  // exit status

@@ -23,10 +23,10 @@
 namespace postern::keys {
 namespace {
 
-using cli::Kind;
+using option::Kind;
 
 // clang-format off
-constexpr std::array kSignOptions = std::to_array<cli::Option>({
+constexpr std::array kSignOptions = std::to_array<option::Option>({
     {"all",      'a', "",         Kind::kFlag, 1, "",     ""},
     {"group-id", 'g', "",         Kind::kText, 1, "N",    "sign this group of objects alone"},
     {"groupid",  0,   "",         Kind::kText, 1, "N",    ""},
@@ -37,7 +37,7 @@ constexpr std::array kSignOptions = std::to_array<cli::Option>({
     {"no-seal",  0,   "",         Kind::kFlag, 1, "",     "add no seal: reads are not checked while the image runs"},
     {"sif-id",   'i', "",         Kind::kText, 1, "N",    "sign this object alone"},
 });
-constexpr std::array kSealOptions = std::to_array<cli::Option>({
+constexpr std::array kSealOptions = std::to_array<option::Option>({
     {"sif-id",   'i', "",         Kind::kText, 1, "N",    "seal this partition instead of the root file system"},
 });
 // clang-format on
@@ -133,7 +133,7 @@ Outcome<std::size_t> index_of(std::string_view text, std::size_t count) {
   return index;
 }
 
-Outcome<std::unique_ptr<Signer>> choose_signer(const cli::Arguments& arguments) {
+Outcome<std::unique_ptr<Signer>> choose_signer(const option::Arguments& arguments) {
   if (arguments.given("key")) {
     const std::string path(arguments.text("key"));
     POSTERN_TRY_ASSIGN(const std::string pem, read_file(path, std::size_t{1} << 20));
@@ -177,7 +177,7 @@ struct Subject {
   std::vector<std::uint32_t> objects;  // ascending
 };
 
-Outcome<std::optional<std::uint32_t>> number_option(const cli::Arguments& arguments,
+Outcome<std::optional<std::uint32_t>> number_option(const option::Arguments& arguments,
                                                     const char* name,
                                                     const char* other) {
   for (const char* option : {name, other}) {
@@ -273,7 +273,7 @@ Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> 
   return seal_partition(writer, **root);
 }
 
-Outcome<> sign(const cli::Arguments& arguments) {
+Outcome<> sign(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const auto group, number_option(arguments, "group-id", "groupid"));
   POSTERN_TRY_ASSIGN(const auto object, number_option(arguments, "sif-id", "id"));
@@ -312,7 +312,7 @@ Outcome<> sign(const cli::Arguments& arguments) {
   return Ok{};
 }
 
-Outcome<> seal(const cli::Arguments& arguments) {
+Outcome<> seal(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const auto id, number_option(arguments, "sif-id", "sif-id"));
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
@@ -339,7 +339,7 @@ Outcome<> seal(const cli::Arguments& arguments) {
 
 int run(const Usage& usage,
         std::span<const std::string> words,
-        Outcome<> (*command)(const cli::Arguments&)) {
+        Outcome<> (*command)(const option::Arguments&)) {
   const auto arguments = parse_command(usage, words);
   if (!arguments) {
     return arguments.error();

@@ -24,13 +24,13 @@
 namespace postern::keys {
 namespace {
 
-using cli::Kind;
+using option::Kind;
 using signature::Failure;
 using signature::SignatureReport;
 using signature::VerifyReport;
 
 // clang-format off
-constexpr std::array kOptions = std::to_array<cli::Option>({
+constexpr std::array kOptions = std::to_array<option::Option>({
     {"all",                       'a', "",                    Kind::kFlag, 1, "",     "with --legacy-insecure: every object, not the root file system alone"},
     {"certificate",               0,   "VERIFY_CERTIFICATE",  Kind::kText, 1, "FILE", "certificate of the signer (PEM); it must be for code signing"},
     {"certificate-intermediates", 0,   "VERIFY_INTERMEDIATES", Kind::kText, 1, "FILE", "certificates between the signer's and a root (PEM)"},
@@ -255,7 +255,7 @@ class Run {
   std::jthread worker_;
 };
 
-Outcome<signature::VerifyOptions> options_of(const cli::Arguments& arguments) {
+Outcome<signature::VerifyOptions> options_of(const option::Arguments& arguments) {
   signature::VerifyOptions out;
   for (const char* name : {"group-id", "groupid"}) {
     POSTERN_TRY_ASSIGN(const auto numbers, numbers_of(arguments.values(name), "a group"));
@@ -270,7 +270,7 @@ Outcome<signature::VerifyOptions> options_of(const cli::Arguments& arguments) {
   return out;
 }
 
-MaterialOptions material_of(const cli::Arguments& arguments) {
+MaterialOptions material_of(const option::Arguments& arguments) {
   MaterialOptions out;
   out.key = arguments.text("key");
   out.certificate = arguments.text("certificate");
@@ -282,7 +282,7 @@ MaterialOptions material_of(const cli::Arguments& arguments) {
   return out;
 }
 
-Outcome<> verify(const cli::Arguments& arguments) {
+Outcome<> verify(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(signature::VerifyOptions options, options_of(arguments));
   POSTERN_TRY_ASSIGN(const Target target, open_target(path));

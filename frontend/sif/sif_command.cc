@@ -9,8 +9,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "frontend/cli/option.h"
 #include "frontend/message/message.h"
+#include "frontend/option/option.h"
 #include "frontend/sif/print.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
@@ -216,27 +216,27 @@ Outcome<> add(const AddOptions& options) {
 }
 
 // Sub-commands and, as bits, who has which option.
-enum : cli::CommandSet { kAdd = 1, kOther = 2 };
+enum : option::CommandSet { kAdd = 1, kOther = 2 };
 
 // clang-format off
-constexpr auto kOptions = std::to_array<cli::Option>({
-    {"alignment", 0, "", cli::Kind::kText, kAdd, "BYTES", "alignment of the data [4096 for partitions, else none]"},
-    {"datatype", 0, "", cli::Kind::kText, kAdd, "N",
+constexpr auto kOptions = std::to_array<option::Option>({
+    {"alignment", 0, "", option::Kind::kText, kAdd, "BYTES", "alignment of the data [4096 for partitions, else none]"},
+    {"datatype", 0, "", option::Kind::kText, kAdd, "N",
      "1 definition, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, 7 generic, "
      "8 cryptographic message, 9 SBOM, 10 OCI root index, 11 OCI blob (required)"},
-    {"filename", 0, "", cli::Kind::kText, kAdd, "NAME", "name of the object [name of the file]"},
-    {"groupid", 0, "", cli::Kind::kText, kAdd, "N", "group of the object, 0 = none [1]"},
-    {"help", 'h', "", cli::Kind::kFlag, kAdd | kOther, "", "show this text"},
-    {"link", 0, "", cli::Kind::kText, kAdd, "N", "object that this one belongs to, 0 = none [0]"},
-    {"partarch", 0, "", cli::Kind::kText, kAdd, "N",
+    {"filename", 0, "", option::Kind::kText, kAdd, "NAME", "name of the object [name of the file]"},
+    {"groupid", 0, "", option::Kind::kText, kAdd, "N", "group of the object, 0 = none [1]"},
+    {"help", 'h', "", option::Kind::kFlag, kAdd | kOther, "", "show this text"},
+    {"link", 0, "", option::Kind::kText, kAdd, "N", "object that this one belongs to, 0 = none [0]"},
+    {"partarch", 0, "", option::Kind::kText, kAdd, "N",
      "partitions: 0 unknown, 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, "
      "9 mips64, 10 mips64le, 11 s390x, 12 riscv64, 13 loong64"},
-    {"partfs", 0, "", cli::Kind::kText, kAdd, "N", "partitions: 1 squashfs, 2 ext3, 3 immutable objects, 4 raw"},
-    {"parttype", 0, "", cli::Kind::kText, kAdd, "N", "partitions: 1 system, 2 primary system, 3 data, 4 overlay"},
-    {"sbomformat", 0, "", cli::Kind::kText, kAdd, "FORMAT",
+    {"partfs", 0, "", option::Kind::kText, kAdd, "N", "partitions: 1 squashfs, 2 ext3, 3 immutable objects, 4 raw"},
+    {"parttype", 0, "", option::Kind::kText, kAdd, "N", "partitions: 1 system, 2 primary system, 3 data, 4 overlay"},
+    {"sbomformat", 0, "", option::Kind::kText, kAdd, "FORMAT",
      "SBOMs: cyclonedx-json, cyclonedx-xml, github-json, spdx-json, spdx-rdf, spdx-tag-value, spdx-yaml, syft-json"},
-    {"signentity", 0, "", cli::Kind::kText, kAdd, "HEX", "signatures: fingerprint of the key, 40 hexadecimal digits"},
-    {"signhash", 0, "", cli::Kind::kText, kAdd, "N",
+    {"signentity", 0, "", option::Kind::kText, kAdd, "HEX", "signatures: fingerprint of the key, 40 hexadecimal digits"},
+    {"signhash", 0, "", option::Kind::kText, kAdd, "N",
      "signatures: 1 SHA256, 2 SHA384, 3 SHA512, 4 BLAKE2s_256, 5 BLAKE2b_256"},
 });
 
@@ -265,10 +265,10 @@ Problem usage_error(std::string what) {
 
 std::string usage(const Command* command) {
   if (command != nullptr) {
-    const cli::CommandSet set = command->name == "add" ? kAdd : kOther;
+    const option::CommandSet set = command->name == "add" ? kAdd : kOther;
     return "Usage: postern sif " + std::string(command->name) + " " +
            std::string(command->arguments) + "\n\n" + std::string(command->about) + "\n\n" +
-           cli::describe(kOptions, set);
+           option::describe(kOptions, set);
   }
   std::string text =
       "Usage: postern sif COMMAND ...\n\nLook into SIF images and change them.\n\nCommands:\n";
@@ -294,14 +294,14 @@ Outcome<T> number(std::string_view what, std::string_view text, T least, T most)
 
 // Sets `out` where the option was given.
 template <class T>
-Outcome<> take(const cli::Arguments& given, std::string_view option, T least, T most, T& out) {
+Outcome<> take(const option::Arguments& given, std::string_view option, T least, T most, T& out) {
   if (given.given(option)) {
     POSTERN_TRY_ASSIGN(out, number("--" + std::string(option), given.text(option), least, most));
   }
   return Ok{};
 }
 
-Outcome<AddOptions> add_options(const cli::Arguments& given) {
+Outcome<AddOptions> add_options(const option::Arguments& given) {
   AddOptions o;
   o.image = given.positional()[0];
   o.file = given.positional()[1];
@@ -323,7 +323,7 @@ Outcome<AddOptions> add_options(const cli::Arguments& given) {
   return o;
 }
 
-Outcome<> perform(const Command& command, const cli::Arguments& given) {
+Outcome<> perform(const Command& command, const option::Arguments& given) {
   if (given.positional().size() != command.positional) {
     return usage_error("`sif " + std::string(command.name) + "` takes " +
                        std::to_string(command.positional) + " argument" +
@@ -385,7 +385,7 @@ int sif_command(std::span<const std::string> args) {
   const std::vector<std::string> words(args.begin() + 1, args.end());
   constexpr std::array<const char*, 1> kNoEnvironment{nullptr};  // these options have no keys
   const auto given =
-      cli::parse(kOptions, name == "add" ? kAdd : kOther, words, kNoEnvironment.data(), false);
+      option::parse(kOptions, name == "add" ? kAdd : kOther, words, kNoEnvironment.data(), false);
   if (!given) {
     return fail(given.error(), command);
   }

@@ -18,10 +18,10 @@
 #include <spawn.h>
 #include <unistd.h>
 
-#include "frontend/run/argv.h"
-#include "frontend/run/libexec.h"
-#include "frontend/run/small_file.h"
-#include "frontend/userns/image_server.h"
+#include "frontend/start/image_server.h"
+#include "frontend/system/argv.h"
+#include "frontend/system/libexec.h"
+#include "frontend/system/read_file.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/limits.h"
 
@@ -32,7 +32,7 @@ std::string file_in(int root, const char* path) {
   open_how how{.flags = O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK,
                .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
   const UniqueFd file(static_cast<int>(::syscall(SYS_openat2, root, path, &how, sizeof how)));
-  return file.valid() ? run::read_small_file(file.get()).value_or("") : std::string{};
+  return file.valid() ? system::read_small_file(file.get()).value_or("") : std::string{};
 }
 
 Accounts of_directory(const std::string& path) {
@@ -43,7 +43,7 @@ Accounts of_directory(const std::string& path) {
   return {.passwd = file_in(root.get(), "/etc/passwd"), .group = file_in(root.get(), "/etc/group")};
 }
 
-std::vector<std::string> arguments_of(const run::ImageServer& server, int output) {
+std::vector<std::string> arguments_of(const plan::ImageServer& server, int output) {
   std::vector<std::string> words = {"postern-squashfs",
                                     "--threads",
                                     "1",
@@ -51,7 +51,7 @@ std::vector<std::string> arguments_of(const run::ImageServer& server, int output
                                     std::to_string(output),
                                     "--image-fd",
                                     std::to_string(server.image.get())};
-  for (std::string& word : userns::extent_arguments(server)) {
+  for (std::string& word : start::extent_arguments(server)) {
     words.push_back(std::move(word));
   }
   if (const auto key = std::find(words.begin(), words.end(), "--key-fd"); key != words.end()) {
@@ -60,9 +60,9 @@ std::vector<std::string> arguments_of(const run::ImageServer& server, int output
   return words;
 }
 
-Outcome<pid_t> spawn(const run::ImageServer& server, int output) {
+Outcome<pid_t> spawn(const plan::ImageServer& server, int output) {
   std::vector<std::string> words = arguments_of(server, output);
-  std::vector<char*> argv = run::argv_of(words);
+  std::vector<char*> argv = system::argv_of(words);
   posix_spawn_file_actions_t actions;
   if (::posix_spawn_file_actions_init(&actions) != 0) {
     return system_problem("starting postern-squashfs", ENOMEM);
@@ -73,7 +73,7 @@ Outcome<pid_t> spawn(const run::ImageServer& server, int output) {
       ::posix_spawn_file_actions_adddup2(&actions, fd, fd);
     }
   }
-  const std::string program = run::libexec_program("postern-squashfs");
+  const std::string program = system::libexec_program("postern-squashfs");
   std::array<char*, 1> environment = {nullptr};
   pid_t pid = -1;
   const int err =
@@ -105,7 +105,7 @@ Outcome<Accounts> parse_accounts(std::string_view text) {
   return accounts;
 }
 
-Outcome<ImageAccounts> ImageAccounts::begin(const run::ImageServer& image) {
+Outcome<ImageAccounts> ImageAccounts::begin(const plan::ImageServer& image) {
   std::array<int, 2> ends{};
   if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
     return system_problem("reading the accounts of " + image.path, errno);
@@ -141,12 +141,12 @@ Outcome<Accounts> ImageAccounts::finish(const std::string& image) {
   }
 }
 
-Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
-  const run::Source& root = plan.sources.front();
-  if (root.kind == run::Source::Kind::kPath) {
+Outcome<Accounts> read_accounts(const plan::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
+  const plan::Source& root = plan.sources.front();
+  if (root.kind == plan::Source::Kind::kPath) {
     return of_directory(root.path);
   }
-  const run::ImageServer& image = plan.servers[root.server];
+  const plan::ImageServer& image = plan.servers[root.server];
   if (begun) {
     return begun->finish(image.path);
   }
@@ -154,16 +154,16 @@ Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<Image
   return begun->finish(image.path);
 }
 
-Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
-  using Merge = run::Source::Merge;
-  const auto is_merged = [](const run::Source& source) { return source.merge != Merge::kNone; };
+Outcome<> finish_accounts(plan::LaunchPlan& plan, std::optional<ImageAccounts>& begun) {
+  using Merge = plan::Source::Merge;
+  const auto is_merged = [](const plan::Source& source) { return source.merge != Merge::kNone; };
   if (std::none_of(plan.sources.begin(), plan.sources.end(), is_merged)) {
     return Ok{};
   }
   POSTERN_TRY_ASSIGN(const Accounts accounts, read_accounts(plan, begun));
-  for (run::Source& source : plan.sources) {
+  for (plan::Source& source : plan.sources) {
     if (is_merged(source)) {
-      source.content = run::finish_content(
+      source.content = plan::finish_content(
           plan, source, source.merge == Merge::kPasswd ? accounts.passwd : accounts.group);
       source.merge = Merge::kNone;
     }

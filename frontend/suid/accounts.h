@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-#include "frontend/run/launch_plan.h"
+#include "frontend/plan/launch_plan.h"
 #include "policy/problem.h"
 #include "protocol/base/unique_fd.h"
 
@@ -25,7 +25,7 @@ struct Accounts {
 class ImageAccounts {
  public:
   // Error: the program cannot be executed.
-  static Outcome<ImageAccounts> begin(const run::ImageServer& image);
+  static Outcome<ImageAccounts> begin(const plan::ImageServer& image);
 
   ImageAccounts(ImageAccounts&& other) noexcept
       : output_(std::move(other.output_)), pid_(std::exchange(other.pid_, -1)) {}
@@ -52,10 +52,10 @@ class ImageAccounts {
 };
 
 // Of a directory: read here, links followed inside it only. Of an image: `begun`, or begun here.
-Outcome<Accounts> read_accounts(const run::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
+Outcome<Accounts> read_accounts(const plan::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
 
 // Makes the generated files of the plan final: content without `merge`.
-Outcome<> finish_accounts(run::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
+Outcome<> finish_accounts(plan::LaunchPlan& plan, std::optional<ImageAccounts>& begun);
 
 // "NUMBER\n" and as many bytes, or "-\n", for each file: what postern-squashfs --accounts-fd
 // writes.

@@ -20,14 +20,14 @@
 
 #include "frontend/init/record.h"
 #include "frontend/message/message.h"
-#include "frontend/run/descriptor.h"
-#include "frontend/run/libexec.h"
-#include "frontend/run/wait.h"
+#include "frontend/start/failure.h"
+#include "frontend/start/image_server.h"
+#include "frontend/start/wait.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/refusal_words.h"
 #include "frontend/suid/seal_watch.h"
-#include "frontend/userns/failure.h"
-#include "frontend/userns/image_server.h"
+#include "frontend/system/descriptor.h"
+#include "frontend/system/libexec.h"
 #include "policy/config/read_file.h"
 #include "policy/ecl/ecl.h"
 #include "policy/judge/decide.h"
@@ -39,7 +39,7 @@
 namespace postern::suid {
 namespace {
 
-using Kind = run::Source::Kind;
+using Kind = plan::Source::Kind;
 
 constexpr int kHelperSocket = 3;  // where the helper expects it
 constexpr const char* kHelper = "postern-helper";
@@ -106,7 +106,7 @@ void close_gap(LaunchRequest& request, std::uint8_t index) {
 }
 
 // An optional mount whose source does not exist is left out: the helper takes descriptors only.
-void leave_out(run::LaunchPlan& plan, std::size_t source) {
+void leave_out(plan::LaunchPlan& plan, std::size_t source) {
   std::erase_if(plan.request.mounts, [source](const MountRequest& mount) {
     return mount.descriptor && *mount.descriptor == source;
   });
@@ -114,14 +114,14 @@ void leave_out(run::LaunchPlan& plan, std::size_t source) {
   close_gap(plan.request, static_cast<std::uint8_t>(source));
 }
 
-Outcome<> open_paths(run::LaunchPlan& plan) {
+Outcome<> open_paths(plan::LaunchPlan& plan) {
   for (std::size_t i = 0; i < plan.sources.size();) {
-    run::Source& source = plan.sources[i];
+    plan::Source& source = plan.sources[i];
     if (source.kind == Kind::kPath) {
       source.fd = UniqueFd(::open(source.path.c_str(), O_PATH | O_CLOEXEC));
       if (!source.fd.valid()) {
-        if (!userns::is_optional(plan, i)) {
-          return userns::source_problem(plan, i, errno);
+        if (!start::is_optional(plan, i)) {
+          return start::source_problem(plan, i, errno);
         }
         message::verbose("skipped the bind of " + source.path + ": " + strerrordesc_np(errno));
         leave_out(plan, i);
@@ -135,7 +135,7 @@ Outcome<> open_paths(run::LaunchPlan& plan) {
 
 Outcome<UniqueFd> open_program(std::string path) {
   if (path.empty()) {
-    path = run::libexec_program("postern-init");
+    path = system::libexec_program("postern-init");
   }
   UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
@@ -158,7 +158,7 @@ bool is_list_active(const std::string& site_file) {
 
 class Launch {
  public:
-  Launch(run::LaunchPlan& plan, const config::SiteConfig& site, const std::string& site_file)
+  Launch(plan::LaunchPlan& plan, const config::SiteConfig& site, const std::string& site_file)
       : plan_(plan), site_(site), site_file_(site_file), ecl_active_(is_list_active(site_file)) {}
 
   // Until the helper is gone and the payload runs.
@@ -185,8 +185,8 @@ class Launch {
                    : Outcome<>(Ok{});
   }
 
-  [[nodiscard]] run::Payload payload() const {
-    run::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
+  [[nodiscard]] start::Payload payload() const {
+    start::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
     if (!servers_.empty()) {
       out.server = servers_.front().pid;
       out.server_pidfd = servers_.front().pidfd.valid() ? servers_.front().pidfd.get() : -1;
@@ -198,7 +198,7 @@ class Launch {
   // that the file was written is all that a user can see.
   void report() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      userns::report_server(servers_[i], server_paths_[i]);
+      start::report_server(servers_[i], server_paths_[i]);
     }
     struct stat now{};
     if (sealed_.valid() && ::fstat(sealed_.get(), &now) == 0 &&
@@ -231,7 +231,7 @@ class Launch {
     }
     // Where limits are active nothing else is admitted; and a sealed image may be trusted for its
     // signature, which only the judge looks at.
-    const run::ImageServer& root = plan_.servers.front();
+    const plan::ImageServer& root = plan_.servers.front();
     if (root.verity || !judge::admits_any_server(site_, ecl_active_)) {
       return true;
     }
@@ -246,13 +246,13 @@ class Launch {
   // being found and being mounted: then another try, at last with a server of our own.
   Outcome<std::optional<Refusal>> attempt(bool by_kernel) {
     for (int tries = 0;; ++tries) {
-      share_ = plan_.share && tries < userns::kShareAttempts && share_;
+      share_ = plan_.share && tries < start::kShareAttempts && share_;
       lost_server_ = false;
       Outcome<std::optional<Refusal>> answer = attempt_once(by_kernel);
       if (answer || !lost_server_) {
         return answer;
       }
-      userns::pause_after_lost_server(tries);
+      start::pause_after_lost_server(tries);
     }
   }
 
@@ -262,15 +262,15 @@ class Launch {
         transmission ? ask(*transmission) : Outcome<Reply>(std::move(transmission).error());
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
-      for (userns::Server& server : servers_) {
-        userns::take_log(server);
+      for (start::Server& server : servers_) {
+        start::take_log(server);
       }
       return std::optional<Refusal>();
     }
     const bool joined = !servers_.empty() && servers_.front().joined();
     std::string last_words;
-    for (userns::Server& server : servers_) {
-      last_words += userns::end_server(server);
+    for (start::Server& server : servers_) {
+      last_words += start::end_server(server);
     }
     servers_.clear();
     server_paths_.clear();
@@ -290,16 +290,16 @@ class Launch {
     if (reply->refusal != 0) {
       return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
     }
-    userns::Failure failure;
-    failure.step = op == Op::kCloneSource ? userns::Step::kCloneSources : userns::Step::kBuild;
+    start::Failure failure;
+    failure.step = op == Op::kCloneSource ? start::Step::kCloneSources : start::Step::kBuild;
     failure.error =
         Error{.err = reply->err, .op = op, .item = static_cast<std::uint16_t>(reply->item)};
-    lost_server_ = joined && userns::is_lost_server(failure);
+    lost_server_ = joined && start::is_lost_server(failure);
     return fault(*reply, failure, last_words);
   }
 
   Problem fault(const Reply& reply,
-                const userns::Failure& failure,
+                const start::Failure& failure,
                 const std::string& last_words) const {
     const auto op = static_cast<Op>(reply.op);
     if (op == Op::kLoop) {
@@ -313,14 +313,14 @@ class Launch {
     if (op == Op::kSpawn) {
       return system_problem("creating the container's process", reply.err);
     }
-    return userns::payload_problem(plan_, failure, last_words);
+    return start::payload_problem(plan_, failure, last_words);
   }
 
   Outcome<Transmission> prepare(bool by_kernel) {
     Transmission out;
     out.request = plan_.request;
     for (std::size_t i = 0; i < plan_.sources.size(); ++i) {
-      const run::Source& source = plan_.sources[i];
+      const plan::Source& source = plan_.sources[i];
       switch (source.kind) {
         case Kind::kPath:
         case Kind::kImage:
@@ -330,7 +330,7 @@ class Launch {
         case Kind::kContent: {
           const bool is_record = i == plan_.request.record;
           POSTERN_TRY_ASSIGN(
-              UniqueFd fd, run::make_content_fd(
+              UniqueFd fd, system::make_content_fd(
                                "postern", is_record ? init::encode(plan_.record) : source.content));
           out.add(std::move(fd));
           break;
@@ -355,7 +355,7 @@ class Launch {
     }
     if (by_kernel) {
       out.request.root = RootKind::kImage;
-      const run::ImageServer& root = plan_.servers[plan_.sources.front().server];
+      const plan::ImageServer& root = plan_.servers[plan_.sources.front().server];
       if (root.verity && ::fstat(root.image.get(), &before_) == 0) {
         sealed_ = UniqueFd(::fcntl(root.image.get(), F_DUPFD_CLOEXEC, 3));
         watch_.emplace(sealed_.get());
@@ -369,14 +369,14 @@ class Launch {
     return out;
   }
 
-  Outcome<> add_server(const run::Source& source, Transmission& out) {
+  Outcome<> add_server(const plan::Source& source, Transmission& out) {
     POSTERN_TRY_ASSIGN(
-        userns::Server server,
-        userns::obtain_server(plan_.servers[source.server], {.ids = {::geteuid(), ::getegid()},
-                                                             .share = share_ && source.server == 0,
-                                                             .on_host = true}));
-    userns::ServerDescriptors got;
-    const int err = userns::receive_server_descriptors(server.channel.get(), got);
+        start::Server server,
+        start::obtain_server(plan_.servers[source.server], {.ids = {::geteuid(), ::getegid()},
+                                                            .share = share_ && source.server == 0,
+                                                            .on_host = true}));
+    start::ServerDescriptors got;
+    const int err = start::receive_server_descriptors(server.channel.get(), got);
     servers_.push_back(std::move(server));
     server_paths_.push_back(plan_.servers[source.server].path);
     // A joined server's user namespace is ours: that it cannot be looked at does not matter.
@@ -394,12 +394,12 @@ class Launch {
   Outcome<Reply> ask(const Transmission& transmission) {
     const auto bytes = encode(transmission.request, transmission.descriptors.size());
     if (!bytes) {
-      return userns::refusal_problem(plan_, bytes.error());
+      return start::refusal_problem(plan_, bytes.error());
     }
     POSTERN_TRY_ASSIGN(
         const UniqueFd request,
-        run::make_content_fd("postern request",
-                             {reinterpret_cast<const char*>(bytes->data()), bytes->size()}));
+        system::make_content_fd("postern request",
+                                {reinterpret_cast<const char*>(bytes->data()), bytes->size()}));
     std::array<int, 2> pair = {-1, -1};
     if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
       return system_problem("creating a socket pair", errno);
@@ -437,7 +437,7 @@ class Launch {
   }
 
   static Outcome<pid_t> spawn(int socket) {
-    const std::string path = run::libexec_program(kHelper);
+    const std::string path = system::libexec_program(kHelper);
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
     // dup2 clears close-on-exec; where the numbers are equal, posix_spawn(3) of glibc does too.
@@ -456,10 +456,10 @@ class Launch {
     return pid;
   }
 
-  run::LaunchPlan& plan_;
+  plan::LaunchPlan& plan_;
   const config::SiteConfig& site_;
   const std::string& site_file_;
-  std::vector<userns::Server> servers_;
+  std::vector<start::Server> servers_;
   std::vector<std::string> server_paths_;
   UniqueFd sealed_;  // an image with a seal that the kernel has mounted
   struct stat before_{};
@@ -481,7 +481,7 @@ std::string reason_against(const config::SiteConfig& site) {
     return "root does not need it";
   }
   struct stat status{};
-  const std::string helper = run::libexec_program(kHelper);
+  const std::string helper = system::libexec_program(kHelper);
   if (::stat(helper.c_str(), &status) != 0) {
     return helper + " is not installed";
   }
@@ -494,8 +494,8 @@ std::string reason_against(const config::SiteConfig& site) {
   return is_nested() ? "this process is inside a user namespace" : "";
 }
 
-std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig& site) {
-  if (plan.fakeroot != run::Fakeroot::kNone) {
+std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfig& site) {
+  if (plan.fakeroot != plan::Fakeroot::kNone) {
     return "--fakeroot needs a user namespace";
   }
   if (plan.request.scratch == Scratch::kDirectory) {
@@ -503,28 +503,28 @@ std::string reason_against(const run::LaunchPlan& plan, const config::SiteConfig
   }
   const bool served =
       std::any_of(plan.sources.begin(), plan.sources.end(),
-                  [](const run::Source& source) { return source.kind == Kind::kServed; });
+                  [](const plan::Source& source) { return source.kind == Kind::kServed; });
   return served ? "a bind from inside an image needs a user namespace" : reason_against(site);
 }
 
-Outcome<int> launch(run::LaunchPlan plan,
+Outcome<int> launch(plan::LaunchPlan plan,
                     const config::SiteConfig& site,
                     const std::string& site_file,
                     std::optional<ImageAccounts> accounts) {
   POSTERN_TRY(finish_accounts(plan, accounts));
-  const run::BlockedSignals signals;
+  const start::BlockedSignals signals;
   Launch start(plan, site, site_file);
   POSTERN_TRY(start.start());
   accounts.reset();
   const std::string image = plan.image_name;
   start.release();
-  const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.report();
   if (ended.server_died) {
     message::error("image server died: the files of " + image +
                    " were lost to the container while it ran");
   }
-  return run::finish_like(ended.status);
+  return start::finish_like(ended.status);
 }
 
 }  // namespace postern::suid

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "frontend/run/launch_plan.h"
+#include "frontend/plan/launch_plan.h"
 #include "frontend/suid/accounts.h"
 #include "policy/config/site.h"
 #include "policy/problem.h"
@@ -13,7 +13,7 @@ namespace postern::suid {
 
 // Why this start does not go through the helper, in words for `--verbose`; empty where it does.
 // `site` are the settings as the caller reads them: the judge reads its own.
-[[nodiscard]] std::string reason_against(const run::LaunchPlan& plan,
+[[nodiscard]] std::string reason_against(const plan::LaunchPlan& plan,
                                          const config::SiteConfig& site);
 
 // Whether the helper could be used at all on this host, by this user: for `doctor` as well.
@@ -22,7 +22,7 @@ namespace postern::suid {
 // Starts the container and waits for it, as userns::launch does. `site_file` is the file that
 // `site` came from, for messages; `accounts` those of the root image, where reading them was begun
 // before. Error: what failed, or which rule of which file refused, with the cure.
-[[nodiscard]] Outcome<int> launch(run::LaunchPlan plan,
+[[nodiscard]] Outcome<int> launch(plan::LaunchPlan plan,
                                   const config::SiteConfig& site,
                                   const std::string& site_file,
                                   std::optional<ImageAccounts> accounts);

@@ -10,7 +10,7 @@
 namespace postern::suid {
 namespace {
 
-std::string mount_words(const run::LaunchPlan& plan, std::uint32_t item) {
+std::string mount_words(const plan::LaunchPlan& plan, std::uint32_t item) {
   return item < plan.request.mounts.size() ? " (" + plan.request.mounts[item].target + ")" : "";
 }
 
@@ -29,7 +29,7 @@ std::string capability_words(std::uint32_t bit) {
 }
 
 // Which of the things that were asked for.
-std::string item_words(const run::LaunchPlan& plan, Refusal refusal) {
+std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
   switch (refusal.code) {
     case RefusalCode::kNamespaceForbidden:
       return " (" + namespace_name(refusal.item) + ")";
@@ -126,7 +126,7 @@ std::string place_of(const RefusalRow& row,
 
 }  // namespace
 
-Problem refusal_problem(const run::LaunchPlan& plan,
+Problem refusal_problem(const plan::LaunchPlan& plan,
                         Refusal refusal,
                         const config::SiteConfig& site,
                         const std::string& site_file) {

@@ -3,14 +3,14 @@
 
 #include <string>
 
-#include "frontend/run/launch_plan.h"
+#include "frontend/plan/launch_plan.h"
 #include "policy/config/site.h"
 #include "policy/problem.h"
 #include "protocol/refusal.h"
 
 namespace postern::suid {
 
-[[nodiscard]] Problem refusal_problem(const run::LaunchPlan& plan,
+[[nodiscard]] Problem refusal_problem(const plan::LaunchPlan& plan,
                                       Refusal refusal,
                                       const config::SiteConfig& site,
                                       const std::string& site_file);

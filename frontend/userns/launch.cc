@@ -18,11 +18,11 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
-#include "frontend/run/descriptor.h"
-#include "frontend/run/libexec.h"
-#include "frontend/run/wait.h"
-#include "frontend/userns/failure.h"
-#include "frontend/userns/image_server.h"
+#include "frontend/start/failure.h"
+#include "frontend/start/image_server.h"
+#include "frontend/start/wait.h"
+#include "frontend/system/descriptor.h"
+#include "frontend/system/libexec.h"
 #include "frontend/userns/payload_process.h"
 #include "policy/judge/verdict_from_request.h"
 #include "protocol/verdict_check.h"
@@ -37,7 +37,7 @@ struct Opened {
 
 Outcome<UniqueFd> open_init(std::string path) {
   if (path.empty()) {
-    path = run::libexec_program("postern-init");
+    path = system::libexec_program("postern-init");
   }
   UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
@@ -47,29 +47,29 @@ Outcome<UniqueFd> open_init(std::string path) {
   return program;
 }
 
-Outcome<Opened> open_descriptors(const run::LaunchPlan& plan) {
+Outcome<Opened> open_descriptors(const plan::LaunchPlan& plan) {
   Opened out;
   for (std::size_t i = 0; i < plan.sources.size(); ++i) {
-    const run::Source& source = plan.sources[i];
+    const plan::Source& source = plan.sources[i];
     UniqueFd fd;
     switch (source.kind) {
-      case run::Source::Kind::kContent:
+      case plan::Source::Kind::kContent:
         // The record is written by the payload's process, should it need postern-init.
-        if (source.merge == run::Source::Merge::kNone && i != plan.request.record) {
-          POSTERN_TRY_ASSIGN(fd, run::make_content_fd("postern", source.content));
+        if (source.merge == plan::Source::Merge::kNone && i != plan.request.record) {
+          POSTERN_TRY_ASSIGN(fd, system::make_content_fd("postern", source.content));
         }
         break;
-      case run::Source::Kind::kInit: {
+      case plan::Source::Kind::kInit: {
         POSTERN_TRY_ASSIGN(fd, open_init(source.path));
         break;
       }
-      case run::Source::Kind::kPath:
-      case run::Source::Kind::kSkeleton:
-      case run::Source::Kind::kFuse:
-      case run::Source::Kind::kServed:
+      case plan::Source::Kind::kPath:
+      case plan::Source::Kind::kSkeleton:
+      case plan::Source::Kind::kFuse:
+      case plan::Source::Kind::kServed:
         break;  // the payload's process opens it
-      case run::Source::Kind::kImage:
-      case run::Source::Kind::kKey:
+      case plan::Source::Kind::kImage:
+      case plan::Source::Kind::kKey:
         break;  // the server's: nothing here is mounted by the kernel
     }
     out.descriptors.push_back(fd.valid() ? fd.get() : source.fd.get());
@@ -80,22 +80,22 @@ Outcome<Opened> open_descriptors(const run::LaunchPlan& plan) {
 
 // A missing source is the most common mistake: found before any process is started. What is only
 // optional may be missing.
-Outcome<Ok> check_sources(const run::LaunchPlan& plan) {
+Outcome<Ok> check_sources(const plan::LaunchPlan& plan) {
   for (std::size_t i = 0; i < plan.sources.size(); ++i) {
     struct stat info = {};
-    if (plan.sources[i].kind == run::Source::Kind::kPath && !is_optional(plan, i) &&
+    if (plan.sources[i].kind == plan::Source::Kind::kPath && !start::is_optional(plan, i) &&
         ::stat(plan.sources[i].path.c_str(), &info) != 0) {
-      return source_problem(plan, i, errno);
+      return start::source_problem(plan, i, errno);
     }
   }
   return Ok{};
 }
 
 // The same plan as in suid mode, by the same function, checked by the same function.
-Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
+Outcome<Ok> make_verdict(const plan::LaunchPlan& plan, Verdict& verdict) {
   if (const auto made = judge::verdict_from_request(plan.request, plan.sources.size(), verdict);
       !made) {
-    return refusal_problem(plan, made.error());
+    return start::refusal_problem(plan, made.error());
   }
   const Result<Plan> checked = check_verdict(verdict, plan.sources.size(), kNamespaces);
   if (!checked) {
@@ -108,7 +108,7 @@ Outcome<Ok> make_verdict(const run::LaunchPlan& plan, Verdict& verdict) {
 
 class Launch {
  public:
-  Launch(run::LaunchPlan& plan, Verdict& verdict, Opened& opened)
+  Launch(plan::LaunchPlan& plan, Verdict& verdict, Opened& opened)
       : plan_(plan), verdict_(verdict), opened_(opened), ids_{::geteuid(), ::getegid()} {}
 
   // Until the payload runs, with an image server of its own at last.
@@ -117,13 +117,13 @@ class Launch {
     if (!frontend_.valid()) {
       return system_problem("opening a pidfd", errno, "Linux 5.14 or newer is needed");
     }
-    if (plan_.fakeroot == run::Fakeroot::kSubordinate) {
-      POSTERN_TRY_ASSIGN(user_namespace_, make_subordinate_namespace(ids_));
+    if (plan_.fakeroot == plan::Fakeroot::kSubordinate) {
+      POSTERN_TRY_ASSIGN(user_namespace_, start::make_subordinate_namespace(ids_));
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
-      const bool share =
-          plan_.share && !user_namespace_.valid() && attempt < kShareAttempts && !server_is_stuck_;
+      const bool share = plan_.share && !user_namespace_.valid() &&
+                         attempt < start::kShareAttempts && !server_is_stuck_;
       Outcome<bool> started = try_start(share);
       if (!started) {
         return std::move(started).error();
@@ -132,13 +132,13 @@ class Launch {
         return Ok{};
       }
       servers_.clear();
-      pause_after_lost_server(attempt);
+      start::pause_after_lost_server(attempt);
       POSTERN_TRY(make_verdict(plan_, verdict_));  // the process had changed it
     }
   }
 
-  [[nodiscard]] run::Payload payload() const {
-    run::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
+  [[nodiscard]] start::Payload payload() const {
+    start::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
     if (!servers_.empty()) {
       out.server = servers_[0].pid;
       out.server_pidfd = servers_[0].pidfd.valid() ? servers_[0].pidfd.get() : -1;
@@ -148,7 +148,7 @@ class Launch {
 
   void report_servers() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      report_server(servers_[i], plan_.servers[i].path);
+      start::report_server(servers_[i], plan_.servers[i].path);
     }
   }
 
@@ -156,7 +156,7 @@ class Launch {
   // image server's.
   void release() {
     opened_.owned.clear();
-    for (run::ImageServer& server : plan_.servers) {
+    for (plan::ImageServer& server : plan_.servers) {
       server.key.reset();
     }
   }
@@ -172,37 +172,37 @@ class Launch {
     setup.descriptors = opened_.descriptors;
     setup.user_namespace = user_namespace_.get();
     setup.frontend = frontend_.get();
-    for (const Server& server : servers_) {
+    for (const start::Server& server : servers_) {
       setup.channels.push_back(server.channel.get());
     }
     if (start_payload(setup) == 0) {
       pid_ = setup.pid;
-      for (Server& server : servers_) {
-        take_log(server);
+      for (start::Server& server : servers_) {
+        start::take_log(server);
       }
       return true;
     }
     const bool joined = !servers_.empty() && servers_[0].joined();
     std::string last_words;
-    for (Server& server : servers_) {
-      last_words += end_server(server);
+    for (start::Server& server : servers_) {
+      last_words += start::end_server(server);
     }
-    if (joined && is_lost_server(setup.failure)) {
+    if (joined && start::is_lost_server(setup.failure)) {
       server_is_stuck_ = setup.failure.error.err == EAGAIN;  // it did not answer in time
       return false;
     }
-    return payload_problem(plan_, setup.failure, last_words);
+    return start::payload_problem(plan_, setup.failure, last_words);
   }
 
   Outcome<Ok> obtain_servers(bool share) {
     UniqueFd theirs;
     for (std::size_t i = 0; i < plan_.servers.size(); ++i) {
       const int user_namespace = user_namespace_.valid() ? user_namespace_.get() : theirs.get();
-      POSTERN_TRY_ASSIGN(Server server,
-                         obtain_server(plan_.servers[i], {.ids = ids_,
-                                                          .fakeroot = plan_.fakeroot,
-                                                          .user_namespace = user_namespace,
-                                                          .share = share && i == 0}));
+      POSTERN_TRY_ASSIGN(start::Server server,
+                         start::obtain_server(plan_.servers[i], {.ids = ids_,
+                                                                 .fakeroot = plan_.fakeroot,
+                                                                 .user_namespace = user_namespace,
+                                                                 .share = share && i == 0}));
       if (i == 0 && plan_.servers.size() > 1 && user_namespace < 0) {
         POSTERN_TRY_ASSIGN(theirs, peek_namespace(server));
       }
@@ -213,9 +213,9 @@ class Launch {
 
   // All servers of one container live in one user namespace, the first's: takes its descriptors
   // from the channel and puts them into a new one, for the payload's process to find.
-  Outcome<UniqueFd> peek_namespace(Server& server) {
-    ServerDescriptors got;
-    if (const int err = receive_server_descriptors(server.channel.get(), got); err != 0) {
+  Outcome<UniqueFd> peek_namespace(start::Server& server) {
+    start::ServerDescriptors got;
+    if (const int err = start::receive_server_descriptors(server.channel.get(), got); err != 0) {
       return system_problem("waiting for the server of " + plan_.servers[0].path, err);
     }
     std::array<int, 2> pair = {-1, -1};
@@ -228,32 +228,32 @@ class Launch {
     server.channel = UniqueFd(pair[0]);
     const UniqueFd sender(pair[1]);
     if (const int err =
-            send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
+            start::send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
         err != 0) {
       return system_problem("passing /dev/fuse on", err);
     }
     return std::move(got.user_namespace);
   }
 
-  run::LaunchPlan& plan_;
+  plan::LaunchPlan& plan_;
   Verdict& verdict_;
   Opened& opened_;
-  Ids ids_;
+  start::Ids ids_;
   UniqueFd frontend_;
   UniqueFd user_namespace_;
-  std::vector<Server> servers_;
+  std::vector<start::Server> servers_;
   bool server_is_stuck_ = false;
   pid_t pid_ = -1;
 };
 
 }  // namespace
 
-Outcome<int> launch(run::LaunchPlan plan) {
+Outcome<int> launch(plan::LaunchPlan plan) {
   POSTERN_TRY(check_sources(plan));
   if (!plan.skeleton.empty() && plan.sources.size() < kMaxDescriptors &&
       plan.request.layers.size() < kMaxLayers) {
     // Right above the root: what other layers hold hides it.
-    plan.sources.push_back({.kind = run::Source::Kind::kSkeleton});
+    plan.sources.push_back({.kind = plan::Source::Kind::kSkeleton});
     plan.request.layers.insert(plan.request.layers.begin(),
                                {.kind = RootKind::kFuse,
                                 .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
@@ -262,17 +262,17 @@ Outcome<int> launch(run::LaunchPlan plan) {
   const auto verdict = std::make_unique<Verdict>();
   POSTERN_TRY(make_verdict(plan, *verdict));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
-  const run::BlockedSignals signals;
+  const start::BlockedSignals signals;
   Launch start(plan, *verdict, opened);
   POSTERN_TRY(start.start());
   start.release();
-  const run::Ended ended = run::wait_for_payload(start.payload(), signals);
+  const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.report_servers();
   if (ended.server_died) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");
   }
-  return run::finish_like(ended.status);
+  return start::finish_like(ended.status);
 }
 
 }  // namespace postern::userns

@@ -26,10 +26,11 @@
 
 #include "frontend/init/inside.h"
 #include "frontend/init/record.h"
-#include "frontend/run/descriptor.h"
-#include "frontend/run/small_file.h"
-#include "frontend/userns/child_stack.h"
-#include "frontend/userns/image_server.h"
+#include "frontend/start/image_server.h"
+#include "frontend/system/capabilities.h"
+#include "frontend/system/child_stack.h"
+#include "frontend/system/descriptor.h"
+#include "frontend/system/read_file.h"
 #include "frontend/userns/skeleton_mount.h"
 #include "helper/mounts.h"
 #include "protocol/base/mount_object.h"
@@ -51,15 +52,15 @@ class Process {
       user_namespace = user_namespace < 0 ? its : user_namespace;
     }
     if (user_namespace >= 0) {
-      check(::setns(user_namespace, CLONE_NEWUSER), Step::kJoin, Op::kSpawn);
+      check(::setns(user_namespace, CLONE_NEWUSER), start::Step::kJoin, Op::kSpawn);
       if (wants(CLONE_NEWPID)) {
         start_second();
       }
-      check(::unshare(namespaces()), Step::kUnshare, Op::kSpawn);
+      check(::unshare(namespaces()), start::Step::kUnshare, Op::kSpawn);
     } else if (const int err =
-                   map_single_id(setup_.ids, setup_.plan->fakeroot != run::Fakeroot::kNone);
+                   start::map_single_id(setup_.ids, setup_.plan->fakeroot != plan::Fakeroot::kNone);
                err != 0) {
-      fail(Step::kMap, Error{.err = err, .op = Op::kSpawn});
+      fail(start::Step::kMap, Error{.err = err, .op = Op::kSpawn});
     }
     build_and_execute();
   }
@@ -80,13 +81,13 @@ class Process {
   }
 
  private:
-  [[noreturn]] void fail(Step step, Error error, std::size_t source = 0) noexcept {
+  [[noreturn]] void fail(start::Step step, Error error, std::size_t source = 0) noexcept {
     setup_.failure = {step, error, static_cast<std::uint16_t>(source)};
     setup_.failed = true;
     ::_exit(1);
   }
 
-  void check(int result, Step step, Op op, std::size_t source = 0) noexcept {
+  void check(int result, start::Step step, Op op, std::size_t source = 0) noexcept {
     if (result < 0) {
       fail(step, Error{.err = errno, .op = op}, source);
     }
@@ -104,13 +105,14 @@ class Process {
 
   // The connection to mount becomes the descriptor of the source; returns the user namespace.
   int receive_server(std::size_t server) noexcept {
-    ServerDescriptors got;
-    if (const int err = receive_server_descriptors(setup_.channels[server], got); err != 0) {
-      fail(Step::kReceive, Error{.err = err, .op = Op::kStart}, server);
+    start::ServerDescriptors got;
+    if (const int err = start::receive_server_descriptors(setup_.channels[server], got); err != 0) {
+      fail(start::Step::kReceive, Error{.err = err, .op = Op::kStart}, server);
     }
     for (std::size_t i = 0; i < setup_.plan->sources.size(); ++i) {
-      const run::Source& source = setup_.plan->sources[i];
-      if ((source.kind == run::Source::Kind::kFuse || source.kind == run::Source::Kind::kServed) &&
+      const plan::Source& source = setup_.plan->sources[i];
+      if ((source.kind == plan::Source::Kind::kFuse ||
+           source.kind == plan::Source::Kind::kServed) &&
           source.server == server) {
         setup_.descriptors[i] = got.fuse.release();
       }
@@ -121,7 +123,7 @@ class Process {
   // clone(2) with CLONE_PARENT: process 1 of the new pid namespace is the frontend's child, not
   // ours.
   void start_second() noexcept {
-    const ChildStack stack;
+    const system::ChildStack stack;
     const int flags = CLONE_VM | CLONE_VFORK | CLONE_PARENT | CLONE_NEWPID | namespaces();
     const pid_t pid = stack.valid()
                           ? ::clone(
@@ -130,7 +132,7 @@ class Process {
                                 },
                                 stack.top(), flags, &setup_)
                           : -1;
-    check(pid, Step::kUnshare, Op::kSpawn);
+    check(pid, start::Step::kUnshare, Op::kSpawn);
     setup_.pid = pid;
     ::_exit(0);
   }
@@ -152,16 +154,16 @@ class Process {
     mount_servers(descriptors);
     const Result<> cloned = helper::clone_sources(checked(), descriptors);
     if (!cloned) {
-      fail(Step::kCloneSources, cloned.error());
+      fail(start::Step::kCloneSources, cloned.error());
     }
     leave_served();
     merge_accounts(descriptors);
     const Plan plan = mounted();
     if (const Result<> furnished = helper::furnish_namespaces(plan); !furnished) {
-      fail(Step::kBuild, furnished.error());
+      fail(start::Step::kBuild, furnished.error());
     }
     if (const auto built = helper::build_root(plan, descriptors, ""); !built) {
-      fail(Step::kBuild, built.error());
+      fail(start::Step::kBuild, built.error());
     }
     execute(descriptors);
   }
@@ -171,7 +173,7 @@ class Process {
     const Result<Plan> plan =
         check_verdict(*setup_.verdict, setup_.descriptors.size(), kNamespaces);
     if (!plan) {
-      fail(Step::kBuild, plan.error());
+      fail(start::Step::kBuild, plan.error());
     }
     return *plan;
   }
@@ -185,18 +187,18 @@ class Process {
   }
 
   void mount_servers(std::vector<UniqueFd>& descriptors) noexcept {
-    const std::vector<run::Source>& sources = setup_.plan->sources;
+    const std::vector<plan::Source>& sources = setup_.plan->sources;
     for (std::size_t i = 0; i < sources.size(); ++i) {
-      if (sources[i].kind == run::Source::Kind::kSkeleton) {
+      if (sources[i].kind == plan::Source::Kind::kSkeleton) {
         Result<UniqueFd> skeleton = mount_skeleton(setup_.plan->skeleton);
         if (!skeleton) {
-          fail(Step::kMount, skeleton.error(), i);
+          fail(start::Step::kMount, skeleton.error(), i);
         }
         descriptors[i] = *std::move(skeleton);
         continue;
       }
-      const bool served = sources[i].kind == run::Source::Kind::kServed;
-      if (sources[i].kind != run::Source::Kind::kFuse && !served) {
+      const bool served = sources[i].kind == plan::Source::Kind::kServed;
+      if (sources[i].kind != plan::Source::Kind::kFuse && !served) {
         continue;
       }
       // allow_other lets in the processes of this user namespace, which are all the caller's;
@@ -205,7 +207,7 @@ class Process {
       Result<UniqueFd> mount = new_fuse_mount(descriptors[i].get(), true);
       descriptors[i].reset();
       if (!mount) {
-        fail(Step::kMount, mount.error(), i);
+        fail(start::Step::kMount, mount.error(), i);
       }
       descriptors[i] = served ? enter_served(*std::move(mount), i) : *std::move(mount);
     }
@@ -214,12 +216,12 @@ class Process {
   // The source of a bind must be attached to be cloned (open_tree(2)): for that moment the mount
   // lies on "/", where no path of ours leads, because "/" is never crossed downwards.
   UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
-    check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH), Step::kMount,
-          Op::kMount, source);
+    check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH),
+          start::Step::kMount, Op::kMount, source);
     Result<UniqueFd> inside =
         open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
     if (!inside) {
-      fail(Step::kMount, inside.error(), source);
+      fail(start::Step::kMount, inside.error(), source);
     }
     served_.push_back(std::move(mount));
     return *std::move(inside);
@@ -227,17 +229,17 @@ class Process {
 
   void leave_served() noexcept {
     for (; !served_.empty(); served_.pop_back()) {
-      check(::fchdir(served_.back().get()), Step::kMount, Op::kMount);
-      check(::umount2(".", MNT_DETACH), Step::kMount, Op::kMount);
+      check(::fchdir(served_.back().get()), start::Step::kMount, Op::kMount);
+      check(::umount2(".", MNT_DETACH), start::Step::kMount, Op::kMount);
     }
   }
 
   // passwd and group: made from the image's own, which can be read only now.
   void merge_accounts(std::vector<UniqueFd>& descriptors) {
-    const std::vector<run::Source>& sources = setup_.plan->sources;
+    const std::vector<plan::Source>& sources = setup_.plan->sources;
     for (std::size_t i = 0; i < sources.size(); ++i) {
-      if (sources[i].kind != run::Source::Kind::kContent ||
-          sources[i].merge == run::Source::Merge::kNone) {
+      if (sources[i].kind != plan::Source::Kind::kContent ||
+          sources[i].merge == plan::Source::Merge::kNone) {
         continue;
       }
       const std::optional<std::string> own = read_from_layers(sources[i].path, descriptors);
@@ -245,9 +247,9 @@ class Process {
         continue;  // the operation is skipped: kNeedsTarget
       }
       Outcome<UniqueFd> merged =
-          run::make_content_fd("postern", run::finish_content(*setup_.plan, sources[i], *own));
+          system::make_content_fd("postern", plan::finish_content(*setup_.plan, sources[i], *own));
       if (!merged) {
-        fail(Step::kMerge, Error{.err = errno, .op = Op::kMount}, i);
+        fail(start::Step::kMerge, Error{.err = errno, .op = Op::kMount}, i);
       }
       descriptors[i] = *std::move(merged);
     }
@@ -276,13 +278,13 @@ class Process {
     if (!file || ::fstat(file->get(), &info) != 0 || !S_ISREG(info.st_mode)) {
       return std::nullopt;
     }
-    return run::read_small_file(file->get());
+    return system::read_small_file(file->get());
   }
 
   void join_net(std::size_t source) noexcept {
     const UniqueFd ns(::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC));
-    check(ns.get(), Step::kOpen, Op::kSpawn, source);
-    check(::setns(ns.get(), CLONE_NEWNET), Step::kJoinNet, Op::kSpawn, source);
+    check(ns.get(), start::Step::kOpen, Op::kSpawn, source);
+    check(::setns(ns.get(), CLONE_NEWNET), start::Step::kJoinNet, Op::kSpawn, source);
   }
 
   void bring_up_loopback() noexcept {
@@ -291,60 +293,51 @@ class Process {
     std::strcpy(request.ifr_name, "lo");
     request.ifr_flags = IFF_UP | IFF_RUNNING;
     if (!socket.valid() || ::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) {
-      fail(Step::kLoopback, Error{.err = errno, .op = Op::kSpawn});
+      fail(start::Step::kLoopback, Error{.err = errno, .op = Op::kSpawn});
     }
   }
 
   // In the new mount namespace: a mount can be cloned only in the namespace that its descriptor was
   // opened in. What is missing and optional stays invalid, and clone_sources passes over it.
   void open_sources() noexcept {
-    const std::vector<run::Source>& sources = setup_.plan->sources;
+    const std::vector<plan::Source>& sources = setup_.plan->sources;
     for (std::size_t i = 0; i < sources.size(); ++i) {
-      if (sources[i].kind != run::Source::Kind::kPath || setup_.descriptors[i] >= 0) {
+      if (sources[i].kind != plan::Source::Kind::kPath || setup_.descriptors[i] >= 0) {
         continue;
       }
       setup_.descriptors[i] = ::open(sources[i].path.c_str(), O_PATH | O_CLOEXEC);
-      if (setup_.descriptors[i] < 0 && !is_optional(i)) {
-        fail(Step::kOpen, Error{.err = errno, .op = Op::kCloneSource}, i);
+      if (setup_.descriptors[i] < 0 && !start::is_optional(*setup_.plan, i)) {
+        fail(start::Step::kOpen, Error{.err = errno, .op = Op::kCloneSource}, i);
       }
     }
-  }
-
-  [[nodiscard]] bool is_optional(std::size_t source) const noexcept {
-    for (const MountRequest& mount : setup_.plan->request.mounts) {
-      if (mount.descriptor && *mount.descriptor == source) {
-        return (mount.flags & kOptional) != 0;
-      }
-    }
-    return false;
   }
 
   [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) {
     const LaunchRequest& request = setup_.plan->request;
-    if (const int err = drop_capabilities(request.capabilities); err != 0) {
-      fail(Step::kDrop, Error{.err = err, .op = Op::kStart});
+    if (const int err = system::drop_capabilities(request.capabilities); err != 0) {
+      fail(start::Step::kDrop, Error{.err = err, .op = Op::kStart});
     }
     // Most payloads need nothing that postern-init alone can do: one exec less. The descriptors of
     // the caller and of ours end with the next one, whichever it is.
-    check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), Step::kExecute, Op::kSpawn);
+    check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);
     if (const std::optional<int> status = init::run_in_place(setup_.plan->record)) {
       ::_exit(*status);
     }
     // postern-init reads descriptor 3 and closes all above; its own must not be in the way.
     const Outcome<UniqueFd> record =
-        run::make_content_fd("postern record", init::encode(setup_.plan->record));
+        system::make_content_fd("postern record", init::encode(setup_.plan->record));
     if (!record) {
-      fail(Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
+      fail(start::Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
     }
     const int init = ::fcntl(descriptors[request.init].get(), F_DUPFD_CLOEXEC, 4);
-    check(init, Step::kExecute, Op::kSpawn);
-    check(record->get() == 3 ? ::fcntl(3, F_SETFD, 0) : ::dup2(record->get(), 3), Step::kExecute,
-          Op::kSpawn);
+    check(init, start::Step::kExecute, Op::kSpawn);
+    check(record->get() == 3 ? ::fcntl(3, F_SETFD, 0) : ::dup2(record->get(), 3),
+          start::Step::kExecute, Op::kSpawn);
     std::array<char, 13> name{"postern-init"};
     std::array<char*, 2> argv = {name.data(), nullptr};
     std::array<char*, 1> environment = {nullptr};
     ::execveat(init, "", argv.data(), environment.data(), AT_EMPTY_PATH);
-    fail(Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
+    fail(start::Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
   }
 
   PayloadSetup& setup_;
@@ -353,63 +346,10 @@ class Process {
 
 }  // namespace
 
-namespace {
-
-// What build_root left permitted only is needed for the drop.
-int raise_permitted() noexcept {
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets = {};
-  if (::syscall(SYS_capget, &header, sets.data()) != 0) {
-    return errno;
-  }
-  for (__user_cap_data_struct& set : sets) {
-    set.effective = set.permitted;
-  }
-  return ::syscall(SYS_capset, &header, sets.data()) == 0 ? 0 : errno;
-}
-
-}  // namespace
-
-int drop_capabilities(std::uint64_t keep) noexcept {
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
-    return errno;
-  }
-  if (const int err = raise_permitted(); err != 0) {
-    return err;
-  }
-  std::uint64_t known = 0;
-  // ORDER: the bounding set first, it takes CAP_SETPCAP. EINVAL: past the kernel's last capability.
-  for (unsigned capability = 0; capability < 64; ++capability) {
-    const bool kept = (keep >> capability & 1) != 0;
-    if ((kept ? ::prctl(PR_CAPBSET_READ, capability) : ::prctl(PR_CAPBSET_DROP, capability)) < 0) {
-      if (errno == EINVAL) {
-        break;
-      }
-      return errno;
-    }
-    known |= kept ? std::uint64_t{1} << capability : 0;
-  }
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets = {};
-  for (unsigned i = 0; i < sets.size(); ++i) {
-    const auto half = static_cast<std::uint32_t>(known >> (32 * i));
-    sets[i] = {.effective = half, .permitted = half, .inheritable = half};
-  }
-  if (::syscall(SYS_capset, &header, sets.data()) != 0 ||
-      ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {
-    return errno;
-  }
-  for (unsigned capability = 0; capability < 64; ++capability) {
-    if ((known >> capability & 1) != 0 &&
-        ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) {
-      return errno;
-    }
-  }
-  return 0;
-}
+namespace {}  // namespace
 
 int start_payload(PayloadSetup& setup) {
-  const ChildStack stack;
+  const system::ChildStack stack;
   const Process process(setup);
   int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
   if (setup.user_namespace < 0 && setup.channels.empty()) {
@@ -423,7 +363,7 @@ int start_payload(PayloadSetup& setup) {
                                         stack.top(), flags, &setup)
                                   : -1;
   if (pid < 0) {
-    setup.failure = {Step::kClone, Error{.err = errno, .op = Op::kSpawn}, 0};
+    setup.failure = {start::Step::kClone, Error{.err = errno, .op = Op::kSpawn}, 0};
     setup.failed = true;
     return -1;
   }

@@ -11,7 +11,7 @@ namespace postern::userns {
 namespace {
 
 // The tmpfs is empty and ours alone: no link and no race can lead out of it.
-bool make(int root, const run::SkeletonEntry& entry) noexcept {
+bool make(int root, const plan::SkeletonEntry& entry) noexcept {
   const char* const path = entry.path.c_str() + 1;
   const int made =
       entry.directory ? ::mkdirat(root, path, 0700) : ::mknodat(root, path, S_IFREG | 0600, 0);
@@ -20,11 +20,11 @@ bool make(int root, const run::SkeletonEntry& entry) noexcept {
 
 }  // namespace
 
-Result<UniqueFd> mount_skeleton(std::span<const run::SkeletonEntry> entries) noexcept {
+Result<UniqueFd> mount_skeleton(std::span<const plan::SkeletonEntry> entries) noexcept {
   constexpr unsigned kPlain = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
   POSTERN_TRY_ASSIGN(UniqueFd mount,
                      new_mount("tmpfs", {{"mode", "0755"}}, kPlain, Op::kMountRoot));
-  for (const run::SkeletonEntry& entry : entries) {
+  for (const plan::SkeletonEntry& entry : entries) {
     POSTERN_TRY(require(make(mount.get(), entry), Op::kMountRoot));
   }
   mount_attr frozen{.attr_set = MOUNT_ATTR_RDONLY};

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "frontend/run/skeleton.h"
+#include "frontend/plan/skeleton.h"
 #include "protocol/base/result.h"
 #include "protocol/base/unique_fd.h"
 
@@ -11,6 +11,6 @@ namespace postern::userns {
 
 // A detached read-only nosuid,nodev tmpfs that holds `entries`, owned by the calling process.
 // Error: errno, Op::kMountRoot.
-Result<UniqueFd> mount_skeleton(std::span<const run::SkeletonEntry> entries) noexcept;
+Result<UniqueFd> mount_skeleton(std::span<const plan::SkeletonEntry> entries) noexcept;
 
 }  // namespace postern::userns

@@ -22,10 +22,10 @@ fi
 # Unprivileged runs need what they can read: nothing in this tree is secret.
 chmod -R a+rX "$work/rootfs"
 # Anew when the builder has changed: how it lays files out is part of what is measured.
-if [ "$work/rootfs.sif" -ot "$build/frontend/build/postern-build" ]; then
+if [ "$work/rootfs.sif" -ot "$build/frontend/imagebuild/postern-build" ]; then
   echo "== its image"
   rm -f "$work/rootfs.sif"
-  POSTERN_LIBEXEC=$build/frontend/build "$build/frontend/cli/postern" -q build "$work/rootfs.sif" "$work/rootfs"
+  POSTERN_LIBEXEC=$build/frontend/imagebuild "$build/frontend/cli/postern" -q build "$work/rootfs.sif" "$work/rootfs"
 fi
 
 begin=$SECONDS

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
-#include "frontend/run/launch_plan.h"
+#include "frontend/plan/launch_plan.h"
 #include "frontend/userns/launch.h"
 
 extern char** environ;
@@ -26,8 +26,8 @@ extern char** environ;
 namespace {
 
 using postern::Operation;
-using postern::run::LaunchPlan;
-using postern::run::Source;
+using postern::plan::LaunchPlan;
+using postern::plan::Source;
 
 std::uint8_t add_source(LaunchPlan& plan, Source source) {
   plan.sources.push_back(std::move(source));
@@ -35,7 +35,7 @@ std::uint8_t add_source(LaunchPlan& plan, Source source) {
 }
 
 std::size_t add_server(LaunchPlan& plan, const std::string& path) {
-  postern::run::ImageServer server;
+  postern::plan::ImageServer server;
   server.path = path;
   server.image = postern::UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat info = {};
@@ -142,8 +142,8 @@ int main(int argc, char** argv) {
     } else if (option == "--reaper") {
       plan.record.reaper = true;
     } else if (option == "--fakeroot") {
-      plan.fakeroot = value() == "single" ? postern::run::Fakeroot::kRootMapped
-                                          : postern::run::Fakeroot::kSubordinate;
+      plan.fakeroot = value() == "single" ? postern::plan::Fakeroot::kRootMapped
+                                          : postern::plan::Fakeroot::kSubordinate;
       plan.request.capabilities = ~std::uint64_t{0} >> 23;
     } else if (option == "--size") {
       plan.request.scratch_bytes = std::strtoull(value().c_str(), nullptr, 10);

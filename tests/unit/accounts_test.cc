@@ -37,8 +37,8 @@ TEST_SUITE("frontend/suid accounts") {
     std::ofstream(root + "/inside/passwd") << "of the image\n";
     std::filesystem::create_symlink("/inside/passwd", root + "/etc/passwd");
     std::filesystem::create_symlink("/../../../../etc/group", root + "/etc/group");
-    postern::run::LaunchPlan plan;
-    plan.sources.push_back({.kind = postern::run::Source::Kind::kPath, .path = root});
+    postern::plan::LaunchPlan plan;
+    plan.sources.push_back({.kind = postern::plan::Source::Kind::kPath, .path = root});
     std::optional<postern::suid::ImageAccounts> none;
     const auto accounts = postern::suid::read_accounts(plan, none);
     std::filesystem::remove_all(root);

@@ -1,15 +1,15 @@
-#include "frontend/run/bind.h"
+#include "frontend/plan/bind.h"
 
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
 
-using postern::run::absolute_path;
-using postern::run::Bind;
-using postern::run::is_within;
-using postern::run::parse_binds;
-using postern::run::parse_mounts;
+using postern::plan::absolute_path;
+using postern::plan::Bind;
+using postern::plan::is_within;
+using postern::plan::parse_binds;
+using postern::plan::parse_mounts;
 
 namespace {
 

@@ -4,19 +4,19 @@
 
 #include <doctest/doctest.h>
 
-#include "frontend/build/definition.h"
-#include "frontend/build/oci_json.h"
-#include "frontend/build/stream.h"
+#include "frontend/imagebuild/definition.h"
+#include "frontend/imagebuild/oci_json.h"
+#include "frontend/imagebuild/stream.h"
 
-using postern::build::BuildArguments;
-using postern::build::choose_image;
-using postern::build::OciDescriptor;
-using postern::build::parse_definition;
-using postern::build::parse_docker_manifest;
-using postern::build::parse_image_config;
-using postern::build::parse_oci_index;
-using postern::build::parse_oci_manifest;
-using postern::build::split_words;
+using postern::imagebuild::BuildArguments;
+using postern::imagebuild::choose_image;
+using postern::imagebuild::OciDescriptor;
+using postern::imagebuild::parse_definition;
+using postern::imagebuild::parse_docker_manifest;
+using postern::imagebuild::parse_image_config;
+using postern::imagebuild::parse_oci_index;
+using postern::imagebuild::parse_oci_manifest;
+using postern::imagebuild::split_words;
 
 namespace {
 
@@ -38,8 +38,8 @@ OciDescriptor candidate(std::string name, std::string architecture, std::string 
   return out;
 }
 
-postern::Outcome<postern::build::Definition> parsed(std::string_view text,
-                                                    const BuildArguments& arguments = {}) {
+postern::Outcome<postern::imagebuild::Definition> parsed(std::string_view text,
+                                                         const BuildArguments& arguments = {}) {
   std::vector<std::string> unused;
   return parse_definition(text, arguments, unused);
 }
@@ -209,10 +209,10 @@ TEST_SUITE("frontend/build") {
   }
 
   TEST_CASE("digests are computed and recognised") {
-    CHECK(postern::build::sha256_of("abc") ==
+    CHECK(postern::imagebuild::sha256_of("abc") ==
           "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-    CHECK(postern::build::is_sha256_digest(kDigest));
-    CHECK_FALSE(postern::build::is_sha256_digest(kDigest + "a"));
-    CHECK_FALSE(postern::build::is_sha256_digest("sha256:" + std::string(64, 'g')));
+    CHECK(postern::imagebuild::is_sha256_digest(kDigest));
+    CHECK_FALSE(postern::imagebuild::is_sha256_digest(kDigest + "a"));
+    CHECK_FALSE(postern::imagebuild::is_sha256_digest("sha256:" + std::string(64, 'g')));
   }
 }

@@ -4,18 +4,18 @@
 
 #include <doctest/doctest.h>
 
-#include "frontend/build/layout.h"
-#include "frontend/build/options.h"
-#include "frontend/build/spec.h"
+#include "frontend/imagebuild/layout.h"
+#include "frontend/imagebuild/options.h"
+#include "frontend/imagebuild/spec.h"
 
-using postern::build::elf_architecture;
-using postern::build::environment_script;
-using postern::build::kind_of_head;
-using postern::build::oci_runscript;
-using postern::build::parse_options;
-using postern::build::SourceKind;
-using postern::build::SourceSpec;
-using postern::build::split_transport;
+using postern::imagebuild::elf_architecture;
+using postern::imagebuild::environment_script;
+using postern::imagebuild::kind_of_head;
+using postern::imagebuild::oci_runscript;
+using postern::imagebuild::parse_options;
+using postern::imagebuild::SourceKind;
+using postern::imagebuild::SourceSpec;
+using postern::imagebuild::split_transport;
 using postern::sif::Architecture;
 
 namespace {
@@ -140,7 +140,7 @@ TEST_SUITE("frontend/build") {
     const auto good =
         with("-comp gzip -b 1M -Xcompression-level 3 -all-root -noappend -processors 2");
     REQUIRE(good);
-    CHECK(good->squash.compression == postern::build::Compression::kGzip);
+    CHECK(good->squash.compression == postern::imagebuild::Compression::kGzip);
     CHECK(good->squash.block_bytes == 1048576);
     CHECK(good->squash.level == 3U);
     CHECK(good->squash.all_root);

@@ -7,15 +7,15 @@
 
 #include <doctest/doctest.h>
 
-#include "frontend/build/squash_writer.h"
-#include "frontend/build/tree.h"
+#include "frontend/imagebuild/squash_writer.h"
+#include "frontend/imagebuild/tree.h"
 #include "frontend/message/progress.h"
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/image.h"
 #include "frontend/squashfs/path_reader.h"
 #include "protocol/base/unique_fd.h"
 
-namespace postern::build {
+namespace postern::imagebuild {
 namespace {
 
 // All files of the tree are literal.
@@ -77,4 +77,4 @@ TEST_CASE("what every start reads lies in blocks of its own, and other small fil
 }
 
 }  // namespace
-}  // namespace postern::build
+}  // namespace postern::imagebuild

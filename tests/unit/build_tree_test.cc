@@ -4,13 +4,13 @@
 
 #include <doctest/doctest.h>
 
-#include "frontend/build/tree.h"
+#include "frontend/imagebuild/tree.h"
 
-using postern::build::Inode;
-using postern::build::InodeId;
-using postern::build::Kind;
-using postern::build::split_path;
-using postern::build::Tree;
+using postern::imagebuild::Inode;
+using postern::imagebuild::InodeId;
+using postern::imagebuild::Kind;
+using postern::imagebuild::split_path;
+using postern::imagebuild::Tree;
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "frontend/run/environment.h"
+#include "frontend/plan/environment.h"
 
 #include <algorithm>
 #include <fstream>
@@ -8,9 +8,9 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-using postern::run::EnvironmentWish;
-using postern::run::evaluate_environment_file;
-using postern::run::payload_environment;
+using postern::plan::EnvironmentWish;
+using postern::plan::evaluate_environment_file;
+using postern::plan::payload_environment;
 using Strings = std::vector<std::string>;
 
 namespace {

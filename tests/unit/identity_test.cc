@@ -1,15 +1,15 @@
-#include "frontend/run/identity.h"
+#include "frontend/plan/identity.h"
 
 #include <string>
 
 #include <doctest/doctest.h>
 
-#include "frontend/run/fakeroot.h"
+#include "frontend/plan/fakeroot.h"
 
-using postern::run::Identity;
-using postern::run::lists_range;
-using postern::run::merge_group;
-using postern::run::merge_passwd;
+using postern::plan::Identity;
+using postern::plan::lists_range;
+using postern::plan::merge_group;
+using postern::plan::merge_passwd;
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "frontend/run/image_file.h"
+#include "frontend/plan/image_file.h"
 
 #include <string>
 
@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-using postern::run::open_data_image;
-using postern::run::open_image;
+using postern::plan::open_data_image;
+using postern::plan::open_image;
 
 namespace {
 

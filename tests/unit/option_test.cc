@@ -1,4 +1,4 @@
-#include "frontend/cli/option.h"
+#include "frontend/option/option.h"
 
 #include <array>
 #include <string>
@@ -10,10 +10,10 @@
 
 using postern::Outcome;
 using postern::cli::action_options;
-using postern::cli::Arguments;
 using postern::cli::kExec;
 using postern::cli::kShell;
-using postern::cli::parse;
+using postern::option::Arguments;
+using postern::option::parse;
 using Words = std::vector<std::string>;
 
 namespace {
@@ -178,8 +178,8 @@ TEST_SUITE("frontend/cli actions") {
   }
 
   TEST_CASE("only the network none exists") {
-    CHECK(action_of({"--net", "--network", "none"})->network == postern::run::Network::kNone);
-    CHECK(action_of({"--network", "none"})->network == postern::run::Network::kNone);
+    CHECK(action_of({"--net", "--network", "none"})->network == postern::plan::Network::kNone);
+    CHECK(action_of({"--network", "none"})->network == postern::plan::Network::kNone);
     CHECK_FALSE(action_of({"--net"}));
     CHECK_FALSE(action_of({"--network", "bridge"}));
   }

@@ -1,5 +1,3 @@
-#include "frontend/run/plan.h"
-
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -9,22 +7,23 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-#include "frontend/run/gpu.h"
-#include "frontend/run/host_mounts.h"
+#include "frontend/plan/gpu.h"
+#include "frontend/plan/host_mounts.h"
+#include "frontend/plan/make_plan.h"
 #include "protocol/limits.h"
 
 using postern::LaunchRequest;
 using postern::MountRequest;
 using postern::Operation;
 using postern::Scratch;
-using postern::run::Action;
-using postern::run::Fakeroot;
-using postern::run::is_system_directory;
-using postern::run::LaunchPlan;
-using postern::run::libraries_in_cache;
-using postern::run::make_plan;
-using postern::run::parse_host_mounts;
-using postern::run::PlanInput;
+using postern::plan::Action;
+using postern::plan::Fakeroot;
+using postern::plan::is_system_directory;
+using postern::plan::LaunchPlan;
+using postern::plan::libraries_in_cache;
+using postern::plan::make_plan;
+using postern::plan::parse_host_mounts;
+using postern::plan::PlanInput;
 
 namespace {
 

@@ -12,10 +12,10 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
-#include "frontend/run/seccomp_profile.h"
+#include "frontend/plan/seccomp_profile.h"
 #include "tests/unit/in_child.h"
 
-using postern::run::compile_seccomp;
+using postern::plan::compile_seccomp;
 
 namespace {
 

@@ -1,0 +1,206 @@
+#include "frontend/imagebuild/tar_reader.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include <archive.h>
+#include <archive_entry.h>
+
+namespace postern::imagebuild {
+namespace {
+
+// (uid_t)-1 means "unchanged" to chown(2): no file has it.
+constexpr std::int64_t kMaxOwner = std::numeric_limits<std::uint32_t>::max() - std::int64_t{1};
+// Larger than any real file system's files; what is beyond is a forged header.
+constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 50;
+
+std::string text_of(const char* text) {
+  return text == nullptr ? std::string() : text;
+}
+
+void read_attributes(::archive_entry* entry, std::vector<Attribute>& out) {
+  archive_entry_xattr_reset(entry);
+  const char* name = nullptr;
+  const void* value = nullptr;
+  std::size_t size = 0;
+  while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
+    if (name != nullptr) {
+      out.push_back({name, value == nullptr ? std::string()
+                                            : std::string(static_cast<const char*>(value), size)});
+    }
+  }
+  // Archives list them in any order; the image does not depend on it.
+  std::sort(out.begin(), out.end(),
+            [](const Attribute& a, const Attribute& b) { return a.name < b.name; });
+}
+
+}  // namespace
+
+struct TarReader::State {
+  Stream& below;
+  std::string name;
+  ::archive* reader = archive_read_new();
+  bool open = false;
+  bool any = false;  // a header was read
+  std::optional<Problem> problem;
+
+  State(Stream& stream, std::string text) : below(stream), name(std::move(text)) {}
+
+  ~State() { archive_read_free(reader); }
+
+  static la_ssize_t read(::archive* reader, void* self, const void** out) {
+    auto* state = static_cast<State*>(self);
+    auto piece = state->below.next();
+    if (!piece) {
+      state->problem = std::move(piece).error();
+      archive_set_error(reader, EIO, "%s", "reading failed");
+      return -1;
+    }
+    *out = piece->data();
+    return static_cast<la_ssize_t>(piece->size());
+  }
+
+  static la_int64_t skip(::archive*, void* self, la_int64_t bytes) {
+    return static_cast<la_int64_t>(static_cast<State*>(self)->below.skip(
+        static_cast<std::uint64_t>(std::max<la_int64_t>(bytes, 0))));
+  }
+
+  Problem failed() {
+    if (problem) {
+      return *problem;
+    }
+    const char* words = archive_error_string(reader);
+    if (!any) {
+      return Problem{.what = name + " is not a tar archive" +
+                             (words != nullptr ? std::string(": ") + words : std::string())};
+    }
+    return Problem{.what = "reading " + name + ": " + (words != nullptr ? words : "unknown error"),
+                   .cure = "the archive is damaged or incomplete: copy or download it again"};
+  }
+};
+
+TarReader::TarReader(Stream& below, std::string name)
+    : state_(std::make_unique<State>(below, std::move(name))) {
+  POSTERN_CHECK(state_->reader != nullptr);
+  archive_read_support_format_tar(state_->reader);
+  archive_read_support_format_empty(state_->reader);
+}
+
+namespace {
+
+// None: what a root file system has no use for (a socket, a type of one archiver's own).
+std::optional<Kind> kind_of(::archive_entry* entry) {
+  switch (archive_entry_filetype(entry)) {
+    case AE_IFREG:
+      return Kind::kFile;
+    case AE_IFDIR:
+      return Kind::kDirectory;
+    case AE_IFLNK:
+      return Kind::kSymlink;
+    case AE_IFCHR:
+      return Kind::kCharDevice;
+    case AE_IFBLK:
+      return Kind::kBlockDevice;
+    case AE_IFIFO:
+      return Kind::kFifo;
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace
+
+TarReader::~TarReader() = default;
+
+std::uint64_t TarReader::data_offset() const {
+  return static_cast<std::uint64_t>(archive_filter_bytes(state_->reader, 0));
+}
+
+Outcome<std::optional<TarEntry>> TarReader::next() {
+  State& state = *state_;
+  if (!state.open) {
+    if (archive_read_open2(state.reader, &state, nullptr, State::read, State::skip, nullptr) !=
+        ARCHIVE_OK) {
+      return state.failed();
+    }
+    state.open = true;
+  }
+  ::archive_entry* entry = nullptr;
+  const int status = archive_read_next_header(state.reader, &entry);
+  if (status == ARCHIVE_EOF) {
+    return std::optional<TarEntry>();
+  }
+  // ARCHIVE_WARN: a name that is not UTF-8 though its header promises it. The raw bytes are kept.
+  if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
+    return state.failed();
+  }
+  state.any = true;
+
+  TarEntry out;
+  out.name = text_of(archive_entry_pathname(entry));
+  if (const char* link = archive_entry_hardlink(entry); link != nullptr) {
+    out.hard_link = true;
+    out.link_target = link;
+    return std::optional<TarEntry>(std::move(out));
+  }
+  Inode& inode = out.inode;
+  const std::optional<Kind> kind = kind_of(entry);
+  if (!kind) {
+    out.ignored = true;
+    return std::optional<TarEntry>(std::move(out));
+  }
+  inode.kind = *kind;
+  const auto bad = [&](const std::string& what) {
+    return Problem{.what = "'" + out.name + "' in " + state.name + " has " + what,
+                   .cure = "the archive is damaged"};
+  };
+  const la_int64_t uid = archive_entry_uid(entry);
+  const la_int64_t gid = archive_entry_gid(entry);
+  if (uid < 0 || uid > kMaxOwner || gid < 0 || gid > kMaxOwner) {
+    return bad("an owner that no system has (" + std::to_string(uid) + ":" + std::to_string(gid) +
+               ")");
+  }
+  inode.uid = static_cast<std::uint32_t>(uid);
+  inode.gid = static_cast<std::uint32_t>(gid);
+  inode.mode = static_cast<std::uint16_t>(archive_entry_perm(entry) & 07777);
+  inode.mtime = archive_entry_mtime(entry);
+  if (inode.kind == Kind::kFile) {
+    const la_int64_t size = archive_entry_size(entry);
+    if (size < 0 || size > kMaxFileBytes) {
+      return bad("an impossible size (" + std::to_string(size) + " bytes)");
+    }
+    inode.size = static_cast<std::uint64_t>(size);
+  } else if (inode.kind == Kind::kSymlink) {
+    inode.target = text_of(archive_entry_symlink(entry));
+    if (inode.target.empty() || inode.target.size() > kMaxTarget) {
+      return bad("a symbolic link target of " + std::to_string(inode.target.size()) + " bytes");
+    }
+  } else if (inode.kind == Kind::kCharDevice || inode.kind == Kind::kBlockDevice) {
+    inode.major = static_cast<std::uint32_t>(archive_entry_rdevmajor(entry));
+    inode.minor = static_cast<std::uint32_t>(archive_entry_rdevminor(entry));
+  }
+  read_attributes(entry, inode.attributes);
+  return std::optional<TarEntry>(std::move(out));
+}
+
+Outcome<std::optional<TarReader::Piece>> TarReader::read() {
+  const void* data = nullptr;
+  std::size_t size = 0;
+  la_int64_t offset = 0;
+  const int status = archive_read_data_block(state_->reader, &data, &size, &offset);
+  if (status == ARCHIVE_EOF) {
+    // A sparse member that ends in a hole: libarchive reports where the end is.
+    return std::optional<Piece>();
+  }
+  if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
+    return state_->failed();
+  }
+  return std::optional<Piece>(
+      Piece{static_cast<std::uint64_t>(offset), {static_cast<const std::byte*>(data), size}});
+}
+
+}  // namespace postern::imagebuild

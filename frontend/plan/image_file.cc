@@ -1,0 +1,183 @@
+#include "frontend/plan/image_file.h"
+
+#include <array>
+#include <cerrno>
+#include <string_view>
+#include <utility>
+
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "frontend/plan/bind.h"
+#include "policy/image/image.h"
+#include "policy/seal/seal.h"
+
+namespace postern::plan {
+namespace {
+
+constexpr std::array<std::string_view, 12> kSchemes = {
+    "docker",         "oci",         "library",       "shub", "oras",    "http", "https",
+    "docker-archive", "oci-archive", "docker-daemon", "ipfs", "instance"};
+
+// The scheme of "scheme:rest" among those that Apptainer knows, or nothing.
+std::string_view scheme_of(std::string_view text) {
+  const auto colon = text.find(':');
+  for (const std::string_view scheme : kSchemes) {
+    if (colon != text.npos && text.substr(0, colon) == scheme) {
+      return scheme;
+    }
+  }
+  return {};
+}
+
+Problem uri_problem(const std::string& given, std::string_view scheme) {
+  if (scheme == "instance") {
+    return Problem{.what = given + ": there are no instances here",
+                   .cure = "start the program with `postern exec` or `postern run` on its image"};
+  }
+  if (scheme == "docker-archive" || scheme == "oci-archive" || scheme == "oci") {
+    return Problem{.what = given + " cannot be run as it is",
+                   .cure = "make an image of it first: postern build image.sif " + given};
+  }
+  return Problem{.what = given + ": images are not fetched from registries",
+                 .cure =
+                     "save the image as an archive where you have one (`docker save -o a.tar "
+                     "NAME`, `skopeo copy`), then: postern build image.sif docker-archive:a.tar"};
+}
+
+Outcome<UniqueFd> open_file(const std::string& path, std::string_view what) {
+  UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (file.valid()) {
+    return file;
+  }
+  const int err = errno;
+  std::string cure;
+  if (err == ENOENT || err == ENOTDIR) {
+    cure = "check the path";
+  } else if (err == EACCES) {
+    cure =
+        "ask its owner for read permission on the file, and search permission on its directories";
+  }
+  return system_problem(std::string(what) + ' ' + path, err, std::move(cure));
+}
+
+Problem named(const std::string& path, Problem problem) {
+  problem.what = path + ": " + problem.what;
+  return problem;
+}
+
+// The tree that a sealed partition's blocks are checked against.
+Outcome<std::optional<VerityGeometry>> seal_of(const sif::Image& sif,
+                                               int file,
+                                               std::uint32_t object) {
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* partition, sif.object(object));
+  return seal::find_seal(sif, file, *partition);
+}
+
+// A descriptor of its own for each server: they are handed to different processes.
+Outcome<ImageServer> server_of(const std::string& path, int file, const sif::Extent& extent) {
+  UniqueFd own(::fcntl(file, F_DUPFD_CLOEXEC, 3));
+  if (!own.valid()) {
+    return system_problem("opening " + path + " again", errno);
+  }
+  return ImageServer{
+      .path = path, .image = std::move(own), .offset = extent.offset, .bytes = extent.bytes};
+}
+
+}  // namespace
+
+Outcome<OpenImage> open_image(const std::string& given, const std::string& directory) {
+  OpenImage image;
+  image.path = absolute_path(given, directory);
+  struct stat status = {};
+  const bool exists = ::stat(image.path.c_str(), &status) == 0;
+  if (const auto scheme = scheme_of(given); !exists && !scheme.empty()) {
+    return uri_problem(given, scheme);
+  }
+  if (exists && S_ISDIR(status.st_mode)) {
+    if (::access(image.path.c_str(), X_OK) != 0) {
+      return system_problem("image directory " + image.path, errno,
+                            "ask its owner for search permission");
+    }
+    image.directory = true;
+    return image;
+  }
+  if (exists && !S_ISREG(status.st_mode)) {
+    return Problem{.what = "image " + image.path + " is neither a file nor a directory"};
+  }
+  POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(image.path, "image"));
+  auto info = image::identify(file.get());
+  if (!info) {
+    return named(image.path, std::move(info).error());
+  }
+  image.sif = info->kind == image::Kind::kSif;
+  if (image.sif) {
+    if (auto fits = image::check_architecture(info->architecture); !fits) {
+      return named(image.path, std::move(fits).error());
+    }
+  }
+  image.encrypted = info->encrypted;
+  POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), info->extent));
+  if (image.sif) {
+    auto verity = seal_of(*info->sif, file.get(), info->root_object);
+    if (!verity) {
+      return named(image.path, std::move(verity).error());
+    }
+    image.root->verity = *verity;
+  }
+  for (const image::Overlay& overlay : info->overlays) {
+    if (overlay.fs == sif::FileSystem::kSquashfs) {
+      POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file.get(), overlay.extent));
+      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, file.get(), overlay.object));
+      image.overlays.push_back(std::move(layer));
+    }
+  }
+  return image;
+}
+
+Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std::uint32_t> object) {
+  POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(path, "image"));
+  struct stat status = {};
+  if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    return Problem{.what = path + " is not an image file"};
+  }
+  sif::Extent extent{.offset = 0, .bytes = static_cast<std::uint64_t>(status.st_size)};
+  std::optional<VerityGeometry> verity;
+  if (auto sif = sif::read(file.get())) {
+    const sif::Descriptor* chosen = nullptr;
+    unsigned candidates = 0;
+    for (const sif::Descriptor& descriptor : sif->descriptors()) {
+      const auto* partition = descriptor.partition();
+      const bool wanted =
+          object ? descriptor.id == *object
+                 : partition != nullptr && partition->type == sif::PartitionType::kData;
+      if (wanted && partition != nullptr) {
+        chosen = &descriptor;
+        ++candidates;
+      }
+    }
+    if (candidates != 1) {
+      return Problem{
+          .what = path + (object ? ": object " + std::to_string(*object) + " is no partition"
+                                 : ": " + std::to_string(candidates) + " data partitions"),
+          .cure = "choose one with id=N; `postern sif list` shows the numbers"};
+    }
+    auto where = sif->extent_of(*chosen);
+    if (!where) {
+      return named(path, std::move(where).error());
+    }
+    extent = *where;
+    POSTERN_TRY_ASSIGN(verity, seal::find_seal(*sif, file.get(), *chosen));
+  }
+  auto info = image::identify_squashfs(file.get(), extent);
+  if (!info) {
+    return named(path, std::move(info).error());
+  }
+  POSTERN_TRY_ASSIGN(ImageServer server, server_of(path, file.get(), info->extent));
+  server.verity = verity;
+  return server;
+}
+
+}  // namespace postern::plan

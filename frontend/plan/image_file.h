@@ -1,0 +1,31 @@
+// The image that a command line names, opened and looked at.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "frontend/plan/launch_plan.h"
+#include "policy/problem.h"
+
+namespace postern::plan {
+
+struct OpenImage {
+  std::string path;  // absolute
+  bool directory = false;
+  bool sif = false;
+  std::optional<ImageServer> root;    // absent for directories
+  bool encrypted = false;             // `root` is a LUKS2 container without its key yet
+  std::vector<ImageServer> overlays;  // read-only overlay partitions of a SIF, bottom first
+};
+
+// Opens what `given` names (relative to `directory`). Errors say what is wrong and the cure: a
+// missing, unreadable or unknown file, a directory that cannot be entered, an image for another
+// architecture, a URI (images are not fetched at start).
+Outcome<OpenImage> open_image(const std::string& given, const std::string& directory);
+
+// A file system to bind or to lay over the root: a squashfs file, or a SIF's data partition (the
+// one numbered `object`, or the only one).
+Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std::uint32_t> object);
+
+}  // namespace postern::plan

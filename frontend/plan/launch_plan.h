@@ -1,0 +1,93 @@
+// LaunchPlan: everything that a start needs, decided but not yet opened or executed. Built by
+// frontend/run from the command line; executed by frontend/userns or frontend/suid.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "frontend/init/record.h"
+#include "frontend/plan/identity.h"
+#include "frontend/plan/skeleton.h"
+#include "protocol/base/unique_fd.h"
+#include "protocol/launch_request.h"
+
+namespace postern::plan {
+
+// What a descriptor index of the request stands for. Where it is opened depends on the mode: a
+// mount can be cloned only in the mount namespace in which its descriptor was opened, so
+// user-namespace mode opens paths in the payload's process and suid mode in the frontend.
+struct Source {
+  enum class Kind : std::uint8_t {
+    kPath,      // open(path, O_PATH|O_CLOEXEC): binds, devices, directory roots
+    kImage,     // an image file, already open O_RDONLY: `fd`
+    kFuse,      // /dev/fuse, served by postern-squashfs from `server`
+    kContent,   // bytes, handed over in a sealed memfd: generated files, the launch record
+    kInit,      // the postern-init program: `path`
+    kKey,       // sealed memfd with a volume key: `fd`
+    kServed,    // `path` inside the file system of `server`, as the source of a bind: mounted
+                // privately and opened O_PATH there (user-namespace mode only)
+    kSkeleton,  // a layer with the directories of LaunchPlan::skeleton (user-namespace mode only)
+  };
+  // kContent: made from a file of the image's own, which the frontend can read only where the root
+  // is a directory (`content` is then final). Elsewhere whoever can read the image (the server, or
+  // the payload's process once the root is mounted) passes that file to finish_content below.
+  // The operation has kNeedsTarget: an image without the file gets none.
+  enum class Merge : std::uint8_t { kNone, kPasswd, kGroup };
+
+  Kind kind = Kind::kPath;
+  Merge merge = Merge::kNone;
+  std::string path;        // kPath, kInit, kServed; kContent with `merge`: of the image's file
+  UniqueFd fd;             // kImage, kKey
+  std::string content;     // kContent
+  std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
+};
+
+// One extent of an image, to be served by postern-squashfs.
+struct ImageServer {
+  std::string path;          // for messages and for finding a running server
+  UniqueFd image;            // O_RDONLY
+  std::uint64_t offset = 0;  // bytes
+  std::uint64_t bytes = 0;
+  std::optional<VerityGeometry> verity;
+  std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`
+  UniqueFd key;                        // sealed memfd, 64 bytes
+  std::string program;  // of it, that will probably be executed: a path or a name; "": not known
+};
+
+enum class Fakeroot : std::uint8_t {
+  kNone,
+  kRootMapped,   // single id: the caller appears as root
+  kSubordinate,  // ranges of /etc/subuid and /etc/subgid through newuidmap, newgidmap
+};
+
+struct LaunchPlan {
+  LaunchRequest request;        // descriptor indexes refer to `sources`
+  std::vector<Source> sources;  // [0] is the root
+  std::vector<ImageServer> servers;
+  init::LaunchRecord record;
+  Identity identity;                    // the caller inside: for Source::Merge
+  std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
+  Fakeroot fakeroot = Fakeroot::kNone;
+  bool share = true;       // join a running server of the same image (--no-share)
+  std::string image_name;  // for messages
+};
+
+// The final bytes of a kContent source with `merge`, given the image's own file.
+inline std::string finish_content(const LaunchPlan& plan,
+                                  const Source& source,
+                                  std::string_view image_file) {
+  switch (source.merge) {
+    case Source::Merge::kNone:
+      break;
+    case Source::Merge::kPasswd:
+      return merge_passwd(image_file, plan.identity, plan.record.home);
+    case Source::Merge::kGroup:
+      return merge_group(image_file, plan.identity);
+  }
+  return source.content;
+}
+
+}  // namespace postern::plan

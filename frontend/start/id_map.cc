@@ -1,0 +1,218 @@
+#include "frontend/start/id_map.h"
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <fcntl.h>
+#include <pwd.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <unistd.h>
+
+#include "frontend/system/argv.h"
+
+namespace postern::start {
+namespace {
+
+int write_file(const char* path, std::string_view text) noexcept {
+  const UniqueFd file(::open(path, O_WRONLY | O_CLOEXEC));
+  if (!file.valid()) {
+    return errno;
+  }
+  // One write(2): the kernel takes a map in a single piece.
+  return ::write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size()) ? 0
+                                                                                            : errno;
+}
+
+int write_map(const char* path, unsigned inside, unsigned outside) noexcept {
+  std::array<char, 40> line{};
+  char* at = std::to_chars(line.data(), line.data() + 12, inside).ptr;
+  *at++ = ' ';
+  at = std::to_chars(at, at + 12, outside).ptr;
+  *at++ = ' ';
+  *at++ = '1';
+  return write_file(path, {line.data(), static_cast<std::size_t>(at - line.data())});
+}
+
+// Not <fstream>: its locale machinery would be set up at every start of the program.
+std::string read_text(const char* path) {
+  std::string text;
+  const UniqueFd file(::open(path, O_RDONLY | O_CLOEXEC));
+  std::array<char, 4096> buffer;
+  for (ssize_t got = 0;
+       file.valid() && (got = ::read(file.get(), buffer.data(), buffer.size())) > 0;) {
+    text.append(buffer.data(), static_cast<std::size_t>(got));
+  }
+  return text;
+}
+
+bool holds(const char* path, std::string_view value) {
+  const std::string text = read_text(path);
+  return std::string_view(text).substr(0, text.find('\n')) == value;
+}
+
+struct Range {
+  std::string first;
+  std::string count;
+};
+
+// subuid(5): "owner:first:count", the owner a login name or a number. All ranges, in file order.
+std::vector<Range> ranges_of(const char* path, std::string_view name, std::string_view number) {
+  std::vector<Range> ranges;
+  const std::string text = read_text(path);
+  for (std::string_view rest = text; !rest.empty();) {
+    const auto end = rest.find('\n');
+    const std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    const auto one = line.find(':');
+    const auto two = one == std::string_view::npos ? one : line.find(':', one + 1);
+    if (two == std::string_view::npos) {
+      continue;
+    }
+    const std::string_view owner = line.substr(0, one);
+    if (owner == name || owner == number) {
+      ranges.push_back(
+          {std::string(line.substr(one + 1, two - one - 1)), std::string(line.substr(two + 1))});
+    }
+  }
+  return ranges;
+}
+
+std::vector<std::string> map_arguments(const char* program,
+                                       pid_t target,
+                                       unsigned own,
+                                       const std::vector<Range>& ranges) {
+  std::vector<std::string> arguments = {program, std::to_string(target), "0", std::to_string(own),
+                                        "1"};
+  unsigned long next = 1;
+  for (const Range& range : ranges) {
+    unsigned long count = 0;
+    std::from_chars(range.count.data(), range.count.data() + range.count.size(), count);
+    arguments.insert(arguments.end(), {std::to_string(next), range.first, range.count});
+    next += count;
+  }
+  return arguments;
+}
+
+Outcome<Ok> run_mapper(std::vector<std::string> arguments) {
+  std::vector<char*> argv = system::argv_of(arguments);
+  pid_t pid = -1;
+  if (const int err = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
+      err != 0) {
+    return system_problem("running " + arguments[0], err,
+                          "install the package uidmap (shadow-utils), or use a root-mapped "
+                          "namespace by having no entry in /etc/subuid");
+  }
+  int status = 0;
+  if (::waitpid(pid, &status, 0) != pid || status != 0) {
+    return Problem{.what = arguments[0] + " refused to map the subordinate ids",
+                   .cure =
+                       "check that it is installed setuid root, and your lines in /etc/subuid "
+                       "and /etc/subgid"};
+  }
+  return Ok{};
+}
+
+// A child that waits, in a new user namespace, for the other side of `go` to close.
+pid_t start_holder(int wait_end, int go_end) {
+  const pid_t pid = static_cast<pid_t>(
+      ::syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, 0));
+  if (pid == 0) {
+    ::close(go_end);
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    char byte = 0;
+    ::_exit(::read(wait_end, &byte, 1) == 0 ? 0 : 1);
+  }
+  return pid;
+}
+
+}  // namespace
+
+int map_single_id(Ids outside, bool as_root) noexcept {
+  // user_namespaces(7): without CAP_SETGID outside, gid_map is writable only once setgroups is
+  // denied.
+  if (const int err = write_file("/proc/self/setgroups", "deny"); err != 0) {
+    return err;
+  }
+  if (const int err = write_map("/proc/self/uid_map", as_root ? 0 : outside.uid, outside.uid);
+      err != 0) {
+    return err;
+  }
+  return write_map("/proc/self/gid_map", as_root ? 0 : outside.gid, outside.gid);
+}
+
+Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
+  const passwd* const entry = ::getpwuid(outside.uid);
+  const std::string name = entry != nullptr ? entry->pw_name : "";
+  const std::string number = std::to_string(outside.uid);
+  const std::vector<Range> uids = ranges_of("/etc/subuid", name, number);
+  const std::vector<Range> gids = ranges_of("/etc/subgid", name, number);
+  if (uids.empty() || gids.empty()) {
+    return Problem{.what = "no subordinate ids for " + (name.empty() ? "uid " + number : name),
+                   .cure =
+                       "ask for a line in /etc/subuid and in /etc/subgid (usermod "
+                       "--add-subuids 100000-165535 --add-subgids 100000-165535)"};
+  }
+  std::array<int, 2> pipe = {-1, -1};
+  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
+    return system_problem("creating a pipe", errno);
+  }
+  const UniqueFd wait_end(pipe[0]);
+  UniqueFd go_end(pipe[1]);
+  const pid_t holder = start_holder(wait_end.get(), go_end.get());
+  if (holder < 0) {
+    const int err = errno;
+    return system_problem("creating a user namespace", err, user_namespace_cure(err));
+  }
+  Outcome<Ok> mapped = run_mapper(map_arguments("newuidmap", holder, outside.uid, uids));
+  if (mapped) {
+    mapped = run_mapper(map_arguments("newgidmap", holder, outside.gid, gids));
+  }
+  UniqueFd ns(
+      ::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
+  const int err = errno;
+  go_end.reset();
+  ::waitpid(holder, nullptr, 0);
+  if (!mapped) {
+    return mapped.error();
+  }
+  if (!ns.valid()) {
+    return system_problem("opening the user namespace", err, "is /proc mounted?");
+  }
+  return ns;
+}
+
+std::string user_namespace_cure(int err) {
+  if (holds("/proc/sys/user/max_user_namespaces", "0")) {
+    return "user namespaces are switched off: set sysctl user.max_user_namespaces=10000, or use "
+           "the "
+           "setuid installation";
+  }
+  if (holds("/proc/sys/kernel/unprivileged_userns_clone", "0")) {
+    return "user namespaces are for root only: set sysctl kernel.unprivileged_userns_clone=1, or "
+           "use the setuid installation";
+  }
+  if (holds("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1")) {
+    return "AppArmor restricts user namespaces: set sysctl "
+           "kernel.apparmor_restrict_unprivileged_userns=0 or install a profile for postern";
+  }
+  if (err == ENOSPC || err == EUSERS) {
+    return "too many user namespaces, or nested too deeply: raise sysctl user.max_user_namespaces";
+  }
+  if (err == EAGAIN || err == ENOMEM) {
+    return "no more processes or memory: raise `ulimit -u`";
+  }
+  return "a security module or an outer container forbids user namespaces; `postern doctor` says "
+         "what this host offers";
+}
+
+}  // namespace postern::start

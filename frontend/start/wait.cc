@@ -1,0 +1,171 @@
+#include "frontend/start/wait.h"
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include <poll.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "protocol/base/unique_fd.h"
+
+namespace postern::start {
+namespace {
+
+// A server may go a moment before the payload's end is visible: the kernel takes the mount down
+// first. Only a longer absence is a death under the payload.
+constexpr std::int64_t kTeardownNanoseconds = 100'000'000;
+
+// What the kernel sends to a terminal's whole foreground group, so that the payload has it as well.
+// Not SIGHUP: on a hangup only the session's leader, perhaps us, is told. Not SIGALRM: a timer that
+// was set before us is meant for the payload.
+bool is_terminal_signal(int number) {
+  return number == SIGINT || number == SIGQUIT || number == SIGTSTP || number == SIGTTIN ||
+         number == SIGTTOU || number == SIGWINCH;
+}
+
+std::int64_t now() {
+  timespec time = {};
+  ::clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * 1'000'000'000 + time.tv_nsec;
+}
+
+class Waiter {
+ public:
+  Waiter(const Payload& payload, const BlockedSignals& signals)
+      : payload_(payload),
+        signals_(signals),
+        signal_fd_(::signalfd(-1, &signals.set(), SFD_CLOEXEC)) {}
+
+  Ended run() {
+    while (!reap()) {
+      wait_for_event();
+    }
+    if (server_gone_at_ != 0 && now() - server_gone_at_ > kTeardownNanoseconds) {
+      ended_.server_died = true;
+    }
+    return ended_;
+  }
+
+ private:
+  void wait_for_event() {
+    std::array<pollfd, 2> events = {pollfd{signal_fd_.get(), POLLIN, 0},
+                                    pollfd{watched_server(), POLLIN, 0}};
+    if (!signal_fd_.valid()) {
+      // No descriptor left for a signalfd: wait for signals without one.
+      siginfo_t info = {};
+      if (const int number = ::sigwaitinfo(&signals_.set(), &info); number > 0) {
+        handle(number, info.si_code);
+      }
+      return;
+    }
+    if (::poll(events.data(), events.size(), -1) <= 0) {
+      return;
+    }
+    if (events[1].revents != 0) {
+      server_gone_at_ = now();
+    }
+    if (events[0].revents != 0) {
+      signalfd_siginfo info = {};
+      if (::read(signal_fd_.get(), &info, sizeof(info)) == sizeof(info)) {
+        handle(static_cast<int>(info.ssi_signo), info.ssi_code);
+      }
+    }
+  }
+
+  [[nodiscard]] int watched_server() const {
+    return server_gone_at_ == 0 ? payload_.server_pidfd : -1;
+  }
+
+  void handle(int number, int code) {
+    if (number == SIGCHLD) {
+      return;  // reap() looks
+    }
+    const bool from_terminal = code == SI_KERNEL && is_terminal_signal(number);
+    if (number == SIGTSTP && from_terminal) {
+      // The payload stops by itself and reap() sees it; process 1 of a pid namespace cannot.
+      if (payload_.has_reaper) {
+        stop_ourselves();
+      }
+      return;
+    }
+    if (!from_terminal) {
+      ::kill(payload_.pid, number);
+    }
+  }
+
+  void stop_ourselves() {
+    ::kill(::getpid(), SIGSTOP);
+    // … and here after SIGCONT.
+    ::kill(payload_.pid, SIGCONT);
+  }
+
+  // True once the payload has ended.
+  bool reap() {
+    for (;;) {
+      int status = 0;
+      const pid_t pid = ::waitpid(-1, &status, WNOHANG | WUNTRACED);
+      if (pid <= 0) {
+        return pid < 0 && errno == ECHILD;
+      }
+      if (pid == payload_.pid && WIFSTOPPED(status)) {
+        stop_ourselves();
+      } else if (pid == payload_.pid) {
+        ended_.status = status;
+        return true;
+      } else if (pid == payload_.server && !WIFSTOPPED(status)) {
+        // Exit status 0 says that the mount was gone.
+        ended_.server_died = ended_.server_died || status != 0;
+      }
+    }
+  }
+
+  const Payload& payload_;
+  const BlockedSignals& signals_;
+  UniqueFd signal_fd_;
+  std::int64_t server_gone_at_ = 0;
+  Ended ended_;
+};
+
+}  // namespace
+
+BlockedSignals::BlockedSignals() noexcept {
+  ::sigfillset(&set_);
+  // Faults of our own must not be blocked: the kernel would kill us without a word.
+  for (const int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS}) {
+    ::sigdelset(&set_, fault);
+  }
+  ::sigprocmask(SIG_BLOCK, &set_, &before_);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, it would throw the payload's status away (wait(2))
+}
+
+BlockedSignals::~BlockedSignals() {
+  ::sigprocmask(SIG_SETMASK, &before_, nullptr);
+}
+
+Ended wait_for_payload(const Payload& payload, const BlockedSignals& signals) {
+  return Waiter(payload, signals).run();
+}
+
+int finish_like(int status) {
+  if (WIFEXITED(status)) {
+    return WEXITSTATUS(status);
+  }
+  const int number = WTERMSIG(status);
+  ::prctl(PR_SET_DUMPABLE, 0);  // the payload's core is the one of interest
+  ::signal(number, SIG_DFL);
+  sigset_t only;
+  ::sigemptyset(&only);
+  ::sigaddset(&only, number);
+  ::raise(number);
+  ::sigprocmask(SIG_UNBLOCK, &only, nullptr);
+  return 128 + number;
+}
+
+}  // namespace postern::start

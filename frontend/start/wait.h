@@ -1,0 +1,51 @@
+// Waiting for the payload: signals, job control, status. Common to both modes.
+#pragma once
+
+#include <cstdint>
+
+#include <sys/types.h>
+
+#include <signal.h>
+
+namespace postern::start {
+
+// Blocks every signal that is to be forwarded, for the life of the object: from before the
+// payload's process exists, so that none is lost and none ends us before the payload. SIGSTOP-like
+// faults (SIGSEGV …) stay.
+class BlockedSignals {
+ public:
+  BlockedSignals() noexcept;
+  ~BlockedSignals();
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+  [[nodiscard]] const sigset_t& set() const noexcept { return set_; }
+
+ private:
+  sigset_t set_;
+  sigset_t before_;
+};
+
+struct Payload {
+  pid_t pid = -1;
+  bool has_reaper = false;  // process 1 of its own pid namespace: cannot stop itself
+  pid_t server = -1;        // postern-squashfs started by us, our child; -1 where none
+  int server_pidfd = -1;    // … or joined: pidfd_open(2), readable once it is gone; -1 where none
+};
+
+struct Ended {
+  int status = 0;            // as of wait(2)
+  bool server_died = false;  // the image's server was gone while the payload still ran
+};
+
+// Waits. Signals that reach us go on to the payload, unless the terminal sent them to the payload
+// as well (APPTAINER: only where the terminal's foreground group is another); when the payload
+// stops (Ctrl-Z), we stop, and continue it when we are continued.
+Ended wait_for_payload(const Payload& payload, const BlockedSignals& signals);
+
+// The status to end with: the payload's exit status; where signal N killed it, this process kills
+// itself with N, without a core file, so that the shell sees what happened. Returns 128+N should
+// that not be possible.
+int finish_like(int status);
+
+}  // namespace postern::start

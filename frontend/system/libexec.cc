@@ -1,0 +1,50 @@
+#include "frontend/system/libexec.h"
+
+#include <array>
+#include <cstdlib>
+
+#include <unistd.h>
+
+namespace postern::system {
+namespace {
+
+bool is_executable(const std::string& path) {
+  return ::access(path.c_str(), X_OK) == 0;
+}
+
+std::string own_directory() {
+  std::array<char, 4096> path{};
+  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size());
+  if (length <= 0 || static_cast<std::size_t>(length) == path.size()) {
+    return {};
+  }
+  const std::string program(path.data(), static_cast<std::size_t>(length));
+  return program.substr(0, program.rfind('/'));
+}
+
+}  // namespace
+
+std::string libexec_program(std::string_view name) {
+  const char* list = ::getenv("POSTERN_LIBEXEC");  // NOLINT(concurrency-mt-unsafe): one thread
+  for (std::string_view rest = list != nullptr ? list : ""; !rest.empty();) {
+    const auto colon = rest.find(':');
+    std::string path = std::string(rest.substr(0, colon)) + '/' + std::string(name);
+    if (is_executable(path)) {
+      return path;
+    }
+    rest = colon == rest.npos ? std::string_view{} : rest.substr(colon + 1);
+  }
+  const std::string directory = own_directory();
+  if (const auto parent = directory.rfind('/'); parent != std::string::npos) {
+    // bin/postern, or another program of libexec/postern itself.
+    for (const std::string& place : {directory.substr(0, parent) + "/libexec/postern", directory}) {
+      std::string path = place + '/' + std::string(name);
+      if (is_executable(path)) {
+        return path;
+      }
+    }
+  }
+  return std::string(POSTERN_LIBEXECDIR) + '/' + std::string(name);
+}
+
+}  // namespace postern::system

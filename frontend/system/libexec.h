@@ -1,0 +1,14 @@
+// Where the programs lie that only postern starts.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace postern::system {
+
+// The path of `name` ("postern-init"): in the directories of POSTERN_LIBEXEC (separated by colons;
+// for build trees), in ../libexec/postern beside the running program, or in the installed place;
+// the last of these where it is in none.
+std::string libexec_program(std::string_view name);
+
+}  // namespace postern::system
