@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What the README shows of a benchmark run, so that no figure is typed by hand.
+"""What doc/speed.md shows of a benchmark run, so that no figure is typed by hand.
 
     chart.py WORK-DIRECTORY OUT.svg        a picture: start-up and reading, beside the peers
     chart.py WORK-DIRECTORY --markdown     the tables
-    chart.py WORK-DIRECTORY README.md      puts the tables between the file's "bench" marks
+    chart.py WORK-DIRECTORY doc/speed.md   puts the tables between the file's "bench" marks
 
 The work directory holds the JSON files of the run.
 """
