@@ -1,22 +1,15 @@
 #include "frontend/cli/ecl.h"
 
-#include <array>
-#include <cerrno>
 #include <string_view>
 #include <utility>
-
-#include <sys/wait.h>
-
-#include <fcntl.h>
-#include <spawn.h>
-#include <unistd.h>
 
 #include "frontend/cli/command.h"
 #include "frontend/message/message.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/read_file.h"
+#include "frontend/system/spawn.h"
 #include "policy/ecl/ecl.h"
-#include "protocol/base/unique_fd.h"
+#include "protocol/limits.h"
 
 namespace postern::cli {
 namespace {
@@ -28,42 +21,16 @@ constexpr std::string_view kRefuse = "refuse: ";
 // could be another file's by now.
 constexpr int kImageFd = 10;
 
-// What `postern ecl check` prints; nothing where it could not be started or was killed.
+// What `postern ecl check` prints; nothing if it could not be started.
 std::string ask(std::string path, int image) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    return {};
-  }
-  const UniqueFd reading(ends[0]);
-  UniqueFd writing(ends[1]);
-  posix_spawn_file_actions_t actions;
-  if (::posix_spawn_file_actions_init(&actions) != 0) {
-    return {};
-  }
-  ::posix_spawn_file_actions_adddup2(&actions, writing.get(), STDOUT_FILENO);
+  system::Command command{.program = system::libexec_program("postern-keys")};
   if (image >= 0) {
-    ::posix_spawn_file_actions_adddup2(&actions, image, kImageFd);
+    command.passed = {{image, kImageFd}};
     path = "/proc/self/fd/" + std::to_string(kImageFd);
   }
-  std::string name = "postern";
-  std::string command = "ecl";
-  std::string below = "check";
-  std::string end = "--";
-  std::array<char*, 6> argv = {name.data(), command.data(), below.data(),
-                               end.data(),  path.data(),    nullptr};
-  pid_t pid = -1;
-  const std::string program = system::libexec_program("postern-keys");
-  const int err = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  writing.reset();
-  if (err != 0) {
-    return {};
-  }
-  std::string answer = system::read_small_file(reading.get()).value_or("");
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  return answer;
+  command.words = {"postern", "ecl", "check", "--", std::move(path)};
+  const auto finished = system::run_and_read(command, kMaxFileBytes);
+  return finished ? finished->output : std::string{};
 }
 
 }  // namespace

@@ -164,8 +164,7 @@ Outcome<std::optional<KeyMaterial>> gather_key(const KeyOptions& options,
     return passphrase(passphrase_of_command(options.key_command));
   }
   if (options.passphrase_fd >= 0) {
-    return passphrase(read_passphrase(options.passphrase_fd,
-                                      "descriptor " + std::to_string(options.passphrase_fd)));
+    return passphrase(read_passphrase(options.passphrase_fd, "the descriptor of --passphrase-fd"));
   }
   if (!options.passphrase_file.empty()) {
     return passphrase(passphrase_of_file(options.passphrase_file));

@@ -18,10 +18,10 @@
 #include <fcntl.h>
 #include <gpgme.h>
 #include <poll.h>
-#include <spawn.h>
 #include <unistd.h>
 
 #include "frontend/message/message.h"
+#include "frontend/system/spawn.h"
 #include "policy/signature/pgp.h"
 #include "protocol/exit_codes.h"
 
@@ -274,35 +274,11 @@ class KeyDirectory::Agent {
 
   // Asked of gpgconf: it depends on whether /run/user is there.
   [[nodiscard]] std::string socket_name() const {
-    std::array<int, 2> pipe{};
-    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
-      return {};
-    }
-    const UniqueFd from(pipe[0]);
-    UniqueFd to(pipe[1]);
-    std::array<std::string, 5> words = {"gpgconf", "--homedir", directory_, "--list-dirs",
-                                        "agent-socket"};
-    std::array<char*, 6> argv{};
-    std::transform(words.begin(), words.end(), argv.begin(),
-                   [](std::string& word) { return word.data(); });
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, to.get(), STDOUT_FILENO);
-    ::posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    pid_t child = 0;
-    const int started = ::posix_spawnp(&child, argv[0], &actions, nullptr, argv.data(), environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    to.reset();
-    std::string out;
-    if (started == 0) {
-      std::array<char, 512> piece;
-      for (ssize_t got = 0; (got = ::read(from.get(), piece.data(), piece.size())) > 0;) {
-        out.append(piece.data(), static_cast<std::size_t>(got));
-      }
-      while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-      }
-    }
-    return out.substr(0, out.find('\n'));
+    const auto finished = system::run_and_read(
+        {.program = "gpgconf",
+         .words = {"gpgconf", "--homedir", directory_, "--list-dirs", "agent-socket"}},
+        PATH_MAX);
+    return finished ? finished->output.substr(0, finished->output.find('\n')) : std::string{};
   }
 
   std::string directory_;

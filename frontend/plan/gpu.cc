@@ -4,15 +4,12 @@
 #include <array>
 #include <cerrno>
 
-#include <sys/wait.h>
-
 #include <fcntl.h>
 #include <glob.h>
-#include <spawn.h>
 #include <unistd.h>
 
-#include "frontend/system/read_file.h"
-#include "protocol/base/unique_fd.h"
+#include "frontend/system/spawn.h"
+#include "protocol/limits.h"
 
 namespace postern::plan {
 namespace {
@@ -90,34 +87,14 @@ constexpr std::string_view kMachine = "";
 
 std::string loader_cache() {
   for (const char* program : {"/sbin/ldconfig", "/usr/sbin/ldconfig"}) {
-    std::array<int, 2> ends{};
-    if (::access(program, X_OK) != 0 || ::pipe2(ends.data(), O_CLOEXEC) != 0) {
-      continue;
+    // Without LANG, which would translate the words.
+    const auto finished = system::run_and_read({.program = program,
+                                                .words = {"ldconfig", "-p"},
+                                                .environment = std::vector<std::string>{}},
+                                               kMaxFileBytes);
+    if (finished && finished->status == 0) {
+      return finished->output;
     }
-    const UniqueFd reading(ends[0]);
-    UniqueFd writing(ends[1]);
-    std::string name = "ldconfig";
-    std::string option = "-p";
-    std::array<char*, 3> argv = {name.data(), option.data(), nullptr};
-    std::array<char*, 1> environment = {nullptr};  // LANG would translate the words
-    posix_spawn_file_actions_t actions;
-    if (::posix_spawn_file_actions_init(&actions) != 0) {
-      return {};
-    }
-    ::posix_spawn_file_actions_adddup2(&actions, writing.get(), STDOUT_FILENO);
-    pid_t pid = -1;
-    const int err =
-        ::posix_spawn(&pid, program, &actions, nullptr, argv.data(), environment.data());
-    ::posix_spawn_file_actions_destroy(&actions);
-    writing.reset();
-    if (err != 0) {
-      continue;
-    }
-    std::string cache = system::read_small_file(reading.get()).value_or("");
-    int status = 0;
-    while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    return cache;
   }
   return {};
 }

@@ -11,11 +11,10 @@
 #include <sys/wait.h>
 
 #include <fcntl.h>
-#include <spawn.h>
 #include <unistd.h>
 
-#include "frontend/system/argv.h"
 #include "frontend/system/libexec.h"
+#include "frontend/system/spawn.h"
 
 extern char** environ;  // NOLINT: POSIX leaves the declaration to the program
 
@@ -42,9 +41,15 @@ bool parse_geometry(std::string_view line, CryptGeometry& geometry) {
   return at == end && (numbers[0] == 512 || numbers[0] == 4096);
 }
 
-std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
-  std::vector<std::string> arguments = {"postern-crypt",       "unlock",   "--image-fd",
-                                        std::to_string(image), "--key-fd", std::to_string(key)};
+// The numbers that postern-crypt finds its descriptors under.
+constexpr int kImageNumber = 3;
+constexpr int kKeyNumber = 4;
+constexpr int kPassphraseNumber = 5;
+
+std::vector<std::string> arguments_of(const KeyWish& wish) {
+  std::vector<std::string> arguments = {"postern-crypt", "unlock",
+                                        "--image-fd",    std::to_string(kImageNumber),
+                                        "--key-fd",      std::to_string(kKeyNumber)};
   const auto add = [&](const char* option, const std::string& value) {
     if (!value.empty()) {
       arguments.emplace_back(option);
@@ -53,7 +58,7 @@ std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
   };
   add("--pem-path", wish.pem_path);
   add("--passphrase-file", wish.passphrase_file);
-  add("--passphrase-fd", wish.passphrase_fd ? std::to_string(*wish.passphrase_fd) : "");
+  add("--passphrase-fd", wish.passphrase_fd ? std::to_string(kPassphraseNumber) : "");
   add("--key-command", wish.key_command);
   if (wish.ask_passphrase) {
     arguments.emplace_back("--passphrase");
@@ -61,54 +66,34 @@ std::vector<std::string> arguments_of(const KeyWish& wish, int image, int key) {
   return arguments;
 }
 
-Outcome<std::string> run_and_read(const std::string& program,
-                                  std::vector<std::string> arguments,
-                                  int image,
-                                  int key) {
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    return system_problem("starting " + program, errno);
+// The line that postern-crypt answers with; an empty problem if it has said itself what was wrong.
+Outcome<std::string> run_crypt(const KeyWish& wish, int image, int key) {
+  system::Command command{.program = system::libexec_program("postern-crypt"),
+                          .words = arguments_of(wish),
+                          .passed = {{image, kImageNumber}, {key, kKeyNumber}}};
+  if (wish.passphrase_fd) {
+    if (::fcntl(*wish.passphrase_fd, F_GETFD) < 0) {
+      return system_problem("--passphrase-fd: descriptor " + std::to_string(*wish.passphrase_fd),
+                            errno, "open it for postern, as in `--passphrase-fd 3 3<file`");
+    }
+    command.passed.push_back({*wish.passphrase_fd, kPassphraseNumber});
   }
-  const UniqueFd output(ends[0]);
-  UniqueFd input(ends[1]);
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_adddup2(&actions, input.get(), STDOUT_FILENO);
-  // dup2 onto itself clears close-on-exec (posix_spawn_file_actions_adddup2(3)).
-  ::posix_spawn_file_actions_adddup2(&actions, image, image);
-  ::posix_spawn_file_actions_adddup2(&actions, key, key);
-  std::vector<char*> words = system::argv_of(arguments);
-  pid_t pid = -1;
-  const int failed = ::posix_spawn(&pid, program.c_str(), &actions, nullptr, words.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) {
-    return system_problem("starting " + program, failed,
+  constexpr std::size_t kLongestLine = 256;
+  const auto finished = system::run_and_read(command, kLongestLine);
+  if (!finished) {
+    return system_problem("starting " + command.program, finished.error().err,
                           "encrypted images need it: install it beside postern");
   }
-  input.reset();
-  std::array<char, 256> line{};
-  std::size_t size = 0;
-  for (ssize_t got = 0; size < line.size(); size += static_cast<std::size_t>(got)) {
-    got = ::read(output.get(), line.data() + size, line.size() - size);
-    if (got < 0 && errno == EINTR) {
-      got = 0;
-    } else if (got <= 0) {
-      break;
-    }
-  }
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFSIGNALED(status)) {
+  if (WIFSIGNALED(finished->status)) {
     return Problem{
-        .what = std::string("postern-crypt was killed by ") + ::sigdescr_np(WTERMSIG(status)),
+        .what = "postern-crypt " + system::describe_end(finished->status),
         .cure =
             "the image stays locked; memory may be short: `ulimit -v`, or the limit of the job"};
   }
-  if (status != 0) {
+  if (finished->status != 0) {
     return Problem{.what = {}};
   }
-  return std::string(line.data(), size);
+  return finished->output;
 }
 
 // postern-crypt has read the secrets of the environment. Ours is wiped in place, where /proc shows
@@ -132,10 +117,7 @@ Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
   if (!key.valid()) {
     return system_problem("making room for the volume key", errno);
   }
-  POSTERN_TRY_ASSIGN(const std::string line,
-                     run_and_read(system::libexec_program("postern-crypt"),
-                                  arguments_of(wish, server.image.get(), key.get()),
-                                  server.image.get(), key.get()));
+  POSTERN_TRY_ASSIGN(const std::string line, run_crypt(wish, server.image.get(), key.get()));
   CryptGeometry geometry{};
   wipe_environment();
   if (!parse_geometry(line, geometry)) {

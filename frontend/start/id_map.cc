@@ -15,10 +15,9 @@
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <unistd.h>
 
-#include "frontend/system/argv.h"
+#include "frontend/system/spawn.h"
 
 namespace postern::start {
 namespace {
@@ -103,18 +102,16 @@ std::vector<std::string> map_arguments(const char* program,
   return arguments;
 }
 
-Outcome<Ok> run_mapper(std::vector<std::string> arguments) {
-  std::vector<char*> argv = system::argv_of(arguments);
-  pid_t pid = -1;
-  if (const int err = ::posix_spawnp(&pid, argv[0], nullptr, nullptr, argv.data(), environ);
-      err != 0) {
-    return system_problem("running " + arguments[0], err,
+Outcome<Ok> run_mapper(std::vector<std::string> words) {
+  const std::string program = words[0];
+  const auto pid = system::spawn({.program = program, .words = std::move(words)});
+  if (!pid) {
+    return system_problem("running " + program, pid.error().err,
                           "install the package uidmap (shadow-utils), or use a root-mapped "
                           "namespace by having no entry in /etc/subuid");
   }
-  int status = 0;
-  if (::waitpid(pid, &status, 0) != pid || status != 0) {
-    return Problem{.what = arguments[0] + " refused to map the subordinate ids",
+  if (system::wait_for_end(*pid) != 0) {
+    return Problem{.what = program + " refused to map the subordinate ids",
                    .cure =
                        "check that it is installed setuid root, and your lines in /etc/subuid "
                        "and /etc/subgid"};

@@ -15,13 +15,12 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <unistd.h>
 
 #include "frontend/start/image_server.h"
-#include "frontend/system/argv.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/read_file.h"
+#include "frontend/system/spawn.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/limits.h"
 
@@ -43,47 +42,42 @@ Accounts of_directory(const std::string& path) {
   return {.passwd = file_in(root.get(), "/etc/passwd"), .group = file_in(root.get(), "/etc/group")};
 }
 
-std::vector<std::string> arguments_of(const plan::ImageServer& server, int output) {
+// The numbers that postern-squashfs finds its descriptors under.
+constexpr int kOutputNumber = 3;
+constexpr int kImageNumber = 4;
+constexpr int kKeyNumber = 5;
+
+std::vector<std::string> arguments_of(const plan::ImageServer& server) {
   std::vector<std::string> words = {"postern-squashfs",
                                     "--threads",
                                     "1",
                                     "--accounts-fd",
-                                    std::to_string(output),
+                                    std::to_string(kOutputNumber),
                                     "--image-fd",
-                                    std::to_string(server.image.get())};
+                                    std::to_string(kImageNumber)};
   for (std::string& word : start::extent_arguments(server)) {
     words.push_back(std::move(word));
   }
   if (const auto key = std::find(words.begin(), words.end(), "--key-fd"); key != words.end()) {
-    *(key + 1) = std::to_string(server.key.get());
+    *(key + 1) = std::to_string(kKeyNumber);
   }
   return words;
 }
 
 Outcome<pid_t> spawn(const plan::ImageServer& server, int output) {
-  std::vector<std::string> words = arguments_of(server, output);
-  std::vector<char*> argv = system::argv_of(words);
-  posix_spawn_file_actions_t actions;
-  if (::posix_spawn_file_actions_init(&actions) != 0) {
-    return system_problem("starting postern-squashfs", ENOMEM);
+  system::Command command{.program = system::libexec_program("postern-squashfs"),
+                          .words = arguments_of(server),
+                          .passed = {{output, kOutputNumber}, {server.image.get(), kImageNumber}},
+                          .environment = std::vector<std::string>{}};
+  if (server.key.valid()) {
+    command.passed.push_back({server.key.get(), kKeyNumber});
   }
-  // A descriptor duplicated to itself loses its close-on-exec flag (posix_spawn(3)).
-  for (const int fd : {output, server.image.get(), server.key.get()}) {
-    if (fd >= 0) {
-      ::posix_spawn_file_actions_adddup2(&actions, fd, fd);
-    }
-  }
-  const std::string program = system::libexec_program("postern-squashfs");
-  std::array<char*, 1> environment = {nullptr};
-  pid_t pid = -1;
-  const int err =
-      ::posix_spawn(&pid, program.c_str(), &actions, nullptr, argv.data(), environment.data());
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (err != 0) {
-    return system_problem("starting " + program, err,
+  const auto pid = system::spawn(command);
+  if (!pid) {
+    return system_problem("starting " + command.program, pid.error().err,
                           "the installation is incomplete: install postern again");
   }
-  return pid;
+  return *pid;
 }
 
 }  // namespace

@@ -15,7 +15,6 @@
 #include <sys/wait.h>
 
 #include <fcntl.h>
-#include <spawn.h>
 #include <unistd.h>
 
 #include "frontend/init/record.h"
@@ -28,6 +27,7 @@
 #include "frontend/suid/seal_watch.h"
 #include "frontend/system/descriptor.h"
 #include "frontend/system/libexec.h"
+#include "frontend/system/spawn.h"
 #include "policy/config/read_file.h"
 #include "policy/ecl/ecl.h"
 #include "policy/judge/decide.h"
@@ -418,9 +418,7 @@ class Launch {
       got = ::recv(mine.get(), &reply, sizeof reply, 0);
       // ECONNRESET: it refused before it read the request; its answer comes next (unix(7)).
     } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
-    int status = 0;
-    while (::waitpid(helper, &status, 0) < 0 && errno == EINTR) {
-    }
+    const int status = system::wait_for_end(helper);
     if (got == static_cast<ssize_t>(sizeof reply)) {
       return reply;
     }
@@ -428,32 +426,22 @@ class Launch {
   }
 
   static Problem helper_died(bool sent, int status) {
-    const std::string how = WIFSIGNALED(status)
-                                ? std::string("was killed by ") + sigdescr_np(WTERMSIG(status))
-                                : "ended with status " + std::to_string(WEXITSTATUS(status));
-    return Problem{.what = std::string("postern-helper ") + how +
+    return Problem{.what = "postern-helper " + system::describe_end(status) +
                            (sent ? " without an answer" : " before it read the request"),
                    .cure = "try again; postern doctor checks the installation"};
   }
 
   static Outcome<pid_t> spawn(int socket) {
     const std::string path = system::libexec_program(kHelper);
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    // dup2 clears close-on-exec; where the numbers are equal, posix_spawn(3) of glibc does too.
-    ::posix_spawn_file_actions_adddup2(&actions, socket, kHelperSocket);
-    std::string name = kHelper;
-    std::array<char*, 2> argv = {name.data(), nullptr};
-    std::array<char*, 1> environment = {nullptr};
-    pid_t pid = -1;
-    const int err =
-        ::posix_spawn(&pid, path.c_str(), &actions, nullptr, argv.data(), environment.data());
-    ::posix_spawn_file_actions_destroy(&actions);
-    if (err != 0) {
-      return system_problem("executing " + path, err,
+    const auto pid = system::spawn({.program = path,
+                                    .words = {kHelper},
+                                    .passed = {{socket, kHelperSocket}},
+                                    .environment = std::vector<std::string>{}});
+    if (!pid) {
+      return system_problem("executing " + path, pid.error().err,
                             "use --userns, or have the installation mended");
     }
-    return pid;
+    return *pid;
   }
 
   plan::LaunchPlan& plan_;
