@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "policy/config/capability_names.h"
+#include "policy/config/capabilities.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -121,18 +121,11 @@ Problem bad_value(std::string what, std::string cure = {}) {
   return Problem{.what = std::move(what), .cure = std::move(cure), .exit_code = kExitFatal};
 }
 
-Outcome<std::uint64_t> capability_set(const std::vector<std::string>& names) {
+Outcome<std::uint64_t> capability_set(const std::vector<std::string>& lists) {
   std::uint64_t set = 0;
-  for (const std::string& name : names) {
-    if (name == "all" || name == "ALL") {
-      set = (std::uint64_t{1} << config::kCapabilityNames.size()) - 1;
-      continue;
-    }
-    const auto number = config::capability_number(name);
-    if (!number) {
-      return bad_value("unknown capability " + name, "capabilities(7) has the names");
-    }
-    set |= std::uint64_t{1} << *number;
+  for (const std::string& list : lists) {
+    POSTERN_TRY_ASSIGN(const std::uint64_t bits, config::parse_capabilities(list));
+    set |= bits;
   }
   return set;
 }

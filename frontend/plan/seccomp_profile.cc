@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #include "frontend/system/read_file.h"
-#include "policy/config/capability_names.h"
+#include "policy/config/capabilities.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::plan {
@@ -162,8 +162,8 @@ Outcome<std::uint32_t> action_of(const std::string& name, std::uint32_t error) {
 
 bool has_capability(const std::vector<std::string>& names, std::uint64_t set, bool all) {
   const auto held = [set](const std::string& name) {
-    const auto number = config::capability_number(name);
-    return number && (set >> *number & 1) != 0;
+    const config::Capability* const capability = config::find_capability(name);
+    return capability != nullptr && (set >> capability->bit & 1) != 0;
   };
   return all ? std::all_of(names.begin(), names.end(), held)
              : std::any_of(names.begin(), names.end(), held);
