@@ -1,51 +1,86 @@
 #!/bin/bash
-# Boots User Mode Linux on the host's file system and runs COMMAND in it as root: a real kernel with
-# device-mapper, for the tests that need dm-crypt, dm-verity and setuid at once. Prints what COMMAND
-# prints and ends with its exit status.
+# Boots a stock Debian kernel, with device-mapper, in QEMU's software emulation and runs COMMAND in it as root over
+# this machine's own files: see README.md. Prints what COMMAND prints and ends with its exit status.
 #
-# Usage: boot.sh COMMAND [ARG ...]      /tmp inside is a fresh tmpfs; the rest is the host's.
+# Usage: boot.sh COMMAND [ARG ...]
+#   POSTERN_VM_KERNEL   stable (default) or backports: kernel.py prepares both
+#   POSTERN_VM_ROOT     host (default): this machine's tree is /; initramfs: / is the initramfs, as on stateless nodes
+#   POSTERN_VM_TIMEOUT  seconds, 1500      POSTERN_VM_MEMORY  2G      POSTERN_VM_VERBOSE  1: the kernel's messages too
 set -euo pipefail
 
-kernel=$(command -v linux.uml) || { echo "1..0 # SKIP the package user-mode-linux is not installed"; exit 77; }
+here=$(dirname "$(readlink -f "$0")")
+tree=$(readlink -f "$here/../..")
+command -v qemu-system-x86_64 >/dev/null || { echo "1..0 # SKIP the package qemu-system-x86 is not installed"; exit 77; }
+kernel=$("$here/kernel.py" find "${POSTERN_VM_KERNEL:-stable}") || {
+  echo "1..0 # SKIP no kernel: tests/vm/kernel.py prepare ${POSTERN_VM_KERNEL:-stable}"
+  exit 77
+}
+exec {in_use}<"$kernel"
+flock --shared "$in_use"
+
 work=$(mktemp -d /var/tmp/postern-vm.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+qemu=
+# shellcheck disable=SC2317 # called by trap
+cleanup() {
+  [ -z "$qemu" ] || kill -KILL "$qemu" 2>/dev/null || true
+  rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM INT HUP
 
-command=$(printf '%q ' "$@")
-# The tree and the build stay visible where they lie below /tmp.
-tree=$(readlink -f "$(dirname "$0")/../..")
-cat >"$work/init" <<INIT
-#!/bin/bash
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-mkdir -p /dev/pts /dev/shm
-ln -sfn /proc/self/fd /dev/fd
-for n in 0:stdin 1:stdout 2:stderr; do ln -sfn "/proc/self/fd/\${n%%:*}" "/dev/\${n##*:}"; done
-mount -t devpts devpts /dev/pts
-mount -t tmpfs -o mode=1777 tmpfs /dev/shm
-for place in $(printf '%q %q' "$tree" "$PWD"); do
-  case \$place in /tmp/*) exec {kept}<"\$place"; places+=("\$place") keep+=(\$kept) ;; esac
-done
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-for i in "\${!places[@]}"; do
-  mkdir -p "\${places[i]}" && mount -c --bind "/proc/self/fd/\${keep[i]}" "\${places[i]}"
-done
-mount -t tmpfs tmpfs /lib/modules
-ln -s "/usr/lib/uml/modules/\$(uname -r)" "/lib/modules/\$(uname -r)"
-for module in dm-crypt dm-verity squashfs overlay fuse loop; do modprobe "\$module" || echo "no module \$module"; done
-chmod 0666 /dev/fuse
-echo 1 >/proc/sys/kernel/printk
-cd $(printf '%q' "$PWD")
-$command </dev/null
-echo "POSTERN-VM-STATUS \$?"
-sync
-poweroff -f
-INIT
-chmod 0755 "$work" "$work/init"
+# What the guest runs. It sees $work as it sees every other file of this machine.
+{
+  [ -z "${!POSTERN_@}" ] || declare -p "${!POSTERN_@}"
+  printf 'cd %q\n' "$PWD"
+  printf '%q ' "$@"
+} >"$work/command"
+printf '%s\n' "$tree" "$PWD" >"$work/kept"
+printf '%s\n' "$kernel" >"$work/kernel-directory"
 
-timeout "${POSTERN_VM_TIMEOUT:-300}" "$kernel" mem="${POSTERN_VM_MEMORY:-2G}" rootfstype=hostfs rw \
-  init="$work/init" con=null con0=fd:0,fd:1 quiet </dev/null >"$work/console" 2>&1 || true
-tr -d '\r' <"$work/console" |
-  grep -vE '^(SELinux: |mmapper_init|Failed to initialize ubd|Powering off|reboot:|POSTERN-VM-STATUS)' || true
-status=$(tr -d '\r' <"$work/console" | sed -n 's/^POSTERN-VM-STATUS //p' | tail -1)
-exit "${status:-1}"
+# The kernel unpacks one cpio archive after the other.
+mkdir "$work/initramfs"
+install -m 0755 "$here/init" "$work/initramfs/init"
+(cd "$work/initramfs" && echo init | busybox cpio -o -H newc 2>/dev/null) | cat "$kernel/base.cpio" - >"$work/initrd"
+
+# A /dev/kvm without vmx or svm is a paravirtual kind, where a stock kernel hangs.
+accelerator=(-accel tcg -cpu max)
+if [ -w /dev/kvm ] && grep -qwE 'vmx|svm' /proc/cpuinfo; then
+  accelerator=(-accel kvm -cpu host)
+fi
+append="console=ttyS0 panic=-1 quiet mitigations=off nokaslr no_timer_check random.trust_cpu=on"
+append+=" postern.root=${POSTERN_VM_ROOT:-host} postern.guest=$here/guest.sh postern.work=$work"
+
+# The guest's output comes through a pipe as it is written; its exit status through a port of its own.
+mkfifo "$work/output"
+cat "$work/output" &
+reader=$!
+: >"$work/status"
+# If this script is killed, so are the two.
+setpriv --pdeathsig KILL timeout "${POSTERN_VM_TIMEOUT:-1500}" setpriv --pdeathsig KILL \
+  qemu-system-x86_64 "${accelerator[@]}" -smp 1 -m "${POSTERN_VM_MEMORY:-2G}" -machine q35 \
+  -nodefaults -no-user-config -display none -no-reboot \
+  -kernel "$kernel/vmlinux" -initrd "$work/initrd" -append "$append" -serial "file:$work/messages" \
+  -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap -device virtio-9p-pci,fsdev=host,mount_tag=host \
+  -device virtio-serial-pci \
+  -chardev "file,id=output,path=$work/output" -device virtserialport,chardev=output,name=output \
+  -chardev "file,id=status,path=$work/status" -device virtserialport,chardev=status,name=status \
+  </dev/null >"$work/qemu" 2>&1 &
+qemu=$!
+ended=0
+wait "$qemu" || ended=$?
+qemu=
+# If QEMU could not even start, nobody opened the pipe.
+[ -s "$work/status" ] || kill "$reader" 2>/dev/null || true
+wait "$reader" || true
+
+status=$(cat "$work/status")
+if [ -n "${POSTERN_VM_VERBOSE:-}" ] || [ -z "$status" ]; then
+  tail -n 200 "$work/messages" | tr -d '\r' | sed 's/^/# kernel: /'
+  sed 's/^/# qemu: /' "$work/qemu"
+fi
+if [ -z "$status" ]; then
+  [ "$ended" != 124 ] || echo "Bail out! the guest did not end within ${POSTERN_VM_TIMEOUT:-1500} s"
+  [ "$ended" = 124 ] || echo "Bail out! the guest ended without an exit status (QEMU's is $ended)"
+  exit 1
+fi
+exit "$status"
