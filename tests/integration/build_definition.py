@@ -16,6 +16,8 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from build_image import PROGRAM, build, content, entry, listing, main, objects, symlink, tar  # noqa: E402
+import tap  # noqa: E402
+import users  # noqa: E402
 
 POSTERN = str(pathlib.Path(sys.argv[2]).resolve())
 PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[2:]))
@@ -247,15 +249,15 @@ def an_encrypted_image_starts_with_its_key_only():
 
 
 def usable():
-    probe = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True,
-                           preexec_fn=(lambda: (os.setgroups([]), os.setgid(64322), os.setuid(64322))) if os.getuid() == 0 else None)
+    user = users.reserve(1)[0]
+    other = {"user": user, "group": user, "extra_groups": []} if os.getuid() == 0 else {}
+    probe = subprocess.run(["unshare", "--user", "--map-root-user", "true"], capture_output=True, **other)
     return probe.returncode == 0 and os.path.exists("/bin/busybox")
 
 
 if __name__ == "__main__":
     if not usable():
-        print("1..0 # SKIP no user namespaces, or no busybox-static")
-        sys.exit(77)
+        tap.skip_all("no user namespaces, or no busybox-static")
     if os.getuid() == 0 and os.path.exists("/dev/fuse") and not os.stat("/dev/fuse").st_mode & stat.S_IWOTH:
         os.chmod("/dev/fuse", 0o666)  # as every distribution has it
     sys.exit(main(TESTS, []))

@@ -22,6 +22,10 @@ import tarfile
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import tap  # noqa: E402
+import users  # noqa: E402
+
 PROGRAM = str(pathlib.Path(sys.argv[1]).resolve())
 TESTS = []
 
@@ -719,49 +723,37 @@ CURRENT_UMASK = os.umask(0)
 os.umask(CURRENT_UMASK)
 
 
-USER = 64322  # no account: nothing here asks for a name
-
-
 def become_unprivileged(scratch):
+    """Without an account: nothing here asks for a name."""
     if os.getuid() != 0:
         return
-    os.chown(scratch, USER, USER)
+    user = users.reserve(1)[0]
+    os.chown(scratch, user, user)
     os.setgroups([])
-    os.setgid(USER)
-    os.setuid(USER)
+    os.setgid(user)
+    os.setuid(user)
     os.environ["HOME"] = scratch
 
 
 def main(tests, wanted):
     if shutil.which("unsquashfs") is None:
-        print("1..0 # SKIP unsquashfs is not installed")
-        return 77
-    chosen = [t for t in tests if not wanted or t.__name__ in wanted]
-    print(f"1..{len(chosen)}")
-    failed = 0
+        tap.skip_all("unsquashfs is not installed")
     with tempfile.TemporaryDirectory(prefix="postern-build-test-", dir="/var/tmp") as scratch:
         child = os.fork()
         if child == 0:
             become_unprivileged(scratch)
-            for number, function in enumerate(chosen, 1):
-                place = os.path.join(scratch, str(number))
+
+            def call(function):
+                place = os.path.join(scratch, function.__name__)
                 os.mkdir(place)
                 os.chdir(place)
-                name = function.__name__.replace("_", " ")
                 try:
                     function()
-                    print(f"ok {number} - {name}", flush=True)
-                except Exception as problem:  # a failing test is a result
-                    failed += 1
-                    print(f"not ok {number} - {name}", flush=True)
-                    text = problem.stderr.decode(errors="replace") if isinstance(problem, subprocess.CalledProcessError) else ""
-                    line = problem.__traceback__.tb_next.tb_lineno if problem.__traceback__.tb_next else 0
-                    for part in f"line {line}: {type(problem).__name__}: {problem} {text}".splitlines():
-                        print("# " + part[:400], flush=True)
-                os.chdir(scratch)
-                subprocess.run(["chmod", "-R", "u+rwX", place], check=False)
-                shutil.rmtree(place, ignore_errors=True)
-            os._exit(1 if failed else 0)
+                finally:
+                    os.chdir(scratch)
+                    subprocess.run(["chmod", "-R", "u+rwX", place], check=False)
+                    shutil.rmtree(place, ignore_errors=True)
+            os._exit(tap.run(tests, wanted, call=call))
         status = os.waitpid(child, 0)[1]
     return os.waitstatus_to_exitcode(status)
 

@@ -15,22 +15,18 @@ import sys
 import tempfile
 import time
 
-USER = 64322  # no account
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import images  # noqa: E402
+import tap  # noqa: E402
+import users  # noqa: E402
+
+USER = users.reserve(1)[0]  # no account
 AS_ROOT = os.geteuid() == 0
 SIF, POSTERN, *PROGRAMS = (os.path.abspath(path) for path in sys.argv[1:])
 LIBEXEC = ":".join(dict.fromkeys(os.path.dirname(program) for program in PROGRAMS))
 
-number = 0
-failed = 0
-
-
-def report(ok, name, note=""):
-    global number, failed
-    number += 1
-    failed += not ok
-    print(f"{'ok' if ok else 'not ok'} {number} - {name}", flush=True)
-    if not ok:
-        print("".join(f"# {line}\n" for line in note.splitlines()), end="", flush=True)
+REPORT = tap.Report()
+report = REPORT.point
 
 
 def as_user(command):
@@ -348,8 +344,7 @@ def mistake_tests(image):
 
 def main():
     if not os.access("/dev/fuse", os.R_OK | os.W_OK) or not os.path.exists("/bin/busybox"):
-        print("1..0 # SKIP needs /dev/fuse and busybox-static")
-        return 77
+        tap.skip_all("needs /dev/fuse and busybox-static")
     if AS_ROOT:
         os.chmod("/dev/fuse", 0o666)
     image = os.path.join(TOP, "image")
@@ -357,12 +352,10 @@ def main():
     give(image)
     os.makedirs(os.path.join(HOME, "sub"))
     give(HOME)
-    squash = os.path.join(TOP, "image.sqfs")
-    subprocess.run(["mksquashfs", image, squash, "-quiet", "-noappend", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
+    squash = images.squashfs(image, os.path.join(TOP, "image.sqfs"))
     os.chmod(squash, 0o644)
     if run(["exec", image, "true"]).returncode != 0 and "user namespace" in run(["exec", image, "true"]).stderr:
-        print("1..0 # SKIP this host has no user namespaces")
-        return 77
+        tap.skip_all("this host has no user namespaces")
     command_tests(image, squash)
     environment_tests(image)
     mount_tests(image, squash)
@@ -378,8 +371,7 @@ def main():
             break
         time.sleep(0.1)
     report(not left, "nothing is left behind", "\n".join(left))
-    print(f"1..{number}")
-    return 1 if failed else 0
+    return REPORT.end()
 
 
 TOP = tempfile.mkdtemp(prefix="postern-cli-", dir="/tmp")

@@ -446,7 +446,7 @@ def two_users_of_one_image(b):
     assert first.stdout.readline() == b"up\n", first.stderr.read()
     with open(PEM) as key:
         text = key.read()
-    theirs = dict(user=65534, group=65534, extra_groups=[], cwd="/", capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
+    theirs = dict(user=b.other, group=b.other, extra_groups=[], cwd="/", capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
     base = {"PATH": "/bin:/usr/bin", "HOME": "/"}
     second = subprocess.run([b.postern, "exec", path, "cat", "/marker"], env=base | {"POSTERN_ENCRYPTION_PEM_DATA": text}, **theirs)
     assert (second.returncode, second.stdout) == (0, b"plain as day\n"), second

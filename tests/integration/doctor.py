@@ -11,7 +11,11 @@ import subprocess
 import sys
 import tempfile
 
-NOBODY = 65534
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import tap  # noqa: E402
+import users  # noqa: E402
+
+USER = users.reserve(1)[0]
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="postern-doctor-"))
 PLACE.chmod(0o755)
 PROGRAM = shutil.copy(sys.argv[1], PLACE / "postern")
@@ -24,7 +28,7 @@ def test(function):
 
 
 def run(*command):
-    unprivileged = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    unprivileged = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, cwd="/",
                           **unprivileged)
 
@@ -64,12 +68,11 @@ def without_namespaces_it_says_so_and_exits_1():
     script = f"echo 0 >/proc/sys/user/max_user_namespaces && exec {PROGRAM} doctor --json"
     done = run("unshare", "--user", "--map-root-user", "sh", "-c", script)
     if not done.stdout:
-        return "SKIP no user namespaces here to forbid them in"
+        raise tap.Skip("no user namespaces here to forbid them in")
     report, checks = by_name(done)
     assert done.returncode == 1 and not report["can_run"], report
     assert "user.max_user_namespaces" in checks["user-namespaces"]["cure"], checks["user-namespaces"]
     assert not checks["fuse"]["works"] and not checks["overlay"]["works"]
-    return None
 
 
 @test
@@ -78,14 +81,8 @@ def wrong_usage_exits_1():
     assert done.returncode == 1 and "Usage" in done.stderr and not done.stdout, done
 
 
-print(f"1..{len(TESTS)}")
-bad = 0
-for index, function in enumerate(TESTS, 1):
-    try:
-        skipped = function()
-        print(f"ok {index} - {function.__name__}" + (f" # {skipped}" if skipped else ""))
-    except Exception as error:  # a failed test must not hide the others
-        bad = 1
-        print(f"not ok {index} - {function.__name__}\n# " + str(error).replace("\n", "\n# "))
-shutil.rmtree(PLACE)
-sys.exit(bad)
+try:
+    STATUS = tap.run(TESTS, sys.argv[2:])
+finally:
+    shutil.rmtree(PLACE)
+sys.exit(STATUS)

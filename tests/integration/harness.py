@@ -6,17 +6,18 @@ copied from the build tree named by POSTERN_BUILD into a prefix of the test's ow
 import atexit
 import glob
 import os
-import pwd
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
-SKIP = 77
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import images  # noqa: E402
+import tap  # noqa: E402
+import users  # noqa: E402
+from tap import Skip, skip_all as skip  # noqa: E402, F401: the suites raise and call them by these names
 
 # What is tested is what postern makes of its caller's signals, not what nohup or a CI left to us.
 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -34,24 +35,17 @@ APPLETS = ("sh cat ls id env echo true false sleep kill pwd mount readlink stat 
            "head tr grep seq wc ps umask dd printf test ip ifconfig sort").split()
 
 
-def skip(why):
-    print(f"1..0 # SKIP {why}")
-    sys.exit(SKIP)
-
-
 class User:
     """A fresh account, removed at the end."""
 
     def __init__(self):
-        self.name = f"pt{os.getpid()}"
-        subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", self.name], check=True,
-                       stderr=subprocess.DEVNULL)
-        entry = pwd.getpwnam(self.name)
+        entry = users.account()
+        self.name = entry.pw_name
         self.uid, self.gid, self.home = entry.pw_uid, entry.pw_gid, entry.pw_dir
         self.groups = [self.gid, 100]  # and a supplementary one
 
     def remove(self):
-        subprocess.run(["userdel", "--remove", "--force", self.name], stderr=subprocess.DEVNULL)
+        users.remove_account(self.name)
 
 
 class Bench:
@@ -73,14 +67,11 @@ class Bench:
         self.mounts_before = self.host_mounts()
         # A fresh account may get the number of one that was removed, whose files may still lie about.
         self.files_before = set(self.temporary_files())
-        self.passed = self.failed = self.skipped = 0
+        # Somebody else on the same machine, without an account.
+        self.other = users.reserve(1)[0]
 
     def cleanup(self):
-        for pid in self.processes():
-            try:
-                os.kill(pid, 9)
-            except ProcessLookupError:
-                pass
+        self.end_processes()
         shutil.rmtree(self.top, ignore_errors=True)
         self.user.remove()
 
@@ -126,30 +117,14 @@ class Bench:
         return top
 
     def squashfs(self, directory, compression="zstd"):
-        image = directory + f".{compression}.sqfs"
-        subprocess.run(["mksquashfs", directory, image, "-comp", compression, "-noappend", "-quiet", "-no-progress"],
-                       check=True, stdout=subprocess.DEVNULL)
+        image = images.squashfs(directory, directory + f".{compression}.sqfs", "-comp", compression)
         os.chown(image, self.user.uid, self.user.gid)
         return image
 
-    def sif(self, squashfs, name="hand.sif", arch=b"02", parttype=2, fstype=1):
-        """A SIF with one partition, written field by field."""
+    def sif(self, squashfs, name="hand.sif", **fields):
+        """A SIF with one partition."""
         with open(squashfs, "rb") as file:
-            data = file.read()
-        now, offset = int(time.time()), 32768
-        header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", arch,
-                             os.urandom(16), now, now, 47, 48, 4096, 48 * 585, offset, len(data))
-        descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data),
-                                 now, now, 0, 0, b"rootfs", struct.pack("<ii3s", fstype, parttype, arch))
-        assert len(header) == 128 and len(descriptor) == 585
-        path = os.path.join(self.top, name)
-        with open(path, "wb") as file:
-            file.write(header.ljust(4096, b"\0"))
-            file.write(descriptor.ljust(48 * 585, b"\0"))
-            file.seek(offset)
-            file.write(data)
-        os.chown(path, self.user.uid, self.user.gid)
-        return path
+            return images.write_sif(os.path.join(self.top, name), file.read(), self.user.uid, **fields)
 
     # --------------------------------------------------------------------------------------- runs
 
@@ -245,33 +220,14 @@ class Bench:
     # ---------------------------------------------------------------------------------- reporting
 
     def main(self, tests):
-        chosen = sys.argv[1:]
-        for test in tests:
-            if chosen and test.__name__ not in chosen:
-                continue
-            number = self.passed + self.failed + self.skipped + 1
-            title = (test.__doc__ or test.__name__).strip().splitlines()[0]
+        sys.exit(tap.run(tests, sys.argv[1:], call=lambda test: test(self), after=self.check_leaks, on_failure=self.end_processes))
+
+    def end_processes(self):
+        for pid in self.processes():
             try:
-                test(self)
-                self.check_leaks()
-            except Skip as why:
-                self.skipped += 1
-                print(f"ok {number} - {title} # SKIP {why}")
-            except Exception as error:  # noqa: BLE001: a test's own mistake is a failure too
-                self.failed += 1
-                print(f"not ok {number} - {title}")
-                text = str(error) if isinstance(error, AssertionError) and str(error) else traceback.format_exc()
-                print("".join(f"#   {line}\n" for line in text.splitlines()), end="")
-                for pid in self.processes():
-                    os.kill(pid, 9)
-            else:
-                self.passed += 1
-                print(f"ok {number} - {title}")
-            sys.stdout.flush()
-        total = self.passed + self.failed + self.skipped
-        print(f"1..{total}")
-        print(f"# {self.passed} passed, {self.failed} failed, {self.skipped} skipped")
-        sys.exit(1 if self.failed or total == 0 else 0)
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def check_leaks(self):
         # The kernel takes mounts down a little after the last process; a server notices after that.
@@ -280,10 +236,6 @@ class Bench:
             if time.time() > deadline:
                 raise AssertionError(f"left behind: {leaks}")
             time.sleep(0.02)
-
-
-class Skip(Exception):
-    pass
 
 
 class Result:

@@ -12,12 +12,16 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import tap  # noqa: E402
+import users  # noqa: E402
+
 # A copy that the unprivileged user reaches wherever the build tree lies.
 PLACE = pathlib.Path(tempfile.mkdtemp(prefix="postern-inspect-"))
 PLACE.chmod(0o755)
 PROGRAM = shutil.copy(sys.argv[1], PLACE / "postern-inspect")
 IMAGES = pathlib.Path(shutil.copytree(sys.argv[2], PLACE / "images"))
-NOBODY = 65534
+USER = users.reserve(1)[0]
 TESTS = []
 
 
@@ -27,7 +31,7 @@ def test(function):
 
 
 def inspect(*arguments, status=0, stdout=subprocess.PIPE):
-    unprivileged = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    unprivileged = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
     done = subprocess.run([PROGRAM, "inspect", *map(str, arguments)], stdout=stdout, stderr=subprocess.PIPE,
                           text=True, stdin=subprocess.DEVNULL, timeout=60, **unprivileged)
     assert done.returncode == status, f"exit {done.returncode}, not {status}: {done.stderr}"
@@ -144,18 +148,17 @@ def an_image_cannot_steer_the_terminal(folder):
     assert inspect("-r", root) == "\x1b]0;owned\x07\n"  # a pipe gets the bytes
 
 
-print(f"1..{len(TESTS)}")
-bad = 0
-for index, function in enumerate(TESTS, 1):
+def call(function):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="postern-inspect-"))
     folder.chmod(0o755)
     try:
         function(folder)
-        print(f"ok {index} - {function.__name__}")
-    except Exception as error:  # a failed test must not hide the others
-        bad = 1
-        print(f"not ok {index} - {function.__name__}\n# " + str(error).replace("\n", "\n# "))
     finally:
         shutil.rmtree(folder)
-shutil.rmtree(PLACE)
-sys.exit(bad)
+
+
+try:
+    STATUS = tap.run(TESTS, sys.argv[3:], call=call)
+finally:
+    shutil.rmtree(PLACE)
+sys.exit(STATUS)

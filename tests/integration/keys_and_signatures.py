@@ -11,7 +11,6 @@ import http.server
 import json
 import os
 import pathlib
-import pwd
 import shutil
 import socket
 import socketserver
@@ -21,14 +20,16 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import urllib.parse
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import tap  # noqa: E402
+import users  # noqa: E402
 
 PROGRAM = str(pathlib.Path(sys.argv[1]).resolve())
 IMAGES = pathlib.Path(sys.argv[2]).resolve()
 TESTS = []
 MAGIC = b"SIF_MAGIC\0" + b"01\0"
-SKIP = None
 
 
 def test(function):
@@ -801,36 +802,26 @@ def free_port():
 PORT = free_port()
 
 
-def become_nobody():
+def become_unprivileged():
     """Tests of what a user does run as one. The user's temporary files go where the user may write."""
     if os.geteuid() == 0:
-        user = pwd.getpwnam("nobody")
+        user = users.reserve(1)[0]
         os.setgroups([])
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+
+
+def call(function):
+    with tempfile.TemporaryDirectory(prefix="pk", dir="/tmp") as top:
+        function(World(pathlib.Path(top).resolve()))
 
 
 def main():
     for tool in ("gpg", "openssl", "mksquashfs", "veritysetup"):
         if shutil.which(tool, path="/usr/bin:/bin:/usr/sbin:/sbin") is None:
-            print(f"1..0 # SKIP {tool} is not installed")
-            return 0
-    become_nobody()
-    chosen = [t for t in TESTS if len(sys.argv) < 4 or t.__name__ in sys.argv[3:]]
-    print(f"1..{len(chosen)}", flush=True)
-    failed = 0
-    for number, function in enumerate(chosen, 1):
-        name = function.__name__.replace("_", " ")
-        start = time.time()
-        with tempfile.TemporaryDirectory(prefix="pk", dir="/tmp") as top:
-            try:
-                function(World(pathlib.Path(top).resolve()))
-                print(f"ok {number} - {name} ({time.time() - start:.1f} s)", flush=True)
-            except Exception as error:  # every kind of failure is one failed test
-                failed += 1
-                print(f"not ok {number} - {name}", flush=True)
-                print("# " + "\n# ".join((traceback.format_exc() + str(error)).splitlines()[-25:]), flush=True)
-    return 1 if failed else 0
+            tap.skip_all(f"{tool} is not installed")
+    become_unprivileged()
+    return tap.run(TESTS, sys.argv[3:], call=call, timed=True)
 
 
 sys.exit(main())

@@ -193,10 +193,10 @@ def two_users(b):
     """two users with one image have a server each"""
     os.chmod(SQUASHFS, 0o644)
     one = start_sleeper(b)
-    theirs = subprocess.Popen([b.postern, "exec", SQUASHFS, "sh", "-c", "echo $(id -u)"], user=65534, group=65534, extra_groups=[],
+    theirs = subprocess.Popen([b.postern, "exec", SQUASHFS, "sh", "-c", "echo $(id -u)"], user=b.other, group=b.other, extra_groups=[],
                               env={"PATH": "/bin:/usr/bin", "HOME": "/"}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out, err = theirs.communicate(timeout=30)
-    assert (theirs.returncode, out) == (0, b"65534\n"), (out, err)
+    assert (theirs.returncode, out) == (0, f"{b.other}\n".encode()), (out, err)
     assert len(servers(b)) == 1
     stop(one)
 

@@ -21,8 +21,15 @@ import sys
 import tempfile
 import time
 
+MANIFEST = sys.argv[1:] == ["--manifest"]  # in the container: prints what is there
+if not MANIFEST:
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+    import images
+    import tap
+    import users
+
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
-USER = 64321  # no account: nothing here asks for a name
+USER = None if MANIFEST else users.reserve(1)[0]  # no account: nothing here asks for a name
 AS_ROOT = os.geteuid() == 0
 COMPRESSIONS = ["gzip", "zstd", "lz4", "xz", "lzo", "none"]
 
@@ -137,8 +144,7 @@ def make_tree(top):
 
 
 def pack(source, image, *options):
-    command = ["mksquashfs", source, image, "-noappend", "-quiet", "-no-progress", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    images.squashfs(source, image, *options)
     os.chmod(image, 0o644)
     return image
 
@@ -152,8 +158,7 @@ class Work:
         self.mount2 = f"{self.top}/mount2"
         os.mkdir(self.mount)
         os.mkdir(self.mount2)
-        self.failed = 0
-        self.ran = 0
+        self.report = tap.Report()
         # The test's user may not be able to reach the build tree.
         SERVER, STARTER, JOINER, SELF = (shutil.copy(path, self.top) for path in
                                          (*sys.argv[1:4], __file__))
@@ -166,9 +171,7 @@ class Work:
             capture_output=True, text=True, timeout=120)
 
     def check(self, what, good, detail=""):
-        self.ran += 1
-        self.failed += not good
-        print(("ok   " if good else "FAIL ") + what + (f": {detail}" if not good else ""), flush=True)
+        self.report.point(good, what, detail)
 
 
 def difference(want, got):
@@ -536,12 +539,10 @@ def test_damaged(work, gzip):
 
 def main():
     if not shutil.which("mksquashfs") or not shutil.which("veritysetup") or AS_ROOT and not shutil.which("setpriv"):
-        print("needs mksquashfs, veritysetup and setpriv")
-        return 77
+        tap.skip_all("needs mksquashfs, veritysetup and setpriv")
     probe = subprocess.run(as_user(["sh", "-c", "exec 3<>/dev/fuse && unshare -U true"]), capture_output=True)
     if probe.returncode != 0:
-        print("needs /dev/fuse and user namespaces for an ordinary user")
-        return 77
+        tap.skip_all("needs /dev/fuse and user namespaces for an ordinary user")
     work = Work()
     try:
         gzip, want = test_contents(work)
@@ -558,12 +559,11 @@ def main():
             work.check("no server is left", all(gone(f"{work.top}/{name}") for name in os.listdir(work.top)))
     finally:
         shutil.rmtree(work.top, ignore_errors=True)
-    print(f"{work.ran - work.failed} passed, {work.failed} failed")
-    return 1 if work.failed else 0
+    return work.report.end()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["--manifest"]:
+    if MANIFEST:
         json.dump(manifest("."), sys.stdout)
         sys.exit(0)
     sys.exit(main())

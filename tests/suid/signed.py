@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fuse_server  # noqa: E402
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
+from tap import check  # noqa: E402
 
 worlds.enter_namespace()
 HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, KEYS, LIBEXEC, CONFDIR = sys.argv[1:10]
@@ -33,7 +34,7 @@ HOME = W.home()
 BINARY = f"{W.work}/postern"
 shutil.copy(POSTERN, BINARY)
 os.chmod(BINARY, 0o755)
-FUSE_MODE = os.stat("/dev/fuse").st_mode & 0o777
+os.chmod("/dev/fuse", 0o666)  # as distributions have it
 TESTS = []
 MODES = {"suid": (), "user namespace": ("--userns",)}
 
@@ -41,11 +42,6 @@ MODES = {"suid": (), "user namespace": ("--userns",)}
 def test(function):
     TESTS.append(function)
     return function
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def run(*command, **keywords):
@@ -56,7 +52,7 @@ def postern(*arguments, user=True, ok=None, home=None):
     ids = {"user": worlds.T1, "group": worlds.T1, "extra_groups": worlds.T1_GROUPS} if user else {}
     home = home or HOME
     done = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=home,
-                          env={"PATH": "/usr/bin:/bin", "HOME": home, "USER": "trusty", "LANG": "C"}, **ids)
+                          env={"PATH": "/usr/bin:/bin", "HOME": home, "USER": worlds.T1_NAME, "LANG": "C"}, **ids)
     check(ok is None or done.returncode == ok, f"{arguments}: {say(done)}")
     return done
 
@@ -536,19 +532,19 @@ def explain_says_what_the_judge_did():
     shutil.copy(IMAGES["two"], image)
     own(image, 0, 0o644)
     configure("whitestrict", ["alice", "bob"], place, binding="unwritable", kernel="trusted")
-    done = postern("ecl", "check", "--as-user", "trusty", "--explain", image, user=False, ok=0)
+    done = postern("ecl", "check", "--as-user", worlds.T1_NAME, "--explain", image, user=False, ok=0)
     for words in (f"list:       {CONFDIR}/ecl.toml, activated", f"directory:  {place}", f"rule:       {CONFDIR}/ecl.toml:2 (whitestrict)",
                   "alice <alice@example.org>", "bob <bob@example.org>", FINGERPRINTS["alice"].lower(), FINGERPRINTS["bob"].lower(),
                   "the file belongs to root and nobody else may write it", "may mount these bytes", "allow: ", "signed by every listed key"):
         check(words in done.stdout, f"{words!r} is not in {say(done)}")
     check(started(image, "suid"), "and the judge agrees")
     own(image)
-    done = postern("ecl", "check", "--as-user", "trusty", "--explain", image, user=False, ok=255)
+    done = postern("ecl", "check", "--as-user", worlds.T1_NAME, "--explain", image, user=False, ok=255)
     check("whoever may write the file can change it afterwards" in done.stdout and 'refuse: ' in done.stdout, say(done))
     check(not started(image, "suid"), "and the judge agrees")
     os.chmod(image, 0o600)
     os.chown(image, worlds.T2, worlds.T2)
-    done = postern("ecl", "check", "--as-user", "trusty", image, user=False, ok=255)
+    done = postern("ecl", "check", "--as-user", worlds.T1_NAME, image, user=False, ok=255)
     check("Permission denied" in done.stderr, say(done))
     done = postern("ecl", "check", "--as-user", "nobody-of-this-name", image, user=False, ok=255)
     check("there is no user" in done.stderr, say(done))
@@ -573,34 +569,5 @@ def what_cannot_be_signed_is_refused_under_an_active_list():
             check(done.returncode == 255 and done.stdout == "" and "FATAL" in done.stderr, f"{options}, {mode}: {say(done)}")
 
 
-def main():
-    chosen = [function for function in TESTS if ONLY in function.__name__]
-    print(f"1..{len(chosen)}")
-    failed = 0
-    for number, function in enumerate(chosen, 1):
-        begun = time.monotonic()
-        before = (W.mounts(), W.loops())
-        try:
-            function()
-            check(W.settle() == [], f"processes left: {W.processes()}")
-            end = time.monotonic() + 5
-            while W.loops() != before[1] and time.monotonic() < end:
-                time.sleep(0.02)
-            check(W.loops() == before[1], f"loop devices left: {W.loops()}")
-            check(W.mounts() == before[0], "the mount table changed")
-            print(f"ok {number} - {function.__doc__}")
-        except Exception as error:  # a test's own mistake is a failure too
-            failed += 1
-            print(f"not ok {number} - {function.__doc__}")
-            print("\n".join("# " + line for line in f"{type(error).__name__}: {error}".splitlines()))
-        print(f"# {time.monotonic() - begun:.1f} s", flush=True)
-    return failed > 0
-
-
-os.chmod("/dev/fuse", 0o666)
-try:
-    STATUS = main()
-finally:
-    os.chmod("/dev/fuse", FUSE_MODE)
-    W.close()
-sys.exit(STATUS)
+if __name__ == "__main__":
+    sys.exit(W.run(TESTS, ONLY))

@@ -23,6 +23,7 @@ import fuse_server  # noqa: E402
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
 from liar import Request, Start  # noqa: E402
+from tap import check  # noqa: E402
 
 worlds.enter_namespace()
 W = worlds.World(*sys.argv[1:6])
@@ -39,11 +40,6 @@ CASES = []
 def case(function):
     CASES.append(function)
     return function
-
-
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
 
 
 def path_fd(path):
@@ -961,35 +957,6 @@ def no_process_of_it_can_be_traced_read_or_robbed():
     check(total > 100, f"only {total} processes were met alive")
 
 
-def invariants(before):
-    left = W.settle()
-    check(left == [], f"processes left: {left}")
-    end = time.monotonic() + 5
-    while W.loops() != before[1] and time.monotonic() < end:
-        time.sleep(0.02)
-    check(W.loops() == before[1], f"loop devices left: {W.loops()}")
-    check(W.mounts() == before[0], "the mount table changed")
-
-
-def main():
-    global IMAGE
-    IMAGE = W.squashfs("image.sqfs", W.root)
-    chosen = [c for c in CASES if ONLY in c.__name__]
-    print(f"1..{len(chosen)}")
-    failed = 0
-    for number, function in enumerate(chosen, 1):
-        before = (W.mounts(), W.loops())
-        try:
-            function()
-            invariants(before)
-            print(f"ok {number} - {function.__name__}", flush=True)
-        except Exception as error:
-            failed += 1
-            print(f"not ok {number} - {function.__name__}")
-            print("\n".join("# " + line for line in f"{type(error).__name__}: {error}".splitlines()), flush=True)
-    W.close()
-    return 1 if failed else 0
-
-
-IMAGE = ""
-sys.exit(main())
+IMAGE = W.squashfs("image.sqfs", W.root)
+if __name__ == "__main__":
+    sys.exit(W.run(CASES, ONLY))

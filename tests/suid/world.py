@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -17,8 +18,16 @@ import traceback
 
 import liar
 
-T1, T2, JUDGE = 64001, 64002, 64003  # attacker, bystander, the judge's user: ids without names will do
-T1_GROUPS = [T1, 64101, 64102]
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import images  # noqa: E402
+import users  # noqa: E402
+import tap  # noqa: E402
+from tap import skip_all as skip  # noqa: E402
+
+T1, T2, JUDGE, *_MORE = users.reserve(5)  # attacker, bystander, the judge's user: ids without names will do
+T1_GROUPS = [T1, *_MORE]
+WORK_PREFIX = "/var/tmp/postern-suid."
+T1_NAME = users.name()  # once home() was called
 SITE = """
 [suid]
 enabled = true
@@ -36,11 +45,6 @@ def enter_namespace():
     if os.environ.get("POSTERN_SUID_WORLD") != "1":
         os.environ["POSTERN_SUID_WORLD"] = "1"
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
-
-
-def skip(why):
-    print(f"1..0 # SKIP {why}")
-    sys.exit(1 if os.environ.get("POSTERN_MUST_RUN") == "1" else 77)
 
 
 def check_time(end, what):
@@ -68,7 +72,7 @@ class World:
         self.install(helper, "postern-helper", 0o4711)
         self.install(judge, "postern-judge", 0o711)
         self.configure()
-        self.work = tempfile.mkdtemp(prefix="postern-suid.", dir="/var/tmp")
+        self.work = tempfile.mkdtemp(prefix=os.path.basename(WORK_PREFIX), dir=os.path.dirname(WORK_PREFIX))
         os.chmod(self.work, 0o755)
         self.probe = f"{self.work}/probe"
         shutil.copy(probe, self.probe)
@@ -98,40 +102,28 @@ class World:
         return root
 
     def squashfs(self, name, source):
-        image = f"{self.work}/{name}"
-        subprocess.run(["mksquashfs", source, image, "-noappend", "-quiet", "-no-progress"], check=True,
-                       stdout=subprocess.DEVNULL)
+        image = images.squashfs(source, f"{self.work}/{name}")
         os.chmod(image, 0o644)
         return image
 
     def home(self):
-        """A home directory for T1, who gets an account of the name trusty, in this mount namespace."""
+        """A home directory for T1, who gets an account of the name T1_NAME."""
         home = f"{self.work}/home"
         os.mkdir(home)
         os.chown(home, T1, T1)
-        with open("/etc/passwd") as file:
-            passwd = file.read()
-        with open(f"{self.work}/passwd", "w") as file:
-            file.write(passwd + f"trusty:x:{T1}:{T1}::{home}:/bin/sh\n")
-        subprocess.run(["mount", "--bind", f"{self.work}/passwd", "/etc/passwd"], check=True)
+        # No file mounted over /etc/passwd: that mount goes when any program on this machine replaces the file.
+        users.account(T1, home)
         return home
 
     @staticmethod
     def sif(path, data):
-        """A SIF of T1's with one partition at 32768, written field by field."""
-        now, offset = int(time.time()), 32768
-        header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", b"02", os.urandom(16),
-                             now, now, 47, 48, 4096, 48 * 585, offset, len(data))
-        descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data), now, now, 0, 0,
-                                 b"rootfs", struct.pack("<ii3s", 1, 2, b"02"))
-        with open(path, "wb") as file:
-            file.write(header.ljust(4096, b"\0") + descriptor.ljust(48 * 585, b"\0"))
-            file.seek(offset)
-            file.write(data)
-        os.chown(path, T1, T1)
+        """A SIF of T1's with one partition at 32768."""
+        images.write_sif(path, data, T1)
 
     def close(self):
         subprocess.run(["umount", "-R", "-q", self.work], check=False)
+        if os.path.isdir(f"{self.work}/home"):
+            users.remove_account(T1_NAME)
         shutil.rmtree(self.work, ignore_errors=True)
 
     # ------------------------------------------------------------------------- the host around it
@@ -156,7 +148,16 @@ class World:
 
     @contextlib.contextmanager
     def syslog(self):
-        """busybox syslogd behind /dev/log, seen from this mount namespace; gives a function: its lines so far."""
+        """busybox syslogd behind /dev/log, seen from this mount namespace; gives a function: its lines so far.
+
+        On a machine without a log daemon all mount namespaces share the /dev that gets the socket's name.
+        """
+        with users.alone("dev-log"):
+            yield from self.syslog_alone()
+
+    def syslog_alone(self):
+        if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
+            os.unlink("/dev/log")  # of a run that was killed
         socket, out, made = os.path.realpath("/dev/log"), f"{self.work}/journal", False
         if socket == "/dev/log":
             os.mkdir(f"{self.work}/log")
@@ -174,7 +175,9 @@ class World:
             def lines():
                 time.sleep(0.2)  # a datagram is on its way
                 with open(out) as file:
-                    return [line for line in file if "postern" in line]
+                    ours = [line for line in file if "postern" in line]
+                # Starts of other runs are logged here too.
+                return [line for line in ours if "uid=" not in line or f"uid={T1} " in line or f"uid={T2} " in line]
             yield lines
         finally:
             daemon.terminate()
@@ -192,12 +195,13 @@ class World:
             return file.read()
 
     def loops(self):
+        """Files behind loop devices: those of this test, others come and go on this machine."""
         found = []
         for path in glob.glob("/sys/block/loop*/loop/backing_file"):
             with contextlib.suppress(OSError):  # it is going
                 with open(path) as file:
                     found.append(file.read().strip())
-        return sorted(found)
+        return sorted(name for name in found if name.startswith(f"{self.work}/"))
 
     def processes(self):
         """What still runs of the helper, the judge or a payload: (pid, name)."""
@@ -221,6 +225,29 @@ class World:
         while self.processes() and time.monotonic() < end:
             time.sleep(0.01)
         return self.processes()
+
+    def check_unchanged(self, mounts, loops):
+        tap.check(self.settle() == [], f"processes left: {self.processes()}")
+        tap.wait_until(lambda: self.loops() == loops, lambda: f"loop devices left: {self.loops()}", 5)
+        tap.check(self.mounts() == mounts, "the mount table changed")
+
+    def end_processes(self):
+        for pid, _ in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def run(self, cases, part=""):
+        """The cases with this part in their name: after each, mounts, loop devices and processes are what they were."""
+        before = []
+
+        def call(function):
+            before[:] = self.mounts(), self.loops()
+            function()
+        try:
+            return tap.run([case for case in cases if part in case.__name__], call=call,
+                           after=lambda: self.check_unchanged(*before), on_failure=self.end_processes, timed=True)
+        finally:
+            self.close()
 
     # --------------------------------------------------------------------------------- as the user
 

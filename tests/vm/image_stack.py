@@ -16,10 +16,12 @@ import struct
 import subprocess
 import sys
 import time
-import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../suid"))
 import world as worlds  # noqa: E402
+import images  # noqa: E402
+import tap  # noqa: E402
+from tap import check  # noqa: E402
 
 HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, CRYPT, KEYS, LIBEXEC, CONFDIR = sys.argv[1:11]
 BUSYBOX = "/bin/busybox"
@@ -74,11 +76,6 @@ def say(process):
     return f"exit {process.returncode}\nstdout: {process.out[:800]}\nstderr: {process.err[:800]}"
 
 
-def check(condition, what):
-    if not condition:
-        raise AssertionError(what)
-
-
 def runs(process, out):
     check(process.returncode == 0 and process.out == out, f"expected {out!r}: {say(process)}")
 
@@ -102,10 +99,7 @@ def left():
 
 
 def nothing_left(seconds=20):
-    end = time.monotonic() + seconds
-    while found := left():
-        check(time.monotonic() < end, f"left behind: {found}")
-        time.sleep(0.05)
+    tap.wait_until(lambda: not left(), lambda: f"left behind: {left()}", seconds)
 
 
 def configure(mode, ecl="activated = false\n"):
@@ -133,19 +127,10 @@ def make_images():
     for number, blob in enumerate(blobs):
         with open(f"{root}/data/{number}", "wb") as file:
             file.write(blob)
-    run("mksquashfs", root, f"{W.work}/root.sqfs", "-noappend", "-quiet", "-no-progress", "-noD", "-noF")
+    images.squashfs(root, f"{W.work}/root.sqfs", "-noD", "-noF")
     with open(f"{W.work}/root.sqfs", "rb") as file:
         data = file.read()
-    path, now, offset = f"{HOME}/plain.sif", int(time.time()), 32768
-    header = struct.pack("<32s10s3s3s16s8q", b"#!/usr/bin/env run-singularity\n", b"SIF_MAGIC", b"01", b"02",
-                         os.urandom(16), now, now, 47, 48, 4096, 48 * 585, offset, len(data))
-    descriptor = struct.pack("<iBIIIqqqqqqq128s384s", 0x4004, 1, 1, 0xF0000001, 0, offset, len(data), len(data),
-                             now, now, 0, 0, b"rootfs", struct.pack("<ii3s", 1, 2, b"02"))
-    with open(path, "wb") as file:
-        file.write(header.ljust(4096, b"\0") + descriptor.ljust(48 * 585, b"\0"))
-        file.seek(offset)
-        file.write(data)
-    os.chown(path, worlds.T1, worlds.T1)
+    path = images.write_sif(f"{HOME}/plain.sif", data, worlds.T1)
     return path, blobs, data.find(blobs[2])
 
 
@@ -609,7 +594,7 @@ def ranks_share_one_verity_mapping():
     configure("any")
     path = image("sealed", ("seal",))
     for _ in range(3):
-        running = together(8, path)
+        running = together(4, path)
         settled(1, "verity")
         check([name.count("-") for name in mappings()] == [1], f"the one that was named stays: {mappings()}")
         first = running.pop(0)
@@ -715,28 +700,6 @@ def two_users_and_several_starts():
         runs(process, "plain as day\n")
 
 
-def main():
-    MOUNTS.extend(W.mounts().splitlines())
-    failed = 0
-    chosen = sys.argv[11:]
-    tests = [function for function in TESTS if not chosen or function.__name__ in chosen]
-    for number, function in enumerate(tests, 1):
-        begun = time.monotonic()
-        title = function.__doc__.strip()
-        try:
-            function()
-            nothing_left()
-            print(f"ok {number} - {title}")
-        except Exception as error:  # a test's own mistake is a failure too
-            failed += 1
-            print(f"not ok {number} - {title}")
-            text = str(error) if isinstance(error, AssertionError) and str(error) else traceback.format_exc()
-            print("".join(f"#   {line}\n" for line in text.splitlines()), end="")
-            for pid, _ in W.processes():
-                os.kill(pid, signal.SIGKILL)
-        print(f"# {time.monotonic() - begun:.1f} s", flush=True)
-    print(f"1..{len(tests)}")
-    return failed > 0
-
-
-sys.exit(main())
+MOUNTS.extend(W.mounts().splitlines())
+if __name__ == "__main__":
+    sys.exit(tap.run(TESTS, sys.argv[11:], after=nothing_left, on_failure=W.end_processes, timed=True))
