@@ -14,6 +14,7 @@
 #include "frontend/cli/ecl.h"
 #include "frontend/cli/site.h"
 #include "frontend/message/message.h"
+#include "frontend/plan/fetch.h"
 #include "frontend/plan/make_plan.h"
 #include "frontend/plan/unlock.h"
 #include "frontend/suid/accounts.h"
@@ -69,7 +70,16 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   input.site = site_of(site);
   action.nv = action.nv || (site.nv_always && !action.no_nv);
   action.rocm = action.rocm || (site.rocm_always && !action.no_rocm);
-  POSTERN_TRY_ASSIGN(input.image, plan::open_image(action.image, input.caller.directory));
+  plan::FetchedImage fetched{.path = action.image};
+  if (plan::needs_fetching(action.image)) {
+    POSTERN_TRY_ASSIGN(fetched, plan::fetch_image(action));
+    action.image = fetched.path;
+  }
+  auto image = plan::open_image(action.image, input.caller.directory);
+  if (fetched.temporary) {
+    ::unlink(fetched.path.c_str());
+  }
+  POSTERN_TRY_ASSIGN(input.image, std::move(image));
   POSTERN_TRY(check_site(site, input.image));
   if (input.image.encrypted) {
     POSTERN_TRY(plan::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,

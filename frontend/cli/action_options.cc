@@ -17,8 +17,8 @@ namespace {
 constexpr std::string_view kLimits =
     "start it under your batch system's limits, or: systemd-run --user --scope -p CPUQuota=… "
     "-p MemoryMax=… postern …";
-constexpr std::string_view kPulls =
-    "images are not fetched at start: make a SIF with `postern build` first and run that";
+constexpr std::string_view kNoDaemon =
+    "save the image first: docker save NAME:TAG > FILE, then docker-archive:FILE";
 constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
 
 // clang-format off
@@ -77,10 +77,18 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"writable", 'w', "WRITABLE", option::Kind::kFlag, kActions, "", "directory images: write to the image itself"},
   {"writable-tmpfs", 0, "WRITABLE_TMPFS", option::Kind::kFlag, kActions, "", "writable root, changes are lost at the end"},
 
+  {"authfile", 0, "AUTH_FILE", option::Kind::kText, kActions, "FILE", "docker://, oras://: credentials for registries, in Docker's format"},
+  {"disable-cache", 0, "DISABLE_CACHE", option::Kind::kFlag, kActions, "", "images that are fetched: neither use nor fill the cache"},
+  {"docker-login", 0, "", option::Kind::kFlag, kActions, "", "docker://, oras://: ask for a user name and a password"},
+  {"docker-password", 0, "DOCKER_PASSWORD", option::Kind::kText, kActions, "PASSWORD", ""},
+  {"docker-username", 0, "DOCKER_USERNAME", option::Kind::kText, kActions, "NAME", ""},
+  {"no-https", 0, "NOHTTPS,NO_HTTPS", option::Kind::kFlag, kActions, "", "images that are fetched: plain HTTP, and any certificate, will do"},
+  {"nohttps", 0, "", option::Kind::kFlag, kActions, "", ""},
+  {"tmpdir", 0, "TMPDIR", option::Kind::kText, kActions, "DIR", "images that are fetched: directory for temporary files"},
+
   // Options of Apptainer that have no meaning here; each says what to do instead.
   {"allow-setuid", 0, "ALLOW_SETUID", option::Kind::kFlag, kActions, "", "", "set-user-ID programs never work inside; use --fakeroot where a program only checks for uid 0"},
   {"apply-cgroups", 0, "APPLY_CGROUPS", option::Kind::kText, kActions, "", "", kLimits},
-  {"authfile", 0, "", option::Kind::kText, kActions, "", "", kPulls},
   {"blkio-weight", 0, "BLKIO_WEIGHT", option::Kind::kText, kActions, "", "", kLimits},
   {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kText, kActions, "", "", kLimits},
   {"boot", 0, "BOOT", option::Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
@@ -91,27 +99,20 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
   {"cpuset-mems", 0, "CPUSET_MEMS", option::Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
   {"device", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
-  {"disable-cache", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
   {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
-  {"docker-host", 0, "", option::Kind::kText, kActions, "", "", kPulls},
-  {"docker-login", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
-  {"docker-password", 0, "", option::Kind::kText, kActions, "", "", kPulls},
-  {"docker-username", 0, "", option::Kind::kText, kActions, "", "", kPulls},
+  {"docker-host", 0, "", option::Kind::kText, kActions, "", "", kNoDaemon},
   {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
   {"intel-hpu", 0, "INTEL_HPU", option::Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
   {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "", "", kLimits},
   {"network-args", 0, "NETWORK_ARGS", option::Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
-  {"no-https", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
-  {"nohttps", 0, "", option::Kind::kFlag, kActions, "", "", kPulls},
   {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv"},
   {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
   {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
   {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", "environment scripts have no time limit here: use timeout(1) around the whole command"},
   {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", "leave it out: processes that start the same image share its mount and namespace without it"},
-  {"tmpdir", 0, "", option::Kind::kText, kActions, "", "", "nothing is unpacked at start: leave it out"},
   {"underlay", 0, "UNDERLAY", option::Kind::kFlag, kActions, "", "", "leave it out: missing mount points always appear through overlay"},
   {"unsquash", 0, "UNSQUASH", option::Kind::kFlag, kActions, "", "", "make a directory with `postern build --sandbox DIR IMAGE` and run that"},
 });
@@ -235,6 +236,18 @@ Outcome<> key_options(const option::Arguments& arguments, plan::Action& action) 
   action.pem_path = arguments.text("pem-path");
   action.passphrase_file = arguments.text("passphrase-file");
   action.key_command = arguments.text("key-command");
+  for (const char* name : {"disable-cache", "docker-login", "no-https", "nohttps"}) {
+    if (arguments.given(name)) {
+      action.fetch_options.push_back("--" + std::string(name));
+    }
+  }
+  for (const char* name : {"authfile", "docker-username", "tmpdir"}) {
+    if (arguments.given(name)) {
+      action.fetch_options.push_back("--" + std::string(name) + "=" +
+                                     std::string(arguments.text(name)));
+    }
+  }
+  action.docker_password = arguments.text("docker-password");
   if (const auto text = arguments.text("passphrase-fd"); !text.empty()) {
     int fd = -1;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fd);

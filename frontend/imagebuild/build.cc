@@ -72,7 +72,6 @@ Outcome<> check_target(const BuildOptions& options) {
 }
 
 Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
-  message::info("Creating SIF file...");
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::create(output, {.deterministic = true}));
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
@@ -263,6 +262,7 @@ Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
 }
 
 Outcome<> write_image(Plan& plan, const BuildOptions& options) {
+  message::info("Creating SIF file...");
   return options.encrypt ? write_encrypted(plan, options)
                          : write_sif(plan, options, options.output);
 }
@@ -275,6 +275,15 @@ Outcome<> build_with_programs(Plan plan, const Recipe& recipe, const BuildOption
 }
 
 }  // namespace
+
+Outcome<> convert(const BuildOptions& options) {
+  POSTERN_TRY_ASSIGN(const Recipe recipe, make_recipe(options));
+  if (recipe.spec.kind == SourceKind::kDefinition) {
+    return Problem{.what = "'" + options.source + "' is a definition file, not an image"};
+  }
+  POSTERN_TRY_ASSIGN(Plan plan, plan_source(recipe, options));
+  return write_sif(plan, options, options.output);
+}
 
 Outcome<> run_build(const BuildOptions& options) {
   POSTERN_TRY(check_target(options));

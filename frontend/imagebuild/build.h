@@ -8,4 +8,8 @@ namespace postern::imagebuild {
 
 Outcome<> run_build(const BuildOptions& options);
 
+// From a source that is no definition file to the SIF `options.output`, replacing what is there;
+// says nothing but what the source does.
+Outcome<> convert(const BuildOptions& options);
+
 }  // namespace postern::imagebuild

@@ -29,7 +29,9 @@ struct Chain {
         stored(file),
         plain(stored, layer.name),
         hashed(plain),
-        tar(hashed, layer.name) {}
+        tar(hashed, layer.name) {
+    file.await(layer.available);
+  }
 };
 
 class LayerSource : public Source {

@@ -6,6 +6,7 @@
 // upper layer replaces or deletes reaches the image.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +23,9 @@ struct Layer {
   std::string name;          // for messages
   std::string digest = {};   // "sha256:…" of the bytes as stored; empty: not checked
   std::string diff_id = {};  // the same of the uncompressed tar; empty: not checked
+  // While the bytes arrive: waits until there are more than `position`, and says how many there
+  // are. Empty: all are there.
+  std::function<Outcome<std::uint64_t>(std::uint64_t position)> available = {};
 };
 
 struct LayerOptions {

@@ -117,6 +117,7 @@ Outcome<OciDescriptor> descriptor(const json& value, const char* what) {
     POSTERN_TRY_ASSIGN(out.architecture, text_member(*platform, "architecture", what));
     POSTERN_TRY_ASSIGN(out.variant, text_member(*platform, "variant", what));
   }
+  POSTERN_TRY_ASSIGN(out.urls, texts_member(value, "urls", what));
   return out;
 }
 
@@ -251,6 +252,52 @@ Outcome<OciDescriptor> choose_image(const std::vector<OciDescriptor>& candidates
                    .cure = "name one by its tag, or choose with --arch: " + names};
   }
   return left.front();
+}
+
+Outcome<OciDescriptor> choose_platform(const std::vector<OciDescriptor>& candidates,
+                                       const std::string& architecture,
+                                       const std::string& variant,
+                                       const std::string& name) {
+  const OciDescriptor* best = nullptr;
+  std::string platforms;
+  for (const OciDescriptor& candidate : candidates) {
+    // No platform means the one that all images were for once.
+    const bool silent = candidate.os.empty() && candidate.architecture.empty();
+    const std::string os = silent ? "linux" : candidate.os;
+    const std::string own = silent ? "amd64" : candidate.architecture;
+    if (os != "unknown") {  // attestations say so
+      platforms += (platforms.empty() ? "" : ", ") + os + "/" + own +
+                   (candidate.variant.empty() ? "" : "/" + candidate.variant);
+    }
+    const bool is_image = candidate.media_type.empty() || is_index(candidate.media_type) ||
+                          is_manifest(candidate.media_type);
+    if (!is_image || os != "linux" || own != architecture ||
+        (!variant.empty() && candidate.variant != variant)) {
+      continue;
+    }
+    if (best == nullptr ||
+        (architecture == "arm" && candidate.variant > best->variant && candidate.variant <= "v7")) {
+      best = &candidate;
+    }
+  }
+  if (best == nullptr) {
+    return Problem{
+        .what = "no child with platform linux/" + architecture +
+                (variant.empty() ? "" : "/" + variant) + " in index " + name,
+        .cure = platforms.empty() ? "" : "choose with --arch and --arch-variant: " + platforms};
+  }
+  return *best;
+}
+
+bool is_tar_layer(std::string_view media_type) {
+  return (media_type.starts_with("application/vnd.oci.image.layer.") ||
+          media_type.starts_with("application/vnd.docker.image.rootfs.")) &&
+         media_type.find("tar") != std::string_view::npos;
+}
+
+bool is_foreign_layer(std::string_view media_type) {
+  return media_type.find(".nondistributable.") != std::string_view::npos ||
+         media_type.find(".foreign.") != std::string_view::npos;
 }
 
 Outcome<ParsedConfig> parse_image_config(std::string_view text) {

@@ -36,6 +36,7 @@ struct OciDescriptor {
   std::string os;
   std::string architecture;
   std::string variant;
+  std::vector<std::string> urls;  // of a layer that its registry may not hold
 };
 
 // An image index (index.json, or one further inside). False where it is an image manifest.
@@ -56,6 +57,18 @@ bool is_manifest(std::string_view media_type);
 Outcome<OciDescriptor> choose_image(const std::vector<OciDescriptor>& candidates,
                                     std::string_view reference,
                                     std::string_view architecture);
+
+// Of the images in an index, the one for Linux on `architecture`. `variant` empty: on 32-bit ARM
+// the highest, else the first. `name` of the index is for the Problem.
+Outcome<OciDescriptor> choose_platform(const std::vector<OciDescriptor>& candidates,
+                                       const std::string& architecture,
+                                       const std::string& variant,
+                                       const std::string& name);
+
+// Whether a layer of this media type is a tar archive of files.
+bool is_tar_layer(std::string_view media_type);
+// What other tools than registries may hold for a registry ("foreign", "nondistributable").
+bool is_foreign_layer(std::string_view media_type);
 
 struct ParsedConfig {
   ImageConfig config;

@@ -10,8 +10,10 @@
 #include <unistd.h>
 
 #include "frontend/imagebuild/directory_source.h"
+#include "frontend/imagebuild/fetch.h"
 #include "frontend/imagebuild/layers.h"
 #include "frontend/imagebuild/oci_source.h"
+#include "frontend/imagebuild/registry_source.h"
 #include "frontend/imagebuild/squash_source.h"
 #include "policy/sif/reader.h"
 
@@ -111,6 +113,21 @@ Outcome<OpenedSource> open_sif(const SourceSpec& spec) {
   return out;
 }
 
+// A file that was fetched may be any kind of image: the web server's is what the user says it is.
+Outcome<OpenedSource> open_fetched(const SourceSpec& spec, const OpenOptions& options) {
+  if (options.remote == nullptr) {
+    return Problem{.what = "'" + spec.path + "' is not on this machine"};
+  }
+  POSTERN_TRY_ASSIGN(Fetched fetched, fetch_image(*options.remote, spec, options));
+  POSTERN_TRY_ASSIGN(SourceSpec local, identify_source(fetched.path));
+  if (local.kind == SourceKind::kDefinition || local.kind == SourceKind::kDirectory) {
+    return Problem{.what = "'" + spec.path + "' is not an image"};
+  }
+  POSTERN_TRY_ASSIGN(OpenedSource out, open_source(local, options));
+  out.files.push_back(std::move(fetched.fd));
+  return out;
+}
+
 }  // namespace
 
 Outcome<OpenedSource> open_source(const SourceSpec& spec, const OpenOptions& options) {
@@ -128,6 +145,12 @@ Outcome<OpenedSource> open_source(const SourceSpec& spec, const OpenOptions& opt
       return open_squashfs(spec);
     case SourceKind::kSif:
       return open_sif(spec);
+    case SourceKind::kDocker:
+      return open_registry_image(spec, options);
+    case SourceKind::kOras:
+    case SourceKind::kLibrary:
+    case SourceKind::kHttp:
+      return open_fetched(spec, options);
     case SourceKind::kDefinition:
       break;
   }

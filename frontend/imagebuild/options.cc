@@ -25,13 +25,16 @@ constexpr unsigned kMaxThreads = 64;
 // clang-format off
 constexpr std::array kOptions = std::to_array<Option>({
     {"arch", 0, "BUILD_ARCH", Kind::kText, kBuild, "ARCH", "choose this architecture of a multi-architecture image"},
-    {"arch-variant", 0, "BUILD_ARCH_VARIANT", Kind::kText, kBuild, "VARIANT", ""},
-    {"authfile", 0, "AUTH_FILE", Kind::kText, kBuild, "FILE", ""},
+    {"arch-variant", 0, "BUILD_ARCH_VARIANT", Kind::kText, kBuild, "VARIANT", "of the architecture: v7"},
+    {"authfile", 0, "AUTH_FILE", Kind::kText, kBuild, "FILE", "credentials for registries, in Docker's format"},
     {"bind", 'B', "", Kind::kArray, kBuild, "SPEC", "bind a path during %post and %test"},
     {"build-arg", 0, "", Kind::kArray, kBuild, "NAME=VALUE", "value of {{ NAME }} in the definition file"},
     {"build-arg-file", 0, "", Kind::kText, kBuild, "FILE", "file of NAME=VALUE lines"},
     {"compression", 0, "COMPRESSION", Kind::kText, kBuild, "NAME", "zstd (default), gzip, xz, lz4, lzo or none"},
-    {"disable-cache", 0, "DISABLE_CACHE", Kind::kFlag, kBuild, "", ""},
+    {"disable-cache", 0, "DISABLE_CACHE", Kind::kFlag, kBuild, "", "neither use nor fill the cache"},
+    {"docker-login", 0, "", Kind::kFlag, kBuild, "", "ask for a user name and a password for registries"},
+    {"docker-password", 0, "DOCKER_PASSWORD", Kind::kText, kBuild, "PASSWORD", ""},
+    {"docker-username", 0, "DOCKER_USERNAME", Kind::kText, kBuild, "NAME", ""},
     {"encrypt", 'e', "", Kind::kFlag, kBuild, "", "encrypt the image"},
     {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kBuild, "", "run %post as root of a user namespace (always so for users)"},
     {"fix-perms", 0, "FIXPERMS", Kind::kFlag, kBuild, "", "give the owner read and write access to everything"},
@@ -40,9 +43,12 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"ignore-proot", 0, "IGNORE_PROOT", Kind::kFlag, kBuild, "", ""},
     {"ignore-subuid", 0, "IGNORE_SUBUID", Kind::kFlag, kBuild, "", ""},
     {"ignore-userns", 0, "IGNORE_USERNS", Kind::kFlag, kBuild, "", ""},
+    {"library", 0, "LIBRARY", Kind::kText, kBuild, "URL", "the library that library:// means"},
     {"mksquashfs-args", 0, "MKSQUASHFS_ARGS", Kind::kText, kBuild, "ARGS", "options of mksquashfs: -comp, -b, -Xcompression-level, -processors, -all-root, -no-compression"},
     {"mount", 0, "MOUNT", Kind::kArray, kBuild, "SPEC", "mount during %post and %test"},
     {"no-cleanup", 0, "NO_CLEANUP", Kind::kFlag, kBuild, "", "keep the half-made sandbox of a failed build"},
+    {"no-https", 0, "NOHTTPS,NO_HTTPS", Kind::kFlag, kBuild, "", "registries may speak plain HTTP, or show any certificate"},
+    {"nohttps", 0, "", Kind::kFlag, kBuild, "", ""},
     {"notest", 'T', "NOTEST", Kind::kFlag, kBuild, "", "do not run %test"},
     {"nv", 0, "", Kind::kFlag, kBuild, "", "NVIDIA GPUs during %post and %test"},
     {"passphrase", 0, "", Kind::kFlag, kBuild, "", "encrypt with a passphrase"},
@@ -61,12 +67,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"compat32", 0, "", Kind::kFlag, kBuild, "", "", "leave it out"},
     {"data", 0, "", Kind::kFlag, kBuild, "", "", "use 'postern sif add --datatype 4 --parttype 3'"},
     {"docker-host", 0, "", Kind::kText, kBuild, "", "", "save the image first: docker save IMAGE > FILE, then docker-archive:FILE"},
-    {"docker-login", 0, "", Kind::kFlag, kBuild, "", "", "copy the image first: skopeo copy docker://IMAGE oci:DIR"},
-    {"docker-password", 0, "", Kind::kText, kBuild, "", "", "copy the image first: skopeo copy docker://IMAGE oci:DIR"},
-    {"docker-username", 0, "", Kind::kText, kBuild, "", "", "copy the image first: skopeo copy docker://IMAGE oci:DIR"},
     {"json", 0, "JSON", Kind::kFlag, kBuild, "", "", "write the definition file in its text form"},
-    {"library", 0, "LIBRARY", Kind::kText, kBuild, "", "", "download the image first"},
-    {"no-https", 0, "", Kind::kFlag, kBuild, "", "", "copy the image first: skopeo copy docker://IMAGE oci:DIR"},
     {"nvccli", 0, "", Kind::kFlag, kBuild, "", "", "use --nv"},
     {"remote", 0, "", Kind::kFlag, kBuild, "", "", "build here"},
 });
@@ -213,6 +214,17 @@ std::vector<std::string> key_options(const option::Arguments& arguments) {
   return out;
 }
 
+Outcome<std::shared_ptr<Remote>> remote_of(const option::Arguments& arguments) {
+  RemoteOptions out{.no_https = arguments.given("no-https") || arguments.given("nohttps"),
+                    .disable_cache = arguments.given("disable-cache"),
+                    .library = std::string(arguments.text("library"))};
+  out.credentials = {.user = std::string(arguments.text("docker-username")),
+                     .password = std::string(arguments.text("docker-password")),
+                     .file = std::string(arguments.text("authfile"))};
+  POSTERN_TRY(complete_credentials(out.credentials, arguments.given("docker-login")));
+  return std::make_shared<Remote>(std::move(out));
+}
+
 std::string temporary_directory(const option::Arguments& arguments) {
   if (arguments.given("tmpdir")) {
     return std::string(arguments.text("tmpdir"));
@@ -258,6 +270,8 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words,
   out.sections = arguments.values("section");
   out.build_arguments = arguments.values("build-arg");
   out.build_argument_file = arguments.text("build-arg-file");
+  out.variant = arguments.text("arch-variant");
+  POSTERN_TRY_ASSIGN(out.remote, remote_of(arguments));
   out.key = key_options(arguments);
   out.encrypt = arguments.given("encrypt") || !out.key.empty();
   out.container = container_options(arguments);
@@ -285,7 +299,10 @@ std::string usage_text() {
          "definition file\n"
          "  docker-archive:FILE[:NAME:TAG] what `docker save` writes\n"
          "  oci-archive:FILE[:TAG]         an OCI image layout in a tar\n"
-         "  oci:DIRECTORY[:TAG]            an OCI image layout\n\n"
+         "  oci:DIRECTORY[:TAG]            an OCI image layout\n"
+         "  docker://NAME, oras://NAME     an image, or a SIF, in a registry\n"
+         "  library://NAME                 a SIF in a library\n"
+         "  https://ADDRESS                an image file of a web server\n\n"
          "Options:\n" +
          option::describe(kOptions, kBuild);
 }

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "frontend/imagebuild/remote.h"
 #include "frontend/imagebuild/squash_writer.h"
 #include "frontend/option/option.h"
 #include "policy/problem.h"
@@ -26,6 +28,9 @@ struct BuildOptions {
   std::string build_argument_file;
   std::vector<std::string> key;        // options that say with which key, for postern-crypt
   std::vector<std::string> container;  // options for %post and %test, handed to `postern exec`
+  std::shared_ptr<Remote> remote;      // for sources that are not on this machine
+  std::string variant;                 // of `architecture`
+  std::string pin;                     // digest that a docker:// source must have now
   bool sandbox = false;
   bool encrypt = false;
   bool force = false;

@@ -295,7 +295,10 @@ Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
   } else {
     POSTERN_TRY_ASSIGN(plan.opened, open_source(recipe.spec, {.architecture = options.architecture,
                                                               .temporary = options.temporary,
-                                                              .skip_path = options.output}));
+                                                              .skip_path = options.output,
+                                                              .variant = options.variant,
+                                                              .pin = options.pin,
+                                                              .remote = options.remote.get()}));
   }
   auto with_files = std::make_unique<HostFiles>(std::move(plan.opened.source));
   HostFiles& files = *with_files;

@@ -23,9 +23,22 @@ constexpr std::array<std::pair<std::string_view, SourceKind>, 4> kTransports = {
     {"dir:", SourceKind::kDirectory},
 }};
 
-constexpr std::array<std::string_view, 9> kRemote = {
-    "docker://", "docker-daemon:", "library://",         "oras://", "shub://", "http://",
-    "https://",  "ipfs://",        "containers-storage:"};
+constexpr std::array<std::pair<std::string_view, SourceKind>, 3> kRemote = {{
+    {"docker:", SourceKind::kDocker},
+    {"oras:", SourceKind::kOras},
+    {"library:", SourceKind::kLibrary},
+}};
+
+// What other programs fetch from, and the way round.
+constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kElsewhere = {{
+    {"docker-daemon:",
+     "save the image first: docker save NAME:TAG > FILE, then docker-archive:FILE"},
+    {"containers-storage:", "copy it first: skopeo copy containers-storage:NAME oci:DIR:TAG"},
+    {"shub:",
+     "Singularity Hub ended in 2021: look for the image at another place (docker://, "
+     "library://, oras://)"},
+    {"ipfs:", "fetch it through a gateway: https://GATEWAY/ipfs/CID"},
+}};
 
 bool path_exists(const std::string& path) {
   return ::access(path.c_str(), F_OK) == 0;
@@ -52,6 +65,13 @@ std::string_view bootstrap_name(SourceKind kind) {
       return "oci-archive";
     case SourceKind::kOciLayout:
       return "oci";
+    case SourceKind::kDocker:
+      return "docker";
+    case SourceKind::kOras:
+      return "oras";
+    case SourceKind::kLibrary:
+      return "library";
+    case SourceKind::kHttp:
     case SourceKind::kDirectory:
     case SourceKind::kTar:
     case SourceKind::kSquashfs:
@@ -65,15 +85,23 @@ std::string_view bootstrap_name(SourceKind kind) {
 Outcome<bool> split_transport(std::string_view text,
                               const std::function<bool(const std::string&)>& exists,
                               SourceSpec& out) {
-  for (const std::string_view remote : kRemote) {
-    if (text.starts_with(remote)) {
-      const bool docker = remote.starts_with("docker");
-      return Problem{
-          .what = "'" + std::string(text) + "' is not on this machine, and build does not download",
-          .cure = docker ? "copy it first, for example: skopeo copy " + std::string(text) +
-                               " oci:DIRECTORY"
-                         : "download it first"};
+  for (const auto& [prefix, cure] : kElsewhere) {
+    if (text.starts_with(prefix)) {
+      return Problem{.what = "'" + std::string(text) + "' is not fetched by this program",
+                     .cure = std::string(cure)};
     }
+  }
+  for (const auto& [prefix, kind] : kRemote) {
+    if (text.starts_with(prefix) && text.substr(prefix.size()).starts_with("//")) {
+      out.kind = kind;
+      out.path = text.substr(prefix.size() + 2);
+      return true;
+    }
+  }
+  if (text.starts_with("http://") || text.starts_with("https://")) {
+    out.kind = SourceKind::kHttp;
+    out.path = text;
+    return true;
   }
   for (const auto& [prefix, kind] : kTransports) {
     if (!text.starts_with(prefix)) {

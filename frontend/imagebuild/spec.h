@@ -19,11 +19,15 @@ enum class SourceKind : std::uint8_t {
   kOciArchive,
   kOciLayout,
   kDefinition,
+  kDocker,   // in a registry
+  kOras,     // a SIF in a registry
+  kLibrary,  // a SIF in a library
+  kHttp,     // an image file on a web server
 };
 
 struct SourceSpec {
   SourceKind kind = SourceKind::kDirectory;
-  std::string path;
+  std::string path;       // or of remote sources, what follows "TRANSPORT://"; of kHttp, the URL
   std::string reference;  // tag or name inside an archive of several images; empty: the only one
 };
 

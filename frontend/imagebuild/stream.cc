@@ -58,6 +58,9 @@ Outcome<std::span<const std::byte>> FileStream::next() {
     return std::span<const std::byte>{};
   }
   const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, buffer_.size()));
+  if (available_) {
+    POSTERN_TRY(available_(offset_ + want - 1));  // whole pieces: formats are told by their first one
+  }
   ssize_t got = 0;
   do {
     got = ::pread(fd_, buffer_.data(), want, static_cast<off_t>(offset_));

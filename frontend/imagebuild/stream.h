@@ -35,6 +35,11 @@ class FileStream : public Stream {
   // Called with the number of bytes of each piece read; for progress bars.
   void on_read(std::function<void(std::uint64_t)> report) { report_ = std::move(report); }
 
+  // For a file that grows while it is read: see Layer::available.
+  void await(std::function<Outcome<std::uint64_t>(std::uint64_t position)> available) {
+    available_ = std::move(available);
+  }
+
  private:
   int fd_;
   std::uint64_t offset_;
@@ -42,6 +47,7 @@ class FileStream : public Stream {
   std::string name_;
   std::vector<std::byte> buffer_;
   std::function<void(std::uint64_t)> report_;
+  std::function<Outcome<std::uint64_t>(std::uint64_t)> available_;
 };
 
 // SHA-256 and length of what passes.

@@ -1,13 +1,16 @@
 #include "frontend/keys/hkp.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
-#include <memory>
-#include <optional>
 
-#include <curl/curl.h>
-#include <dlfcn.h>
+#include <sys/mman.h>
 
+#include <unistd.h>
+
+#include "frontend/system/libexec.h"
+#include "frontend/system/spawn.h"
+#include "protocol/base/unique_fd.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::keys {
@@ -26,166 +29,85 @@ struct Answer {
   std::string next_page;  // X-HKP-Next-Page-Token
 };
 
-std::size_t take_body(char* bytes, std::size_t size, std::size_t count, void* hook) {
-  auto* answer = static_cast<Answer*>(hook);
-  if (answer->body.size() + size * count > kMaxAnswerBytes) {
-    return 0;  // ends the transfer with an error
-  }
-  answer->body.append(bytes, size * count);
-  return size * count;
-}
-
-std::size_t take_header(char* bytes, std::size_t size, std::size_t count, void* hook) {
-  auto* answer = static_cast<Answer*>(hook);
-  const std::string_view line(bytes, size * count);
-  constexpr std::string_view kName = "x-hkp-next-page-token:";
-  const auto same = [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a - 'A' + 'a' : a) == b; };
-  if (line.size() > kName.size() && std::equal(kName.begin(), kName.end(), line.begin(),
-                                               [&](char b, char a) { return same(a, b); })) {
-    std::string_view value = line.substr(kName.size());
-    value.remove_prefix(std::min(value.find_first_not_of(" \t"), value.size()));
-    answer->next_page = value.substr(0, value.find_last_not_of(" \t\r\n") + 1);
-  }
-  return size * count;
-}
-
-// libcurl, loaded with the first transfer: it brings thirty libraries, and every signature that is
-// checked, at each start under an execution control list, would wait for them.
-struct Curl {
-  decltype(&curl_easy_init) init;
-  decltype(&curl_easy_setopt) setopt;
-  decltype(&curl_easy_perform) perform;
-  decltype(&curl_easy_getinfo) getinfo;
-  decltype(&curl_easy_cleanup) cleanup;
-  decltype(&curl_easy_escape) escape;
-  decltype(&curl_easy_strerror) strerror;
-  decltype(&curl_free) free;
-  decltype(&curl_slist_append) append;
-  decltype(&curl_slist_free_all) free_all;
-
-  // Null where it is not installed. It stays loaded.
-  static const Curl* get() {
-    static const std::optional<Curl> curl = load();
-    return curl ? &*curl : nullptr;
-  }
-
- private:
-  template <class Function>
-  static bool find(void* library, const char* name, Function*& function) {
-    // SAFETY: POSIX lets a symbol's address be a function's (dlsym(3)).
-    function = reinterpret_cast<Function*>(::dlsym(library, name));
-    return function != nullptr;
-  }
-
-  static std::optional<Curl> load() {
-    void* const library = ::dlopen("libcurl.so.4", RTLD_NOW | RTLD_LOCAL);
-    Curl out{};
-    const bool found = library != nullptr && find(library, "curl_easy_init", out.init) &&
-                       find(library, "curl_easy_setopt", out.setopt) &&
-                       find(library, "curl_easy_perform", out.perform) &&
-                       find(library, "curl_easy_getinfo", out.getinfo) &&
-                       find(library, "curl_easy_cleanup", out.cleanup) &&
-                       find(library, "curl_easy_escape", out.escape) &&
-                       find(library, "curl_easy_strerror", out.strerror) &&
-                       find(library, "curl_free", out.free) &&
-                       find(library, "curl_slist_append", out.append) &&
-                       find(library, "curl_slist_free_all", out.free_all);
-    return found ? std::optional(out) : std::nullopt;
-  }
+struct Request {
+  std::string method = "GET";
+  std::string url = {};
+  unsigned seconds = 0;
+  std::string authorization = {};
+  std::string content_type = {};
+  std::string body = {};
 };
 
-// One transfer; the handle and what it points to are gone afterwards.
-class Transfer {
- public:
-  Transfer() : curl_(Curl::get()), handle_(curl_ != nullptr ? curl_->init() : nullptr) {}
+// A file in memory, read from its start by the program that gets it as standard input: what is in
+// it stands in no list of arguments.
+Outcome<UniqueFd> input_of(const std::string& text) {
+  UniqueFd fd(::memfd_create("request", MFD_CLOEXEC));
+  if (!fd.valid() ||
+      ::pwrite(fd.get(), text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+    return system_problem("asking a key server", errno);
+  }
+  return fd;
+}
 
-  template <class Value>
-  void set(CURLoption option, Value value) {
-    if (handle_ != nullptr) {
-      curl_->setopt(handle_.get(), option, value);
+// "ok STATUS PAGE" and the body, or "error", what and cure: see postern-transfer's `request`.
+Outcome<Answer> parse_answer(std::string_view text) {
+  const std::size_t end = text.find('\n');
+  const std::string_view line = text.substr(0, end);
+  if (line.starts_with("error\t")) {
+    const std::size_t tab = line.find('\t', 6);
+    return network_problem(std::string(line.substr(6, tab - 6)),
+                           tab == std::string_view::npos ? "" : std::string(line.substr(tab + 1)));
+  }
+  Answer out;
+  const char* const from = line.data() + std::min<std::size_t>(3, line.size());
+  const auto [stop, error] = std::from_chars(from, line.data() + line.size(), out.status);
+  if (!line.starts_with("ok ") || error != std::errc() || end == std::string_view::npos) {
+    return network_problem("postern-transfer did not say what the server answers",
+                           "install postern whole: its programs must be of one version");
+  }
+  const auto used = static_cast<std::size_t>(stop - line.data());
+  out.next_page = line.substr(std::min(used + 1, line.size()));
+  out.body = text.substr(end + 1);
+  return out;
+}
+
+// libcurl brings thirty libraries, and every signature that is checked, at each start under an
+// execution control list, would wait for them: another program asks.
+Outcome<Answer> ask(const Request& request) {
+  const std::string program = system::libexec_program("postern-transfer");
+  POSTERN_TRY_ASSIGN(
+      const UniqueFd input,
+      input_of(request.method + " " + request.url + "\n" + std::to_string(request.seconds) + "\n" +
+               request.authorization + "\n" + request.content_type + "\n" + request.body));
+  const auto done =
+      system::run_and_read({.program = program,
+                            .words = {"postern-transfer", "request"},
+                            .passed = {{.descriptor = input.get(), .number = STDIN_FILENO}}},
+                           kMaxAnswerBytes);
+  if (!done) {
+    return network_problem(system_problem("starting " + program, done.error().err).what,
+                           "key servers are asked by it: install it beside postern-keys");
+  }
+  return parse_answer(done->output);
+}
+
+std::string escape(std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  std::string out;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       c == '-' || c == '.' || c == '_' || c == '~';
+    if (plain) {
+      out += c;
+    } else {
+      out += '%';
+      out += kDigits[byte >> 4];
+      out += kDigits[byte & 15];
     }
   }
-
-  void add_header(const std::string& line) {
-    if (handle_ == nullptr) {
-      return;
-    }
-    // The list is extended in place; null where memory is short, and then it is as before.
-    if (curl_slist* longer = curl_->append(headers_.get(), line.c_str());
-        longer != headers_.get() && longer != nullptr) {
-      headers_.reset(longer);
-    }
-  }
-
-  std::string escape(const std::string& text) {
-    if (handle_ == nullptr) {
-      return {};
-    }
-    char* escaped = curl_->escape(handle_.get(), text.data(), static_cast<int>(text.size()));
-    std::string out = escaped != nullptr ? escaped : "";
-    curl_->free(escaped);
-    return out;
-  }
-
-  Outcome<Answer> run(const std::string& url, unsigned timeout) {
-    if (curl_ == nullptr) {
-      return network_problem("libcurl is not installed, so key servers cannot be asked",
-                             "install the package 'libcurl4' (Debian) or 'libcurl' (Fedora, RHEL)");
-    }
-    if (handle_ == nullptr) {
-      return network_problem("libcurl cannot be started");
-    }
-    Answer answer;
-    set(CURLOPT_URL, url.c_str());
-    set(CURLOPT_HTTPHEADER, headers_.get());
-    set(CURLOPT_WRITEFUNCTION, take_body);
-    set(CURLOPT_WRITEDATA, &answer);
-    set(CURLOPT_HEADERFUNCTION, take_header);
-    set(CURLOPT_HEADERDATA, &answer);
-    set(CURLOPT_USERAGENT, "postern");
-    set(CURLOPT_NOSIGNAL, 1L);
-    set(CURLOPT_FOLLOWLOCATION, 1L);
-    set(CURLOPT_MAXREDIRS, 5L);
-    // A server must not send us on to file:// or from TLS to plain text.
-    set(CURLOPT_PROTOCOLS_STR, "http,https");
-    set(CURLOPT_REDIR_PROTOCOLS_STR, url.starts_with("https:") ? "https" : "http,https");
-    set(CURLOPT_CONNECTTIMEOUT, static_cast<long>(std::min(timeout, 10U)));
-    set(CURLOPT_TIMEOUT, static_cast<long>(timeout));
-    const CURLcode code = curl_->perform(handle_.get());
-    if (code != CURLE_OK) {
-      return failure(code, url);
-    }
-    curl_->getinfo(handle_.get(), CURLINFO_RESPONSE_CODE, &answer.status);
-    return answer;
-  }
-
- private:
-  [[nodiscard]] Problem failure(CURLcode code, const std::string& url) const {
-    const std::string server = url.substr(0, url.find('/', url.find("://") + 3));
-    if (code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_CONNECT ||
-        code == CURLE_OPERATION_TIMEDOUT) {
-      return network_problem("cannot reach " + server + ": " + curl_->strerror(code),
-                             "check the network connection, or name another server with --url");
-    }
-    if (code == CURLE_WRITE_ERROR) {
-      return network_problem(server + " sent more than " + std::to_string(kMaxAnswerBytes) +
-                             " bytes");
-    }
-    return network_problem(server + ": " + curl_->strerror(code));
-  }
-
-  struct FreeHandle {
-    void operator()(CURL* handle) const { Curl::get()->cleanup(handle); }
-  };
-
-  struct FreeList {
-    void operator()(curl_slist* list) const { Curl::get()->free_all(list); }
-  };
-
-  const Curl* curl_;
-  std::unique_ptr<CURL, FreeHandle> handle_;
-  std::unique_ptr<curl_slist, FreeList> headers_;
-};
+  return out;
+}
 
 bool is_private_address(const std::string& address) {
   const std::string host = address.substr(address.find("://") + 3);
@@ -193,10 +115,10 @@ bool is_private_address(const std::string& address) {
          host.starts_with("127.") || host.starts_with("[::1]");
 }
 
-Outcome<Transfer> start(const ServerOptions& server, const std::string& address) {
-  Transfer out;
+Request to(const ServerOptions& server, const std::string& address, const std::string& path) {
+  Request out{.url = address + path, .seconds = server.timeout_seconds};
   if (!server.token.empty() && is_private_address(address)) {
-    out.add_header("Authorization: BEARER " + server.token);
+    out.authorization = "BEARER " + server.token;
   }
   return out;
 }
@@ -280,10 +202,9 @@ Outcome<std::string> server_address(const std::string& url) {
 
 Outcome<std::string> fetch_key(const ServerOptions& server, const std::string& search) {
   POSTERN_TRY_ASSIGN(const std::string address, server_address(server.url));
-  POSTERN_TRY_ASSIGN(Transfer transfer, start(server, address));
-  const std::string url =
-      address + "/pks/lookup?op=get&options=mr&exact=on&search=" + transfer.escape(search);
-  POSTERN_TRY_ASSIGN(Answer answer, transfer.run(url, server.timeout_seconds));
+  POSTERN_TRY_ASSIGN(
+      Answer answer,
+      ask(to(server, address, "/pks/lookup?op=get&options=mr&exact=on&search=" + escape(search))));
   POSTERN_TRY(check_status(answer, address, "key " + search));
   return std::move(answer.body);
 }
@@ -293,14 +214,12 @@ Outcome<std::vector<FoundKey>> search_keys(const ServerOptions& server, const st
   std::vector<FoundKey> out;
   std::string page;
   for (int pages = 0; pages < kMaxPages; ++pages) {
-    POSTERN_TRY_ASSIGN(Transfer transfer, start(server, address));
-    std::string url = address +
-                      "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" +
-                      transfer.escape(text);
+    std::string path =
+        "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" + escape(text);
     if (!page.empty()) {
-      url += "&x-pagetoken=" + transfer.escape(page);
+      path += "&x-pagetoken=" + escape(page);
     }
-    POSTERN_TRY_ASSIGN(const Answer answer, transfer.run(url, server.timeout_seconds));
+    POSTERN_TRY_ASSIGN(const Answer answer, ask(to(server, address, path)));
     POSTERN_TRY(check_status(answer, address, "key that matches '" + text + "'"));
     std::vector<FoundKey> more = parse_index(answer.body);
     out.insert(out.end(), std::make_move_iterator(more.begin()),
@@ -315,12 +234,11 @@ Outcome<std::vector<FoundKey>> search_keys(const ServerOptions& server, const st
 
 Outcome<> push_key(const ServerOptions& server, const std::string& armored) {
   POSTERN_TRY_ASSIGN(const std::string address, server_address(server.url));
-  POSTERN_TRY_ASSIGN(Transfer transfer, start(server, address));
-  const std::string form = "keytext=" + transfer.escape(armored);
-  transfer.set(CURLOPT_POSTFIELDSIZE, static_cast<long>(form.size()));
-  transfer.set(CURLOPT_POSTFIELDS, form.c_str());
-  POSTERN_TRY_ASSIGN(const Answer answer,
-                     transfer.run(address + "/pks/add", server.timeout_seconds));
+  Request request = to(server, address, "/pks/add");
+  request.method = "POST";
+  request.content_type = "application/x-www-form-urlencoded";
+  request.body = "keytext=" + escape(armored);
+  POSTERN_TRY_ASSIGN(const Answer answer, ask(request));
   return check_status(answer, address, "place for keys (/pks/add)");
 }
 
@@ -331,11 +249,11 @@ Outcome<std::string> post(const std::string& url,
   if (!url.starts_with("http://") && !url.starts_with("https://")) {
     return network_problem("'" + url + "' is not an HTTP address");
   }
-  Transfer transfer;
-  transfer.add_header("Content-Type: " + content_type);
-  transfer.set(CURLOPT_POSTFIELDSIZE, static_cast<long>(body.size()));
-  transfer.set(CURLOPT_POSTFIELDS, body.data());
-  POSTERN_TRY_ASSIGN(Answer answer, transfer.run(url, timeout_seconds));
+  POSTERN_TRY_ASSIGN(Answer answer, ask({.method = "POST",
+                                         .url = url,
+                                         .seconds = timeout_seconds,
+                                         .content_type = content_type,
+                                         .body = body}));
   POSTERN_TRY(check_status(answer, url, "answer"));
   return std::move(answer.body);
 }

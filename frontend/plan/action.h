@@ -18,6 +18,10 @@ struct Action {
   std::string image;                   // as given
   std::vector<std::string> arguments;  // exec: the command; others: the script's arguments
 
+  // Of an image that is fetched first: options for postern-transfer, and a secret that is none.
+  std::vector<std::string> fetch_options;
+  std::string docker_password;
+
   // Environment.
   bool clean_environment = false;
   bool no_eval = false;

@@ -37,14 +37,8 @@ Problem uri_problem(const std::string& given, std::string_view scheme) {
     return Problem{.what = given + ": there are no instances here",
                    .cure = "start the program with `postern exec` or `postern run` on its image"};
   }
-  if (scheme == "docker-archive" || scheme == "oci-archive" || scheme == "oci") {
-    return Problem{.what = given + " cannot be run as it is",
-                   .cure = "make an image of it first: postern build image.sif " + given};
-  }
-  return Problem{.what = given + ": images are not fetched from registries",
-                 .cure =
-                     "save the image as an archive where you have one (`docker save -o a.tar "
-                     "NAME`, `skopeo copy`), then: postern build image.sif docker-archive:a.tar"};
+  return Problem{.what = given + " is not fetched here",
+                 .cure = "fetch it first: postern pull " + given};
 }
 
 Outcome<UniqueFd> open_file(const std::string& path, std::string_view what) {

@@ -20,12 +20,16 @@ keys = [f"{table}.{key}" for table, key in re.findall(r'\{"([\w-]+)", "([\w-]+)"
 rules = re.findall(r'\{RefusalCode::\w+, "([\w.-]+)"', source("protocol/refusal_table.h"))
 options = sorted({name for table in ("action_options.cc", "command.cc")
                   for name in re.findall(r'\{"([a-z][a-z0-9-]+)", (?:0|\'.\'), "', source("frontend/cli/" + table))})
+fetching = sorted({name for path in sorted((ROOT / "frontend/transfer").glob("*.cc"))
+                   for name in re.findall(r'\{"([a-z][a-z0-9-]+)", (?:0|\'.\'), "', path.read_text(encoding="utf-8"))})
 codes = re.findall(r"kExit\w+ = (\d+);", source("protocol/exit_codes.h"))
 
 checks = [
     ("every key of postern.toml is in postern.toml(5)", [k for k in keys if f"*{k}*" not in page("postern.toml.5.scd")], keys),
     ("every rule is in postern-security(7)", [r for r in rules if f"*{r}*" not in page("postern-security.7.scd")], rules),
     ("every option is in postern(1)", [o for o in options if f"--{o}*" not in page("postern.1.scd")], options),
+    ("every option of fetching and sending is in postern-images(1)",
+     [o for o in fetching if f"--{o}*" not in page("postern-images.1.scd")], fetching),
     ("every exit code is in postern(1)", [c for c in codes if f"*{c}*" not in page("postern.1.scd")], codes),
 ]
 print(f"1..{len(checks)}")

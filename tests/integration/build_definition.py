@@ -186,7 +186,7 @@ def a_failing_program_fails_the_build_and_leaves_nothing():
 def what_cannot_be_built_says_why():
     base()
     cases = {
-        "Bootstrap: docker\nFrom: alpine:3\n": "skopeo copy docker://alpine:3",
+        "Bootstrap: docker\nFrom: 127.0.0.1:1/alpine:3\n": "cannot reach",
         "Bootstrap: debootstrap\nFrom: x\n": "is not known",
         "Bootstrap: localimage\n": "no 'From:'",
         "Bootstrap: localimage\nFrom: missing.sif\n": "missing.sif",

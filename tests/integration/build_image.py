@@ -685,9 +685,10 @@ def usage_errors_end_with_1_and_registries_with_advice():
                   ("--mksquashfs-args", "-e x", "a", "b"), ("--arch", "pdp11", "a", "b")):
         done = subprocess.run([PROGRAM, "build", *words], capture_output=True)
         assert done.returncode == 1 and b"Usage:" in done.stderr, words
-    for remote in ("docker://alpine", "library://x/y", "oras://h/x", "https://h/x.sif"):
+    for remote, word in (("docker://127.0.0.1:1/alpine", "cannot reach"), ("library://x/y", "--library"), ("oras://127.0.0.1:1/x", "cannot reach"),
+                         ("https://127.0.0.1:1/x.sif", "cannot reach"), ("docker-daemon:x:1", "docker save"), ("docker://Alpine", "lowercase")):
         text = build("x.sif", remote, ok=False)
-        assert "first" in text, text
+        assert word in text, text
     help_text = subprocess.run([PROGRAM, "build", "--help"], capture_output=True, check=True).stdout
     assert b"docker-archive:FILE" in help_text
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`key`, `sign`, `verify`, `seal`, `ecl` from outside, as an unprivileged user; prints TAP.
 
-Usage: keys_and_signatures.py POSTERN-KEYS TEST-IMAGES
+Usage: keys_and_signatures.py POSTERN-KEYS TEST-IMAGES POSTERN-TRANSFER
 What is written is checked with other programs: gpg, openssl, veritysetup, and a reader of SIF files
 written here from the format's description.
 """
@@ -28,6 +28,7 @@ import users  # noqa: E402
 
 PROGRAM = str(pathlib.Path(sys.argv[1]).resolve())
 IMAGES = pathlib.Path(sys.argv[2]).resolve()
+TRANSFER = pathlib.Path(sys.argv[3]).resolve()  # asks the key servers
 TESTS = []
 MAGIC = b"SIF_MAGIC\0" + b"01\0"
 
@@ -46,7 +47,7 @@ class World:
         self.conf = top / "conf"
         for path in (self.home, self.conf):
             path.mkdir()
-        self.environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(self.home), "LC_ALL": "C", "TZ": "UTC",
+        self.environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(self.home), "LC_ALL": "C", "TZ": "UTC", "POSTERN_LIBEXEC": str(TRANSFER.parent),
                             "POSTERN_CONFIG_FILE": str(self.conf / "postern.toml")}
 
     def run(self, *words, answer="", ok=0, env=None, timeout=120):
@@ -821,7 +822,7 @@ def main():
         if shutil.which(tool, path="/usr/bin:/bin:/usr/sbin:/sbin") is None:
             tap.skip_all(f"{tool} is not installed")
     become_unprivileged()
-    return tap.run(TESTS, sys.argv[3:], call=call, timed=True)
+    return tap.run(TESTS, sys.argv[4:], call=call, timed=True)
 
 
 sys.exit(main())

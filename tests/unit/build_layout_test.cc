@@ -114,11 +114,21 @@ TEST_SUITE("frontend/build") {
     REQUIRE(plain);
     CHECK_FALSE(*plain);
     for (const char* remote :
-         {"docker://alpine", "oras://x/y", "library://a", "https://h/f.sif", "shub://x"}) {
+         {"docker-daemon:alpine:3", "containers-storage:x", "ipfs://x", "shub://x"}) {
       CAPTURE(remote);
       const auto refused = split_transport(remote, only_bundle, spec);
       REQUIRE_FALSE(refused);
       CHECK_FALSE(refused.error().cure.empty());
+    }
+    const std::pair<const char*, SourceKind> fetched[] = {{"docker://alpine", SourceKind::kDocker},
+                                                          {"oras://x/y", SourceKind::kOras},
+                                                          {"library://a", SourceKind::kLibrary},
+                                                          {"https://h/f.sif", SourceKind::kHttp}};
+    for (const auto& [uri, kind] : fetched) {
+      CAPTURE(uri);
+      const auto split = split_transport(uri, only_bundle, spec);
+      REQUIRE(split);
+      CHECK(spec.kind == kind);
     }
   }
 

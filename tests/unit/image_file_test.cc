@@ -46,10 +46,8 @@ TEST_SUITE("frontend/run image files") {
          {Row{"/nonexistent.sif", "/nonexistent.sif: No such file", "check the path"},
           Row{"/dev/null", "neither a file nor a directory", ""},
           Row{"/etc/passwd/x.sif", "Not a directory", "check the path"},
-          Row{"docker://alpine", "docker://alpine", "postern build"},
-          Row{"library://a/b", "library://a/b", "postern build"},
-          Row{"oci-archive:/x.tar", "oci-archive:/x.tar",
-              "postern build image.sif oci-archive:/x.tar"},
+          Row{"docker://alpine", "docker://alpine", "postern pull docker://alpine"},
+          Row{"oci-archive:/x.tar", "oci-archive:/x.tar", "postern pull oci-archive:/x.tar"},
           Row{"instance://x", "instance://x", "postern exec"},
           Row{kImages + "empty.sif", "empty.sif", ""},
           Row{kImages + "README.md", "README.md", "postern build"}}) {

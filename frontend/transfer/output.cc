@@ -1,0 +1,126 @@
+#include "frontend/transfer/output.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <vector>
+
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "frontend/imagebuild/interrupt.h"
+#include "protocol/base/unique_fd.h"
+
+namespace postern::transfer {
+namespace {
+
+constexpr std::size_t kPiece = std::size_t{16} << 20;
+
+Problem unwritable(const std::string& path, int error) {
+  return system_problem("writing '" + path + "'", error,
+                        error == ENOSPC || error == EDQUOT ? "make room, or choose another place"
+                                                           : "choose a place that you may write");
+}
+
+// COMPAT: kernels and file systems that cannot copy inside the kernel.
+Outcome<> copy_piecewise(int from, int to, const std::string& path) {
+  std::vector<char> piece(std::size_t{1} << 20);
+  for (off_t at = 0;;) {
+    POSTERN_TRY(imagebuild::check_interrupt());
+    const ssize_t got = ::pread(from, piece.data(), piece.size(), at);
+    if (got < 0) {
+      return system_problem("reading the image", errno);
+    }
+    if (got == 0) {
+      return Ok{};
+    }
+    for (ssize_t done = 0; done < got;) {
+      const ssize_t put =
+          ::pwrite(to, piece.data() + done, static_cast<std::size_t>(got - done), at + done);
+      if (put <= 0) {
+        return unwritable(path, errno);
+      }
+      done += put;
+    }
+    at += got;
+  }
+}
+
+Outcome<> copy_bytes(int from, int to, const std::string& path) {
+  if (::ioctl(to, FICLONE, from) == 0) {
+    return Ok{};
+  }
+  off_t in = 0;
+  off_t out = 0;
+  while (true) {
+    POSTERN_TRY(imagebuild::check_interrupt());
+    const ssize_t done = ::copy_file_range(from, &in, to, &out, kPiece, 0);
+    if (done < 0 && in == 0) {
+      return copy_piecewise(from, to, path);
+    }
+    if (done < 0) {
+      return unwritable(path, errno);
+    }
+    if (done == 0) {
+      return Ok{};
+    }
+  }
+}
+
+class Temporary {
+ public:
+  explicit Temporary(const std::string& target)
+      : target_(target), path_(target.substr(0, target.rfind('/') + 1) + "tmp-copy-XXXXXX") {
+    fd_.reset(::mkostemp(path_.data(), O_CLOEXEC));
+    if (!fd_.valid()) {
+      path_.clear();
+    }
+  }
+
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+
+  ~Temporary() {
+    if (!path_.empty()) {
+      ::unlink(path_.c_str());
+    }
+  }
+
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+  bool place() {
+    const mode_t mask = ::umask(0);
+    ::umask(mask);
+    if (::fchmod(fd(), 0777 & ~mask) != 0 || ::fsync(fd()) != 0 ||
+        ::rename(path_.c_str(), target_.c_str()) != 0) {
+      return false;
+    }
+    path_.clear();
+    return true;
+  }
+
+ private:
+  std::string target_;
+  std::string path_;
+  UniqueFd fd_;
+};
+
+}  // namespace
+
+Outcome<> copy_out(int from, const std::string& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) {
+    return Problem{.what = "'" + path + "' is a directory", .cure = "name a file"};
+  }
+  Temporary file(path);
+  if (file.fd() < 0) {
+    return unwritable(path, errno);
+  }
+  POSTERN_TRY(copy_bytes(from, file.fd(), path));
+  return file.place() ? Outcome<>() : unwritable(path, errno);
+}
+
+}  // namespace postern::transfer

@@ -1,0 +1,78 @@
+#include "frontend/transfer/sub_commands.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "frontend/transfer/command.h"
+#include "protocol/exit_codes.h"
+
+namespace postern::transfer {
+namespace {
+
+// Columns on a terminal: bytes that begin a character.
+std::size_t width_of(const std::string& text) {
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
+}
+
+}  // namespace
+
+int run_sub_command(std::string_view command,
+                    std::string_view summary,
+                    std::span<const option::Option> options,
+                    std::span<const SubCommand> known,
+                    std::span<const std::string> words) {
+  const auto show = [&](std::FILE* to) {
+    std::string text = std::string(summary) + "\n\nUsage:\n";
+    for (const SubCommand& one : known) {
+      text += "  postern " + std::string(command) + " " + std::string(one.name) +
+              (one.operands.empty() ? "" : " ") + std::string(one.operands) + "\n";
+    }
+    std::fputs(text.c_str(), to);
+    return to == stdout ? 0 : kExitUsage;
+  };
+  if (words.empty() || words[0] == "--help" || words[0] == "-h") {
+    return show(words.empty() ? stderr : stdout);
+  }
+  const auto found = std::find_if(known.begin(), known.end(),
+                                  [&](const SubCommand& one) { return one.name == words[0]; });
+  if (found == known.end()) {
+    std::fputs(
+        ("Error: unknown command \"" + words[0] + "\" for \"" + std::string(command) + "\"\n\n")
+            .c_str(),
+        stderr);
+    return show(stderr);
+  }
+  const std::string name = std::string(command) + " " + std::string(found->name);
+  return run({.name = name,
+              .operands = found->operands,
+              .summary = found->summary,
+              .options = options,
+              .commands = found->options,
+              .least = found->least,
+              .most = found->most},
+             words.subspan(1), found->act);
+}
+
+void print_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      widths[i] = std::max(widths[i], width_of(row[i]));
+    }
+  }
+  std::string out = "\n";
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i] + std::string(widths[i] - width_of(row[i]) + 2, ' ');
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    out += line + "\n";
+  }
+  std::fputs(out.c_str(), stdout);
+}
+
+}  // namespace postern::transfer
