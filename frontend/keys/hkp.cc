@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include <arpa/inet.h>
 #include <unistd.h>
 
 #include "frontend/system/libexec.h"
@@ -109,16 +110,24 @@ std::string escape(std::string_view text) {
   return out;
 }
 
-bool is_private_address(const std::string& address) {
-  const std::string host = address.substr(address.find("://") + 3);
-  return address.starts_with("https:") || host.starts_with("localhost") ||
-         host.starts_with("127.") || host.starts_with("[::1]");
+// Whether a secret may go there: over TLS, or to this machine itself ("127.example.org" is
+// another).
+bool may_have_secrets(const std::string& address) {
+  const std::string host_and_port = address.substr(address.find("://") + 3);
+  const std::string host = host_and_port.ends_with(']')
+                               ? host_and_port  // IPv6 without a port
+                               : host_and_port.substr(0, host_and_port.rfind(':'));
+  in_addr v4{};
+  const bool loopback =
+      host == "localhost" || host == "[::1]" ||
+      (::inet_pton(AF_INET, host.c_str(), &v4) == 1 && (ntohl(v4.s_addr) >> 24) == IN_LOOPBACKNET);
+  return address.starts_with("https:") || loopback;
 }
 
 Request to(const ServerOptions& server, const std::string& address, const std::string& path) {
   Request out{.url = address + path, .seconds = server.timeout_seconds};
-  if (!server.token.empty() && is_private_address(address)) {
-    out.authorization = "BEARER " + server.token;
+  if (may_have_secrets(address)) {
+    out.authorization = server.authorization;
   }
   return out;
 }
@@ -198,6 +207,32 @@ Outcome<std::string> server_address(const std::string& url) {
     host += ":11371";
   }
   return (plain ? "http://" : "https://") + host;
+}
+
+Outcome<std::vector<ServerOptions>> configured_servers() {
+  constexpr std::size_t kMostBytes = std::size_t{1} << 20;
+  const std::string program = system::libexec_program("postern-transfer");
+  const auto done = system::run_and_read(
+      {.program = program, .words = {"postern-transfer", "key-servers"}}, kMostBytes);
+  if (!done) {
+    return network_problem(system_problem("starting " + program, done.error().err).what,
+                           "key servers are asked by it: install it beside postern-keys");
+  }
+  std::vector<ServerOptions> out;
+  for (std::string_view rest = done->output; !rest.empty();) {
+    const std::size_t end = rest.find('\n');
+    const std::string_view line = rest.substr(0, end);
+    const std::size_t tab = line.find('\t');
+    if (tab != std::string_view::npos) {
+      out.push_back({.url = std::string(line.substr(0, tab)),
+                     .authorization = std::string(line.substr(tab + 1))});
+    }
+    rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
+  }
+  if (out.empty()) {
+    return network_problem("no key server is configured", "name one with --url");
+  }
+  return out;
 }
 
 Outcome<std::string> fetch_key(const ServerOptions& server, const std::string& search) {

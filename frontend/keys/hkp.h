@@ -13,8 +13,8 @@ namespace postern::keys {
 inline constexpr std::string_view kDefaultKeyServer = "https://keys.openpgp.org";
 
 struct ServerOptions {
-  std::string url;    // hkp:// (port 11371), hkps://, http:// or https://; a path is dropped
-  std::string token;  // sent as "Authorization: BEARER", over TLS or to this host only
+  std::string url;  // hkp:// (port 11371), hkps://, http:// or https://; a path is dropped
+  std::string authorization;  // that header's value; sent over TLS or to this machine only
   unsigned timeout_seconds = 30;
 };
 
@@ -27,6 +27,9 @@ struct FoundKey {
   std::string flags;         // "r" revoked, "d" disabled, "e" expired
   std::vector<std::string> users;
 };
+
+// The key servers of the user's remotes, in the order in which they are asked; at least one.
+Outcome<std::vector<ServerOptions>> configured_servers();
 
 // Errors name the server and say whether it could not be reached, does not have it, or refused.
 

@@ -51,7 +51,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
     {"public",       'p', "",       Kind::kFlag, kRemove,                    "",     "remove the public key (default)"},
     {"push",         'U', "",       Kind::kFlag, kNewpair,                   "",     "push the public key to a key server"},
     {"secret",       's', "SECRET", Kind::kFlag, kList | kExport | kRemove,  "",     "secret keys"},
-    {"url",          'u', "URL",    Kind::kText, kSearch | kPull | kPush | kNewpair, "URL", "key server (default https://keys.openpgp.org)"},
+    {"url",          'u', "URL",    Kind::kText, kSearch | kPull | kPush | kNewpair, "URL", "key server (default: those of the remote, else https://keys.openpgp.org)"},
 });
 // clang-format on
 
@@ -60,11 +60,12 @@ Outcome<KeyDirectory> local(const Arguments& arguments) {
   return KeyDirectory::open_local(path);
 }
 
-ServerOptions server(const Arguments& arguments) {
-  ServerOptions out;
-  out.url =
-      arguments.given("url") ? std::string(arguments.text("url")) : std::string(kDefaultKeyServer);
-  return out;
+Outcome<ServerOptions> server(const Arguments& arguments) {
+  if (arguments.given("url")) {
+    return ServerOptions{.url = std::string(arguments.text("url"))};
+  }
+  POSTERN_TRY_ASSIGN(std::vector<ServerOptions> servers, configured_servers());
+  return std::move(servers.front());
 }
 
 PassphraseSource from_user() {
@@ -155,7 +156,8 @@ Outcome<> newpair(const Arguments& arguments) {
   message::info("The fingerprint is " + fingerprint);
   if (arguments.given("push")) {
     POSTERN_TRY_ASSIGN(const std::string armored, directory.export_public(fingerprint, true));
-    POSTERN_TRY(push_key(server(arguments), armored));
+    POSTERN_TRY_ASSIGN(const ServerOptions where, server(arguments));
+    POSTERN_TRY(push_key(where, armored));
     std::fputs("Key successfully pushed to keystore\n", stdout);
   }
   return Ok{};
@@ -288,8 +290,9 @@ std::string padded(std::string text, std::size_t width) {
 }
 
 Outcome<> search(const Arguments& arguments) {
+  POSTERN_TRY_ASSIGN(const ServerOptions where, server(arguments));
   POSTERN_TRY_ASSIGN(const std::vector<FoundKey> keys,
-                     search_keys(server(arguments), arguments.positional()[0]));
+                     search_keys(where, arguments.positional()[0]));
   const bool all = arguments.given("long-list");
   std::string out = "Showing " + std::to_string(keys.size()) + " results\n\n";
   out += all ? padded("FINGERPRINT", 42) + padded("ALGORITHM", 11) + padded("BITS", 6) +
@@ -333,7 +336,8 @@ Outcome<> pull(const Arguments& arguments) {
     return Problem{"'" + printable(id) +
                    "' is neither a key id of 8 nor a fingerprint of 40 hexadecimal digits"};
   }
-  POSTERN_TRY_ASSIGN(const std::string bytes, fetch_key(server(arguments), "0x" + id));
+  POSTERN_TRY_ASSIGN(const ServerOptions where, server(arguments));
+  POSTERN_TRY_ASSIGN(const std::string bytes, fetch_key(where, "0x" + id));
   // Looked at apart first: an answer with other keys must not get into the ring.
   POSTERN_TRY_ASSIGN(KeyDirectory scratch, KeyDirectory::open_temporary());
   POSTERN_TRY(scratch.import(bytes));
@@ -369,7 +373,8 @@ Outcome<> push(const Arguments& arguments) {
                      arguments.given("global") ? KeyDirectory::open_for_reading(global_keyring())
                                                : local(arguments));
   POSTERN_TRY_ASSIGN(const std::string armored, directory.export_public(fingerprint, true));
-  POSTERN_TRY(push_key(server(arguments), armored));
+  POSTERN_TRY_ASSIGN(const ServerOptions where, server(arguments));
+  POSTERN_TRY(push_key(where, armored));
   std::fputs(
       ("public key `" + printable(fingerprint) + "' pushed to server successfully\n").c_str(),
       stdout);

@@ -68,15 +68,28 @@ Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options
 }
 
 std::optional<signature::PgpKeyring> Material::fetch(const std::string& key_id) {
-  ServerOptions server;
-  server.url = options_.server.empty() ? std::string(kDefaultKeyServer) : options_.server;
-  server.timeout_seconds = kLookupSeconds;
   const auto failed = [&](const Problem& problem) {
     message::warning("key " + key_id + ": " + problem.what);
     return std::nullopt;
   };
-  message::verbose("Asking " + server.url + " for key " + key_id);
-  auto bytes = fetch_key(server, "0x" + key_id);
+  if (servers_.empty()) {
+    if (!options_.server.empty()) {
+      servers_.push_back({.url = options_.server});
+    } else if (auto configured = configured_servers(); configured) {
+      servers_ = *std::move(configured);
+    } else {
+      return failed(configured.error());
+    }
+  }
+  Outcome<std::string> bytes = Problem{};
+  for (ServerOptions& server : servers_) {  // in their order, until one has it
+    server.timeout_seconds = kLookupSeconds;
+    message::verbose("Asking " + server.url + " for key " + key_id);
+    bytes = fetch_key(server, "0x" + key_id);
+    if (bytes) {
+      break;
+    }
+  }
   if (!bytes) {
     return failed(bytes.error());
   }

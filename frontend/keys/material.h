@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "frontend/keys/gnupg.h"
+#include "frontend/keys/hkp.h"
 #include "policy/problem.h"
 #include "policy/signature/verify.h"
 
@@ -36,6 +37,7 @@ class Material {
   MaterialOptions options_;
   signature::KeyMaterial keys_;
   std::vector<KeyDirectory> fetched_;
+  std::vector<ServerOptions> servers_;  // filled when the first is asked
 };
 
 }  // namespace postern::keys

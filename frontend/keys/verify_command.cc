@@ -44,7 +44,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
     {"local",                     'l', "LOCAL_VERIFY",        Kind::kFlag, 1, "",     "use no key server"},
     {"ocsp-verify",               0,   "VERIFY_OCSP",         Kind::kFlag, 1, "",     "ask whether the certificates have been revoked"},
     {"sif-id",                    'i', "",                    Kind::kList, 1, "N",    "verify this object"},
-    {"url",                       'u', "URL",                 Kind::kText, 1, "URL",  "key server (default https://keys.openpgp.org)"},
+    {"url",                       'u', "URL",                 Kind::kText, 1, "URL",  "key server (default: those of the remote, else https://keys.openpgp.org)"},
 });
 // clang-format on
 

@@ -21,6 +21,7 @@ int delete_command(std::span<const std::string> words);
 int registry_command(std::span<const std::string> words);
 int remote_command(std::span<const std::string> words);
 int keyserver_command(std::span<const std::string> words);
+int key_servers_command(std::span<const std::string> words);
 int request_command(std::span<const std::string> words);
 
 // Parses, acts with signals noted instead of deadly, and prints the problem; the exit status.

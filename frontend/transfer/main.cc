@@ -26,6 +26,7 @@ constexpr std::array kCommands = std::to_array<Command>({
     {"cache", postern::transfer::cache_command},
     {"delete", postern::transfer::delete_command},
     {"fetch", postern::transfer::fetch_command},
+    {"key-servers", postern::transfer::key_servers_command},
     {"keyserver", postern::transfer::keyserver_command},
     {"pull", postern::transfer::pull_command},
     {"push", postern::transfer::push_command},
