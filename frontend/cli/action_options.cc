@@ -84,6 +84,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"docker-username", 0, "DOCKER_USERNAME", option::Kind::kText, kActions, "NAME", ""},
   {"no-https", 0, "NOHTTPS,NO_HTTPS", option::Kind::kFlag, kActions, "", "images that are fetched: plain HTTP, and any certificate, will do"},
   {"nohttps", 0, "", option::Kind::kFlag, kActions, "", ""},
+  {"verify-key", 0, "VERIFY_KEY", option::Kind::kText, kActions, "FILE", "docker://, oras://: only what this public key has signed (cosign)"},
   {"tmpdir", 0, "TMPDIR", option::Kind::kText, kActions, "DIR", "images that are fetched: directory for temporary files"},
 
   // Options of Apptainer that have no meaning here; each says what to do instead.
@@ -241,7 +242,7 @@ Outcome<> key_options(const option::Arguments& arguments, plan::Action& action) 
       action.fetch_options.push_back("--" + std::string(name));
     }
   }
-  for (const char* name : {"authfile", "docker-username", "tmpdir"}) {
+  for (const char* name : {"authfile", "docker-username", "tmpdir", "verify-key"}) {
     if (arguments.given(name)) {
       action.fetch_options.push_back("--" + std::string(name) + "=" +
                                      std::string(arguments.text(name)));

@@ -137,6 +137,7 @@ Outcome<Fetched> fetch_oras(Remote& remote, const SourceSpec& spec, const OpenOp
   POSTERN_TRY_ASSIGN(const net::Reference reference, net::parse_reference(spec.path));
   POSTERN_TRY_ASSIGN(net::Registry registry, net::Registry::open(remote.session(), reference));
   POSTERN_TRY_ASSIGN(const ChosenManifest chosen, choose_manifest(registry, options));
+  POSTERN_TRY(remote.check_signature(registry, chosen.digest));
   POSTERN_TRY_ASSIGN(const OciManifest manifest, parse_oci_manifest(chosen.document.bytes));
   if (manifest.layers.size() != 1) {
     return Problem{.what = "ORAS SIF image should have a single layer, found " +

@@ -58,6 +58,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"sandbox", 's', "SANDBOX", Kind::kFlag, kBuild, "", "make a directory instead of an image file"},
     {"section", 0, "SECTION", Kind::kList, kBuild, "NAMES", "sections to run: all, none, or of post, files, environment, test, labels"},
     {"tmpdir", 0, "TMPDIR", Kind::kText, kBuild, "DIR", "directory for temporary files"},
+    {"verify-key", 0, "VERIFY_KEY", Kind::kText, kBuild, "FILE", "docker://, oras://: only what this public key has signed (cosign)"},
     {"update", 'u', "UPDATE", Kind::kFlag, kBuild, "", "with --sandbox: run the sections on the present directory"},
     {"userns", 0, "USERNS", Kind::kFlag, kBuild, "", ""},
     {"warn-unused-build-args", 0, "", Kind::kFlag, kBuild, "", "warn of build arguments that nothing uses, instead of failing"},
@@ -217,7 +218,8 @@ std::vector<std::string> key_options(const option::Arguments& arguments) {
 Outcome<std::shared_ptr<Remote>> remote_of(const option::Arguments& arguments) {
   RemoteOptions out{.no_https = arguments.given("no-https") || arguments.given("nohttps"),
                     .disable_cache = arguments.given("disable-cache"),
-                    .library = std::string(arguments.text("library"))};
+                    .library = std::string(arguments.text("library")),
+                    .verify_key = std::string(arguments.text("verify-key"))};
   out.credentials = {.user = std::string(arguments.text("docker-username")),
                      .password = std::string(arguments.text("docker-password")),
                      .file = std::string(arguments.text("authfile"))};

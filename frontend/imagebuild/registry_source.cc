@@ -376,6 +376,7 @@ Outcome<OpenedSource> open_registry_image(const SourceSpec& spec, const OpenOpti
   reference.digest = options.pin.empty() ? reference.digest : options.pin;
   POSTERN_TRY_ASSIGN(net::Registry registry, net::Registry::open(remote.session(), reference));
   POSTERN_TRY_ASSIGN(const ChosenManifest chosen, choose_manifest(registry, options));
+  POSTERN_TRY(remote.check_signature(registry, chosen.digest));
   POSTERN_TRY_ASSIGN(OciManifest manifest, parse_oci_manifest(chosen.document.bytes));
   POSTERN_TRY(check_layers(manifest, reference.name()));
   POSTERN_TRY_ASSIGN(const std::string config,

@@ -2,8 +2,10 @@
 
 #include <cstdlib>
 
+#include "frontend/imagebuild/cosign.h"
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/keys/prompt.h"
+#include "frontend/message/message.h"
 #include "frontend/net/remotes.h"
 
 namespace postern::imagebuild {
@@ -41,6 +43,16 @@ net::Session& Remote::session() {
         }});
   }
   return *session_;
+}
+
+Outcome<> Remote::check_signature(net::Registry& registry, const std::string& digest) const {
+  if (options_.verify_key.empty()) {
+    return Ok{};
+  }
+  POSTERN_TRY_ASSIGN(const signature::PublicKey key, read_cosign_key(options_.verify_key));
+  POSTERN_TRY(verify_cosign(registry, digest, key));
+  message::verbose(registry.reference().name() + " is signed by " + options_.verify_key);
+  return Ok{};
 }
 
 Outcome<net::Library> Remote::library(const net::LibraryReference& reference) {

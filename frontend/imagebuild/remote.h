@@ -16,7 +16,8 @@ struct RemoteOptions {
   net::CredentialOptions credentials;
   bool no_https = false;
   bool disable_cache = false;
-  std::string library;  // --library: the address of a library
+  std::string library;     // --library: the address of a library
+  std::string verify_key;  // --verify-key: file of a public key that must have signed
 };
 
 // Fills up what the command line left open: DOCKER_USERNAME and DOCKER_PASSWORD; with `ask`, asks
@@ -32,6 +33,10 @@ class Remote {
 
   net::Session& session();
   Outcome<cache::Cache*> cache();
+
+  // Whether the image `digest` of a registry is signed by --verify-key; nothing is asked without
+  // it.
+  Outcome<> check_signature(net::Registry& registry, const std::string& digest) const;
 
   // The library that `reference` means: --library, its own host, or the active remote's.
   Outcome<net::Library> library(const net::LibraryReference& reference);

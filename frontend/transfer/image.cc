@@ -87,6 +87,7 @@ Outcome<imagebuild::Fetched> from_registry(const imagebuild::SourceSpec& spec,
                      net::Registry::open(options.remote->session(), reference));
   // Asked for without a download: registries count those.
   POSTERN_TRY_ASSIGN(options.pin, registry.resolve(reference.target()));
+  POSTERN_TRY(options.remote->check_signature(registry, options.pin));
   return converted(options.pin.substr(7), options, uncached);
 }
 
@@ -136,6 +137,11 @@ Outcome<imagebuild::Fetched> provide_image(const std::string& uri,
                                            const std::string& uncached) {
   POSTERN_TRY_ASSIGN(const imagebuild::SourceSpec spec, spec_of(uri));
   options.source = uri;
+  const bool signable = spec.kind == SourceKind::kDocker || spec.kind == SourceKind::kOras;
+  if (!options.remote->options().verify_key.empty() && !signable) {
+    return Problem{.what = "'" + uri + "' carries no signature that --verify-key could check",
+                   .cure = "leave it out; SIF images are checked by postern verify"};
+  }
   switch (spec.kind) {
     case SourceKind::kDocker:
       return from_registry(spec, std::move(options), uncached);

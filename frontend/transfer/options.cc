@@ -45,6 +45,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
     {"sandbox", 's', "SANDBOX", Kind::kFlag, kPull, "", "make a directory instead of an image file"},
     {"signed", 0, "SEARCH_SIGNED", Kind::kFlag, kSearch, "", "only signed images"},
     {"timeout", 'T', "TIMEOUT", Kind::kText, kDelete, "SECONDS", ""},
+    {"verify-key", 0, "VERIFY_KEY", Kind::kText, kImages, "FILE", "docker://, oras://: only what this public key has signed (cosign)"},
     {"tmpdir", 0, "TMPDIR", Kind::kText, kImages, "DIR", "directory for temporary files"},
 
     {"docker-host", 0, "", Kind::kText, kAll, "", "", kNoDaemon},
@@ -83,6 +84,7 @@ Outcome<std::shared_ptr<imagebuild::Remote>> remote_of(const option::Arguments& 
   imagebuild::RemoteOptions out{
       .no_https = arguments.given("no-https") || arguments.given("nohttps"),
       .library = std::string(arguments.text("library"))};
+  out.verify_key = (command & kImages) != 0 ? arguments.text("verify-key") : "";
   out.disable_cache = (command & kImages) != 0 && arguments.given("disable-cache");
   out.credentials = {.user = std::string(arguments.text("docker-username")),
                      .password = std::string(arguments.text("docker-password")),

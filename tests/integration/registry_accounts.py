@@ -278,6 +278,49 @@ def wrong_kinds(bench):
     bench.run("push", sif(bench), "oras://nonexistent.invalid/a/b:1", env=env).fails(255, "cannot reach")
 
 
+def cosign(bench):
+    """--verify-key takes what the key has signed, and nothing else: another key, another image, no signature"""
+    place = bench.make_directory("keys")
+    for name in ("good", "other"):
+        subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{place}/{name}.pem"], check=True)
+        subprocess.run(["openssl", "ec", "-in", f"{place}/{name}.pem", "-pubout", "-out", f"{place}/{name}.pub"], check=True, capture_output=True)
+        os.chmod(f"{place}/{name}.pub", 0o644)
+    registry = world.FakeRegistry()
+    registry.add(SMALL)
+    other = world.Image([world.base_files(**{"say": "other\n"})])
+    registry.add(other, "other")
+
+    def sign(digest, about, key="good"):
+        payload = world.dump({"critical": {"identity": {"docker-reference": ""}, "image": {"docker-manifest-digest": about},
+                                           "type": "cosign container image signature"}, "optional": None})
+        signature = subprocess.run(["openssl", "dgst", "-sha256", "-sign", f"{place}/{key}.pem"], input=payload, capture_output=True, check=True).stdout
+        registry.blobs[world.digest(payload)] = payload
+        registry.blobs[world.digest(b"{}")] = b"{}"
+        registry.add_bytes("sha256-" + digest[7:] + ".sig", world.OCI_MANIFEST, world.dump({
+            "schemaVersion": 2, "config": {"mediaType": world.OCI_CONFIG, "digest": world.digest(b"{}"), "size": 2},
+            "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": world.digest(payload), "size": len(payload),
+                        "annotations": {"dev.cosignproject.cosign/signature": base64.b64encode(signature).decode()}}]}))
+
+    env = env_of(bench)
+    uri = f"docker://{registry.host}/x"
+    good = ("--verify-key", f"{place}/good.pub")
+    bench.run("exec", *good, uri, "cat", "/say", env=env).fails(255, "is not signed by this key")
+    sign(SMALL.digest, SMALL.digest)
+    bench.run("exec", *good, uri, "cat", "/say", env=env).prints("small\n")
+    bench.run("pull", *good, target_of(bench), uri, env=env).ok()
+    bench.run("build", *good, target_of(bench), uri, env=env).ok()
+    # The cache has it now: still nobody starts it who asks for another key.
+    bench.run("exec", "--verify-key", f"{place}/other.pub", uri, "cat", "/say", env=env).fails(255, "the signature does not hold")
+    sign(other.digest, SMALL.digest)
+    bench.run("exec", *good, uri + ":other", "cat", "/say", env=env).fails(255, "of another image")
+    sign(other.digest, other.digest, "other")
+    bench.run("exec", *good, uri + ":other", "cat", "/say", env=env).fails(255, "the signature does not hold")
+    bench.run("exec", uri + ":other", "cat", "/say", env={**env, "POSTERN_VERIFY_KEY": f"{place}/good.pub"}).fails(255, "does not hold")
+    bench.run("exec", *good, f"http://{registry.host}/x.sif", "true", env=env).fails(255, "no signature that --verify-key")
+    bench.run("exec", "--verify-key", "/nonexistent", uri, "true", env=env).fails(255, "/nonexistent")
+    registry.stop()
+
+
 def push_with_credentials(bench):
     """push to a registry that wants a password"""
     env = env_of(bench, DOCKER_USERNAME="user", DOCKER_PASSWORD="secret word")
@@ -481,8 +524,12 @@ def remotes(bench):
     target = target_of(bench)
     bench.run("pull", target, "library://e/c/n:1", env=env).ok()
     assert [r for r in server.asked("/library/v1/images") if r[2].get("Authorization") == "Bearer " + server.TOKEN]
+    # The remote's key server is asked, with the remote's token; one that --url names gets none.
+    bench.run("key", "search", "somebody", env=env).fails(2, f"http://{server.host} has no key")
+    assert [r[2].get("Authorization") for r in server.asked("/pks/lookup")] == ["Bearer " + server.TOKEN], server.asked("/pks")
     other = LibraryServer()
     other.add("e/c/n", "1", data)
+    bench.run("key", "search", "--url", f"http://{other.host}", "somebody", env=env).fails(2, "has no key")
     bench.run("pull", "--force", "--library", f"http://{other.host}/library", target, "library://e/c/n:1", env=env).ok()
     assert not [r for r in other.requests if "Authorization" in r[2]], "the token went to another library"
     bench.run("remote", "login", "--tokenfile", "/etc/hostname", env=env).fails(255, "too short")
@@ -528,7 +575,7 @@ def library_push(bench):
     server.stop()
 
 
-TESTS = [login_and_out, every_way_to_say_who, credential_helpers, tokens, hostile_token_servers, push_and_pull, wrong_kinds,
+TESTS = [login_and_out, every_way_to_say_who, credential_helpers, tokens, hostile_token_servers, push_and_pull, wrong_kinds, cosign,
          push_with_credentials, an_oras_server_that_lies, web_servers, library_pull, remotes, library_push]
 
 if __name__ == "__main__":
