@@ -28,7 +28,8 @@ int buildcfg_command(std::span<const std::string> words) {
     std::string_view value;
   };
 
-  static constexpr std::array kValues = std::to_array<Value>({
+  const bool suid_installed = ::access(POSTERN_LIBEXECDIR "/postern-helper", F_OK) == 0;
+  const std::array values = std::to_array<Value>({
       {"PACKAGE_NAME", "postern"},
       {"PACKAGE_VERSION", POSTERN_VERSION},
       {"PREFIX", POSTERN_PREFIX},
@@ -36,17 +37,17 @@ int buildcfg_command(std::span<const std::string> words) {
       {"LIBEXECDIR", POSTERN_LIBEXECDIR},
       {"POSTERN_CONFDIR", POSTERN_CONFDIR},
       {"POSTERN_CONF_FILE", POSTERN_CONFDIR "/postern.toml"},
-      {"POSTERN_SUID_INSTALL", POSTERN_SUID ? "1" : "0"},
+      {"POSTERN_SUID_INSTALL", suid_installed ? "1" : "0"},
   });
   if (words.empty()) {
-    for (const Value& value : kValues) {
+    for (const Value& value : values) {
       std::printf("%s=%s\n", value.name.data(), value.value.data());
     }
     return 0;
   }
-  const auto* found = std::find_if(kValues.begin(), kValues.end(),
+  const auto* found = std::find_if(values.begin(), values.end(),
                                    [&](const Value& value) { return value.name == words[0]; });
-  if (found == kValues.end()) {
+  if (found == values.end()) {
     return report_usage_error(*find_command("buildcfg"),
                               Problem{.what = "there is no value " + words[0]});
   }
