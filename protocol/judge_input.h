@@ -5,7 +5,8 @@
 // limits, umask 077, default signals. Its descriptors, all others closed:
 //
 //      0–2    /dev/null
-//      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the judge
+//      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the
+//      judge
 //             reads it, writes one whole Verdict over it and exits 0
 //      4      the request (protocol/launch.capnp): the caller's, so of any kind and size, and the
 //             caller may write it meanwhile. Read once, into memory of the judge's own
@@ -21,15 +22,16 @@
 
 namespace postern {
 
-inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4932;  // "PJI2"
+inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4933;  // "PJI3"
 
 enum : int { kJudgeFd = 3, kJudgeRequestFd, kJudgeDescriptorBase };
 
 // uid, gid: the caller's real ids, as the kernel gave them to the helper.
 // descriptor_count: of those that came with the request.
+// open_for_writing: 1 if some process has the root's file open for writing (fcntl(2), F_SETLEASE).
 struct JudgeInput {
   std::uint32_t magic = kJudgeInputMagic;
-  std::uint32_t uid, gid, descriptor_count;
+  std::uint32_t uid, gid, descriptor_count, open_for_writing;
 };
 
 }  // namespace postern
