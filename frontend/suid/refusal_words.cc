@@ -36,7 +36,6 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kCapability:
       return capability_words(refusal.item);
     case RefusalCode::kBindForbidden:
-    case RefusalCode::kBindTarget:
     case RefusalCode::kMountForbidden:
       return mount_words(plan, refusal.item);
     case RefusalCode::kImageDescriptor:
@@ -54,6 +53,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kEclSignature:
     case RefusalCode::kEclBinding:
     case RefusalCode::kSeal:
+    case RefusalCode::kUnsealed:
     case RefusalCode::kCryptHeader:
     case RefusalCode::kCryptKey:
     case RefusalCode::kCryptForbidden:
@@ -83,6 +83,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kNetworkNamespace:
     case RefusalCode::kSessionSize:
     case RefusalCode::kAuditLog:
+    case RefusalCode::kKeyring:
       return "";
   }
   return "";
