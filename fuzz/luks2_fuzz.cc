@@ -35,7 +35,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   check(postern::crypt::parse_luks2({reinterpret_cast<const char*>(data), size}, kPartition));
   const postern::UniqueFd file(::memfd_create("header", MFD_CLOEXEC));
   if (::write(file.get(), data, size) == static_cast<ssize_t>(size)) {
-    check(postern::crypt::read_luks2(file.get(), 0, kPartition));
+    postern::Snapshot bytes(file.get());
+    check(postern::crypt::read_luks2(bytes, {0, kPartition}));
   }
   return 0;
 }

@@ -23,13 +23,13 @@ void require(bool holds) {
   }
 }
 
-void walk(int fd, const sif::Image& image) {
+void walk(postern::Snapshot& file, const sif::Image& image) {
   for (const sif::Descriptor& d : image.descriptors()) {
     if (const auto extent = image.extent_of(d)) {
       require(extent->bytes <= image.file_bytes() &&
               extent->offset <= image.file_bytes() - extent->bytes);
     }
-    if (const auto bytes = sif::read_object(fd, image, d, 1 << 16)) {
+    if (const auto bytes = sif::read_object(file, image, d, 1 << 16)) {
       require(bytes->size() == static_cast<std::size_t>(d.size));
     }
     require(d.name.size() <= sif::kNameBytes);
@@ -50,18 +50,20 @@ void change(int fd) {
   }
   const auto id = writer->add({.name = "fuzz"}, "data");
   if (id) {
-    const auto image = sif::read(fd);
+    postern::Snapshot file(fd);
+    const auto image = sif::read(file);
     require(image.has_value());
     const auto added = image->object(*id);
     if (added) {  // another object may have claimed the same id
-      require(*sif::read_object(fd, *image, **added, 16) == "data");
+      require(*sif::read_object(file, *image, **added, 16) == "data");
     }
   }
   for (const sif::Descriptor& d : writer->descriptors()) {
     (void)writer->set_primary(d.id);
     (void)writer->remove(d.id);
   }
-  require(sif::read(fd).has_value());
+  postern::Snapshot after(fd);
+  require(sif::read(after).has_value());
 }
 
 }  // namespace
@@ -71,13 +73,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   if (!fd.valid() || ::pwrite(fd.get(), data, size, 0) != static_cast<ssize_t>(size)) {
     return 0;
   }
-  const auto info = postern::image::identify(fd.get());
+  postern::Snapshot file(fd.get());
+  const auto info = postern::image::identify(file);
   if (info && info->kind != postern::image::Kind::kDirectory) {
     require(info->extent.bytes <= size && info->extent.offset <= size - info->extent.bytes);
     require(info->encrypted || info->squashfs->bytes_used <= info->extent.bytes);
   }
-  if (const auto image = sif::read(fd.get())) {
-    walk(fd.get(), *image);
+  if (const auto image = sif::read(file)) {
+    walk(file, *image);
     change(fd.get());
   }
   return 0;

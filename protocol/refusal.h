@@ -46,7 +46,7 @@ enum class RefusalCode : std::uint16_t {
   kUnboundRoot,  // limits or an ECL are active: a FUSE or directory root cannot be vouched for
   kNamespaceForbidden,  // [allow] pid, ipc, uts, net, cgroup namespaces
   kBindForbidden,       // [allow] user-binds = false
-  kBindTarget,          // a bind target that the site forbids
+  kKeyring,             // the site's keyring is not compiled, or not from what it holds now
   kOverlayForbidden,    // [allow] overlay = false
   kCapability,          // capability.toml does not grant it
   kKernelMount,         // kernel-mount forbids mounting this image by the kernel
@@ -65,6 +65,7 @@ enum class RefusalCode : std::uint16_t {
   kEclSignature,      // a signature does not verify
   kEclBinding,        // admitted, but the bytes are not bound as the rule asks
   kSeal,              // the seal is malformed or does not belong to the partition
+  kUnsealed,          // no seal, and too large to be hashed at each start
 
   // --- policy: encryption (250..299)
   kCryptHeader = 250,  // LUKS2 header unusable: version, cipher, integrity, reencryption

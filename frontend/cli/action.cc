@@ -112,12 +112,12 @@ Outcome<> check_images(const plan::LaunchPlan& plan) {
   std::vector<std::string> seen;
   for (const plan::ImageServer& server : plan.servers) {
     if (std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
-      POSTERN_TRY(check_ecl(server.path, server.image.get()));
+      POSTERN_TRY(check_ecl(server.path, server.image.get(), server.verity));
       seen.push_back(server.path);
     }
   }
   const bool is_checked = std::find(seen.begin(), seen.end(), plan.image_name) != seen.end();
-  return is_checked ? Outcome<>(Ok{}) : check_ecl(plan.image_name, -1);
+  return is_checked ? Outcome<>(Ok{}) : check_ecl(plan.image_name, -1, {});
 }
 
 // Through the setuid helper where there is one and nothing speaks against it.
@@ -130,7 +130,12 @@ Outcome<int> launch(plan::LaunchPlan plan,
     message::verbose("starting in setuid mode");
     return suid::launch(std::move(plan), site, config_path(), std::move(accounts));
   }
-  message::verbose("starting in user-namespace mode, not setuid mode: " + reason);
+  const std::string words = "starting in user-namespace mode, not setuid mode: " + reason;
+  if (!no_suid && suid::is_offered(site)) {
+    message::info(words + "; the site's limits and lists are advisory there");
+  } else {
+    message::verbose(words);
+  }
   accounts.reset();
   POSTERN_TRY(check_images(plan));
   return userns::launch(std::move(plan));
@@ -139,6 +144,9 @@ Outcome<int> launch(plan::LaunchPlan plan,
 Outcome<int> start(plan::Action action) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   const bool no_suid = action.user_namespace;
+  if (!no_suid) {
+    POSTERN_TRY(suid::require_settings(config_path()));
+  }
   std::optional<suid::ImageAccounts> accounts;
   POSTERN_TRY_ASSIGN(plan::PlanInput input, gather(std::move(action), site, accounts));
   for (const std::string& warning : input.environment.warnings) {

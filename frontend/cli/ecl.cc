@@ -3,12 +3,17 @@
 #include <string_view>
 #include <utility>
 
+#include <sys/stat.h>
+
+#include <unistd.h>
+
 #include "frontend/cli/command.h"
 #include "frontend/message/message.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/read_file.h"
 #include "frontend/system/spawn.h"
 #include "policy/ecl/ecl.h"
+#include "policy/text/hex.h"
 #include "protocol/limits.h"
 
 namespace postern::cli {
@@ -33,14 +38,32 @@ std::string ask(std::string path, int image) {
   return finished ? finished->output : std::string{};
 }
 
+// What follows `begin` on its line; empty where there is no such line.
+std::string line_of(const std::string& answer, std::string_view begin) {
+  const std::size_t at = answer.find(begin);
+  return at == std::string::npos
+             ? std::string()
+             : answer.substr(at + begin.size(),
+                             answer.find('\n', at + begin.size()) - at - begin.size());
+}
+
 }  // namespace
 
-Outcome<> check_ecl(const std::string& path, int image) {
+Outcome<> check_ecl(const std::string& path,
+                    int image,
+                    const std::optional<VerityGeometry>& seal) {
   const std::string& configuration = config_path();
   const std::string file = configuration.substr(0, configuration.rfind('/') + 1) + "ecl.toml";
   const auto text = system::read_small_file(file);
   if (!text) {
     return Ok{};
+  }
+  // As in setuid mode, but that an installation of the user's own may have the user's own list.
+  struct stat status{};
+  if (::stat(file.c_str(), &status) != 0 || (status.st_uid != 0 && status.st_uid != ::geteuid()) ||
+      (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    return Problem{.what = file + " can be written by others than root, so that it is not followed",
+                   .cure = "have it owned by root, and not writable by group or others"};
   }
   POSTERN_TRY_ASSIGN(const ecl::EclConfig list, ecl::parse_ecl(*text, file));
   if (!list.activated) {
@@ -48,6 +71,11 @@ Outcome<> check_ecl(const std::string& path, int image) {
   }
   const std::string answer = ask(path, image);
   if (answer.starts_with(kAllow)) {
+    if (const std::string admitted = line_of(answer, "\nseal: ");
+        !admitted.empty() && (!seal || text::to_hex(seal->root_hash) != admitted)) {
+      return Problem{.what = path + ": the file changed while its signatures were checked",
+                     .cure = "try again; if it happens again, ask who writes to the file"};
+    }
     message::verbose(file + " admits " + path +
                      "; in user-namespace mode this is advisory: a user can bring another program");
     return Ok{};

@@ -284,6 +284,42 @@ Outcome<int> global(const option::Arguments& arguments, const std::string& file)
   return change(asked, *key, file, arguments.given("dry-run"));
 }
 
+// Keys that the new file sets to another value than the old one; the defaults where there is none.
+void show_changes(const std::string& file, const std::string& old, const std::string& text) {
+  const auto before = parse_site_config(old, file);
+  const auto after = parse_site_config(text, file);
+  for (const Key& key : keys()) {
+    const std::string was = before ? value_text(*before, key) : "(unreadable)";
+    const std::string is = after ? value_text(*after, key) : "(unreadable)";
+    if (was != is) {
+      message::info("  " + std::string(key.table) + "." + std::string(key.name) + ": " + was +
+                    " -> " + is);
+    }
+  }
+}
+
+// Says what changes, keeps what was there as FILE.old, and writes. With --dry-run nothing is
+// written: standard output has the file, and what changes is said on standard error.
+Outcome<int> take_over(const std::string& file, const std::string& text, bool dry_run) {
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> old, read_file(file));
+  if (old == text) {
+    message::info(file + ": unchanged");
+    return 0;
+  }
+  message::info(file + (old ? ": changed" : ": new"));
+  if (file.ends_with("/postern.toml")) {
+    show_changes(file, old.value_or(""), text);
+  }
+  if (dry_run) {
+    return publish(file, text, true);
+  }
+  if (old) {
+    POSTERN_TRY(replace_file(file + ".old", *old));
+    message::info(file + ".old: what was there before");
+  }
+  return publish(file, text, false);
+}
+
 Outcome<int> import_one(const std::string& source, const std::string& directory, bool dry_run) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, read_file(source));
   if (!text) {
@@ -292,18 +328,18 @@ Outcome<int> import_one(const std::string& source, const std::string& directory,
   const std::string name = fs::path(source).filename().string();
   if (name == "capability.json") {
     POSTERN_TRY_ASSIGN(const CapabilityConfig grants, import_capabilities(*text, source));
-    return publish(directory + "/capability.toml", capability_config_text(grants), dry_run);
+    return take_over(directory + "/capability.toml", capability_config_text(grants), dry_run);
   }
   if (name == "ecl.toml") {
     // The same schema; ours is stricter, so what it would refuse later is refused now.
     POSTERN_TRY(ecl::parse_ecl(*text, source));
-    return publish(directory + "/ecl.toml", *text, dry_run);
+    return take_over(directory + "/ecl.toml", *text, dry_run);
   }
   POSTERN_TRY_ASSIGN(const ImportedSite imported, import_site(*text, source));
   for (const std::string& note : imported.notes) {
     message::warning(source + ": " + note);
   }
-  return publish(directory + "/postern.toml", site_text(imported.site), dry_run);
+  return take_over(directory + "/postern.toml", site_text(imported.site), dry_run);
 }
 
 Outcome<int> import(const option::Arguments& arguments, const std::string& file) {

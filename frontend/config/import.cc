@@ -81,7 +81,8 @@ Settings read_settings(std::string_view text) {
     while (!values.empty()) {
       const std::string_view value = values.substr(0, values.find(','));
       values.remove_prefix(std::min(value.size() + 1, values.size()));
-      if (!trimmed(value).empty()) {
+      // "NULL" is that program's word for "not set".
+      if (!trimmed(value).empty() && trimmed(value) != "NULL") {
         setting.values.emplace_back(trimmed(value));
       }
     }
@@ -91,15 +92,10 @@ Settings read_settings(std::string_view text) {
 
 // Words that mean something else there than here.
 std::optional<TomlValue> special_value(std::string_view directive,
-                                       const std::string& word,
-                                       std::vector<std::string>& notes) {
+                                       const std::string& word) {
   if (directive == "allow setuid-mount squashfs") {
     if (word == "iflimited") {
-      notes.push_back(
-          "allow setuid-mount squashfs = iflimited became kernel-mount.squashfs = \"trusted\": the "
-          "kernel mounts "
-          "signed and sealed images, and those below kernel-mount.trusted-paths");
-      return TomlValue(std::string("trusted"));
+      return TomlValue(std::string("limited"));
     }
     return TomlValue(word == "yes"  ? std::string("any")
                      : word == "no" ? std::string("never")
@@ -124,12 +120,12 @@ std::optional<std::int64_t> number_of(std::string_view word) {
   return error == std::errc() && stop == end ? std::optional(number) : std::nullopt;
 }
 
-TomlValue value_of(const Key& key, const Setting& setting, std::vector<std::string>& notes) {
+TomlValue value_of(const Key& key, const Setting& setting) {
   if (std::holds_alternative<List SiteConfig::*>(key.member)) {
     return setting.values;
   }
   const std::string& word = setting.values.front();  // the first value wins
-  if (std::optional<TomlValue> special = special_value(key.directive, word, notes)) {
+  if (std::optional<TomlValue> special = special_value(key.directive, word)) {
     return *std::move(special);
   }
   if (is_bool(key) && (word == "yes" || word == "no")) {
@@ -199,19 +195,26 @@ Outcome<ImportedSite> import_site(std::string_view text, const std::string& file
   // There, a file that is silent about a list means an empty list.
   imported.site.mount_binds.clear();
   imported.site.suid_enabled = true;  // "allow setuid" defaults to yes
+  imported.site.kernel_mount_squashfs = KernelMount::kLimited;  // … and this to "iflimited"
   for (const Key& key : keys()) {
     const auto found = key.directive.empty() ? settings.end() : settings.find(key.directive);
     if (found == settings.end() || found->second.values.empty()) {
       continue;
     }
     if (const Outcome<> set =
-            set_value(imported.site, key, value_of(key, found->second, imported.notes));
+            set_value(imported.site, key, value_of(key, found->second));
         !set) {
       return Problem{.what = file + ":" + std::to_string(found->second.line) + ": " +
                              std::string(key.directive) + ": " + set.error().what};
     }
   }
   note_dropped(settings, imported.notes);
+  if (imported.site.kernel_mount_squashfs == KernelMount::kLimited) {
+    imported.notes.emplace_back(
+        "kernel-mount.squashfs = \"limited\", which is iflimited: where limits or an execution "
+        "control list are active, the kernel mounts every image that meets them; \"trusted\" would "
+        "ask for signed and sealed images, or images of root's");
+  }
   return imported;
 }
 

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include <sys/mman.h>
@@ -19,6 +20,8 @@
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "policy/image/image.h"
+#include "policy/seal/cover.h"
+#include "policy/seal/seal.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
 #include "protocol/base/unique_fd.h"
@@ -35,6 +38,7 @@ constexpr std::string_view kSealPrefix = "postern.seal";
 
 struct OpenImage {
   UniqueFd file;
+  std::unique_ptr<Snapshot> bytes;
   image::ImageInfo info;
 };
 
@@ -44,7 +48,8 @@ Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
   if (!opened.file.valid()) {
     return system_problem("opening " + name, errno);
   }
-  auto info = image::identify(opened.file.get());
+  opened.bytes = std::make_unique<Snapshot>(opened.file.get());
+  auto info = image::identify(*opened.bytes);
   if (!info) {
     Problem problem = std::move(info).error();
     problem.what = name + ": " + problem.what;
@@ -103,8 +108,9 @@ Outcome<LuksHeader::Opened> open_with(const LuksHeader& header,
   Problem last{.what = "the image holds no key that was wrapped for an RSA key",
                .cure = "it was encrypted with a passphrase"};
   for (const sif::Descriptor* message : wrapped_keys(*image.info.sif, image.info.root_object)) {
-    POSTERN_TRY_ASSIGN(const std::string text, sif::read_object(image.file.get(), *image.info.sif,
-                                                                *message, kMaxMessageBytes));
+    POSTERN_TRY_ASSIGN(
+        const std::string text,
+        sif::read_object(*image.bytes, *image.info.sif, *message, kMaxMessageBytes));
     auto secret = unwrap_secret(text, material.bytes, material.name);
     if (secret) {
       return header.unlock(secret->bytes(), limits);
@@ -278,7 +284,7 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
   }
   POSTERN_TRY_ASSIGN(
       const LuksHeader header,
-      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+      LuksHeader::load(*source.bytes, source.info.extent));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
                      open_with(header, source, material, options.limits));
@@ -361,7 +367,7 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
   }
   POSTERN_TRY_ASSIGN(
       LuksHeader header,
-      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+      LuksHeader::load(*source.bytes, source.info.extent));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
                      open_with(header, source, material, options.limits));
@@ -386,7 +392,8 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
     // The message of the slot that is gone opens nothing any more. Which one it was: those that the
     // given key unwraps.
     for (const sif::Descriptor* message : wrapped_keys(*source.info.sif, source.info.root_object)) {
-      auto text = sif::read_object(source.file.get(), *source.info.sif, *message, kMaxMessageBytes);
+      auto text =
+          sif::read_object(*source.bytes, *source.info.sif, *message, kMaxMessageBytes);
       if (text && unwrap_secret(*text, material.bytes, material.name)) {
         POSTERN_TRY(writer.remove(message->id));
       }
@@ -395,13 +402,33 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
   return writer.finish();
 }
 
+namespace {
+
+// Of a sealed image the header is covered as well: where the data lies, and under which key, is what
+// was sealed.
+Outcome<Ok> check_header(const LuksHeader& header, const OpenImage& source) {
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* root,
+                     source.info.sif->object(source.info.root_object));
+  POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> seal,
+                     seal::find_seal(*source.info.sif, *source.bytes, *root));
+  if (!seal) {
+    return Ok{};
+  }
+  return seal::check_covered(
+      *source.bytes, *seal, source.info.extent,
+      {.offset = source.info.extent.offset, .bytes = header.metadata_bytes()});
+}
+
+}  // namespace
+
 Outcome<Ok> unlock(const UnlockOptions& options) {
   POSTERN_TRY_ASSIGN(
       const OpenImage source,
       identify(UniqueFd(::fcntl(options.image_fd, F_DUPFD_CLOEXEC, 3)), "the image"));
   POSTERN_TRY_ASSIGN(
       const LuksHeader header,
-      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+      LuksHeader::load(*source.bytes, source.info.extent));
+  POSTERN_TRY(check_header(header, source));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
                      open_with(header, source, material, options.limits));

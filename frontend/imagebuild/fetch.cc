@@ -127,7 +127,8 @@ Outcome<std::string> fill(Remote& remote,
 
 // What is fetched as a SIF must be one.
 Outcome<> check_sif(int fd, const std::string& name) {
-  if (auto image = sif::read(fd); !image) {
+  Snapshot bytes(fd);
+  if (auto image = sif::read(bytes); !image) {
     return Problem{.what = name + " is not a SIF: " + image.error().what};
   }
   return Ok{};

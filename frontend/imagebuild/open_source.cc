@@ -92,7 +92,8 @@ Outcome<OpenedSource> open_sif(const SourceSpec& spec) {
     return system_problem("opening '" + spec.path + "'", errno);
   }
   const int fd = out.files[0].get();
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(fd));
+  Snapshot bytes(fd);
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
   POSTERN_TRY_ASSIGN(const sif::Descriptor* const primary, image.primary_partition());
   const sif::FileSystem fs = primary->partition()->fs;
   if (fs == sif::FileSystem::kLuksSquashfs || fs == sif::FileSystem::kGocryptfsSquashfs) {
@@ -107,7 +108,7 @@ Outcome<OpenedSource> open_sif(const SourceSpec& spec) {
   POSTERN_TRY_ASSIGN(const sif::Extent extent, image.extent_of(*primary));
   if (const sif::Descriptor* config = image.find(sif::DataType::kGenericJson, "oci-config.json");
       config != nullptr) {
-    POSTERN_TRY_ASSIGN(out.oci_config, sif::read_object(fd, image, *config, kMaxConfig));
+    POSTERN_TRY_ASSIGN(out.oci_config, sif::read_object(bytes, image, *config, kMaxConfig));
   }
   POSTERN_TRY_ASSIGN(out.source, squash_source(fd, extent.offset, extent.bytes, spec.path));
   return out;

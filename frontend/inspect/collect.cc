@@ -101,12 +101,13 @@ Outcome<Metadata> collect(Tree& tree) {
 namespace {
 
 Outcome<Metadata> inspect_open(int fd) {
-  POSTERN_TRY_ASSIGN(const image::ImageInfo info, image::identify(fd));
+  Snapshot bytes(fd);
+  POSTERN_TRY_ASSIGN(const image::ImageInfo info, image::identify(bytes));
   std::string deffile;
   if (info.sif) {
     for (const sif::Descriptor& d : info.sif->descriptors()) {
       if (d.type == sif::DataType::kDefinition) {
-        POSTERN_TRY_ASSIGN(deffile, sif::read_object(fd, *info.sif, d, kMaxFileBytes));
+        POSTERN_TRY_ASSIGN(deffile, sif::read_object(bytes, *info.sif, d, kMaxFileBytes));
         break;
       }
     }
@@ -114,7 +115,7 @@ Outcome<Metadata> inspect_open(int fd) {
         info.sif->find(sif::DataType::kGenericJson, "inspect-metadata.json");
     if (object != nullptr) {
       POSTERN_TRY_ASSIGN(const std::string text,
-                         sif::read_object(fd, *info.sif, *object, kMaxMetadataBytes));
+                         sif::read_object(bytes, *info.sif, *object, kMaxMetadataBytes));
       return parse_metadata(text);
     }
   }

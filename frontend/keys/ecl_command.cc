@@ -15,9 +15,14 @@
 #include "frontend/keys/command.h"
 #include "frontend/keys/paths.h"
 #include "frontend/message/message.h"
+#include "policy/admit/admit.h"
 #include "policy/config/read_file.h"
+#include "policy/config/site.h"
 #include "policy/config/trusted_file.h"
 #include "policy/ecl/facts.h"
+#include "policy/judge/decide.h"
+#include "policy/judge/gather.h"
+#include "policy/text/hex.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::keys {
@@ -43,6 +48,10 @@ constexpr Usage kCheckUsage{"ecl check",
                             1};
 constexpr Usage kListUsage{"ecl list", "", "Show the execution control list", kOptions, kList,
                            0,          0};
+
+std::string site_file() {
+  return configuration_directory() + "/postern.toml";
+}
 
 std::string ecl_file() {
   return configuration_directory() + "/ecl.toml";
@@ -150,16 +159,17 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
   if (out.facts.kind != ecl::ContainerKind::kSif) {
     return out;
   }
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(fd));
-  POSTERN_TRY_ASSIGN(
-      const signature::KeyMaterial keys,
-      ecl::load_keyring(global_keyring(),
-                        trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever,
-                        /*in_child=*/true));  // which needs one execution of gpg less
+  Snapshot bytes(fd);
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
+  auto keys = ecl::load_keyring(
+      global_keyring(), trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever);
+  if (!keys) {
+    return std::move(keys).error().problem;
+  }
   ecl::GatherOptions options;
   options.legacy = config.legacy_insecure;
-  options.mounts = config::MountTable::read();
-  out = ecl::gather(image, fd, keys, options);
+  options.unwritable = config::is_unwritable(fd, config::MountTable::read());
+  out = ecl::gather(image, bytes, *keys, options);
   out.facts.directory = ecl::locate(config, fd);
   return out;
 }
@@ -215,6 +225,35 @@ std::string explain(const Loaded& loaded,
          "bring another program\n";
 }
 
+// What setuid mode does with an image that the list admits: the list is one rule of several.
+std::string setuid_words(int fd, const ecl::EclConfig& list, const ecl::EclDecision& decision) {
+  const auto site = config::load_site_config(site_file());
+  if (!site || !site->suid_enabled) {
+    return {};
+  }
+  Snapshot bytes(fd);
+  judge::Facts facts;
+  facts.ecl_active = list.activated;
+  facts.ecl = decision;
+  facts.limits = admit::resolve(*site);
+  facts.image = judge::image_facts(fd, bytes, config::MountTable::read());
+  if (facts.image->problem != RefusalCode::kNone) {
+    return {};
+  }
+  const std::string start = "setuid mode: ";
+  if (judge::kernel_may_mount(facts, *site)) {
+    return start + "the kernel mounts it\n";
+  }
+  if (judge::admits_any_server(*site, list.activated)) {
+    return start + "it is served in user space\n";
+  }
+  return start +
+         "refuses it all the same: the kernel may not mount it (kernel-mount.squashfs of " +
+         site_file() +
+         "), and with a list or limits active nothing else is admitted; seal and sign it, or have "
+         "it owned by root and writable by nobody else\n";
+}
+
 Outcome<int> check(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const Loaded loaded, load());
@@ -243,6 +282,12 @@ Outcome<int> check(const option::Arguments& arguments) {
   std::fputs(
       (std::string(allowed ? "allow: " : "refuse: ") + printable(decision.why) + "\n").c_str(),
       stdout);
+  if (gathered.seal) {
+    std::fputs(("seal: " + text::to_hex(gathered.seal->geometry.root_hash) + "\n").c_str(), stdout);
+  }
+  if (allowed) {
+    std::fputs(setuid_words(fd.get(), loaded.config, decision).c_str(), stdout);
+  }
   if (!loaded.trusted) {
     message::warning(loaded.present
                          ? "suid mode refuses every start with this list: " + loaded.distrust

@@ -9,8 +9,10 @@
 
 #include "frontend/keys/gnupg.h"
 #include "frontend/keys/paths.h"
+#include "frontend/message/message.h"
+#include "policy/signature/compile_table.h"
+#include "policy/signature/gnupg_ring.h"
 #include "policy/signature/pem_key.h"
-#include "policy/signature/pgp.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::keys {
@@ -38,10 +40,20 @@ Outcome<std::string> current_ring(const std::string& directory) {
   return read_file(path);
 }
 
-Outcome<> write_ring(const std::string& directory, const std::string& ring) {
+// The ring and what it compiles to. Between the two steps, and where this is interrupted, the table
+// names another ring: starts that need it are refused until it is compiled again.
+Outcome<> write_ring(const std::string& directory, const KeyDirectory& scratch) {
+  POSTERN_TRY_ASSIGN(const std::string ring, scratch.export_public("", false));
+  POSTERN_TRY_ASSIGN(const signature::Compiled compiled,
+                     signature::compile_table(scratch.home(), ring));
+  for (const std::string& why : compiled.left_out) {
+    message::warning("signatures by key " + why + ": they cannot be checked");
+  }
   POSTERN_TRY(
       replace_file(directory + "/gpg.conf", std::string(signature::keyring_options()), 0644));
-  return replace_file(directory + "/pubring.gpg", ring, 0644);
+  POSTERN_TRY(replace_file(directory + "/pubring.gpg", ring, 0644));
+  return replace_file(directory + "/" + std::string(signature::kTableName),
+                      signature::write_table(compiled.table), 0644);
 }
 
 Outcome<std::vector<std::string>> import_pem(const std::string& directory,
@@ -75,6 +87,7 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory,
       bytes.find("-----BEGIN RSA PUBLIC KEY-----") != std::string::npos) {
     return import_pem(directory, bytes);
   }
+  POSTERN_TRY(signature::check_key_version(bytes));
   POSTERN_TRY_ASSIGN(const std::string ring, current_ring(directory));
   POSTERN_TRY_ASSIGN(KeyDirectory scratch, KeyDirectory::open_temporary());
   if (!ring.empty()) {
@@ -85,8 +98,7 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory,
     return Problem{"a secret key does not belong into the site's keyring",
                    "export the public key and import that"};
   }
-  POSTERN_TRY_ASSIGN(const std::string all, scratch.export_public("", false));
-  POSTERN_TRY(write_ring(directory, all));
+  POSTERN_TRY(write_ring(directory, scratch));
   std::vector<std::string> out;
   out.reserve(imported.fingerprints.size());
   for (const std::string& fingerprint : imported.fingerprints) {
@@ -109,8 +121,7 @@ Outcome<> remove_global(const std::string& directory, const std::string& fingerp
     POSTERN_TRY(scratch.import(ring));
   }
   POSTERN_TRY(scratch.remove(fingerprint, /*public_part=*/true, /*secret_part=*/false));
-  POSTERN_TRY_ASSIGN(const std::string rest, scratch.export_public("", false));
-  return write_ring(directory, rest);
+  return write_ring(directory, scratch);
 }
 
 }  // namespace postern::keys

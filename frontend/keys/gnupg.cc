@@ -22,7 +22,7 @@
 
 #include "frontend/message/message.h"
 #include "frontend/system/spawn.h"
-#include "policy/signature/pgp.h"
+#include "policy/signature/gnupg_ring.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::keys {

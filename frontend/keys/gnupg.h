@@ -62,6 +62,9 @@ class KeyDirectory {
 
   [[nodiscard]] const std::string& path() const noexcept { return path_; }
 
+  // The same directory, as GnuPG is told of it (a long path has a short name).
+  [[nodiscard]] const std::string& home() const noexcept { return home_; }
+
   // In the order of the ring: the index of a key is its number for -k.
   Outcome<std::vector<KeyInfo>> list(bool secret) const;
   // Binary or armored, one or many keys. Error: none of them can be read.

@@ -169,7 +169,10 @@ Outcome<> import(const Arguments& arguments) {
     POSTERN_TRY_ASSIGN(const std::vector<std::string> added,
                        import_global(global_keyring(), bytes));
     if (added.empty()) {
-      return Problem{"the site's keyring has all of these keys already"};
+      std::fputs(("The keyring " + global_keyring() +
+                  " has all of these keys already; it was compiled again\n")
+                     .c_str(),
+                 stdout);
     }
     for (const std::string& what : added) {
       std::fputs(("Imported " + what + " into " + global_keyring() + "\n").c_str(), stdout);

@@ -6,6 +6,7 @@
 #include "frontend/keys/ocsp.h"
 #include "frontend/keys/paths.h"
 #include "frontend/message/message.h"
+#include "policy/signature/gnupg_ring.h"
 
 namespace postern::keys {
 namespace {
@@ -40,7 +41,7 @@ Outcome<> add_pem(const MaterialOptions& options, signature::KeyMaterial& keys) 
 Outcome<> add_ring(const std::string& path,
                    signature::KeyOrigin origin,
                    signature::KeyMaterial& keys) {
-  POSTERN_TRY_ASSIGN(signature::PgpKeyring ring, signature::PgpKeyring::open(path, origin));
+  POSTERN_TRY_ASSIGN(auto ring, signature::GnupgRing::open(path, origin));
   keys.rings.push_back(std::move(ring));
   return Ok{};
 }
@@ -67,10 +68,10 @@ Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options
   return out;
 }
 
-std::optional<signature::PgpKeyring> Material::fetch(const std::string& key_id) {
+std::unique_ptr<signature::PgpRing> Material::fetch(const std::string& key_id) {
   const auto failed = [&](const Problem& problem) {
     message::warning("key " + key_id + ": " + problem.what);
-    return std::nullopt;
+    return nullptr;
   };
   if (servers_.empty()) {
     if (!options_.server.empty()) {
@@ -100,7 +101,7 @@ std::optional<signature::PgpKeyring> Material::fetch(const std::string& key_id) 
   if (const auto imported = directory->import(*bytes); !imported) {
     return failed(imported.error());
   }
-  auto ring = signature::PgpKeyring::open(directory->path(), signature::KeyOrigin::kRemote);
+  auto ring = signature::GnupgRing::open(directory->path(), signature::KeyOrigin::kRemote);
   if (!ring) {
     return failed(ring.error());
   }

@@ -32,7 +32,7 @@ class Material {
 
  private:
   Material() = default;
-  std::optional<signature::PgpKeyring> fetch(const std::string& key_id);
+  std::unique_ptr<signature::PgpRing> fetch(const std::string& key_id);
 
   MaterialOptions options_;
   signature::KeyMaterial keys_;

@@ -248,13 +248,14 @@ Outcome<> seal_partition(sif::Writer& writer, const sif::Descriptor& partition) 
 
 // The part of sign that seals: what cannot be sealed is signed without, with a word about it.
 Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> group) {
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  Snapshot bytes(writer.fd());
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
   const auto root = image.primary_partition();
   if (!root || (*root)->group == 0 || (group && *group != (*root)->group)) {
     return Ok{};
   }
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
-                     seal::find_seal(image, writer.fd(), **root));
+                     seal::find_seal(image, bytes, **root));
   if (present) {
     return Ok{};
   }
@@ -281,13 +282,15 @@ Outcome<> sign(const option::Arguments& arguments) {
     message::warning("--all has no effect: every group is signed unless one is named");
   }
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
-  POSTERN_TRY_ASSIGN(const sif::Image before, sif::read(writer.fd()));
+  Snapshot before_bytes(writer.fd());
+  POSTERN_TRY_ASSIGN(const sif::Image before, sif::read(before_bytes));
   POSTERN_TRY(subjects_of(before, group, object));  // before anybody is asked for anything
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Signer> signer, choose_signer(arguments));
   if (!arguments.given("no-seal") && !object) {
     POSTERN_TRY(seal_before_signing(writer, group));
   }
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  Snapshot table(writer.fd());
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(table));
   POSTERN_TRY_ASSIGN(const std::vector<Subject> subjects, subjects_of(image, group, object));
   std::vector<std::pair<std::uint32_t, Signed>> signatures;
   for (const Subject& subject : subjects) {
@@ -296,8 +299,9 @@ Outcome<> sign(const option::Arguments& arguments) {
       total += static_cast<std::uint64_t>(std::max<std::int64_t>((*image.object(id))->size, 0));
     }
     std::optional<message::Progress> bar(std::in_place, "Hashing", total);
+    Snapshot bytes(writer.fd());
     POSTERN_TRY_ASSIGN(const std::string metadata,
-                       signature::metadata_of(image, writer.fd(), subject.group, subject.objects,
+                       signature::metadata_of(image, bytes, subject.group, subject.objects,
                                               [&](std::uint64_t bytes) { bar->advance(bytes); }));
     bar.reset();
     POSTERN_TRY_ASSIGN(Signed made, signer->sign(metadata));
@@ -316,14 +320,15 @@ Outcome<> seal(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const auto id, number_option(arguments, "sif-id", "sif-id"));
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  Snapshot bytes(writer.fd());
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
   POSTERN_TRY_ASSIGN(const sif::Descriptor* partition,
                      id ? image.object(*id) : image.primary_partition());
   if (partition->partition() == nullptr) {
     return Problem{"object " + std::to_string(partition->id) + " is not a partition"};
   }
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
-                     seal::find_seal(image, writer.fd(), *partition));
+                     seal::find_seal(image, bytes, *partition));
   if (present) {
     return Problem{path + " is sealed already"};
   }

@@ -53,6 +53,7 @@ constexpr Usage kUsage{
 
 struct Target {
   UniqueFd fd;
+  std::unique_ptr<Snapshot> bytes;
   std::optional<sif::Image> image;
 };
 
@@ -62,7 +63,8 @@ Outcome<Target> open_target(const std::string& path) {
   if (!out.fd.valid()) {
     return system_problem("opening " + path, errno);
   }
-  auto image = sif::read(out.fd.get());
+  out.bytes = std::make_unique<Snapshot>(out.fd.get());
+  auto image = sif::read(*out.bytes);
   if (!image) {
     return Problem{path + ": " + image.error().what, image.error().cure};
   }
@@ -195,7 +197,7 @@ Outcome<std::optional<SealWork>> seal_of(const Target& target) {
     return std::optional<SealWork>();
   }
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> found,
-                     seal::find_seal(*target.image, target.fd.get(), **root));
+                     seal::find_seal(*target.image, *target.bytes, **root));
   if (!found) {
     return std::optional<SealWork>();
   }
@@ -218,7 +220,7 @@ class Run {
       }
     };
     options_.progress = [this](std::uint64_t bytes) { advance(bytes); };
-    VerifyReport report = signature::verify(*target_.image, target_.fd.get(), options_, keys_);
+    VerifyReport report = signature::verify(*target_.image, *target_.bytes, options_, keys_);
     worker_ = {};  // joins
     bar_.reset();
     return report;

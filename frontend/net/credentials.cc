@@ -18,7 +18,7 @@
 #include "frontend/message/message.h"
 #include "frontend/system/spawn.h"
 #include "policy/json/strict.h"
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::net {
@@ -147,7 +147,7 @@ Outcome<Credentials> credentials_of(const json::Value& entry, const std::string&
                   .identity_token = text("identitytoken"),
                   .registry_token = text("registrytoken")};
   if (const std::string auth = text("auth"); !auth.empty()) {
-    const auto bytes = signature::decode_base64(auth);
+    const auto bytes = postern::text::decode_base64(auth);
     const std::string plain = bytes ? std::string(bytes->begin(), bytes->end()) : "";
     const std::size_t colon = plain.find(':');
     if (colon == std::string::npos) {
@@ -309,7 +309,7 @@ Outcome<> CredentialFile::store(const std::string& key,
     const std::string basic = credentials.user + ":" + credentials.password;
     // SAFETY: text as bytes
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(basic.data());
-    document["auths"][key] = {{"auth", signature::encode_base64({bytes, basic.size()})}};
+    document["auths"][key] = {{"auth", postern::text::encode_base64({bytes, basic.size()})}};
   }
   text_ = document.dump(1, '\t');
   return replace_private_file(path_, text_ + "\n");

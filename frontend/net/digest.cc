@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "policy/signature/digest.h"
+#include "policy/text/hex.h"
 
 namespace postern::net {
 namespace {
@@ -46,7 +47,7 @@ std::string Sha256::hex() {
   std::array<std::uint8_t, EVP_MAX_MD_SIZE> digest{};
   unsigned length = 0;
   EVP_DigestFinal_ex(state_->context, digest.data(), &length);
-  return signature::hex_text(std::span(digest).first(length));
+  return text::to_hex(std::span(digest).first(length));
 }
 
 std::string sha256_hex(std::string_view bytes) {

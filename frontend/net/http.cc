@@ -22,7 +22,7 @@
 
 #include "frontend/message/message.h"
 #include "policy/json/strict.h"
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::net {
@@ -917,7 +917,7 @@ std::string basic_authorization(std::string_view user, std::string_view password
   const std::string text = std::string(user) + ':' + std::string(password);
   // SAFETY: text as bytes
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  return "Basic " + signature::encode_base64({bytes, text.size()});
+  return "Basic " + postern::text::encode_base64({bytes, text.size()});
 }
 
 // ---- errors

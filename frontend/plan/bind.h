@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "policy/path/path_prefix.h"
 #include "policy/problem.h"
 
 namespace postern::plan {
@@ -37,7 +38,6 @@ Outcome<std::vector<Bind>> parse_mounts(std::string_view text);
 // one is taken from `directory`, which is absolute.
 std::string absolute_path(std::string_view path, std::string_view directory);
 
-// True where `path` is `directory` or below it. Both clean and absolute; whole components count.
-bool is_within(std::string_view path, std::string_view directory);
+using path::is_within;
 
 }  // namespace postern::plan

@@ -64,10 +64,10 @@ Problem named(const std::string& path, Problem problem) {
 
 // The tree that a sealed partition's blocks are checked against.
 Outcome<std::optional<VerityGeometry>> seal_of(const sif::Image& sif,
-                                               int file,
+                                               Snapshot& bytes,
                                                std::uint32_t object) {
   POSTERN_TRY_ASSIGN(const sif::Descriptor* partition, sif.object(object));
-  return seal::find_seal(sif, file, *partition);
+  return seal::find_seal(sif, bytes, *partition);
 }
 
 // A descriptor of its own for each server: they are handed to different processes.
@@ -102,7 +102,8 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
     return Problem{.what = "image " + image.path + " is neither a file nor a directory"};
   }
   POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(image.path, "image"));
-  auto info = image::identify(file.get());
+  Snapshot bytes(file.get());
+  auto info = image::identify(bytes);
   if (!info) {
     return named(image.path, std::move(info).error());
   }
@@ -115,7 +116,7 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   image.encrypted = info->encrypted;
   POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), info->extent));
   if (image.sif) {
-    auto verity = seal_of(*info->sif, file.get(), info->root_object);
+    auto verity = seal_of(*info->sif, bytes, info->root_object);
     if (!verity) {
       return named(image.path, std::move(verity).error());
     }
@@ -124,7 +125,7 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   for (const image::Overlay& overlay : info->overlays) {
     if (overlay.fs == sif::FileSystem::kSquashfs) {
       POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file.get(), overlay.extent));
-      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, file.get(), overlay.object));
+      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, bytes, overlay.object));
       image.overlays.push_back(std::move(layer));
     }
   }
@@ -139,7 +140,8 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
   }
   sif::Extent extent{.offset = 0, .bytes = static_cast<std::uint64_t>(status.st_size)};
   std::optional<VerityGeometry> verity;
-  if (auto sif = sif::read(file.get())) {
+  Snapshot bytes(file.get());
+  if (auto sif = sif::read(bytes)) {
     const sif::Descriptor* chosen = nullptr;
     unsigned candidates = 0;
     for (const sif::Descriptor& descriptor : sif->descriptors()) {
@@ -163,9 +165,9 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
       return named(path, std::move(where).error());
     }
     extent = *where;
-    POSTERN_TRY_ASSIGN(verity, seal::find_seal(*sif, file.get(), *chosen));
+    POSTERN_TRY_ASSIGN(verity, seal::find_seal(*sif, bytes, *chosen));
   }
-  auto info = image::identify_squashfs(file.get(), extent);
+  auto info = image::identify_squashfs(bytes, extent);
   if (!info) {
     return named(path, std::move(info).error());
   }

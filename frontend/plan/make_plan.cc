@@ -327,6 +327,11 @@ Outcome<> Planner::namespaces() {
   action_.pid = want(action_.pid, site.pid_namespace, CLONE_NEWPID, "--pid");
   action_.ipc = want(action_.ipc, site.ipc_namespace, CLONE_NEWIPC, "--ipc");
   action_.uts = want(action_.uts, site.uts_namespace, CLONE_NEWUTS, "--uts");
+  // Not shared instead, as the others are: a job that asked for no network must not have one.
+  if (action_.network == Network::kNone && !site.net_namespace) {
+    return Problem{.what = "--net is not allowed by the site's configuration (allow.net-namespace)",
+                   .cure = "leave out --net; the host's network is shared then"};
+  }
   want(action_.network == Network::kNone, true, CLONE_NEWNET, "--net");
   if (action_.uts) {
     plan_.request.hostname = action_.hostname;

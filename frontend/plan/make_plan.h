@@ -37,6 +37,7 @@ struct Site {
   bool pid_namespace = true;
   bool ipc_namespace = true;
   bool uts_namespace = true;
+  bool net_namespace = true;
   std::uint64_t session_bytes = 0;  // 0 = kDefaultSessionBytes
 };
 

@@ -12,6 +12,7 @@
 #include "frontend/message/message.h"
 #include "frontend/option/option.h"
 #include "frontend/sif/print.h"
+#include "policy/sif/read_exactly.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
 #include "protocol/base/unique_fd.h"
@@ -37,7 +38,8 @@ Outcome<OpenImage> open_image(const std::string& path) {
   if (!opened.fd.valid()) {
     return system_problem("opening " + path, errno);
   }
-  auto image = read(opened.fd.get());
+  Snapshot bytes(opened.fd.get());
+  auto image = read(bytes);
   if (!image) {
     return about(path, image.error());
   }

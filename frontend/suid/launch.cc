@@ -29,6 +29,7 @@
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
 #include "policy/config/read_file.h"
+#include "policy/ecl/claims.h"
 #include "policy/ecl/ecl.h"
 #include "policy/judge/decide.h"
 #include "policy/judge/gather.h"
@@ -232,17 +233,27 @@ class Launch {
         site_.kernel_mount_squashfs == config::KernelMount::kNever) {
       return false;
     }
-    // Where limits are active nothing else is admitted; and a sealed image may be trusted for its
-    // signature, which only the judge looks at.
-    const plan::ImageServer& root = plan_.servers.front();
-    if (root.verity || !judge::admits_any_server(site_, ecl_active_)) {
+    // Where limits are active nothing else is admitted.
+    if (!judge::admits_any_server(site_, ecl_active_)) {
       return true;
     }
-    const judge::MountTable mounts =
-        site_.kernel_mount_trusted_paths.empty() ? judge::MountTable() : judge::MountTable::read();
-    const judge::ImageFacts facts = judge::image_facts(root.image.get(), mounts);
-    return facts.problem == RefusalCode::kNone &&
-           judge::kernel_may_mount(facts, std::nullopt, site_);
+    const plan::ImageServer& root = plan_.servers.front();
+    Snapshot bytes(root.image.get());
+    // A sealed image may be trusted for its signature, which only the judge verifies.
+    if (root.verity) {
+      const auto image = sif::read(bytes);
+      const auto keyring = std::filesystem::path(site_file_).parent_path() / "keyring";
+      if (image && ecl::may_be_trusted(*image, keyring.string())) {
+        return true;
+      }
+    }
+    judge::Facts facts;
+    facts.ecl_active = ecl_active_;
+    facts.limits = admit::resolve(site_);
+    facts.image = judge::image_facts(
+        root.image.get(), bytes,
+        site_.kernel_mount_trusted_paths.empty() ? judge::MountTable() : judge::MountTable::read());
+    return facts.image->problem == RefusalCode::kNone && judge::kernel_may_mount(facts, site_);
   }
 
   // A refusal where the helper or the judge said no. A server of another start may end between
@@ -462,7 +473,28 @@ class Launch {
   bool lost_server_ = false;  // which went away: a failure that another try may not meet
 };
 
+bool is_installed() {
+  struct stat status{};
+  return ::stat(system::libexec_program(kHelper).c_str(), &status) == 0 && status.st_uid == 0 &&
+         (status.st_mode & S_ISUID) != 0;
+}
+
 }  // namespace
+
+bool is_offered(const config::SiteConfig& site) {
+  return site.suid_enabled && ::getuid() != 0 && ::geteuid() != 0 && is_installed();
+}
+
+Outcome<> require_settings(const std::string& site_file) {
+  struct stat status{};
+  if (::getuid() == 0 || ::geteuid() == 0 || !is_installed() ||
+      ::stat(site_file.c_str(), &status) == 0) {
+    return Ok{};
+  }
+  return system_problem("the site's settings: " + site_file, errno,
+                        "have the file installed, or postern-helper removed; --userns starts "
+                        "without the site's settings");
+}
 
 std::string reason_against(const config::SiteConfig& site) {
   if (!site.suid_enabled) {
@@ -476,7 +508,7 @@ std::string reason_against(const config::SiteConfig& site) {
   if (::stat(helper.c_str(), &status) != 0) {
     return helper + " is not installed";
   }
-  if (status.st_uid != 0 || (status.st_mode & S_ISUID) == 0) {
+  if (!is_installed()) {
     return helper + " is not setuid root";
   }
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) {

@@ -16,6 +16,14 @@ namespace postern::suid {
 [[nodiscard]] std::string reason_against(const plan::LaunchPlan& plan,
                                          const config::SiteConfig& site);
 
+// Whether the site installed the helper, setuid root, and lets it be used: then a start that takes
+// the other mode is worth a word.
+[[nodiscard]] bool is_offered(const config::SiteConfig& site);
+
+// Where the site installed the helper, its settings must be there: without them nobody knows what
+// the site forbids. Root needs no helper.
+[[nodiscard]] Outcome<> require_settings(const std::string& site_file);
+
 // Whether the helper could be used at all on this host, by this user: for `doctor` as well.
 [[nodiscard]] std::string reason_against(const config::SiteConfig& site);
 

@@ -60,7 +60,6 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kLimit:
       return limit_words(refusal.item);
     case RefusalCode::kBindForbidden:
-    case RefusalCode::kBindTarget:
     case RefusalCode::kMountForbidden:
       return mount_words(plan, refusal.item);
     case RefusalCode::kImageDescriptor:
@@ -78,6 +77,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kEclSignature:
     case RefusalCode::kEclBinding:
     case RefusalCode::kSeal:
+    case RefusalCode::kUnsealed:
     case RefusalCode::kCryptHeader:
     case RefusalCode::kCryptKey:
     case RefusalCode::kCryptForbidden:
@@ -109,6 +109,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kSessionSize:
     case RefusalCode::kAuditLog:
     case RefusalCode::kOverlayDirectory:
+    case RefusalCode::kKeyring:
       return "";
   }
   return "";

@@ -34,7 +34,8 @@ bool is_good(const cache::Claim& claim) {
     case cache::State::kUnknown:
       break;
   }
-  return sif::read(claim.fd()).has_value();
+  Snapshot bytes(claim.fd());
+  return sif::read(bytes).has_value();
 }
 
 Outcome<imagebuild::Fetched> opened(const std::string& path, bool cached) {

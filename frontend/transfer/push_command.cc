@@ -35,10 +35,10 @@ struct LocalImage {
 };
 
 // The label org.opencontainers.image.created in a SIF's inspect-metadata.json.
-std::string created_label(int fd, const sif::Image& image) {
+std::string created_label(Snapshot& bytes, const sif::Image& image) {
   using Kind = json::Value::Kind;
   const sif::Descriptor* object = image.find(sif::DataType::kGenericJson, "inspect-metadata.json");
-  const auto text = object != nullptr ? sif::read_object(fd, image, *object, kMaxMetadata)
+  const auto text = object != nullptr ? sif::read_object(bytes, image, *object, kMaxMetadata)
                                       : Outcome<std::string>(std::string());
   const auto document = text ? json::parse(*text, {.bytes = kMaxMetadata, .depth = 16})
                              : Outcome<json::Value>(Problem{});
@@ -59,7 +59,8 @@ Outcome<LocalImage> open_local(const std::string& path) {
     return Problem{.what =
                        "unable to open: " + path + ": " + system_problem("", errno).what.substr(2)};
   }
-  auto image = S_ISREG(status.st_mode) ? sif::read(out.fd.get())
+  Snapshot bytes(out.fd.get());
+  auto image = S_ISREG(status.st_mode) ? sif::read(bytes)
                                        : Outcome<sif::Image>(Problem{.what = "it is not a file"});
   if (!image) {
     return Problem{.what = "unable to open: " + path + ": invalid SIF: " + image.error().what,
@@ -69,7 +70,7 @@ Outcome<LocalImage> open_local(const std::string& path) {
   if (const auto primary = image->primary_partition(); primary) {
     out.architecture = sif::name_of((*primary)->partition()->architecture);
   }
-  out.created = created_label(out.fd.get(), *image);
+  out.created = created_label(bytes, *image);
   return out;
 }
 

@@ -49,7 +49,7 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
    "only images below one of these directories; empty = no limit"},
 
   {"kernel-mount", "squashfs", &S::kernel_mount_squashfs, "allow setuid-mount squashfs",
-   "which images the kernel mounts in suid mode: \"trusted\", \"any\" or \"never\"; others are served in user space"},
+   "which images the kernel mounts in suid mode: \"trusted\", \"limited\", \"any\" or \"never\""},
   {"kernel-mount", "encrypted", &S::kernel_mount_encrypted, "allow setuid-mount encrypted",
    "use dm-crypt for encrypted images that the kernel may mount"},
   {"kernel-mount", "trusted-paths", &S::kernel_mount_trusted_paths, "",
@@ -86,11 +86,23 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
    "memory in KiB that unlocking an image may take"},
   {"crypt", "max-iterations", &S::crypt_max_iterations, "", "iterations that unlocking an image may take"},
   {"crypt", "max-threads", &S::crypt_max_threads, "", "threads that unlocking an image may take"},
-
-  {"forbid", "bind-targets", &S::forbid_bind_targets, "",
-   "paths in a container that no bind of a user may cover, nor anything below them"},
 }};
 // clang-format on
+
+// Keys of earlier releases, and why they are gone: a file that sets one says something that is not
+// done, so it is refused. An empty list, which the installed file had, says nothing.
+struct Gone {
+  std::string_view table;
+  std::string_view name;
+  std::string_view why;
+  std::string_view cure;
+};
+
+constexpr std::array kGone = std::to_array<Gone>({
+    {"forbid", "bind-targets",
+     "it compared the text of a target, and the mount follows the links of the image",
+     "remove the key; allow.user-binds = false forbids all binds of users"},
+});
 
 struct Range {
   std::string_view table;
@@ -114,6 +126,7 @@ struct Choice {
 
 constexpr std::array kKernelMounts = std::to_array<Choice<KernelMount>>({
     {"trusted", KernelMount::kTrusted},
+    {"limited", KernelMount::kLimited},
     {"any", KernelMount::kAny},
     {"never", KernelMount::kNever},
 });
@@ -195,7 +208,7 @@ Outcome<> assign(std::string& member, const Key& /*key*/, TomlValue& value) {
 
 // Keys whose entries are paths: a relative one would mean something else in every directory.
 bool holds_paths(const Key& key) {
-  return key.name.ends_with("paths") || key.name == "binds" || key.name == "bind-targets";
+  return key.name.ends_with("paths") || key.name == "binds";
 }
 
 Outcome<> assign(List& member, const Key& key, TomlValue& value) {
@@ -281,8 +294,9 @@ std::string cure_for_unknown(const std::string& table, const std::string& name) 
 }
 
 Outcome<> check_table(const TomlDocument& document, const TomlTable& table) {
-  const bool known = std::any_of(kKeys.begin(), kKeys.end(),
-                                 [&](const Key& key) { return key.table == table.name; });
+  const auto is_its = [&](const auto& row) { return row.table == table.name; };
+  const bool known = std::any_of(kKeys.begin(), kKeys.end(), is_its) ||
+                     std::any_of(kGone.begin(), kGone.end(), is_its);
   if (table.is_element || (!known && !table.name.empty())) {
     return problem_at(document.file, table.place, "there is no table [" + table.name + "]",
                       "postern.toml(5) lists all tables");
@@ -294,6 +308,18 @@ Outcome<> set_entry(SiteConfig& site,
                     const TomlDocument& document,
                     const TomlTable& table,
                     TomlEntry& entry) {
+  for (const Gone& row : kGone) {
+    if (row.table == table.name && row.name == entry.key) {
+      const auto* list = std::get_if<List>(&entry.value);
+      if (list != nullptr && list->empty()) {
+        return Ok{};
+      }
+      return problem_at(document.file, entry.place,
+                        "the key " + table.name + "." + entry.key +
+                            " no longer exists: " + std::string(row.why),
+                        std::string(row.cure));
+    }
+  }
   const Key* key = find_row(table.name, entry.key);
   if (key == nullptr) {
     const std::string where =

@@ -15,8 +15,8 @@
 
 namespace postern::config {
 
-// Which image bytes the kernel may mount as squashfs in suid mode (DESIGN.md §4).
-enum class KernelMount : std::uint8_t { kNever, kTrusted, kAny };
+// Which images the kernel may mount as squashfs in suid mode.
+enum class KernelMount : std::uint8_t { kNever, kTrusted, kLimited, kAny };
 
 // The /dev of a container that did not ask for containment.
 enum class DevMount : std::uint8_t { kNo, kMinimal, kYes };
@@ -24,7 +24,7 @@ enum class DevMount : std::uint8_t { kNo, kMinimal, kYes };
 using List = std::vector<std::string>;
 
 // The number of rows in kKeys.
-inline constexpr std::size_t kKeyCount = 46;
+inline constexpr std::size_t kKeyCount = 45;
 
 // One member for each key, named table_key. The initial values are the defaults: those of a missing
 // file in user-namespace mode, and of every key that a file leaves out.
@@ -85,8 +85,6 @@ struct SiteConfig {
   std::uint64_t crypt_max_memory_kib = 4194304;   // of one key slot's Argon2
   std::uint64_t crypt_max_iterations = 10000000;  // PBKDF2's, or Argon2's passes
   std::uint64_t crypt_max_threads = 4;
-
-  List forbid_bind_targets;
 
   // Line of each row of kKeys in the file, 0 where the file does not set it.
   std::array<std::uint32_t, kKeyCount> lines{};

@@ -8,8 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include <unistd.h>
-
 // SHA256_* are deprecated for programs that want a choice of providers. Here they keep all of
 // OpenSSL but this one function out of the judge.
 #define OPENSSL_SUPPRESS_DEPRECATED
@@ -18,7 +16,7 @@
 
 #include "policy/crypt/luks_header.h"
 #include "policy/json/strict.h"
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 
 namespace postern::crypt {
 namespace {
@@ -45,18 +43,6 @@ Problem bad(const char* what) {
   return Problem{.what = std::string("the LUKS2 header cannot be used: ") + what};
 }
 
-bool read_at(int fd, std::span<std::uint8_t> out, std::uint64_t offset) {
-  while (!out.empty()) {
-    const ssize_t got = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
-    if (got <= 0) {
-      return false;
-    }
-    out = out.subspan(static_cast<std::size_t>(got));
-    offset += static_cast<std::uint64_t>(got);
-  }
-  return true;
-}
-
 std::uint64_t load_big_endian(std::span<const std::uint8_t, 8> bytes) {
   std::uint64_t value = 0;
   for (const std::uint8_t byte : bytes) {
@@ -66,17 +52,18 @@ std::uint64_t load_big_endian(std::span<const std::uint8_t, 8> bytes) {
 }
 
 // Over the whole header with the checksum's field zero.
-bool checksum_holds(std::span<std::uint8_t> header) {
-  std::array<std::uint8_t, kChecksumBytes> stored;
-  std::memcpy(stored.data(), &header[kChecksumAt], stored.size());
-  std::memset(&header[kChecksumAt], 0, kChecksumBytes);
+bool checksum_holds(std::span<const std::uint8_t> header) {
+  constexpr std::array<std::uint8_t, kChecksumBytes> kZeros{};
   std::array<std::uint8_t, kChecksumBytes> computed{};
   // Not SHA256(3): in OpenSSL 3 it fetches the algorithm from a provider, and so links all of them.
   SHA256_CTX context;
   SHA256_Init(&context);
-  SHA256_Update(&context, header.data(), header.size());
+  SHA256_Update(&context, header.data(), kChecksumAt);
+  SHA256_Update(&context, kZeros.data(), kZeros.size());
+  const auto rest = header.subspan(kChecksumAt + kChecksumBytes);
+  SHA256_Update(&context, rest.data(), rest.size());
   SHA256_Final(computed.data(), &context);
-  return stored == computed;
+  return std::memcmp(computed.data(), &header[kChecksumAt], computed.size()) == 0;
 }
 
 // Numbers beyond 2^53 are strings in LUKS2.
@@ -110,7 +97,10 @@ Outcome<CryptGeometry> read_segment(const Value& segment, std::uint64_t bytes) {
   const Value* sector = segment.find("sector_size", Kind::kUnsigned);
   const std::optional<std::uint64_t> offset = number(segment.find("offset"));
   const std::optional<std::uint64_t> tweak = number(segment.find("iv_tweak"));
-  if (sector == nullptr || (sector->number != 512 && sector->number != 4096) || !tweak || !offset ||
+  if (!tweak || *tweak != 0) {
+    return bad("its sectors are not numbered from 0 (iv_tweak)");
+  }
+  if (sector == nullptr || (sector->number != 512 && sector->number != 4096) || !offset ||
       *offset == 0 || *offset % 512 != 0 || *offset >= bytes) {
     return bad("its data segment lies outside of the partition");
   }
@@ -122,7 +112,7 @@ Outcome<CryptGeometry> read_segment(const Value& segment, std::uint64_t bytes) {
   }
   return CryptGeometry{.data_bytes = data,
                        .data_offset = *offset,
-                       .iv_offset = *tweak,
+                       .iv_offset = 0,
                        .sector_bytes = static_cast<std::uint16_t>(sector->number),
                        .key_descriptor = kNoDescriptor};
 }
@@ -137,8 +127,8 @@ Outcome<KeyDigest> read_digest(const Value& digest) {
     return bad("its key digest is not PBKDF2 with SHA-256 of bounded cost");
   }
   KeyDigest result{.iterations = iterations->number};
-  const auto salt_bytes = signature::decode_base64(salt->text);
-  const auto digest_bytes = signature::decode_base64(value->text);
+  const auto salt_bytes = text::decode_base64(salt->text);
+  const auto digest_bytes = text::decode_base64(value->text);
   if (!salt_bytes || !digest_bytes) {
     return bad("its key digest is not base64");
   }
@@ -200,28 +190,35 @@ class Hmac {
 
 }  // namespace
 
-Outcome<Luks2> read_luks2(int image, std::uint64_t offset, std::uint64_t bytes) {
-  std::vector<std::uint8_t> header(kBinaryBytes);
-  if (bytes < kLeastHeader || !read_at(image, header, offset)) {
+Outcome<Extent> luks2_extent(Snapshot& image, const Extent& partition) {
+  if (partition.bytes < kLeastHeader) {
     return bad("the partition is too short");
   }
+  POSTERN_TRY_ASSIGN(
+      const std::span<const std::uint8_t> header,
+      image.fetch({.offset = partition.offset, .bytes = kBinaryBytes}, "reading the LUKS2 header"));
   if (std::memcmp(header.data(), kMagic.data(), kMagic.size()) != 0 ||
       std::memcmp(&header[kAlgorithmAt], "sha256", sizeof "sha256") != 0) {
     return bad("it is not LUKS version 2 with SHA-256");
   }
-  const std::uint64_t size = load_big_endian(std::span(header).subspan<kSizeAt, 8>());
-  if (size < kLeastHeader || size > kMostHeader || size > bytes) {
+  const std::uint64_t size = load_big_endian(header.subspan<kSizeAt, 8>());
+  if (size < kLeastHeader || size > kMostHeader || size > partition.bytes) {
     return bad("its size is out of range");
   }
-  header.resize(size);
-  if (!read_at(image, std::span(header).subspan(kBinaryBytes), offset + kBinaryBytes) ||
-      !checksum_holds(header)) {
+  return Extent{.offset = partition.offset, .bytes = size};
+}
+
+Outcome<Luks2> read_luks2(Snapshot& image, const Extent& partition) {
+  POSTERN_TRY_ASSIGN(const Extent extent, luks2_extent(image, partition));
+  POSTERN_TRY_ASSIGN(const std::span<const std::uint8_t> header,
+                     image.fetch(extent, "reading the LUKS2 header"));
+  if (!checksum_holds(header)) {
     return bad("it is damaged");
   }
   // SAFETY: bytes as characters.
   const std::string_view area(reinterpret_cast<const char*>(header.data()) + kBinaryBytes,
-                              size - kBinaryBytes);
-  return parse_luks2(area.substr(0, area.find('\0')), bytes);
+                              header.size() - kBinaryBytes);
+  return parse_luks2(area.substr(0, area.find('\0')), partition.bytes);
 }
 
 Outcome<Luks2> parse_luks2(std::string_view text, std::uint64_t bytes) {

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "policy/problem.h"
+#include "policy/snapshot/snapshot.h"
 #include "protocol/verdict.h"
 
 namespace postern::crypt {
@@ -31,13 +32,15 @@ struct Luks2 {
 // Far above what a benchmark of cryptsetup chooses; a bound on what a hostile header can cost.
 inline constexpr std::uint64_t kMaxDigestIterations = 4'000'000;
 
-// Reads the primary header at `offset` (bytes) of `image`; the partition is `bytes` long. Errors:
-// damage (the checksum is verified), another cipher than aes-xts-plain64 with 512 bits, integrity,
-// requirements (reencryption), several segments, a segment outside of the partition, a digest that
-// is not PBKDF2 with SHA-256. Only pread(2) is used.
-[[nodiscard]] Outcome<Luks2> read_luks2(int image, std::uint64_t offset, std::uint64_t bytes);
+// Where the primary header of `partition` lies: binary header and metadata. Error: there is none.
+[[nodiscard]] Outcome<Extent> luks2_extent(Snapshot& image, const Extent& partition);
 
-// The metadata, parsed: pure. `bytes` as above.
+// Reads the primary header at the start of `partition`. Errors: damage (the checksum is verified), another cipher than aes-xts-plain64 with 512 bits, integrity,
+// requirements (reencryption), several segments, a segment outside of the partition or with an
+// iv_tweak, a digest that is not PBKDF2 with SHA-256.
+[[nodiscard]] Outcome<Luks2> read_luks2(Snapshot& image, const Extent& partition);
+
+// The metadata, parsed: pure. The partition is `bytes` long.
 [[nodiscard]] Outcome<Luks2> parse_luks2(std::string_view json, std::uint64_t bytes);
 
 // Whether `key` is the volume key.

@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 #include <unistd.h>
 
+#include "policy/crypt/luks2.h"
+
 namespace postern::crypt {
 namespace {
 
@@ -55,24 +57,21 @@ Outcome<UniqueFd> header_file(std::uint64_t bytes) {
   return file;
 }
 
-Outcome<Ok> copy_range(
-    int from, std::uint64_t from_offset, int to, std::uint64_t to_offset, std::uint64_t bytes) {
-  std::array<char, 64 * 1024> buffer;
-  while (bytes > 0) {
-    const std::size_t wanted =
-        static_cast<std::size_t>(std::min<std::uint64_t>(bytes, buffer.size()));
-    const ssize_t got = ::pread(from, buffer.data(), wanted, static_cast<off_t>(from_offset));
-    if (got <= 0) {
-      return got < 0 ? system_problem("reading the LUKS2 header", errno)
-                     : bad_header("the image ends inside it");
-    }
-    if (::pwrite(to, buffer.data(), static_cast<std::size_t>(got), static_cast<off_t>(to_offset)) !=
-        got) {
+Outcome<Ok> copy_range(Snapshot& from,
+                       std::uint64_t from_offset,
+                       int to,
+                       std::uint64_t to_offset,
+                       std::uint64_t bytes) {
+  POSTERN_TRY_ASSIGN(
+      const std::span<const std::uint8_t> part,
+      from.fetch({.offset = from_offset, .bytes = bytes}, "reading the LUKS2 header"));
+  for (std::size_t done = 0; done < part.size();) {
+    const ssize_t put = ::pwrite(to, part.data() + done, part.size() - done,
+                                 static_cast<off_t>(to_offset + done));
+    if (put <= 0) {
       return system_problem("copying the LUKS2 header", errno);
     }
-    from_offset += static_cast<std::uint64_t>(got);
-    to_offset += static_cast<std::uint64_t>(got);
-    bytes -= static_cast<std::uint64_t>(got);
+    done += static_cast<std::size_t>(put);
   }
   return Ok{};
 }
@@ -87,18 +86,21 @@ std::uint64_t big_endian_64(const char* at) {
 
 // Size of one metadata copy, from whichever binary header is intact enough to say. The secondary
 // copy stands at offset hdr_size, one of the sizes of the specification (16 KiB · 2^n).
-Outcome<std::uint64_t> metadata_bytes(int image, std::uint64_t offset, std::uint64_t bytes) {
+Outcome<std::uint64_t> copy_bytes(Snapshot& image, const Extent& partition) {
+  const std::uint64_t bytes = partition.bytes;
   const auto magic_at = [&](std::uint64_t at, std::string_view magic) -> std::uint64_t {
-    std::array<char, 16> start{};
-    if (at + kBinaryHeaderBytes > bytes ||
-        ::pread(image, start.data(), start.size(), static_cast<off_t>(offset + at)) !=
-            static_cast<ssize_t>(start.size()) ||
-        std::string_view(start.data(), magic.size()) != magic) {
+    constexpr std::size_t kStart = 16;
+    if (at + kBinaryHeaderBytes > bytes) {
       return 0;
     }
-    const auto version = static_cast<unsigned>(static_cast<unsigned char>(start[6]) << 8 |
-                                               static_cast<unsigned char>(start[7]));
-    return version == 2 ? big_endian_64(start.data() + 8) : version == 1 ? 1 : 0;
+    const auto start = image.fetch_text({.offset = partition.offset + at, .bytes = kStart},
+                                        "reading the LUKS2 header");
+    if (!start || start->substr(0, magic.size()) != magic) {
+      return 0;
+    }
+    const auto version = static_cast<unsigned>(static_cast<unsigned char>((*start)[6]) << 8 |
+                                               static_cast<unsigned char>((*start)[7]));
+    return version == 2 ? big_endian_64(start->data() + 8) : version == 1 ? 1 : 0;
   };
   std::uint64_t size = magic_at(0, kPrimaryMagic);
   if (size == 1) {
@@ -126,9 +128,11 @@ void LuksHeader::Release::operator()(crypt_device* device) const noexcept {
 LuksHeader::LuksHeader(UniqueFd file, std::unique_ptr<crypt_device, Release> device) noexcept
     : file_(std::move(file)), device_(std::move(device)) {}
 
-Outcome<LuksHeader> LuksHeader::load(int image, std::uint64_t offset, std::uint64_t bytes) {
+Outcome<LuksHeader> LuksHeader::load(Snapshot& image, const Extent& partition) {
   prepare_library();
-  POSTERN_TRY_ASSIGN(const std::uint64_t metadata, metadata_bytes(image, offset, bytes));
+  const std::uint64_t offset = partition.offset;
+  const std::uint64_t bytes = partition.bytes;
+  POSTERN_TRY_ASSIGN(const std::uint64_t metadata, copy_bytes(image, partition));
   POSTERN_TRY_ASSIGN(UniqueFd file, header_file(std::min<std::uint64_t>(
                                         bytes, 2 * kMaxMetadataBytes + kMaxSlotAreaBytes)));
   POSTERN_TRY(copy_range(image, offset, file.get(), 0, 2 * metadata));
@@ -138,6 +142,7 @@ Outcome<LuksHeader> LuksHeader::load(int image, std::uint64_t offset, std::uint6
     return bad_header("libcryptsetup cannot open it");
   }
   LuksHeader header(std::move(file), std::unique_ptr<crypt_device, Release>(raw));
+  header.metadata_bytes_ = 2 * metadata;
   if (const int status = crypt_load(raw, CRYPT_LUKS2, nullptr); status != 0) {
     return bad_header("damaged: neither of its two copies is valid");
   }
@@ -221,6 +226,19 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
     return bad_header(
         "authenticated encryption (integrity) is not supported; seal the image instead");
   }
+  // The kernel's dm-crypt would follow it, and readers of ours would not: two readings of one header.
+  // crypt_get_iv_offset(3) does not tell: for LUKS2 it is always 0.
+  if (segment.value("iv_tweak", nlohmann::json()) != "0") {
+    return bad_header("its sectors are not numbered from 0 (iv_tweak), which is not supported");
+  }
+  for (const auto& digest : json.value("digests", nlohmann::json::object())) {
+    const auto iterations = digest.value("iterations", nlohmann::json());
+    if (iterations.is_number_unsigned() && iterations.get<std::uint64_t>() > kMaxDigestIterations) {
+      return bad_header("its key digest asks for " +
+                        std::to_string(iterations.get<std::uint64_t>()) +
+                        " iterations, more than " + std::to_string(kMaxDigestIterations));
+    }
+  }
   const std::uint64_t data_offset = crypt_get_data_offset(device) * 512;
   const int sector = crypt_get_sector_size(device);
   if ((sector != 512 && sector != 4096) || data_offset == 0 || data_offset >= bytes) {
@@ -244,7 +262,7 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
   }
   geometry_ = CryptGeometry{.data_bytes = data_bytes,
                             .data_offset = data_offset,
-                            .iv_offset = crypt_get_iv_offset(device),
+                            .iv_offset = 0,
                             .sector_bytes = static_cast<std::uint16_t>(sector),
                             .key_descriptor = kNoDescriptor};
   return Ok{};

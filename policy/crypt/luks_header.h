@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "policy/problem.h"
+#include "policy/snapshot/snapshot.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/verdict.h"
 
@@ -63,11 +64,15 @@ class SecretBytes {
 
 class LuksHeader {
  public:
-  // Reads the header at `offset` (bytes) of `image`; the partition is `bytes` long. Only metadata
-  // and the key slots in use are read. Refuses what this program cannot map: other ciphers than
-  // aes-xts-plain64 with a 64-byte key, integrity, reencryption in progress, several segments, a
-  // data segment outside the partition. Damage to one of the two header copies is tolerated.
-  static Outcome<LuksHeader> load(int image, std::uint64_t offset, std::uint64_t bytes);
+  // Reads the header at the start of `partition`. Only metadata and the key slots in use are read.
+  // Refuses what this program cannot map: other ciphers than aes-xts-plain64 with a 64-byte key,
+  // integrity, reencryption in progress, several segments, a data segment outside the partition or
+  // with an iv_tweak, a key digest of unbounded cost. Damage to one of the two header copies is
+  // tolerated.
+  static Outcome<LuksHeader> load(Snapshot& image, const Extent& partition);
+
+  // Bytes from the start of the partition that hold both copies of the metadata.
+  [[nodiscard]] std::uint64_t metadata_bytes() const noexcept { return metadata_bytes_; }
 
   // Formats a header of 16 MiB (as cryptsetup makes it) in a memfd for `data_bytes` of data
   // encrypted under `volume_key`. It has no key slot yet: add_secret.
@@ -114,6 +119,7 @@ class LuksHeader {
   UniqueFd file_;  // memfd holding the header
   std::unique_ptr<crypt_device, Release> device_;
   CryptGeometry geometry_{};
+  std::uint64_t metadata_bytes_ = 0;
 };
 
 }  // namespace postern::crypt

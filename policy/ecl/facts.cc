@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <climits>
+#include <filesystem>
 #include <memory>
 
 #include <sys/stat.h>
@@ -13,7 +14,8 @@
 #include <unistd.h>
 
 #include "policy/config/read_file.h"
-#include "policy/config/trusted_file.h"
+#include "policy/signature/pgp_table.h"
+#include "policy/text/hex.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::ecl {
@@ -22,6 +24,12 @@ namespace {
 using signature::Failure;
 using signature::KeyMaterial;
 using signature::VerifyReport;
+using config::ConfigFault;
+using config::Trusted;
+
+ConfigFault unusable(Problem problem) {
+  return ConfigFault{RefusalCode::kKeyring, std::move(problem)};
+}
 
 // Reads files of the keyring under the owner's rule.
 class KeyringReader {
@@ -31,30 +39,32 @@ class KeyringReader {
         owner_(owner),
         root_(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC)) {}
 
+  [[nodiscard]] std::string path(const std::string& name) const { return directory_ + "/" + name; }
+
   // None where it does not exist.
-  Outcome<std::optional<std::string>> read(const std::string& name) const {
-    const std::string path = directory_ + "/" + name;
+  Trusted<std::optional<std::string>> read(const std::string& name) const {
     if (owner_ == KeyringOwner::kWhoever) {
-      return config::read_file(path);
+      auto text = config::read_file(path(name));
+      return text ? Trusted<std::optional<std::string>>(*std::move(text))
+                  : unusable(std::move(text).error());
     }
-    auto text = config::read_trusted(root_.get(), path);
+    auto text = config::read_trusted(root_.get(), path(name));
     if (text) {
       return std::optional(*std::move(text));
     }
-    if (text.error().code == RefusalCode::kConfigMissing && ::access(path.c_str(), F_OK) != 0 &&
+    if (text.error().code == RefusalCode::kConfigMissing && ::access(path(name).c_str(), F_OK) != 0 &&
         errno == ENOENT) {
       return std::optional<std::string>();
     }
-    return std::move(text).error().problem;
+    return std::move(text).error();
   }
 
-  Outcome<std::vector<std::string>> pem_files() const {
+  Trusted<std::vector<std::string>> pem_files() const {
     std::vector<std::string> names;
-    const std::string path = directory_ + "/pem";
-    const std::unique_ptr<DIR, int (*)(DIR*)> list(::opendir(path.c_str()), ::closedir);
+    const std::unique_ptr<DIR, int (*)(DIR*)> list(::opendir(path("pem").c_str()), ::closedir);
     if (list == nullptr) {
-      return errno == ENOENT ? Outcome<std::vector<std::string>>(std::move(names))
-                             : system_problem("opening " + path, errno);
+      return errno == ENOENT ? Trusted<std::vector<std::string>>(std::move(names))
+                             : unusable(system_problem("opening " + path("pem"), errno));
     }
     while (const dirent* entry =
                ::readdir(list.get())) {  // NOLINT(concurrency-mt-unsafe): our own DIR
@@ -74,29 +84,75 @@ class KeyringReader {
 };
 
 // None: a certificate that is out of date, which must not shut out the signers that are not.
-Outcome<std::optional<signature::PublicKey>> load_pem(const KeyringReader& reader,
+Trusted<std::optional<signature::PublicKey>> load_pem(const KeyringReader& reader,
                                                       const std::string& name) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, reader.read(name));
   if (!text) {
-    return Problem{"keyring file " + name + " has gone"};
+    return unusable({"keyring file " + name + " has gone"});
   }
   if (text->find("-----BEGIN CERTIFICATE-----") == std::string::npos) {
-    POSTERN_TRY_ASSIGN(signature::PublicKey key, signature::PublicKey::from_pem(*text, name));
-    return std::optional(std::move(key));
+    auto key = signature::PublicKey::from_pem(*text, name);
+    return key ? Trusted<std::optional<signature::PublicKey>>(std::optional(*std::move(key)))
+               : unusable(std::move(key).error());
   }
-  POSTERN_TRY_ASSIGN(const bool out_of_date, signature::certificate_is_out_of_date(*text));
-  if (out_of_date) {
+  auto out_of_date = signature::certificate_is_out_of_date(*text);
+  if (!out_of_date) {
+    return unusable(std::move(out_of_date).error());
+  }
+  if (*out_of_date) {
     return std::optional<signature::PublicKey>();
   }
   POSTERN_TRY_ASSIGN(const std::optional<std::string> roots, reader.read("roots.pem"));
   POSTERN_TRY_ASSIGN(const std::optional<std::string> between, reader.read("intermediates.pem"));
   if (!roots) {
-    return Problem{name + " is a certificate, and the keyring has no roots.pem",
-                   "put the root certificate that issued it into roots.pem"};
+    return unusable({reader.path(name) + " is a certificate, and the keyring has no roots.pem",
+                     "put the root certificate that issued it into " + reader.path("roots.pem") +
+                         ", or remove it: postern key remove --global " +
+                         std::filesystem::path(name).stem().string()});
   }
-  POSTERN_TRY_ASSIGN(signature::PublicKey key,
-                     signature::key_of_certificate({*text, between.value_or(""), *roots}, name));
-  return std::optional(std::move(key));
+  auto key = signature::key_of_certificate({*text, between.value_or(""), *roots}, name);
+  return key ? Trusted<std::optional<signature::PublicKey>>(std::optional(*std::move(key)))
+             : unusable(std::move(key).error());
+}
+
+// The compiled OpenPGP keys; none where the keyring has none. Whatever GnuPG changed there since
+// they were compiled denies: a key that was revoked or removed would live on in the table.
+Trusted<std::optional<signature::PgpTable>> load_table(const KeyringReader& reader) {
+  const std::string ring_path = reader.path("pubring.gpg");
+  const std::string compile = "compile it again: postern key import --global " + ring_path;
+  struct stat keybox{};
+  if (::lstat(reader.path("pubring.kbx").c_str(), &keybox) == 0) {
+    return unusable(
+        {reader.path("pubring.kbx") + " was written by GnuPG, and is not what signatures are checked against",
+         "take its keys over and delete it: gpg --homedir " + reader.path("") +
+             " --export > keys.gpg; rm " + reader.path("pubring.kbx") +
+             "; postern key import --global keys.gpg"});
+  }
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> ring, reader.read("pubring.gpg"));
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> text,
+                     reader.read(std::string(signature::kTableName)));
+  if (!ring && !text) {
+    return std::optional<signature::PgpTable>();
+  }
+  if (!ring) {
+    return unusable({ring_path + " is missing, from which " +
+                         reader.path(std::string(signature::kTableName)) + " was made",
+                     "import the site's keys again: postern key import --global FILE"});
+  }
+  if (!text) {
+    return unusable({ring_path + " has not been compiled", compile});
+  }
+  auto table = signature::parse_table(*text);
+  if (!table) {
+    Problem problem = std::move(table).error();
+    problem.cure = compile;
+    return unusable(std::move(problem));
+  }
+  const signature::Digest digest = signature::digest_of(signature::Algorithm::kSha256, *ring);
+  if (text::to_hex(std::span(digest.bytes).first(32)) != table->ring_sha256) {
+    return unusable({ring_path + " was changed after it was compiled", compile});
+  }
+  return std::optional(*std::move(table));
 }
 
 RefusalCode refusal_of(Failure failure) {
@@ -108,6 +164,8 @@ RefusalCode refusal_of(Failure failure) {
       return RefusalCode::kEclUnsigned;
     case Failure::kNoRootPartition:
       return RefusalCode::kNoRootPartition;
+    case Failure::kTooLarge:
+      return RefusalCode::kUnsealed;
     case Failure::kInvalidNumber:
     case Failure::kGroupNotFound:
     case Failure::kObjectNotFound:
@@ -142,29 +200,12 @@ bool covers(const VerifyReport& report, std::uint32_t id) {
 
 }  // namespace
 
-Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner owner, bool in_child) {
+Trusted<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner owner) {
   const KeyringReader reader(directory, owner);
   KeyMaterial out;
-  // GnuPG reads these two itself, by path: once they are root's alone, nothing can be exchanged.
-  POSTERN_TRY_ASSIGN(const std::optional<std::string> options, reader.read("gpg.conf"));
-  POSTERN_TRY_ASSIGN(const std::optional<std::string> ring, reader.read("pubring.gpg"));
-  struct stat other{};
-  if (::lstat((directory + "/pubring.kbx").c_str(), &other) == 0) {
-    // With both, GnuPG reads the keybox and not the file that was just looked at.
-    return Problem{"keyring " + directory + " holds a pubring.kbx",
-                   "import its keys with 'postern key import --global' and delete it"};
-  }
-  if (ring && !options) {
-    return Problem{"keyring " + directory + " has no gpg.conf",
-                   "write it with 'postern key import --global'"};
-  }
-  auto opened = in_child
-                    ? signature::PgpKeyring::open_in_child(directory, signature::KeyOrigin::kGlobal)
-                    : signature::PgpKeyring::open(directory, signature::KeyOrigin::kGlobal);
-  if (!opened) {
-    return std::move(opened).error();
-  }
-  out.rings.push_back(*std::move(opened));
+  POSTERN_TRY_ASSIGN(std::optional<signature::PgpTable> table, load_table(reader));
+  out.rings.push_back(std::make_unique<signature::TableRing>(
+      table ? *std::move(table) : signature::PgpTable()));
   POSTERN_TRY_ASSIGN(const std::vector<std::string> names, reader.pem_files());
   for (const std::string& name : names) {
     POSTERN_TRY_ASSIGN(std::optional<signature::PublicKey> key, load_pem(reader, name));
@@ -178,7 +219,7 @@ Outcome<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner own
 }
 
 Gathered gather(const sif::Image& image,
-                int fd,
+                Snapshot& bytes,
                 const KeyMaterial& keys,
                 const GatherOptions& options) {
   Gathered out;
@@ -198,10 +239,11 @@ Gathered gather(const sif::Image& image,
   verify.legacy = options.legacy;
   verify.threads = options.threads;
   verify.progress = options.progress;
+  verify.max_hashed_bytes = options.max_hashed_bytes;
   std::optional<seal::Found> seal;
   if (!options
            .legacy) {  // old signatures cover no descriptors, so a seal would be bound to nothing
-    auto found = seal::find(image, fd, **root);
+    auto found = seal::find(image, bytes, **root);
     if (!found) {
       return refuse(RefusalCode::kSeal, found.error().what);
     }
@@ -210,7 +252,7 @@ Gathered gather(const sif::Image& image,
   if (seal) {
     verify.skip_data = {(*root)->id, seal->tree_object};
   }
-  VerifyReport report = signature::verify(image, fd, verify, keys);
+  VerifyReport report = signature::verify(image, bytes, verify, keys);
   facts.valid = report.valid_all;
   facts.claimed = report.claimed_any;
   facts.unvalidated = report.unvalidated;
@@ -223,8 +265,7 @@ Gathered gather(const sif::Image& image,
   if (seal && covers(report, seal->seal_object)) {
     facts.binding = Binding::kSealed;
     out.seal = seal;
-  } else if (!seal && config::is_unwritable(
-                          fd, options.mounts)) {  // with a seal the data was not hashed above
+  } else if (!seal && options.unwritable) {  // with a seal the data was not hashed above
     facts.binding = Binding::kUnwritable;
   }
   out.signatures = std::move(report.signatures);

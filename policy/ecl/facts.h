@@ -9,7 +9,7 @@
 
 #include <sys/types.h>
 
-#include "policy/config/unwritable.h"
+#include "policy/config/trusted_file.h"
 #include "policy/ecl/ecl.h"
 #include "policy/problem.h"
 #include "policy/seal/seal.h"
@@ -20,8 +20,9 @@ namespace postern::ecl {
 
 // The site's keyring, a directory (`<sysconfdir>/postern/keyring`):
 //
-//   pubring.gpg   OpenPGP public keys, binary, one after the other (what `gpg --export` writes),
-//   gpg.conf      and how GnuPG must behave (policy/signature/pgp.h)
+//   pubring.gpg   OpenPGP public keys, binary, one after the other (what `gpg --export` writes)
+//   pubring.table   the same, compiled: what is read here (policy/signature/pgp_table.h)
+//   gpg.conf      for the commands that have GnuPG read pubring.gpg
 //   pem/*.pem     public keys for DSSE signatures, or certificates
 //   roots.pem     roots that a certificate's chain must end in; intermediates.pem: what may be
 //                 between. Without roots.pem certificates are an error: a site does not mean
@@ -33,18 +34,18 @@ enum class KeyringOwner : std::uint8_t {
   kWhoever,  // advisory: an installation below a home directory
 };
 
-// Error: not as `owner` says, or a file in it cannot be used. `in_child`: the process will not be
-// allowed to execute GnuPG when signatures are checked (PgpKeyring::open_in_child).
-Outcome<signature::KeyMaterial> load_keyring(const std::string& directory,
-                                             KeyringOwner owner,
-                                             bool in_child);
+// Error: kConfigInsecure (not as `owner` says), or kKeyring: a file in it cannot be used, or
+// pubring.gpg is not what the table was made from. Executes nothing.
+config::Trusted<signature::KeyMaterial> load_keyring(const std::string& directory,
+                                                     KeyringOwner owner);
 
 struct GatherOptions {
   bool legacy = false;   // EclConfig::legacy_insecure
   unsigned threads = 0;  // for hashing; 1 makes none
+  std::uint64_t max_hashed_bytes = 0;  // more is a finding (kUnsealed) before any work; 0: no bound
   signature::HashProgress progress;
-  // Through which a file may be found unwritable; empty: none is.
-  config::MountTable mounts;
+  // The file belongs to root and nobody else may write it (config::is_unwritable).
+  bool unwritable = false;
 };
 
 // Facts and where they come from, for explanations.
@@ -56,10 +57,10 @@ struct Gathered {
 };
 
 // Checks the signatures of every group against the site's keys. A sealed root partition is not
-// read (its blocks are checked when they are); everything else is hashed. `fd` is what `image` was
-// read from.
+// read (its blocks are checked when they are); everything else is hashed. `bytes` is what `image`
+// was read from; the objects' data cannot be fetched from it any more.
 Gathered gather(const sif::Image& image,
-                int fd,
+                Snapshot& bytes,
                 const signature::KeyMaterial& keys,
                 const GatherOptions& options);
 

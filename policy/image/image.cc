@@ -1,23 +1,12 @@
 #include "policy/image/image.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <memory>
-
-#include <sys/stat.h>
-
-#include <dirent.h>
-#include <fcntl.h>
-#include <unistd.h>
 
 #include "policy/sif/bytes.h"
-#include "protocol/base/unique_fd.h"
 
 namespace postern::image {
 namespace {
 
-using sif::Architecture;
 using sif::Extent;
 using sif::FileSystem;
 using sif::load;
@@ -28,23 +17,20 @@ constexpr std::size_t kProbeBytes = 2048;
 constexpr std::size_t kExtMagicAt = 1080;
 
 struct Probe {
-  std::array<std::uint8_t, kProbeBytes> bytes;
-  std::size_t size;
-
-  [[nodiscard]] std::span<const std::uint8_t> view() const { return std::span(bytes).first(size); }
+  std::span<const std::uint8_t> view;
 
   // SAFETY: any object may be read as char.
   [[nodiscard]] std::string_view text() const {
-    return {reinterpret_cast<const char*>(bytes.data()), size};
+    return {reinterpret_cast<const char*>(view.data()), view.size()};
   }
 };
 
-Outcome<Probe> probe(int fd, const Extent& extent) {
-  Probe p{};
-  p.size = static_cast<std::size_t>(std::min<std::uint64_t>(kProbeBytes, extent.bytes));
-  POSTERN_TRY(
-      sif::read_exactly(fd, extent.offset, std::span(p.bytes).first(p.size), "reading the image"));
-  return p;
+Outcome<Probe> probe(Snapshot& bytes, const Extent& extent) {
+  POSTERN_TRY_ASSIGN(const std::span<const std::uint8_t> view,
+                     bytes.fetch({.offset = extent.offset,
+                                  .bytes = std::min<std::uint64_t>(kProbeBytes, extent.bytes)},
+                                 "reading the image"));
+  return Probe{view};
 }
 
 // Length of an interpreter line "#!…run-singularity…\n" in front of the file system; 0 = none.
@@ -82,8 +68,8 @@ Problem gocryptfs_refused() {
           "IMAGE`), then `postern build new.sif DIRECTORY` and `postern encrypt new.sif`"};
 }
 
-Outcome<ImageInfo> identify_sif(int fd) {
-  POSTERN_TRY_ASSIGN(sif::Image image, sif::read(fd));
+Outcome<ImageInfo> identify_sif(Snapshot& bytes) {
+  POSTERN_TRY_ASSIGN(sif::Image image, sif::read(bytes));
   ImageInfo info;
   info.kind = Kind::kSif;
   POSTERN_TRY_ASSIGN(const sif::Descriptor* root, image.primary_partition());
@@ -95,7 +81,7 @@ Outcome<ImageInfo> identify_sif(int fd) {
   if (partition.fs == FileSystem::kLuksSquashfs) {
     info.encrypted = true;
   } else if (partition.fs == FileSystem::kSquashfs) {
-    POSTERN_TRY_ASSIGN(const FileSystemInfo found, identify_squashfs(fd, info.extent));
+    POSTERN_TRY_ASSIGN(const FileSystemInfo found, identify_squashfs(bytes, info.extent));
     info.extent = found.extent;
     info.squashfs = found.squashfs;
   } else if (partition.fs == FileSystem::kExt3) {
@@ -121,7 +107,7 @@ Outcome<ImageInfo> identify_sif(int fd) {
     if (overlay->fs == FileSystem::kExt3) {
       info.overlays.push_back({.object = d.id, .fs = overlay->fs, .extent = *extent});
     } else if (overlay->fs == FileSystem::kSquashfs) {
-      if (const Outcome<FileSystemInfo> found = identify_squashfs(fd, *extent)) {
+      if (const Outcome<FileSystemInfo> found = identify_squashfs(bytes, *extent)) {
         info.overlays.push_back({.object = d.id, .fs = overlay->fs, .extent = found->extent});
       }
     }
@@ -130,178 +116,50 @@ Outcome<ImageInfo> identify_sif(int fd) {
   return info;
 }
 
-// ELF identification and machine (elf(5)): class, data encoding, e_machine.
-struct ElfMachine {
-  Architecture architecture;
-  std::uint8_t elf_class;  // 1 = 32 bits, 2 = 64 bits
-  std::uint8_t encoding;   // 1 = little endian, 2 = big endian
-  std::uint16_t machine;
-};
-
-constexpr auto kElfMachines = std::to_array<ElfMachine>({
-    {Architecture::k386, 1, 1, 3},
-    {Architecture::kAmd64, 2, 1, 62},
-    {Architecture::kArm, 1, 1, 40},
-    {Architecture::kArm64, 2, 1, 183},
-    {Architecture::kPpc64, 2, 2, 21},
-    {Architecture::kPpc64le, 2, 1, 21},
-    {Architecture::kMips, 1, 2, 8},
-    {Architecture::kMipsle, 1, 1, 8},
-    {Architecture::kMips64, 2, 2, 8},
-    {Architecture::kMips64le, 2, 1, 8},
-    {Architecture::kS390x, 2, 2, 22},
-    {Architecture::kRiscv64, 2, 1, 243},
-    {Architecture::kLoong64, 2, 1, 258},
-});
-static_assert(kElfMachines.size() == std::size_t(Architecture::kCount_) - 1,
-              "one row per known architecture");
-
-// The value of "key value" on a line of its own.
-std::string_view value_of(std::string_view entry, std::string_view key) {
-  while (!entry.empty()) {
-    const std::size_t newline = entry.find('\n');
-    const std::string_view line = entry.substr(0, newline);
-    if (line.starts_with(key)) {
-      return line.substr(key.size());
-    }
-    entry = newline == std::string_view::npos ? std::string_view{} : entry.substr(newline + 1);
-  }
-  return {};
-}
-
-// Hex digits to at most 20 bytes: as far as e_machine.
-std::array<std::uint8_t, 20> from_hex(std::string_view hex) {
-  std::array<std::uint8_t, 20> bytes{};
-  const auto digit = [](char c) -> int {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 0;
-  };
-  for (std::size_t i = 0; i < bytes.size() && 2 * i + 1 < hex.size(); ++i) {
-    bytes[i] = static_cast<std::uint8_t>(digit(hex[2 * i]) * 16 + digit(hex[2 * i + 1]));
-  }
-  return bytes;
-}
-
 }  // namespace
 
-Outcome<FileSystemInfo> identify_squashfs(int fd, const Extent& whole) {
-  POSTERN_TRY_ASSIGN(const Probe start, probe(fd, whole));
+Outcome<FileSystemInfo> identify_squashfs(Snapshot& bytes, const Extent& whole) {
+  POSTERN_TRY_ASSIGN(const Probe start, probe(bytes, whole));
   const std::size_t skip = launch_line(start.text());
   FileSystemInfo info{};
   info.extent = {.offset = whole.offset + skip, .bytes = whole.bytes - skip};
   POSTERN_TRY_ASSIGN(info.squashfs,
-                     parse_superblock(start.view().subspan(skip), info.extent.bytes));
+                     parse_superblock(start.view.subspan(skip), info.extent.bytes));
   return info;
 }
 
-Outcome<ImageInfo> identify(int fd) {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) {
-    return system_problem("examining the image", errno);
+Outcome<ImageInfo> identify(Snapshot& bytes) {
+  switch (bytes.kind()) {
+    case Snapshot::Kind::kUnknown:
+      return system_problem("examining the image", bytes.error());
+    case Snapshot::Kind::kDirectory:
+      return ImageInfo{};
+    case Snapshot::Kind::kOther:
+      return Problem{.what = "an image is a regular file or a directory, and this is neither"};
+    case Snapshot::Kind::kRegular:
+      break;
   }
-  if (S_ISDIR(status.st_mode)) {
-    return ImageInfo{};
-  }
-  if (!S_ISREG(status.st_mode)) {
-    return Problem{.what = "an image is a regular file or a directory, and this is neither"};
-  }
-  const Extent whole{.offset = 0, .bytes = static_cast<std::uint64_t>(status.st_size)};
-  POSTERN_TRY_ASSIGN(const Probe start, probe(fd, whole));
+  const Extent whole{.offset = 0, .bytes = bytes.bytes()};
+  POSTERN_TRY_ASSIGN(const Probe start, probe(bytes, whole));
   // From here on it is meant to be a SIF, and whatever is wrong with it is final.
-  if (start.size == kProbeBytes && start.text().find("SIF_MAGIC") != std::string_view::npos) {
-    return identify_sif(fd);
+  if (start.view.size() == kProbeBytes && start.text().find("SIF_MAGIC") != std::string_view::npos) {
+    return identify_sif(bytes);
   }
   const std::size_t skip = launch_line(start.text());
-  if (is_squashfs(start.view().subspan(skip))) {
+  if (is_squashfs(start.view.subspan(skip))) {
     ImageInfo info;
     info.kind = Kind::kSquashfs;
-    POSTERN_TRY_ASSIGN(const FileSystemInfo found, identify_squashfs(fd, whole));
+    POSTERN_TRY_ASSIGN(const FileSystemInfo found, identify_squashfs(bytes, whole));
     info.extent = found.extent;
     info.squashfs = found.squashfs;
     return info;
   }
-  if (is_ext(start.view().subspan(skip)) || is_ext(start.view())) {
+  if (is_ext(start.view.subspan(skip)) || is_ext(start.view)) {
     return ext_refused();
   }
   return Problem{.what = whole.bytes == 0 ? "the file is empty"
                                           : "unknown image format: neither SIF nor squashfs",
                  .cure = "`postern build` makes an image from directories and archives"};
-}
-
-bool runs_on(Architecture image,
-             Architecture host,
-             const std::vector<Architecture>& interpreters) noexcept {
-  const auto sibling = [](Architecture wide) {
-    if (wide == Architecture::kAmd64) {
-      return Architecture::k386;
-    }
-    if (wide == Architecture::kArm64) {
-      return Architecture::kArm;
-    }
-    if (wide == Architecture::kMips64) {
-      return Architecture::kMips;
-    }
-    return wide == Architecture::kMips64le ? Architecture::kMipsle : Architecture::kUnknown;
-  };
-  return image == Architecture::kUnknown || image == host || image == sibling(host) ||
-         std::find(interpreters.begin(), interpreters.end(), image) != interpreters.end();
-}
-
-Architecture parse_interpreter(std::string_view entry) noexcept {
-  if (!entry.starts_with("enabled\n") ||
-      value_of(entry, "flags: ").find('F') == std::string_view::npos ||
-      value_of(entry, "offset ") != "0") {
-    return Architecture::kUnknown;
-  }
-  const auto magic = from_hex(value_of(entry, "magic "));
-  if (std::memcmp(magic.data(),
-                  "\x7f"
-                  "ELF",
-                  4) != 0) {
-    return Architecture::kUnknown;
-  }
-  for (const ElfMachine& row : kElfMachines) {
-    const bool little = row.encoding == 1;
-    const auto machine = static_cast<std::uint16_t>(little ? magic[18] | magic[19] << 8
-                                                           : magic[18] << 8 | magic[19]);
-    if (magic[4] == row.elf_class && magic[5] == row.encoding && machine == row.machine) {
-      return row.architecture;
-    }
-  }
-  return Architecture::kUnknown;
-}
-
-std::vector<Architecture> interpreters(const std::string& directory) {
-  std::vector<Architecture> found;
-  const std::unique_ptr<DIR, int (*)(DIR*)> entries(::opendir(directory.c_str()), ::closedir);
-  if (entries == nullptr) {
-    return found;
-  }
-  while (const dirent* entry =
-             ::readdir(entries.get())) {  // NOLINT(concurrency-mt-unsafe): own DIR
-    const UniqueFd file(
-        ::openat(::dirfd(entries.get()), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOCTTY));
-    std::array<char, 4096> text{};
-    const ssize_t n = file.valid() ? ::read(file.get(), text.data(), text.size()) : -1;
-    if (n > 0) {
-      const Architecture a = parse_interpreter({text.data(), static_cast<std::size_t>(n)});
-      if (a != Architecture::kUnknown) {
-        found.push_back(a);
-      }
-    }
-  }
-  return found;
-}
-
-Outcome<> check_architecture(Architecture image) {
-  const Architecture host = sif::host_architecture();
-  if (runs_on(image, host, {}) || runs_on(image, host, interpreters("/proc/sys/fs/binfmt_misc"))) {
-    return Ok{};
-  }
-  return Problem{.what = "the image targets '" + std::string(sif::name_of(image)) +
-                         "', cannot run on '" + std::string(sif::name_of(host)) + "'",
-                 .cure =
-                     "use an image for this architecture, or have the administrator install "
-                     "qemu-user-static with persistent binfmt_misc entries (flag F)"};
 }
 
 }  // namespace postern::image

@@ -34,11 +34,11 @@ struct ImageInfo {
   std::optional<sif::Image> sif;  // SIF only
 };
 
-// Looks at `fd` (opened for reading, or O_PATH for a directory). The problem's text does not name
+// Looks at a file or directory. The problem's text does not name
 // the file: the caller knows its path. Errors: unknown content; ext3 and gocryptfs images, which
 // are recognised and refused with the cure; SIF without exactly one primary partition; a root file
 // system that is not inside the file or whose superblock is wrong.
-Outcome<ImageInfo> identify(int fd);
+Outcome<ImageInfo> identify(Snapshot& bytes);
 
 // The file system between these bytes (a data or overlay image, or a partition): squashfs, with or
 // without a launch line in front, and where it then lies.
@@ -47,7 +47,7 @@ struct FileSystemInfo {
   Superblock squashfs;
 };
 
-Outcome<FileSystemInfo> identify_squashfs(int fd, const sif::Extent& extent);
+Outcome<FileSystemInfo> identify_squashfs(Snapshot& bytes, const sif::Extent& extent);
 
 // Can programs of `image` run on `host`? True for the same or an unknown architecture, for the
 // 32-bit sibling that the host's kernel runs natively, and for architectures with an interpreter.

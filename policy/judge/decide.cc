@@ -5,7 +5,7 @@
 #include <bit>
 #include <string_view>
 
-#include "policy/judge/path_prefix.h"
+#include "policy/admit/admit.h"
 #include "policy/judge/verdict_from_request.h"
 
 namespace postern::judge {
@@ -21,11 +21,6 @@ Refusal no(RefusalCode code, std::size_t item = 0) {
 template <class T>
 bool contains(const std::vector<T>& list, const T& wanted) {
   return std::find(list.begin(), list.end(), wanted) != list.end();
-}
-
-bool is_within_any(std::string_view path, const config::List& directories) {
-  return std::any_of(directories.begin(), directories.end(),
-                     [&](const std::string& directory) { return is_within(path, directory); });
 }
 
 struct NamespaceRule {
@@ -59,30 +54,13 @@ Rule check_namespaces(const Facts& facts, const LaunchRequest& request, const Si
   return Ok{};
 }
 
-Rule check_image_limits(const Facts& facts, const ImageFacts& image, const SiteConfig& site) {
-  if (!site.limit_paths.empty() && (!image.path || !is_within_any(*image.path, site.limit_paths))) {
-    return no(RefusalCode::kPathLimit);
-  }
-  if (!site.limit_groups.empty() && !contains(facts.limit_groups, image.gid)) {
-    return no(RefusalCode::kGroupLimit);
-  }
-  if (!site.limit_owners.empty() && !contains(facts.limit_owners, image.uid)) {
-    return no(RefusalCode::kOwnerLimit);
-  }
-  return Ok{};
-}
-
-Rule check_image_kind(const ImageFacts& image, const SiteConfig& site) {
-  switch (image.kind) {
-    case ImageKind::kSif:
-      if (image.encrypted && !site.allow_encrypted) {
-        return no(RefusalCode::kCryptForbidden);
-      }
-      return image.encrypted || site.allow_sif ? Rule(Ok{}) : no(RefusalCode::kContainerKind);
-    case ImageKind::kSquashfs:
-      return site.allow_squashfs ? Rule(Ok{}) : no(RefusalCode::kContainerKind);
-  }
-  return no(RefusalCode::kContainerKind);
+// What the site's limits ask about an image file.
+admit::Candidate candidate_of(const ImageFacts& image) {
+  return {.kind = image.kind == ImageKind::kSif ? admit::Kind::kSif : admit::Kind::kSquashfs,
+          .encrypted = image.encrypted,
+          .uid = image.uid,
+          .gid = image.gid,
+          .path = image.path};
 }
 
 Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
@@ -93,8 +71,9 @@ Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteCon
   if (image.problem != RefusalCode::kNone) {
     return no(image.problem);
   }
-  POSTERN_TRY(check_image_limits(facts, image, site));
-  POSTERN_TRY(check_image_kind(image, site));
+  if (const auto admitted = admit::check(candidate_of(image), facts.limits, site); !admitted) {
+    return no(admitted.error());
+  }
   if (facts.ecl_active) {
     if (!facts.ecl) {
       return no(RefusalCode::kEclSignature);
@@ -104,7 +83,7 @@ Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteCon
                                                         : facts.ecl->reason);
     }
   }
-  if (!kernel_may_mount(image, facts.ecl, site)) {
+  if (!kernel_may_mount(facts, site)) {
     return no(RefusalCode::kKernelMount);
   }
   // One loop device shows the root file system and, behind it, the hash tree.
@@ -185,14 +164,6 @@ bool is_sites_bind(const Facts& facts, const MountRequest& mount, const SiteConf
   return site.mount_hostfs && source.is_mount_root && source.path == mount.target;
 }
 
-// A mount on a parent covers what is below it.
-bool covers_forbidden(std::string_view target, const SiteConfig& site) {
-  return std::any_of(site.forbid_bind_targets.begin(), site.forbid_bind_targets.end(),
-                     [&](const std::string& forbidden) {
-                       return is_within(target, forbidden) || is_within(forbidden, target);
-                     });
-}
-
 // What the caller chose the content of.
 Rule check_user_mount(const Facts& facts,
                       const MountRequest& mount,
@@ -206,10 +177,9 @@ Rule check_user_mount(const Facts& facts,
       std::binary_search(kGeneratedFiles.begin(), kGeneratedFiles.end(), mount.target);
   const bool is_content =
       mount.operation == Operation::kBind || mount.operation == Operation::kFile;
-  if (!site.allow_user_binds && is_content && !is_generated) {
-    return no(RefusalCode::kBindForbidden, item);
-  }
-  return covers_forbidden(mount.target, site) ? no(RefusalCode::kBindTarget, item) : Rule(Ok{});
+  return site.allow_user_binds || !is_content || is_generated
+             ? Rule(Ok{})
+             : no(RefusalCode::kBindForbidden, item);
 }
 
 Rule check_system_mount(bool allowed, std::size_t item) {
@@ -305,8 +275,7 @@ void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& v
 }  // namespace
 
 bool limits_are_active(const SiteConfig& site, bool ecl_active) noexcept {
-  return ecl_active || !site.limit_owners.empty() || !site.limit_groups.empty() ||
-         !site.limit_paths.empty();
+  return ecl_active || admit::has_limits(site);
 }
 
 bool admits_any_server(const SiteConfig& site, bool ecl_active) noexcept {
@@ -314,9 +283,8 @@ bool admits_any_server(const SiteConfig& site, bool ecl_active) noexcept {
          site.allow_encrypted && site.allow_directory;
 }
 
-bool kernel_may_mount(const ImageFacts& image,
-                      const std::optional<ecl::EclDecision>& ecl,
-                      const SiteConfig& site) noexcept {
+bool kernel_may_mount(const Facts& facts, const SiteConfig& site) noexcept {
+  const ImageFacts& image = *facts.image;
   constexpr std::uint64_t kSector = 512;  // loop(4): the offset must be a multiple
   if (image.offset % kSector != 0 || (image.encrypted && !site.kernel_mount_encrypted)) {
     return false;
@@ -326,14 +294,22 @@ bool kernel_may_mount(const ImageFacts& image,
       return false;
     case config::KernelMount::kAny:
       return true;
+    case config::KernelMount::kLimited:
+      if (limits_are_active(site, facts.ecl_active)) {
+        return true;
+      }
+      break;
     case config::KernelMount::kTrusted:
       break;
   }
-  if (ecl && ecl->decision == Decision::kAllow && ecl->trusted) {
+  if (facts.ecl && facts.ecl->decision == Decision::kAllow && facts.ecl->trusted) {
     return true;
   }
-  return image.unwritable && image.path &&
-         is_within_any(*image.path, site.kernel_mount_trusted_paths);
+  // A file that only root can change, where the site names it: by a trusted path, or by limits that
+  // it has met.
+  return image.unwritable &&
+         (admit::has_limits(site) ||
+          (image.path && admit::is_below_any(*image.path, facts.limits.trusted_paths)));
 }
 
 Rule decide(const Facts& facts,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "policy/admit/admit.h"
 #include "policy/ecl/ecl.h"
 #include "protocol/refusal.h"
 #include "protocol/verdict.h"
@@ -62,9 +63,7 @@ struct Facts {
   std::vector<SourceFacts> sources;
   std::vector<SiteBind> site_binds;
 
-  // Names of postern.toml as ids; a name that does not exist has none.
-  std::vector<std::uint32_t> limit_owners;
-  std::vector<std::uint32_t> limit_groups;
+  admit::Limits limits;
 
   std::uint64_t granted_capabilities = 0;  // capability.toml, for this user and these groups
   bool may_join_network = false;           // the namespace is listed, and listed for this user

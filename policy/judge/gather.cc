@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <climits>
 
 #include <linux/magic.h>
@@ -12,11 +11,10 @@
 #include <sys/vfs.h>
 
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <sched.h>
 #include <unistd.h>
 
+#include "policy/admit/ids.h"
 #include "policy/config/read_file.h"
 #include "policy/config/unwritable.h"
 #include "policy/image/image.h"
@@ -62,9 +60,9 @@ bool is_ordinary_file(int fd, const struct stat& status, const MountTable& mount
 
 // Whoever made the seal, the kernel checks each block against it: the file may be rewritten under
 // the mount. Whether a signature covers it decides about trust, and is signatures.h.
-void add_seal(int fd, const image::ImageInfo& info, ImageFacts& facts) {
+void add_seal(Snapshot& bytes, const image::ImageInfo& info, ImageFacts& facts) {
   const auto root = info.sif->object(info.root_object);
-  auto found = root ? seal::find_seal(*info.sif, fd, **root) : std::move(root).error();
+  auto found = root ? seal::find_seal(*info.sif, bytes, **root) : std::move(root).error();
   if (found) {
     facts.verity = *found;
   } else {
@@ -72,8 +70,8 @@ void add_seal(int fd, const image::ImageInfo& info, ImageFacts& facts) {
   }
 }
 
-void add_content(int fd, ImageFacts& facts) {
-  const Outcome<image::ImageInfo> info = image::identify(fd);
+void add_content(Snapshot& bytes, ImageFacts& facts) {
+  const Outcome<image::ImageInfo> info = image::identify(bytes);
   if (!info) {
     facts.problem = RefusalCode::kImageMalformed;
     return;
@@ -84,7 +82,7 @@ void add_content(int fd, ImageFacts& facts) {
       return;
     case image::Kind::kSif:
       facts.kind = ImageKind::kSif;
-      add_seal(fd, *info, facts);
+      add_seal(bytes, *info, facts);
       break;
     case image::Kind::kSquashfs:
       facts.kind = ImageKind::kSquashfs;
@@ -101,53 +99,6 @@ std::optional<FileId> id_of(const std::string& path) {
     return std::nullopt;
   }
   return FileId{status.st_dev, status.st_ino};
-}
-
-std::optional<std::uint32_t> number_of(const std::string& name) {
-  std::uint32_t id = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data(), end, id);
-  return error == std::errc() && stop == end ? std::optional(id) : std::nullopt;
-}
-
-// The bounds of sysconf(3) are hints only; a group with very many members needs more.
-constexpr std::size_t kAccountBytes = 256 * 1024;
-
-std::optional<std::uint32_t> user_id(const std::string& name, std::vector<char>& buffer) {
-  struct passwd entry{};
-  struct passwd* found = nullptr;
-  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
-      found == nullptr) {
-    return std::nullopt;
-  }
-  return found->pw_uid;
-}
-
-std::optional<std::uint32_t> group_id(const std::string& name, std::vector<char>& buffer) {
-  struct group entry{};
-  struct group* found = nullptr;
-  if (::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
-      found == nullptr) {
-    return std::nullopt;
-  }
-  return found->gr_gid;
-}
-
-template <class Lookup>
-std::vector<std::uint32_t> ids_of(const config::List& names, Lookup lookup) {
-  std::vector<std::uint32_t> ids;
-  std::vector<char> buffer;
-  for (const std::string& name : names) {
-    std::optional<std::uint32_t> id = number_of(name);
-    if (!id) {
-      buffer.resize(kAccountBytes);
-      id = lookup(name, buffer);
-    }
-    if (id) {
-      ids.push_back(*id);
-    }
-  }
-  return ids;
 }
 
 void add_bind(std::vector<SiteBind>& binds, const std::string& source, std::string target) {
@@ -176,7 +127,7 @@ std::string shown_path(int fd) {
   return read_link(fd).value_or("?");
 }
 
-ImageFacts image_facts(int fd, const MountTable& mounts) {
+ImageFacts image_facts(int fd, Snapshot& bytes, const MountTable& mounts) {
   ImageFacts facts;
   struct stat status{};
   if (::fstat(fd, &status) != 0 || !is_ordinary_file(fd, status, mounts)) {
@@ -187,7 +138,7 @@ ImageFacts image_facts(int fd, const MountTable& mounts) {
   facts.gid = status.st_gid;
   facts.unwritable = config::is_unwritable(fd, mounts);
   facts.path = path_of(fd, mounts);
-  add_content(fd, facts);
+  add_content(bytes, facts);
   return facts;
 }
 
@@ -249,39 +200,21 @@ bool is_listed_network(int fd, const std::vector<FileId>& listed) {
          listed.end();
 }
 
-std::vector<std::uint32_t> user_ids(const config::List& names) {
-  return ids_of(names, user_id);
-}
-
-std::vector<std::uint32_t> group_ids(const config::List& names) {
-  return ids_of(names, group_id);
-}
-
 std::uint64_t granted_capabilities(const config::CapabilityConfig& config,
                                    std::uint32_t uid,
                                    const std::vector<std::uint32_t>& groups) {
   std::uint64_t bits = 0;
   for (const config::Grant& grant : config.users) {
-    const std::vector<std::uint32_t> ids = user_ids({grant.name});
+    const std::vector<std::uint32_t> ids = admit::user_ids({grant.name});
     bits |= !ids.empty() && ids.front() == uid ? grant.bits : 0;
   }
   for (const config::Grant& grant : config.groups) {
-    const std::vector<std::uint32_t> ids = group_ids({grant.name});
+    const std::vector<std::uint32_t> ids = admit::group_ids({grant.name});
     const bool is_member =
         !ids.empty() && std::find(groups.begin(), groups.end(), ids.front()) != groups.end();
     bits |= is_member ? grant.bits : 0;
   }
   return bits;
-}
-
-std::string home_of(std::uint32_t uid) {
-  std::vector<char> buffer(kAccountBytes);
-  struct passwd entry{};
-  struct passwd* found = nullptr;
-  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
-    return {};
-  }
-  return found->pw_dir;
 }
 
 }  // namespace postern::judge

@@ -1,5 +1,5 @@
 // Gathers facts about open files. Used by the judge for the caller's descriptors and by the
-// frontend to foresee its answer. Opens nothing that a caller names; reads with pread(2).
+// frontend to foresee its answer. Opens nothing that a caller names.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "policy/config/unwritable.h"
 #include "policy/judge/facts.h"
 #include "policy/problem.h"
+#include "policy/snapshot/snapshot.h"
 
 namespace postern::judge {
 
@@ -26,9 +27,9 @@ using config::MountTable;
 // The same without proof; "?" where there is none. For the log.
 [[nodiscard]] std::string shown_path(int fd);
 
-// The image in `fd`. What is wrong with it is in the facts, not an error.
+// The image in `fd`, whose bytes are `bytes`. What is wrong with it is in the facts, not an error.
 // BOUNDARY: a caller's file is parsed here.
-[[nodiscard]] ImageFacts image_facts(int fd, const MountTable& mounts);
+[[nodiscard]] ImageFacts image_facts(int fd, Snapshot& bytes, const MountTable& mounts);
 
 [[nodiscard]] SourceFacts source_facts(int fd, const MountTable& mounts);
 
@@ -41,16 +42,9 @@ using config::MountTable;
 [[nodiscard]] bool is_listed_network(int fd, const std::vector<FileId>& listed);
 [[nodiscard]] std::vector<FileId> listed_networks(const config::List& paths);
 
-// Names, or decimal ids, as ids: getpwnam(3), getgrnam(3). Names that do not exist are left out.
-[[nodiscard]] std::vector<std::uint32_t> user_ids(const config::List& names);
-[[nodiscard]] std::vector<std::uint32_t> group_ids(const config::List& names);
-
 // What the file grants to a user with these ids.
 [[nodiscard]] std::uint64_t granted_capabilities(const config::CapabilityConfig& config,
                                                  std::uint32_t uid,
                                                  const std::vector<std::uint32_t>& groups);
-
-// Home directory of the account `uid`; empty where there is none.
-[[nodiscard]] std::string home_of(std::uint32_t uid);
 
 }  // namespace postern::judge

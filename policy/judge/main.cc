@@ -12,17 +12,18 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "policy/admit/ids.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/trusted_file.h"
 #include "policy/ecl/ecl.h"
 #include "policy/judge/audit.h"
 #include "policy/judge/decide.h"
+#include "policy/judge/examine.h"
 #include "policy/judge/gather.h"
 #include "policy/judge/input.h"
 #include "policy/judge/sandbox.h"
 #include "policy/judge/signatures.h"
 #include "policy/judge/verdict_from_request.h"
-#include "policy/judge/volume_key.h"
 #include "protocol/judge_input.h"
 #include "protocol/launch_codec.h"
 #include "protocol/refusal.h"
@@ -39,6 +40,10 @@ const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
 Verdict g_verdict;
 
 constexpr int kRootFd = kJudgeDescriptorBase;
+
+// Of an image, for all that is not streamed: tables, seals, signatures, a LUKS2 header. Real images
+// have some hundred KiB.
+constexpr std::size_t kMaxImageMetadata = std::size_t{16} << 20;
 
 int descriptor_of(std::uint8_t index) {
   return kJudgeDescriptorBase + index;
@@ -95,8 +100,8 @@ void resolve_networks(Policy& policy) {
   if (site.allow_netns_paths.empty()) {
     return;
   }
-  const std::vector<std::uint32_t> groups = group_ids(site.allow_netns_groups);
-  const bool is_listed = contains(user_ids(site.allow_netns_users), policy.facts.uid) ||
+  const std::vector<std::uint32_t> groups = admit::group_ids(site.allow_netns_groups);
+  const bool is_listed = contains(admit::user_ids(site.allow_netns_users), policy.facts.uid) ||
                          std::any_of(groups.begin(), groups.end(), [&](std::uint32_t id) {
                            return contains(policy.facts.groups, id);
                          });
@@ -106,7 +111,7 @@ void resolve_networks(Policy& policy) {
 }
 
 bool rules_need_sources(const config::SiteConfig& site) {
-  return !site.allow_user_binds || !site.forbid_bind_targets.empty();
+  return !site.allow_user_binds;
 }
 
 // Signatures decide only about image files, and only where a list is active or a valid one would
@@ -118,8 +123,9 @@ bool signatures_matter(const Policy& policy) {
     return false;
   }
   return policy.ecl.activated ||
-         (policy.site.kernel_mount_squashfs == config::KernelMount::kTrusted &&
-          (has("/pubring.gpg") || has("/pem")));
+         ((policy.site.kernel_mount_squashfs == config::KernelMount::kTrusted ||
+           policy.site.kernel_mount_squashfs == config::KernelMount::kLimited) &&
+          (has("/pubring.gpg") || has("/pubring.kbx") || has("/pem")));
 }
 
 Trusted<> read_policy(int root, Policy& policy) {
@@ -127,12 +133,11 @@ Trusted<> read_policy(int root, Policy& policy) {
   POSTERN_TRY(read_ecl(root, policy));
   POSTERN_TRY(read_grants(root, policy));
   const config::SiteConfig& site = policy.site;
-  policy.facts.limit_owners = user_ids(site.limit_owners);
-  policy.facts.limit_groups = group_ids(site.limit_groups);
+  policy.facts.limits = admit::resolve(site);
   resolve_networks(policy);
   if (rules_need_sources(site)) {
     policy.facts.site_binds =
-        site_binds(site, site.mount_home ? home_of(policy.facts.uid) : std::string());
+        site_binds(site, site.mount_home ? admit::home_of(policy.facts.uid) : std::string());
   }
   policy.mounts = MountTable::read();
   if (policy.open_for_writing) {
@@ -149,14 +154,13 @@ Trusted<> read_policy(int root, Policy& policy) {
 void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, Policy& policy) {
   Facts& facts = policy.facts;
   if (request.root == RootKind::kImage) {
-    facts.image = image_facts(kRootFd, policy.mounts);
-    if (facts.image->problem == RefusalCode::kNone && facts.image->encrypted &&
-        request.volume_key) {
-      add_crypt(kRootFd, descriptor_of(*request.volume_key), *facts.image);
-    }
-    if (facts.image->problem == RefusalCode::kNone && policy.signatures) {
-      policy.signatures->look_at(kRootFd, policy.ecl, policy.mounts, facts);
-    }
+    Snapshot image(kRootFd, kMaxImageMetadata);
+    examine(kRootFd, image,
+            {.mounts = policy.mounts,
+             .list = policy.ecl,
+             .signatures = policy.signatures ? &*policy.signatures : nullptr,
+             .key = request.volume_key ? descriptor_of(*request.volume_key) : -1},
+            facts);
   }
   if (request.join_net) {
     facts.may_join_network = is_listed_network(descriptor_of(*request.join_net), policy.networks);
@@ -217,11 +221,7 @@ bool judge(Input input) {
   const bool log_required = read && policy.site.audit_required;
 
   // ORDER: after the last file and name is looked up, before the caller's first byte.
-  const std::vector<int> channels =
-      policy.signatures ? policy.signatures->channels() : std::vector<int>();
-  if (!enter_sandbox({.verdict = kJudgeFd,
-                      .log = log.is_present() ? log.socket() : -1,
-                      .channels = channels})) {
+  if (!enter_sandbox({.verdict = kJudgeFd, .log = log.is_present() ? log.socket() : -1})) {
     return false;
   }
   describe_root(record);

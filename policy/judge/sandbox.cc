@@ -1,5 +1,6 @@
 #include "policy/judge/sandbox.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdint>
@@ -22,20 +23,17 @@
 namespace postern::judge {
 namespace {
 
-// It reads configuration, a header and signatures, no bulk data unless hashing.
-constexpr unsigned kDeadlineSeconds = 15;
-
 struct Limit {
   __rlimit_resource resource;
   rlim_t value;
 };
 
-// Enough for a SIF table and a LUKS2 header of the largest sizes that we read; a bomb hits the
-// wall.
+// Upper bounds: a batch system may set smaller ones, and they stay. The judge itself fits in 100 MiB
+// and two seconds, with the largest tables and headers that it reads.
 constexpr std::array kLimits = std::to_array<Limit>({
     {RLIMIT_CORE, 0},
     {RLIMIT_AS, 1ULL << 30},
-    {RLIMIT_CPU, kDeadlineSeconds},
+    {RLIMIT_CPU, 15},
 });
 
 Error failed() {
@@ -131,11 +129,6 @@ bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descrip
   const auto allow = [&](int call, scmp_arg_cmp condition) {
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition) == 0;
   };
-  for (const int channel : descriptors.channels) {
-    if (!allow(SCMP_SYS(write), fd(channel))) {
-      return false;
-    }
-  }
   return allow(SCMP_SYS(write), fd(descriptors.verdict)) &&
          (descriptors.log < 0 || allow(SCMP_SYS(sendto), fd(descriptors.log))) &&
          allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) &&
@@ -155,7 +148,12 @@ Result<> cleanse() noexcept {
     return failed();
   }
   for (const Limit& limit : kLimits) {
-    const rlimit both{.rlim_cur = limit.value, .rlim_max = limit.value};
+    rlimit both{};
+    if (::getrlimit(limit.resource, &both) != 0) {
+      return failed();
+    }
+    both.rlim_max = std::min(both.rlim_max, limit.value);
+    both.rlim_cur = both.rlim_max;
     if (::setrlimit(limit.resource, &both) != 0) {
       return failed();
     }

@@ -1,8 +1,6 @@
 // What the judge gives up before it looks at a byte that a caller wrote.
 #pragma once
 
-#include <span>
-
 #include "protocol/base/result.h"
 
 namespace postern::judge {
@@ -13,9 +11,8 @@ namespace postern::judge {
 
 // Open descriptors that the sandbox leaves usable for more than reading.
 struct SandboxDescriptors {
-  int verdict = -1;               // written to
-  int log = -1;                   // sent to; -1 where there is none
-  std::span<const int> channels;  // written to
+  int verdict = -1;  // written to
+  int log = -1;      // sent to; -1 if there is none
 };
 
 // Last act before the request is decoded: Landlock without a single rule where the kernel has it,

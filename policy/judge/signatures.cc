@@ -8,17 +8,12 @@
 #include "policy/sif/reader.h"
 
 namespace postern::judge {
+namespace {
 
-struct Signatures::State {
-  signature::KeyMaterial keys;
-  std::string directory;  // of the rule; empty: none
-};
+// What one processor hashes well within the helper's deadline, from a disk of 150 MB/s.
+constexpr std::uint64_t kMaxHashedBytes = std::uint64_t{2} << 30;
 
-Signatures::Signatures(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
-
-Signatures::Signatures(Signatures&&) noexcept = default;
-Signatures& Signatures::operator=(Signatures&&) noexcept = default;
-Signatures::~Signatures() = default;
+}  // namespace
 
 config::Trusted<Signatures> Signatures::prepare(const std::string& directory,
                                                 const ecl::EclConfig& list,
@@ -28,37 +23,30 @@ config::Trusted<Signatures> Signatures::prepare(const std::string& directory,
       return config::ConfigFault{RefusalCode::kConfigMalformed, std::move(checked).error()};
     }
   }
-  auto keys = ecl::load_keyring(directory, ecl::KeyringOwner::kRoot, /*in_child=*/true);
-  if (!keys) {
-    return config::ConfigFault{RefusalCode::kConfigInsecure, std::move(keys).error()};
-  }
-  auto state = std::make_unique<State>();
-  state->keys = *std::move(keys);
-  state->directory = ecl::locate(list, image);
+  Signatures out;
+  POSTERN_TRY_ASSIGN(out.keys_, ecl::load_keyring(directory, ecl::KeyringOwner::kRoot));
+  out.directory_ = ecl::locate(list, image);
   // OpenSSL reads its configuration when it is first asked for something.
   EVP_MD_free(EVP_MD_fetch(nullptr, "SHA256", nullptr));
-  return Signatures(std::move(state));
+  return out;
 }
 
-std::vector<int> Signatures::channels() const {
-  std::vector<int> sockets;
-  for (const signature::PgpKeyring& ring : state_->keys.rings) {
-    sockets.push_back(ring.channel());
+void Signatures::look_at(Snapshot& image, const ecl::EclConfig& list, Facts& facts) const {
+  // Without a list signatures only make bytes trusted that are bound: nothing else is worth hashing.
+  if (!list.activated && !facts.image->verity && !facts.image->unwritable) {
+    return;
   }
-  return sockets;
-}
-
-void Signatures::look_at(int image,
-                         const ecl::EclConfig& list,
-                         const config::MountTable& mounts,
-                         Facts& facts) const {
   ecl::ImageFacts found;
   if (facts.image->kind == ImageKind::kSquashfs) {
     found.kind = ecl::ContainerKind::kSquashfs;
   } else if (const Outcome<sif::Image> parsed = sif::read(image); parsed) {
     ecl::Gathered gathered = ecl::gather(
-        *parsed, image, state_->keys,
-        {.legacy = list.legacy_insecure, .threads = 1, .progress = {}, .mounts = mounts});
+        *parsed, image, keys_,
+        {.legacy = list.legacy_insecure,
+         .threads = 1,
+         .max_hashed_bytes = kMaxHashedBytes,
+         .progress = {},
+         .unwritable = facts.image->unwritable});
     found = std::move(gathered.facts);
     if (gathered.seal) {
       facts.image->verity = gathered.seal->geometry;
@@ -67,7 +55,7 @@ void Signatures::look_at(int image,
     found.problem_code = RefusalCode::kImageMalformed;
     found.problem = parsed.error().what;
   }
-  found.directory = state_->directory;
+  found.directory = directory_;
   facts.ecl = ecl::decide_ecl(list, found);
 }
 

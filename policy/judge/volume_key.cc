@@ -36,8 +36,9 @@ bool fits(int key, const crypt::KeyDigest& digest) {
 
 }  // namespace
 
-void add_crypt(int image, int key, ImageFacts& facts) {
-  const Outcome<crypt::Luks2> header = crypt::read_luks2(image, facts.offset, facts.bytes);
+void add_crypt(Snapshot& image, int key, ImageFacts& facts) {
+  const Outcome<crypt::Luks2> header =
+      crypt::read_luks2(image, {.offset = facts.offset, .bytes = facts.bytes});
   if (!header) {
     facts.problem = RefusalCode::kCryptHeader;
   } else if (!fits(key, header->digest)) {

@@ -4,6 +4,7 @@
 
 #include "policy/json/strict.h"
 #include "policy/sif/bytes.h"
+#include "policy/text/hex.h"
 
 namespace postern::seal {
 namespace {
@@ -30,39 +31,6 @@ Problem malformed(const std::string& what) {
   return Problem{"seal: " + what};
 }
 
-int hex_value(char c) noexcept {
-  if (c >= '0' && c <= '9') {
-    return c - '0';
-  }
-  return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-std::optional<std::vector<std::uint8_t>> parse_hex(std::string_view hex) {
-  std::vector<std::uint8_t> out;
-  if (hex.size() % 2 != 0) {
-    return std::nullopt;
-  }
-  for (std::size_t i = 0; i < hex.size(); i += 2) {
-    const int high = hex_value(hex[i]);
-    const int low = hex_value(hex[i + 1]);
-    if (high < 0 || low < 0) {
-      return std::nullopt;
-    }
-    out.push_back(static_cast<std::uint8_t>(high * 16 + low));
-  }
-  return out;
-}
-
-std::string hex_text(std::span<const std::uint8_t> bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string out;
-  for (const std::uint8_t byte : bytes) {
-    out += kDigits[byte >> 4];
-    out += kDigits[byte & 15];
-  }
-  return out;
-}
-
 Outcome<std::uint64_t> number(const Value& root, std::string_view name, std::uint64_t most) {
   const Value* value = root.find(name, Value::Kind::kUnsigned);
   if (value == nullptr || value->number > most) {
@@ -71,13 +39,13 @@ Outcome<std::uint64_t> number(const Value& root, std::string_view name, std::uin
   return value->number;
 }
 
-Outcome<std::vector<std::uint8_t>> bytes(const Value& root,
-                                         std::string_view name,
-                                         std::size_t least,
-                                         std::size_t most) {
+Outcome<std::vector<std::uint8_t>> hex_member(const Value& root,
+                                              std::string_view name,
+                                              std::size_t least,
+                                              std::size_t most) {
   const Value* value = root.find(name, Value::Kind::kString);
-  auto out = value != nullptr ? parse_hex(value->text) : std::nullopt;
-  if (!out || out->size() < least || out->size() > most) {
+  auto out = value != nullptr ? text::from_hex(value->text) : std::nullopt;
+  if (!out || out->size() < least || out->size() > most || text::to_hex(*out) != value->text) {
     return malformed("'" + std::string(name) +
                      "' is missing, not lower-case hexadecimal or of the wrong length");
   }
@@ -110,7 +78,7 @@ constexpr std::uint64_t kMaxSealBytes = 4096;
 
 // Does the seal's tree belong to the partition, and is it where a tree can be?
 Outcome<Found> bind(const Image& image,
-                    int fd,
+                    Snapshot& bytes,
                     const Descriptor& partition,
                     const Descriptor& seal_object,
                     const SealText& text,
@@ -129,9 +97,10 @@ Outcome<Found> bind(const Image& image,
       extent.bytes != kBlockBytes + tree_bytes(text.data_blocks)) {
     return malformed("the hash tree is not aligned to 4096 bytes, or not as large as it must be");
   }
-  std::array<std::uint8_t, kSuperblockBytes> superblock{};
-  POSTERN_TRY(sif::read_exactly(fd, extent.offset, superblock, "reading the seal's superblock"));
-  POSTERN_TRY(check_superblock(superblock, text));
+  POSTERN_TRY_ASSIGN(const std::span<const std::uint8_t> superblock,
+                     bytes.fetch({.offset = extent.offset, .bytes = kSuperblockBytes},
+                                 "reading the seal's superblock"));
+  POSTERN_TRY(check_superblock(superblock.first<kSuperblockBytes>(), text));
   Found out;
   out.seal_object = seal_object.id;
   out.tree_object = tree->id;
@@ -184,9 +153,9 @@ Outcome<SealText> parse_seal(std::string_view text) {
   out.relative_id = static_cast<std::uint32_t>(id);
   out.tree_relative_id = static_cast<std::uint32_t>(tree);
   POSTERN_TRY_ASSIGN(out.data_blocks, number(*root, "dataBlocks", kMaxDataBlocks));
-  POSTERN_TRY_ASSIGN(out.salt, bytes(*root, "salt", 0, kSaltBytes));
+  POSTERN_TRY_ASSIGN(out.salt, hex_member(*root, "salt", 0, kSaltBytes));
   POSTERN_TRY_ASSIGN(const std::vector<std::uint8_t> hash,
-                     bytes(*root, "rootHash", kHashBytes, kHashBytes));
+                     hex_member(*root, "rootHash", kHashBytes, kHashBytes));
   std::copy(hash.begin(), hash.end(), out.root_hash.begin());
   if (out.data_blocks == 0) {
     return malformed("'dataBlocks' is 0");
@@ -198,8 +167,8 @@ std::string write_seal(const SealText& seal) {
   return R"({"version":1,"relativeId":)" + std::to_string(seal.relative_id) +
          R"(,"treeRelativeId":)" + std::to_string(seal.tree_relative_id) +
          R"(,"algorithm":"sha256","blockSize":4096,"dataBlocks":)" +
-         std::to_string(seal.data_blocks) + R"(,"rootHash":")" + hex_text(seal.root_hash) +
-         R"(","salt":")" + hex_text(seal.salt) + "\"}";
+         std::to_string(seal.data_blocks) + R"(,"rootHash":")" + text::to_hex(seal.root_hash) +
+         R"(","salt":")" + text::to_hex(seal.salt) + "\"}";
 }
 
 std::array<std::uint8_t, kSuperblockBytes> write_superblock(
@@ -231,14 +200,16 @@ Outcome<> check_superblock(std::span<const std::uint8_t, kSuperblockBytes> super
   return Ok{};
 }
 
-Outcome<std::optional<Found>> find(const Image& image, int fd, const Descriptor& partition) {
+Outcome<std::optional<Found>> find(const Image& image,
+                                   Snapshot& bytes,
+                                   const Descriptor& partition) {
   std::optional<Found> out;
   const std::vector<const Descriptor*> group = image.group(partition.group);
   for (const Descriptor* object : group) {
     if (object->type != sif::DataType::kGenericJson || object->name != kSealName) {
       continue;
     }
-    POSTERN_TRY_ASSIGN(const std::string json, sif::read_object(fd, image, *object, kMaxSealBytes));
+    POSTERN_TRY_ASSIGN(const std::string json, sif::read_object(bytes, image, *object, kMaxSealBytes));
     POSTERN_TRY_ASSIGN(const SealText text, parse_seal(json));
     if (member(group, lowest_id(group) + text.relative_id) != &partition) {
       continue;
@@ -246,15 +217,15 @@ Outcome<std::optional<Found>> find(const Image& image, int fd, const Descriptor&
     if (out) {
       return malformed("object " + std::to_string(partition.id) + " is sealed twice");
     }
-    POSTERN_TRY_ASSIGN(out, bind(image, fd, partition, *object, text, group));
+    POSTERN_TRY_ASSIGN(out, bind(image, bytes, partition, *object, text, group));
   }
   return out;
 }
 
 Outcome<std::optional<VerityGeometry>> find_seal(const Image& image,
-                                                 int fd,
+                                                 Snapshot& bytes,
                                                  const Descriptor& partition) {
-  POSTERN_TRY_ASSIGN(const std::optional<Found> found, find(image, fd, partition));
+  POSTERN_TRY_ASSIGN(const std::optional<Found> found, find(image, bytes, partition));
   return found ? std::optional(found->geometry) : std::nullopt;
 }
 

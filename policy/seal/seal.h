@@ -76,11 +76,11 @@ std::array<std::uint8_t, kSuperblockBytes> write_superblock(const SealText& seal
 // or does not belong to a partition of this size. Nothing is hashed here, and whether a signature
 // covers the seal is not asked either: that is policy/ecl/facts.h.
 Outcome<std::optional<Found>> find(const sif::Image& image,
-                                   int fd,
+                                   Snapshot& bytes,
                                    const sif::Descriptor& partition);
 // … the geometry alone.
 Outcome<std::optional<VerityGeometry>> find_seal(const sif::Image& image,
-                                                 int fd,
+                                                 Snapshot& bytes,
                                                  const sif::Descriptor& partition);
 
 }  // namespace postern::seal

@@ -12,7 +12,7 @@
 #include <openssl/evp.h>
 #include <unistd.h>
 
-#include "policy/sif/reader.h"
+#include "policy/sif/read_exactly.h"
 
 namespace postern::seal {
 namespace {

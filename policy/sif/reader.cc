@@ -1,13 +1,9 @@
 #include "policy/sif/reader.h"
 
 #include <algorithm>
-#include <limits>
-
-#include <sys/stat.h>
-
-#include <unistd.h>
 
 #include "policy/sif/bytes.h"
+#include "policy/text/hex.h"
 
 namespace postern::sif {
 namespace {
@@ -127,41 +123,18 @@ Descriptor decode_descriptor(Bytes raw, std::size_t slot) {
   return d;
 }
 
-Outcome<> read_exactly(int fd,
-                       std::uint64_t offset,
-                       std::span<std::uint8_t> out,
-                       const char* what) {
-  if (offset > std::uint64_t(std::numeric_limits<off_t>::max()) - out.size()) {
-    return malformed(std::string(what) + ": offset out of range");
+Outcome<Image> read(Snapshot& bytes) {
+  if (bytes.kind() == Snapshot::Kind::kUnknown) {
+    return system_problem("reading the image's size", bytes.error());
   }
-  while (!out.empty()) {
-    const ssize_t n = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) {
-      continue;
-    }
-    if (n < 0) {
-      return system_problem(what, errno);
-    }
-    if (n == 0) {
-      return malformed(std::string(what) + ": the file ends too early");
-    }
-    out = out.subspan(static_cast<std::size_t>(n));
-    offset += static_cast<std::uint64_t>(n);
-  }
-  return Ok{};
-}
-
-Outcome<Image> read(int fd) {
-  struct stat status{};
-  if (::fstat(fd, &status) != 0) {
-    return system_problem("reading the image's size", errno);
-  }
-  if (!S_ISREG(status.st_mode)) {
+  if (bytes.kind() != Snapshot::Kind::kRegular) {
     return Problem{.what = "not a regular file, so not a SIF image"};
   }
   Image image;
-  image.file_bytes_ = static_cast<std::uint64_t>(status.st_size);
-  POSTERN_TRY(read_exactly(fd, 0, image.raw_header_, "reading the header"));
+  image.file_bytes_ = bytes.bytes();
+  POSTERN_TRY_ASSIGN(const Bytes header,
+                     bytes.fetch({.offset = 0, .bytes = kHeaderBytes}, "reading the header"));
+  std::copy(header.begin(), header.end(), image.raw_header_.begin());
   if (text_at(image.raw_header_, kMagicAt, kMagic.size()) != kMagic) {
     return malformed("the magic number is missing");
   }
@@ -170,22 +143,16 @@ Outcome<Image> read(int fd) {
   }
   image.header_ = decode_header(image.raw_header_);
   POSTERN_TRY(check_table(image.header_, image.file_bytes_));
-
-  // Slot by slot in a fixed buffer: what is kept grows with the slots in use only.
-  constexpr std::size_t kBatch = 64;
-  std::array<std::uint8_t, kBatch * kDescriptorBytes> buffer;
   const auto total = static_cast<std::size_t>(image.header_.total);
-  for (std::size_t slot = 0; slot < total; slot += kBatch) {
-    const std::size_t count = std::min(kBatch, total - slot);
-    const std::span batch = std::span(buffer).first(count * kDescriptorBytes);
-    POSTERN_TRY(read_exactly(
-        fd, static_cast<std::uint64_t>(image.header_.table_offset) + slot * kDescriptorBytes, batch,
-        "reading the descriptor table"));
-    for (std::size_t i = 0; i < count; ++i) {
-      const Bytes raw = batch.subspan(i * kDescriptorBytes, kDescriptorBytes);
-      if (raw[kUsedAt] != 0) {
-        image.descriptors_.push_back(decode_descriptor(raw, slot + i));
-      }
+  POSTERN_TRY_ASSIGN(const Bytes table,
+                     bytes.fetch({.offset = static_cast<std::uint64_t>(image.header_.table_offset),
+                                  .bytes = total * kDescriptorBytes},
+                                 "reading the descriptor table"));
+  // What is decoded grows with the slots in use only.
+  for (std::size_t slot = 0; slot < total; ++slot) {
+    const Bytes raw = table.subspan(slot * kDescriptorBytes, kDescriptorBytes);
+    if (raw[kUsedAt] != 0) {
+      image.descriptors_.push_back(decode_descriptor(raw, slot));
     }
   }
   return image;
@@ -277,7 +244,7 @@ Outcome<Extent> Image::extent_of(const Descriptor& descriptor) const {
   return extent;
 }
 
-Outcome<std::string> read_object(int fd,
+Outcome<std::string> read_object(Snapshot& bytes,
                                  const Image& image,
                                  const Descriptor& descriptor,
                                  std::uint64_t max_bytes) {
@@ -286,24 +253,16 @@ Outcome<std::string> read_object(int fd,
     return Problem{.what = object_words(descriptor.id) + " is larger than " +
                            std::to_string(max_bytes) + " bytes"};
   }
-  std::string data(extent.bytes, '\0');
-  // SAFETY: a string's bytes, as bytes.
-  const std::span out(reinterpret_cast<std::uint8_t*>(data.data()), data.size());
-  POSTERN_TRY(read_exactly(fd, extent.offset, out, "reading an object"));
-  return data;
+  POSTERN_TRY_ASSIGN(const std::string_view text, bytes.fetch_text(extent, "reading an object"));
+  return std::string(text);
 }
 
 std::string uuid_text(std::span<const std::uint8_t, kUuidBytes> id) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  std::string text;
-  for (std::size_t i = 0; i < id.size(); ++i) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) {
-      text += '-';
-    }
-    text += kHex[id[i] >> 4];
-    text += kHex[id[i] & 0xf];
+  std::string digits = text::to_hex(id);
+  for (const std::size_t at : std::to_array<std::size_t>({20, 16, 12, 8})) {
+    digits.insert(at, 1, '-');
   }
-  return text;
+  return digits;
 }
 
 }  // namespace postern::sif

@@ -1,6 +1,6 @@
 // Reading a SIF file. Nothing in the file is believed: every offset, size and count is checked
 // before it is used, nothing is allocated by a number that the file names without a bound of ours,
-// and only pread(2) is used, so that the descriptor's position (shared with others) stays.
+// and each byte is read once (policy/snapshot/snapshot.h).
 #pragma once
 
 #include <array>
@@ -12,6 +12,7 @@
 
 #include "policy/problem.h"
 #include "policy/sif/format.h"
+#include "policy/snapshot/snapshot.h"
 
 namespace postern::sif {
 
@@ -92,11 +93,7 @@ struct Descriptor {
   }
 };
 
-// A run of bytes of a file.
-struct Extent {
-  std::uint64_t offset;
-  std::uint64_t bytes;
-};
+using postern::Extent;
 
 class Image {
  public:
@@ -127,7 +124,7 @@ class Image {
   [[nodiscard]] Outcome<Extent> extent_of(const Descriptor& descriptor) const;
 
  private:
-  friend Outcome<Image> read(int fd);
+  friend Outcome<Image> read(Snapshot& bytes);
 
   Header header_{};
   std::array<std::uint8_t, kHeaderBytes> raw_header_{};
@@ -135,21 +132,19 @@ class Image {
   std::uint64_t file_bytes_ = 0;
 };
 
-// Reads header and table of the regular file `fd`. Errors: not a regular file, wrong magic or
+// Reads header and table of a regular file. Errors: not a regular file, wrong magic or
 // version, a table that is not inside the file or is larger than kMaxCapacity.
-Outcome<Image> read(int fd);
+Outcome<Image> read(Snapshot& bytes);
 
 // Decodes one stored slot of kDescriptorBytes bytes.
 Descriptor decode_descriptor(std::span<const std::uint8_t> raw, std::size_t slot);
 
-// One object's bytes, at most `max_bytes` of them (an object that is larger is an error).
-Outcome<std::string> read_object(int fd,
+// One object's bytes, at most `max_bytes` of them (an object that is larger is an error). `bytes` is
+// what `image` was read from.
+Outcome<std::string> read_object(Snapshot& bytes,
                                  const Image& image,
                                  const Descriptor& descriptor,
                                  std::uint64_t max_bytes);
-
-// Exactly out.size() bytes at `offset`. Error names `what` ("reading the header").
-Outcome<> read_exactly(int fd, std::uint64_t offset, std::span<std::uint8_t> out, const char* what);
 
 // "73e1c5c3-5c41-41ed-ad7c-2504d669f140".
 std::string uuid_text(std::span<const std::uint8_t, kUuidBytes> id);

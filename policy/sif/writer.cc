@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "policy/sif/bytes.h"
+#include "policy/sif/read_exactly.h"
 #include "policy/sif/sha256.h"
+#include "policy/text/hex.h"
 
 namespace postern::sif {
 namespace {
@@ -177,7 +179,6 @@ Outcome<> store_digest(int fd,
                        std::uint64_t offset,
                        std::uint64_t bytes,
                        std::span<std::uint8_t> raw) {
-  constexpr std::string_view kHex = "0123456789abcdef";
   std::vector<std::uint8_t> buffer(1 << 20);
   Sha256 hash;
   while (bytes > 0) {
@@ -188,11 +189,7 @@ Outcome<> store_digest(int fd,
     offset += part.size();
     bytes -= part.size();
   }
-  std::string digest = "sha256:";
-  for (const std::uint8_t byte : hash.finish()) {
-    digest += kHex[byte >> 4];
-    digest += kHex[byte & 0xf];
-  }
+  const std::string digest = "sha256:" + text::to_hex(hash.finish());
   std::copy(digest.begin(), digest.end(), raw.begin() + kExtraAt);
   return Ok{};
 }
@@ -334,7 +331,8 @@ Outcome<Writer> Writer::open(const std::string& path) {
   }
   // ORDER: lock before reading, so that nobody changes what was read.
   POSTERN_TRY(lock(w.fd_.get()));
-  POSTERN_TRY_ASSIGN(const Image image, read(w.fd_.get()));
+  Snapshot bytes(w.fd_.get());
+  POSTERN_TRY_ASSIGN(const Image image, read(bytes));
   POSTERN_TRY(check_layout(image));
   std::copy(image.raw_header().begin(), image.raw_header().end(), w.header_.begin());
   w.table_.resize(static_cast<std::size_t>(image.header().total));

@@ -5,8 +5,7 @@
 #include <optional>
 #include <span>
 
-#include "policy/signature/base64.h"
-#include "policy/signature/digest.h"
+#include "policy/text/base64.h"
 
 namespace postern::signature {
 namespace {
@@ -138,7 +137,7 @@ Outcome<> read_armor(Lines& lines, std::vector<std::uint8_t>& packets) {
   bool checksum = false;
   while (lines.next(line)) {
     if (is_line(line, kSignatureEnd)) {
-      auto decoded = decode_base64(base64);
+      auto decoded = text::decode_base64(base64);
       if (!decoded || decoded->empty()) {
         return malformed("the armor is not base64");
       }
@@ -158,105 +157,8 @@ Outcome<> read_armor(Lines& lines, std::vector<std::uint8_t>& packets) {
   return malformed("no end line");
 }
 
-// ---- packets (RFC 4880 §4.2, §5.2)
-
-using Bytes = std::span<const std::uint8_t>;
-
-std::uint32_t big_endian(Bytes bytes) {
-  std::uint32_t value = 0;
-  for (const std::uint8_t byte : bytes) {
-    value = value << 8 | byte;
-  }
-  return value;
-}
-
 Problem bad_packet(std::string_view what) {
   return Problem{"OpenPGP signature: " + std::string(what)};
-}
-
-// The body of the one packet in `bytes`, which must be a signature packet and fill them.
-Outcome<Bytes> only_signature_body(Bytes bytes) {
-  if (bytes.size() < 2 || (bytes[0] & 0x80) == 0) {
-    return bad_packet("not a packet");
-  }
-  const bool new_format = (bytes[0] & 0x40) != 0;
-  const unsigned tag = new_format ? bytes[0] & 0x3fU : bytes[0] >> 2 & 0xfU;
-  constexpr unsigned kSignatureTag = 2;
-  if (tag != kSignatureTag) {
-    return bad_packet("a packet of another kind");
-  }
-  std::size_t length_bytes = 0;
-  std::size_t length = 0;
-  if (!new_format) {
-    const unsigned kind = bytes[0] & 3U;
-    if (kind == 3) {
-      return bad_packet("a packet of indeterminate length");
-    }
-    length_bytes = std::size_t{1} << kind;
-    if (bytes.size() < 1 + length_bytes) {
-      return bad_packet("truncated");
-    }
-    length = big_endian(bytes.subspan(1, length_bytes));
-  } else if (bytes[1] < 192) {
-    length_bytes = 1;
-    length = bytes[1];
-  } else if (bytes[1] < 224 && bytes.size() >= 3) {
-    length_bytes = 2;
-    length = (std::size_t{bytes[1]} - 192) * 256 + bytes[2] + 192;
-  } else if (bytes[1] == 255 && bytes.size() >= 6) {
-    length_bytes = 5;
-    length = big_endian(bytes.subspan(2, 4));
-  } else {
-    return bad_packet("a partial or truncated length");
-  }
-  const Bytes body = bytes.subspan(1 + length_bytes);
-  if (body.size() != length) {
-    return bad_packet(body.size() < length ? "truncated" : "more than one packet");
-  }
-  return body;
-}
-
-// Walks one sub-packet area for an issuer (type 16: key id, type 33: version and fingerprint).
-Outcome<> find_issuer(Bytes area, std::string& issuer) {
-  while (!area.empty()) {
-    std::size_t length_bytes = 1;
-    std::size_t length = area[0];
-    if (area[0] == 255) {
-      length_bytes = 5;
-      if (area.size() < 5) {
-        return bad_packet("truncated sub-packet");
-      }
-      length = big_endian(area.subspan(1, 4));
-    } else if (area[0] >= 192) {
-      length_bytes = 2;
-      if (area.size() < 2) {
-        return bad_packet("truncated sub-packet");
-      }
-      length = (std::size_t{area[0]} - 192) * 256 + area[1] + 192;
-    }
-    if (length == 0 || length > area.size() - length_bytes) {
-      return bad_packet("truncated sub-packet");
-    }
-    const Bytes body = area.subspan(length_bytes, length);
-    const unsigned type = body[0] & 0x7fU;  // the top bit marks it critical
-    if (type == 16 && body.size() == 9 && issuer.empty()) {
-      issuer = hex_text(body.subspan(1));
-    } else if (type == 33 && body.size() == 22 && body[1] == 4) {
-      issuer = hex_text(body.subspan(2));
-    }
-    area = area.subspan(length_bytes + length);
-  }
-  return Ok{};
-}
-
-std::optional<PgpHash> strong_hash(std::uint8_t number) {
-  for (const PgpHash hash :
-       {PgpHash::kSha256, PgpHash::kSha384, PgpHash::kSha512, PgpHash::kSha224}) {
-    if (static_cast<std::uint8_t>(hash) == number) {
-      return hash;
-    }
-  }
-  return std::nullopt;
 }
 
 std::string_view header_name(PgpHash hash) {
@@ -302,36 +204,30 @@ Outcome<ClearSigned> parse_clear_signed(std::string_view data) {
 }
 
 Outcome<SignaturePacket> parse_signature_packet(const ClearSigned& message) {
-  POSTERN_TRY_ASSIGN(const Bytes body, only_signature_body(message.packets));
-  if (body.size() < 6 || body[0] != 4) {
-    return bad_packet("not of version 4");
+  PacketBytes bytes = message.packets;
+  POSTERN_TRY_ASSIGN(const Packet packet, take_packet(bytes));
+  if (PacketTag{packet.tag} != PacketTag::kSignature) {
+    return bad_packet("a packet of another kind");
   }
-  if (body[1] > 1) {  // 0 binary document, 1 text document
+  if (!bytes.empty()) {
+    return bad_packet("more than one packet");
+  }
+  POSTERN_TRY_ASSIGN(const SignatureBody body, parse_signature_body(packet.body));
+  if (body.type > 1) {  // 0 binary document, 1 text document
     return bad_packet("not a signature over a document");
   }
   SignaturePacket out;
-  out.key_algorithm = body[2];
-  const std::optional<PgpHash> hash = strong_hash(body[3]);
+  out.key_algorithm = body.key_algorithm;
+  const std::optional<PgpHash> hash = strong_hash(body.hash);
   if (!hash) {
-    return bad_packet("made with a weak or unknown hash (number " + std::to_string(body[3]) + ")");
+    return bad_packet("made with a weak or unknown hash (number " + std::to_string(body.hash) + ")");
   }
   out.hash = *hash;
   if (!message.hashes.empty() && std::find(message.hashes.begin(), message.hashes.end(),
                                            header_name(*hash)) == message.hashes.end()) {
     return bad_packet("its 'Hash' header names another hash");
   }
-  Bytes rest = body.subspan(4);
-  for (int area = 0; area < 2; ++area) {  // hashed, unhashed
-    if (rest.size() < 2) {
-      return bad_packet("truncated");
-    }
-    const std::size_t length = big_endian(rest.first(2));
-    if (length > rest.size() - 2) {
-      return bad_packet("truncated");
-    }
-    POSTERN_TRY(find_issuer(rest.subspan(2, length), out.issuer));
-    rest = rest.subspan(2 + length);
-  }
+  out.issuer = body.issuer;
   if (out.issuer.empty()) {
     return bad_packet("does not name its key");
   }

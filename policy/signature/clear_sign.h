@@ -16,11 +16,9 @@
 #include <vector>
 
 #include "policy/problem.h"
+#include "policy/signature/pgp_packet.h"
 
 namespace postern::signature {
-
-// Numbers of RFC 4880 §9.4; SHA-1 and weaker are not in the list because they are refused.
-enum class PgpHash : std::uint8_t { kSha256 = 8, kSha384 = 9, kSha512 = 10, kSha224 = 11 };
 
 struct SignaturePacket {
   PgpHash hash = PgpHash::kSha256;

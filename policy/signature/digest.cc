@@ -2,15 +2,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <thread>
 
 #include <openssl/evp.h>
-#include <unistd.h>
 
 #include "policy/sif/bytes.h"
+#include "policy/text/hex.h"
 
 namespace postern::signature {
 namespace {
@@ -68,23 +68,58 @@ class Hasher {
   std::unique_ptr<EVP_MD_CTX, Free> context_;
 };
 
-int hex_value(char c) noexcept {
-  if (c >= '0' && c <= '9') {
-    return c - '0';
+// Jobs that share runs, and the order in which one pass over the file serves all of them.
+struct Pass {
+  std::vector<std::size_t> jobs;
+  std::vector<Extent> runs;
+  std::vector<std::vector<Snapshot::Piece>> pieces;  // of each run
+};
+
+bool shares_run(const Pass& pass, const HashJob& job) {
+  return std::any_of(job.runs.begin(), job.runs.end(), [&](const Extent& run) {
+    return std::find(pass.runs.begin(), pass.runs.end(), run) != pass.runs.end();
+  });
+}
+
+// Every job names its runs in the order of the image's table, so that the longest job gives the
+// order for those that name a part of the same runs.
+std::vector<Pass> passes_of(const std::vector<HashJob>& jobs) {
+  std::vector<std::size_t> longest_first(jobs.size());
+  std::iota(longest_first.begin(), longest_first.end(), std::size_t{0});
+  std::stable_sort(longest_first.begin(), longest_first.end(), [&](std::size_t a, std::size_t b) {
+    return jobs[a].runs.size() > jobs[b].runs.size();
+  });
+  std::vector<Pass> passes;
+  for (const std::size_t index : longest_first) {
+    const HashJob& job = jobs[index];
+    auto found = std::find_if(passes.begin(), passes.end(),
+                              [&](const Pass& pass) { return shares_run(pass, job); });
+    if (found == passes.end()) {
+      found = passes.insert(passes.end(), Pass{{}, job.runs, {}});
+    }
+    found->jobs.push_back(index);
   }
-  if (c >= 'a' && c <= 'f') {
-    return c - 'a' + 10;
+  return passes;
+}
+
+// Whether the pass meets the job's runs one after the other, each once.
+bool serves(const Pass& pass, const HashJob& job) {
+  auto at = pass.runs.begin();
+  for (const Extent& run : job.runs) {
+    at = std::find(at, pass.runs.end(), run);
+    if (at == pass.runs.end()) {
+      return false;
+    }
+    ++at;
   }
-  if (c >= 'A' && c <= 'F') {
-    return c - 'A' + 10;
-  }
-  return -1;
+  return true;
 }
 
 // What the threads of hash_file share.
 struct Work {
-  int fd;
+  const Snapshot& file;
   const std::vector<HashJob>& jobs;
+  const std::vector<Pass>& passes;
   const HashProgress& progress;
   std::vector<Digest> digests;
   std::atomic<std::size_t> next = 0;
@@ -106,38 +141,58 @@ struct Work {
     }
   }
 
-  bool run(Hasher& hasher, HashJob::Run extent, std::vector<std::uint8_t>& buffer) {
-    while (extent.bytes > 0 && !failed) {
-      const auto want =
-          static_cast<std::size_t>(std::min<std::uint64_t>(extent.bytes, buffer.size()));
-      const ssize_t got = ::pread(fd, buffer.data(), want, static_cast<off_t>(extent.offset));
-      if (got < 0 && errno == EINTR) {
-        continue;
-      }
-      if (got <= 0) {
-        fail(got < 0 ? system_problem("reading the image", errno)
-                     : Problem{"the image became shorter while it was read"});
+  template <class Take>
+  bool read_piece(const Snapshot::Piece& piece, std::vector<std::uint8_t>& buffer, Take take) {
+    if (!piece.held.empty()) {
+      take(piece.held);
+      return true;
+    }
+    Extent left = piece.extent;
+    while (left.bytes > 0 && !failed) {
+      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left.bytes, buffer.size()));
+      const auto got = file.read(left.offset, std::span(buffer).first(want), "reading the image");
+      if (!got) {
+        fail(got.error());
         return false;
       }
-      hasher.add(buffer.data(), static_cast<std::size_t>(got));
-      extent.offset += static_cast<std::uint64_t>(got);
-      extent.bytes -= static_cast<std::uint64_t>(got);
-      report(static_cast<std::uint64_t>(got));
+      take(std::span<const std::uint8_t>(buffer).first(*got));
+      left.offset += *got;
+      left.bytes -= *got;
     }
     return !failed;
+  }
+
+  void hash(const Pass& pass, std::vector<std::uint8_t>& buffer) {
+    std::vector<Hasher> hashers;
+    for (const std::size_t job : pass.jobs) {
+      hashers.emplace_back(jobs[job].algorithm);
+    }
+    for (std::size_t run = 0; run < pass.runs.size(); ++run) {
+      const auto take = [&](std::span<const std::uint8_t> bytes) {
+        for (std::size_t i = 0; i < hashers.size(); ++i) {
+          const std::vector<Extent>& wanted = jobs[pass.jobs[i]].runs;
+          if (std::find(wanted.begin(), wanted.end(), pass.runs[run]) != wanted.end()) {
+            hashers[i].add(bytes.data(), bytes.size());
+          }
+        }
+        report(bytes.size());
+      };
+      for (const Snapshot::Piece& piece : pass.pieces[run]) {
+        if (!read_piece(piece, buffer, take)) {
+          return;
+        }
+      }
+    }
+    for (std::size_t i = 0; i < hashers.size(); ++i) {
+      digests[pass.jobs[i]] = hashers[i].finish();
+    }
   }
 
   void loop() {
     // Fits the second-level cache, so that the hash reads what pread has just written there.
     std::vector<std::uint8_t> buffer(std::size_t{256} << 10);
-    for (std::size_t i = next++; i < jobs.size() && !failed; i = next++) {
-      Hasher hasher(jobs[i].algorithm);
-      for (const HashJob::Run& extent : jobs[i].runs) {
-        if (!run(hasher, extent, buffer)) {
-          return;
-        }
-      }
-      digests[i] = hasher.finish();
+    for (std::size_t i = next++; i < passes.size() && !failed; i = next++) {
+      hash(passes[i], buffer);
     }
   }
 };
@@ -160,14 +215,11 @@ Outcome<Digest> parse_hex_digest(Algorithm algorithm, std::string_view hex) {
                    std::to_string(2 * row(algorithm).bytes) + " hexadecimal digits, not " +
                    std::to_string(hex.size())};
   }
-  for (std::size_t i = 0; i < hex.size(); i += 2) {
-    const int high = hex_value(hex[i]);
-    const int low = hex_value(hex[i + 1]);
-    if (high < 0 || low < 0) {
-      return Problem{"a digest holds a character that is not hexadecimal"};
-    }
-    out.bytes[i / 2] = static_cast<std::uint8_t>(high * 16 + low);
+  const auto bytes = text::from_hex(hex);
+  if (!bytes) {
+    return Problem{"a digest holds a character that is not hexadecimal"};
   }
+  std::copy(bytes->begin(), bytes->end(), out.bytes.begin());
   return out;
 }
 
@@ -185,20 +237,9 @@ Outcome<Digest> parse_digest(std::string_view text) {
                  std::string(text.substr(0, std::min<std::size_t>(colon, 32))) + "' is not known"};
 }
 
-std::string hex_text(std::span<const std::uint8_t> bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string out;
-  out.reserve(2 * bytes.size());
-  for (const std::uint8_t byte : bytes) {
-    out += kDigits[byte >> 4];
-    out += kDigits[byte & 15];
-  }
-  return out;
-}
-
 std::string digest_text(const Digest& digest) {
   return std::string(name_of(digest.algorithm)) + ":" +
-         hex_text(std::span(digest.bytes).first(digest_bytes(digest.algorithm)));
+         text::to_hex(std::span(digest.bytes).first(digest_bytes(digest.algorithm)));
 }
 
 Digest digest_of(Algorithm algorithm, std::span<const std::uint8_t> bytes) {
@@ -239,16 +280,39 @@ Digest descriptor_digest(Algorithm algorithm,
   return hasher.finish();
 }
 
-Outcome<std::vector<Digest>> hash_file(int fd,
+std::uint64_t bytes_of(const std::vector<HashJob>& jobs) {
+  std::uint64_t total = 0;
+  for (const Pass& pass : passes_of(jobs)) {
+    for (const Extent& run : pass.runs) {
+      total += run.bytes;
+    }
+  }
+  return total;
+}
+
+Outcome<std::vector<Digest>> hash_file(Snapshot& file,
                                        const std::vector<HashJob>& jobs,
                                        const HashProgress& progress,
                                        unsigned threads) {
-  Work work{.fd = fd, .jobs = jobs, .progress = progress};
+  std::vector<Pass> passes = passes_of(jobs);
+  for (Pass& pass : passes) {
+    for (const std::size_t job : pass.jobs) {
+      if (!serves(pass, jobs[job])) {
+        return Problem{"two parts of the image lie in the same bytes"};
+      }
+    }
+    for (const Extent& run : pass.runs) {
+      POSTERN_TRY_ASSIGN(std::vector<Snapshot::Piece> pieces,
+                         file.stream(run, "reading the image"));
+      pass.pieces.push_back(std::move(pieces));
+    }
+  }
+  Work work{.file = file, .jobs = jobs, .passes = passes, .progress = progress};
   work.digests.resize(jobs.size());
   const unsigned processors =
       threads != 0 ? threads : std::max(1U, std::thread::hardware_concurrency());
   std::vector<std::jthread> helpers;
-  for (std::size_t i = 1; i < std::min<std::size_t>(processors, jobs.size()); ++i) {
+  for (std::size_t i = 1; i < std::min<std::size_t>(processors, passes.size()); ++i) {
     helpers.emplace_back([&work] { work.loop(); });
   }
   work.loop();

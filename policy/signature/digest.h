@@ -20,6 +20,7 @@
 
 #include "policy/problem.h"
 #include "policy/sif/format.h"
+#include "policy/snapshot/snapshot.h"
 
 namespace postern::signature {
 
@@ -51,8 +52,6 @@ Outcome<Digest> parse_hex_digest(Algorithm algorithm, std::string_view hex);
 // The inverse of parse_digest, lower case.
 std::string digest_text(const Digest& digest);
 
-std::string hex_text(std::span<const std::uint8_t> bytes);
-
 Digest digest_of(Algorithm algorithm, std::span<const std::uint8_t> bytes);
 Digest digest_of(Algorithm algorithm, std::string_view bytes);
 Digest header_digest(Algorithm algorithm, std::span<const std::uint8_t, sif::kHeaderBytes> header);
@@ -63,20 +62,18 @@ Digest descriptor_digest(Algorithm algorithm,
 // Bytes of a file to hash, as one stream.
 struct HashJob {
   Algorithm algorithm = Algorithm::kSha256;
-
-  struct Run {
-    std::uint64_t offset;
-    std::uint64_t bytes;
-  };
-
-  std::vector<Run> runs;
+  std::vector<Extent> runs;
 };
 
-// Hashes the jobs in parallel, on at most `threads` threads (0: one a processor), each job on one.
-// Read with pread(2), so a file that shrinks meanwhile is an error and not SIGBUS. `progress` is
-// told how many bytes more were hashed; calls never overlap. The digests are in the jobs' order.
+// Bytes that the jobs name, each run counted once.
+std::uint64_t bytes_of(const std::vector<HashJob>& jobs);
+
+// Hashes the jobs on at most `threads` threads (0: one a processor). Each byte is read once, also
+// if several jobs name it: jobs that share a run are hashed together. What `file` holds already is
+// hashed from there. `progress` is told how many bytes more were hashed; calls never overlap. The
+// digests are in the jobs' order. Error: reading failed, or two different runs overlap.
 using HashProgress = std::function<void(std::uint64_t bytes)>;
-Outcome<std::vector<Digest>> hash_file(int fd,
+Outcome<std::vector<Digest>> hash_file(Snapshot& file,
                                        const std::vector<HashJob>& jobs,
                                        const HashProgress& progress = {},
                                        unsigned threads = 0);

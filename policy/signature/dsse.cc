@@ -1,7 +1,7 @@
 #include "policy/signature/dsse.h"
 
 #include "policy/json/strict.h"
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 
 namespace postern::signature {
 namespace {
@@ -17,7 +17,7 @@ Outcome<Envelope::Signature> parse_signature(const Value& entry) {
   if (bytes == nullptr) {
     return malformed("a signature without 'sig'");
   }
-  auto decoded = decode_base64(bytes->text, /*url=*/true);
+  auto decoded = text::decode_base64(bytes->text, /*url=*/true);
   if (!decoded) {
     return malformed("'sig' is not base64");
   }
@@ -49,7 +49,7 @@ Outcome<Envelope> parse_envelope(std::string_view data) {
     return malformed("another payload type than " + std::string(kDssePayloadType));
   }
   const Value* payload = root->find("payload", Value::Kind::kString);
-  auto decoded = payload != nullptr ? decode_base64(payload->text, /*url=*/true) : std::nullopt;
+  auto decoded = payload != nullptr ? text::decode_base64(payload->text, /*url=*/true) : std::nullopt;
   if (!decoded) {
     return malformed("'payload' is missing or not base64");
   }
@@ -94,8 +94,8 @@ Outcome<std::string> sign_envelope(std::string_view payload, const PrivateKey& k
   // SAFETY: char and unsigned char have the same representation.
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(payload.data());
   return std::string(R"({"payloadType":")") + std::string(kDssePayloadType) + R"(","payload":")" +
-         encode_base64(std::span(bytes, payload.size())) + R"(","signatures":[{"keyid":")" +
-         key.public_key().ssh_id() + R"(","sig":")" + encode_base64(signature) + "\"}]}";
+         text::encode_base64(std::span(bytes, payload.size())) + R"(","signatures":[{"keyid":")" +
+         key.public_key().ssh_id() + R"(","sig":")" + text::encode_base64(signature) + "\"}]}";
 }
 
 }  // namespace postern::signature

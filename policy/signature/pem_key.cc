@@ -16,7 +16,7 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 #include "policy/signature/digest.h"
 
 namespace postern::signature {
@@ -150,7 +150,7 @@ std::string ssh_blob(const EVP_PKEY* key, Kind kind) {
 
 std::string ssh_id_of(const EVP_PKEY* key, Kind kind) {
   const Digest digest = digest_of(Algorithm::kSha256, ssh_blob(key, kind));
-  std::string text = encode_base64(std::span(digest.bytes).first(32));
+  std::string text = text::encode_base64(std::span(digest.bytes).first(32));
   while (text.ends_with('=')) {
     text.pop_back();
   }

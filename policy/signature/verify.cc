@@ -7,6 +7,7 @@
 #include "policy/signature/clear_sign.h"
 #include "policy/signature/dsse.h"
 #include "policy/signature/metadata.h"
+#include "policy/text/hex.h"
 
 namespace postern::signature {
 namespace {
@@ -60,10 +61,10 @@ struct Comparison {
 class Verification {
  public:
   Verification(const Image& image,
-               int fd,
+               Snapshot& bytes,
                const VerifyOptions& options,
                const KeyMaterial& material)
-      : image_(image), fd_(fd), options_(options), material_(material) {}
+      : image_(image), bytes_(bytes), options_(options), material_(material) {}
 
   VerifyReport run() {
     const Step<> done = steps();
@@ -177,7 +178,7 @@ class Verification {
   }
 
   Step<Candidate> load(const Descriptor& descriptor) const {
-    auto data = sif::read_object(fd_, image_, descriptor, kMaxClearSignedBytes);
+    auto data = sif::read_object(bytes_, image_, descriptor, kMaxClearSignedBytes);
     if (!data) {
       return Failed{Failure::kUnreadable, descriptor.id, data.error().what};
     }
@@ -278,7 +279,7 @@ class Verification {
                                        [](std::uint8_t byte) { return byte == 0; })) {
       return {};
     }
-    return "pgp:" + hex_text(info->fingerprint);
+    return "pgp:" + text::to_hex(info->fingerprint);
   }
 
   void merge(const std::set<std::string>& valid, const std::set<std::string>& claimed) {
@@ -365,16 +366,16 @@ class Verification {
   }
 
   Step<std::string> authenticate_pgp(const Candidate& candidate, SignatureReport& entry) {
-    for (const PgpKeyring& ring : material_.rings) {
-      POSTERN_TRY_ASSIGN(const bool found, ask_ring(ring, candidate, entry));
+    for (const std::unique_ptr<PgpRing>& ring : material_.rings) {
+      POSTERN_TRY_ASSIGN(const bool found, ask_ring(*ring, candidate, entry));
       if (found) {
         return candidate.clear->text;
       }
     }
     if (material_.fetch) {
       const auto packet = parse_signature_packet(*candidate.clear);
-      const auto ring = packet ? material_.fetch(packet->issuer) : std::nullopt;
-      if (ring) {
+      const auto ring = packet ? material_.fetch(packet->issuer) : nullptr;
+      if (ring != nullptr) {
         POSTERN_TRY_ASSIGN(const bool found, ask_ring(*ring, candidate, entry));
         if (found) {
           return candidate.clear->text;
@@ -385,7 +386,7 @@ class Verification {
   }
 
   // False: the ring does not have the key.
-  Step<bool> ask_ring(const PgpKeyring& ring,
+  Step<bool> ask_ring(const PgpRing& ring,
                       const Candidate& candidate,
                       SignatureReport& entry) const {
     auto check = ring.check(*candidate.clear);
@@ -549,15 +550,11 @@ class Verification {
       if (!extent) {
         return Failed{Failure::kUnreadable, object->id, extent.error().what};
       }
-      job.runs.push_back({extent->offset, extent->bytes});
+      job.runs.push_back(*extent);
     }
     // Several signers name the same object: it is hashed once.
     const auto same = [&](const HashJob& other) {
-      return other.algorithm == job.algorithm &&
-             std::equal(other.runs.begin(), other.runs.end(), job.runs.begin(), job.runs.end(),
-                        [](const HashJob::Run& a, const HashJob::Run& b) {
-                          return a.offset == b.offset && a.bytes == b.bytes;
-                        });
+      return other.algorithm == job.algorithm && other.runs == job.runs;
     };
     auto known = std::find_if(jobs_.begin(), jobs_.end(), same);
     if (known == jobs_.end()) {
@@ -570,16 +567,16 @@ class Verification {
   }
 
   Step<> compare_data() {
+    const std::uint64_t total = bytes_of(jobs_);
+    if (options_.max_hashed_bytes != 0 && total > options_.max_hashed_bytes) {
+      return Failed{Failure::kTooLarge, 0,
+                    std::to_string(total) + " bytes would have to be hashed at each start",
+                    "seal the image, and sign it again: postern sign"};
+    }
     if (options_.announce) {
-      std::uint64_t total = 0;
-      for (const HashJob& job : jobs_) {
-        for (const HashJob::Run& run : job.runs) {
-          total += run.bytes;
-        }
-      }
       options_.announce(total);
     }
-    auto digests = hash_file(fd_, jobs_, options_.progress, options_.threads);
+    auto digests = hash_file(bytes_, jobs_, options_.progress, options_.threads);
     if (!digests) {
       return Failed{Failure::kUnreadable, 0, digests.error().what};
     }
@@ -595,7 +592,7 @@ class Verification {
   }
 
   const Image& image_;
-  int fd_;
+  Snapshot& bytes_;
   const VerifyOptions& options_;
   const KeyMaterial& material_;
   VerifyReport report_;
@@ -609,14 +606,14 @@ class Verification {
 }  // namespace
 
 VerifyReport verify(const sif::Image& image,
-                    int fd,
+                    Snapshot& bytes,
                     const VerifyOptions& options,
                     const KeyMaterial& material) {
-  return Verification(image, fd, options, material).run();
+  return Verification(image, bytes, options, material).run();
 }
 
 Outcome<std::string> metadata_of(const sif::Image& image,
-                                 int fd,
+                                 Snapshot& bytes,
                                  std::uint32_t group,
                                  const std::vector<std::uint32_t>& objects,
                                  const HashProgress& progress) {
@@ -638,11 +635,11 @@ Outcome<std::string> metadata_of(const sif::Image& image,
           ": its group number is stored in an unusual form, which signatures cannot cover"};
     }
     POSTERN_TRY_ASSIGN(const sif::Extent extent, image.extent_of(*object));
-    jobs.push_back({Algorithm::kSha256, {{extent.offset, extent.bytes}}});
+    jobs.push_back({Algorithm::kSha256, {extent}});
     metadata.objects.push_back(
         {id - lowest, descriptor_digest(Algorithm::kSha256, object->raw, id - lowest), Digest{}});
   }
-  POSTERN_TRY_ASSIGN(const std::vector<Digest> digests, hash_file(fd, jobs, progress));
+  POSTERN_TRY_ASSIGN(const std::vector<Digest> digests, hash_file(bytes, jobs, progress));
   for (std::size_t i = 0; i < digests.size(); ++i) {
     metadata.objects[i].object = digests[i];
   }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,11 +24,11 @@ namespace postern::signature {
 // What signatures are checked against. A signature of a form for which there is no material at all
 // ends the verification; one by a key that is not among the material is "not valid".
 struct KeyMaterial {
-  std::vector<PgpKeyring> rings;      // asked in this order; none: no OpenPGP material
+  std::vector<std::unique_ptr<PgpRing>> rings;  // asked in this order; none: no OpenPGP material
   std::vector<PublicKey> keys;        // for DSSE envelopes
   std::vector<std::string> left_out;  // names of certificates that are out of date
-  // Asked when no ring has the key of this id (16 or 40 hex digits): a ring with it, or none.
-  std::function<std::optional<PgpKeyring>(const std::string& key_id)> fetch;
+  // Asked when no ring has the key of this id (16 or 40 hex digits): a ring with it, or null.
+  std::function<std::unique_ptr<PgpRing>(const std::string& key_id)> fetch;
 };
 
 struct VerifyOptions {
@@ -42,6 +43,8 @@ struct VerifyOptions {
   bool forgive_invalid = false;
   // Objects whose data is protected otherwise (a seal), so that it need not be read now.
   std::vector<std::uint32_t> skip_data;
+  // More than this to hash is kTooLarge, before any of it is read; 0: no bound.
+  std::uint64_t max_hashed_bytes = 0;
   HashProgress progress;
   // Told once, before hashing, how many bytes will be hashed.
   std::function<void(std::uint64_t bytes)> announce;
@@ -71,7 +74,8 @@ enum class Failure : std::uint8_t {
   kDescriptor,
   kObject,
   kUnreadable,  // an object's bytes are not inside the file, or reading failed
-  kEngine,      // GnuPG cannot be used
+  kEngine,      // a keyring cannot be used
+  kTooLarge,    // more to hash than VerifyOptions allow
 };
 
 enum class Form : std::uint8_t { kOpenPgp, kDsse };
@@ -104,15 +108,16 @@ struct VerifyReport {
 
 inline constexpr std::size_t kMaxSignatures = 64;
 
-// `fd` is the descriptor that `image` was read from.
+// `bytes` is what `image` was read from. The objects' data is streamed: it cannot be fetched any
+// more.
 VerifyReport verify(const sif::Image& image,
-                    int fd,
+                    Snapshot& bytes,
                     const VerifyOptions& options,
                     const KeyMaterial& material);
 
 // The metadata that signs these objects of one group (ascending, at least one), hashed now.
 Outcome<std::string> metadata_of(const sif::Image& image,
-                                 int fd,
+                                 Snapshot& bytes,
                                  std::uint32_t group,
                                  const std::vector<std::uint32_t>& objects,
                                  const HashProgress& progress = {});

@@ -16,7 +16,7 @@ cd "$work" || exit 1
 export CCACHE_BASEDIR=$work CCACHE_NOHASHDIR=1
 meson setup build -Dsuid=enabled -Dplant=any >setup.log 2>&1 || { cat setup.log; exit 1; }
 targets=(helper/postern-helper policy/judge/postern-judge tests/suid/suid-probe)
-vm_programs=(policy/judge/postern-judge policy/judge/postern-judge-keys frontend/cli/postern frontend/init/postern-init
+vm_programs=(policy/judge/postern-judge frontend/cli/postern frontend/init/postern-init
              frontend/squashfs/postern-squashfs frontend/crypt/postern-crypt frontend/keys/postern-keys)
 
 build() { ninja -C build "${targets[@]}" >build.log 2>&1; }

@@ -28,7 +28,6 @@ import world as worlds  # noqa: E402
 PROGRAMS = {
     "frontend/init/postern-init": 0o755, "frontend/squashfs/postern-squashfs": 0o755, "frontend/imagebuild/postern-build": 0o755,
     "frontend/keys/postern-keys": 0o755, "frontend/crypt/postern-crypt": 0o755, "frontend/inspect/postern-inspect": 0o755,
-    "policy/judge/postern-judge-keys": 0o711,
 }
 NO_LIST = "activated = false\n"
 

@@ -88,7 +88,6 @@ def admission_by_judge(place, table):
                 if done.returncode and "device-mapper" not in done.stderr:
                     raise SystemExit(done.stderr)
         helpers = {task.pid for task in ended if task.name == "postern-helper" and task.uid == place.user.pw_uid}
-        # It executes postern-judge-keys over itself where signatures matter.
         times[name] = statistics.median(task.lived_ms for task in ended if task.parent in helpers and task.name.startswith("postern-judge"))
     table.add("judge, sealed and signed (PGP), active list", times["list"], "ms", "+", times["no list"], "no list", 40)
 

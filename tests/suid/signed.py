@@ -21,14 +21,14 @@ import world as worlds  # noqa: E402
 from tap import check  # noqa: E402
 
 worlds.enter_namespace()
-HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, KEYS, LIBEXEC, CONFDIR = sys.argv[1:10]
-ONLY = sys.argv[10] if len(sys.argv) > 10 else ""
+HELPER, JUDGE, POSTERN, INIT, SQUASHFS, KEYS, LIBEXEC, CONFDIR = sys.argv[1:9]
+ONLY = sys.argv[9] if len(sys.argv) > 9 else ""
 BUSYBOX = "/bin/busybox"
 for needed in (BUSYBOX, "/usr/bin/gpg", "/usr/bin/setfacl", "/dev/loop-control"):
     if not os.path.exists(needed):
         worlds.skip(f"needs {needed}")
 W = worlds.World(HELPER, JUDGE, BUSYBOX, LIBEXEC, CONFDIR)
-for source, mode in ((JUDGE_KEYS, 0o711), (INIT, 0o755), (SQUASHFS, 0o755), (KEYS, 0o755)):
+for source, mode in ((INIT, 0o755), (SQUASHFS, 0o755), (KEYS, 0o755)):
     W.install(source, os.path.basename(source), mode)
 HOME = W.home()
 BINARY = f"{W.work}/postern"
@@ -301,6 +301,168 @@ def a_path_swapped_between_check_and_mount_never_runs_the_other_image():
         os.waitpid(swapper, 0)
     for mode, outputs in seen.items():
         check(0 < outputs.count("approved\n") < len(outputs), f"{mode}: both images were met: {outputs}")
+
+
+@test
+def limits_name_images_that_run_without_a_signature():
+    """limit.*: an unsigned image of root's runs under "trusted", a user's under "limited"; paths are places"""
+    place = f"{W.work}/apps"
+    os.makedirs(f"{place}/below")
+    os.symlink("apps", f"{W.work}/linked")
+    inside, outside = f"{place}/below/image.sif", f"{W.work}/apps-of-mine.sif"
+    for path in (inside, outside):
+        shutil.copy(IMAGES["none"], path)
+    texts = (place, f"{place}/", f"/{place}//", f"{W.work}/linked", f"{W.work}/./linked//below", f"{place}/below/../../linked")
+    for text in texts:
+        for kernel, owner, wanted in (("trusted", 0, True), ("trusted", worlds.T1, False), ("limited", worlds.T1, True),
+                                      ("any", worlds.T1, True), ("never", 0, False)):
+            W.configure(site=worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"') + f'[limit]\npaths = ["{text}"]\n')
+            own(inside, owner)
+            own(outside, owner)
+            check(started(inside, "suid") == wanted, f"{text}, {kernel}, owner {owner}")
+            check(started(inside, "user namespace"), f"{text}, user namespace")
+            check(not any(started(outside, mode) for mode in MODES), f"{text}, {kernel}: a name that only begins the same")
+    for limit, owner, wanted in (('owners = ["root"]', 0, True), ('owners = ["root"]', worlds.T1, False),
+                                 ('groups = ["root"]', 0, True), (f'owners = ["{worlds.T1}"]', worlds.T1, True),
+                                 ('owners = ["no-such-user"]', 0, False)):
+        W.configure(site=worlds.SITE.replace('squashfs = "any"', 'squashfs = "limited"') + f"[limit]\n{limit}\n")
+        own(inside, owner)
+        for mode in MODES:
+            check(started(inside, mode) == wanted, f"{limit}, owner {owner}, {mode}")
+
+
+@test
+def a_key_that_is_gone_from_the_parser_is_refused_in_words():
+    """forbid.bind-targets compared texts and is gone: a file that sets it stops both modes, with the cure"""
+    W.configure(site=worlds.SITE + '[forbid]\nbind-targets = ["/data"]\n')
+    for mode in MODES:
+        done = postern("exec", *MODES[mode], IMAGES["none"], "echo", "x", ok=255)
+        check("no longer exists" in done.stderr and "allow.user-binds" in done.stderr or mode == "suid", say(done))
+    W.configure(site=worlds.SITE + "[forbid]\nbind-targets = []\n")  # as earlier releases installed it
+    check(all(started(IMAGES["none"], mode) for mode in MODES), "an empty list says nothing")
+
+
+@test
+def a_keyring_that_was_changed_without_us_refuses_until_the_cure_is_followed():
+    """gpg into the site's keyring, a changed ring, a lost table: refused with a cure, and the cure cures"""
+    configure("whitelist", ["alice"])
+    image, ring = IMAGES["one"], f"{CONFDIR}/keyring"
+    check(all(started(image, mode) for mode in MODES), "the twin that is allowed")
+
+    def cure_of():
+        done = postern("ecl", "check", image, ok=255)
+        for line in done.stderr.splitlines():
+            if "postern key import --global" in line:
+                return line[line.index("postern key import --global"):].split()[4].rstrip(".")
+        raise AssertionError(say(done))
+
+    def refused():
+        check(not any(started(image, mode) for mode in MODES), "a keyring that is not what was compiled")
+
+    with open(f"{ring}/pubring.gpg", "rb") as file:
+        good = file.read()
+    with open(f"{ring}/pubring.gpg", "wb") as file:  # a key was cut out: what the table has of it must not count
+        file.write(good[:len(good) // 2])
+    refused()
+    with open(f"{ring}/pubring.gpg", "wb") as file:
+        file.write(good)
+    check(all(started(image, mode) for mode in MODES), "the ring that was compiled")
+    os.unlink(f"{ring}/pubring.table")
+    refused()
+    postern("key", "import", "--global", cure_of(), user=False, ok=0, home=W.work)
+    check(all(started(image, mode) for mode in MODES), "compiled again")
+    with open(f"{W.work}/more.gpg", "wb") as file:
+        file.write(gpg(f"{HOME}/.postern/keys", "--export", FINGERPRINTS["stranger"]))
+    subprocess.run(["gpg", "--homedir", ring, "--batch", "--no-tty", "--no-options", "--no-default-keyring", "--keyring",
+                    f"{ring}/pubring.kbx", "--import", f"{W.work}/more.gpg"], check=True, capture_output=True)
+    check(os.path.exists(f"{ring}/pubring.kbx"), "gpg wrote a keybox")
+    refused()
+    done = postern("ecl", "check", image, ok=255)
+    check("pubring.kbx" in done.stderr and "rm " in done.stderr, say(done))
+    os.unlink(f"{ring}/pubring.kbx")
+    for name in os.listdir(ring):
+        if name not in ("pubring.gpg", "pubring.table", "gpg.conf", "pem"):
+            os.unlink(f"{ring}/{name}")
+    check(all(started(image, mode) for mode in MODES), "without it")
+
+
+@test
+def the_list_says_what_setuid_mode_does_with_what_it_admits():
+    """ecl check: binding "hash" under "trusted" is admitted by the list and refused by the kernel's rule, and it says so"""
+    image = IMAGES["one"]
+    for kernel, words, runs in (("trusted", "refuses it all the same", False), ("limited", "the kernel mounts it", True),
+                                ("any", "the kernel mounts it", True), ("never", "refuses it all the same", False)):
+        configure("whitelist", ["alice"], binding="hash", kernel=kernel)
+        done = postern("ecl", "check", image, ok=0)
+        check(done.stdout.startswith("allow: ") and f"setuid mode: {words}" in done.stdout, f"{kernel}: {say(done)}")
+        check(started(image, "suid") == runs, kernel)
+
+
+@test
+def a_file_that_changes_at_every_read_runs_as_it_was_signed_or_not_at_all():
+    """inotify tells the owner of each read, and he flips the file between the signed image and his own; both modes"""
+    target = f"{HOME}/flipping.sif"
+    shutil.copy(IMAGES["none"], target)
+    own(target)
+    postern("sign", "-k", str(list(FINGERPRINTS).index("alice")), target, ok=0)
+    with open(target, "rb") as file:
+        good = file.read()
+    forged = f"{HOME}/forged.sif"
+    root = f"{W.work}/tree"
+    with open(f"{root}/marker", "rb") as file:
+        marker = file.read()
+    with open(f"{root}/marker", "wb") as file:
+        file.write(b"smuggled\n" + os.urandom(300000))
+    with open(W.squashfs("flipped.sqfs", root), "rb") as file:
+        W.sif(forged, file.read())
+    with open(f"{root}/marker", "wb") as file:
+        file.write(marker)
+    own(forged)
+    postern("seal", forged, ok=0)
+    with open(forged, "rb") as file:
+        evil = file.read()
+    # The same layout, but for what differs: the attacker's data, tree and seal under the signature of the other.
+    check(abs(len(evil) - len(good)) < 100000, f"{len(evil)} and {len(good)}")
+    evil = evil[:len(good)].ljust(len(good), b"\0")
+    table = struct.unpack_from("<q", good, 96)[0]
+    for slot in range(4):
+        begin = table + 585 * slot
+        if good[begin + 4] and struct.unpack_from("<i", good, begin)[0] == 0x4005:
+            offset, size = struct.unpack_from("<qq", good, begin + 17)
+            evil = evil[:begin] + good[begin:begin + 585] + evil[begin + 585:]
+            evil = evil[:offset] + good[offset:offset + size] + evil[offset + size:]
+    own(target)
+    libc = liar.LIBC
+    seen = {mode: set() for mode in MODES}
+    for binding, kernel in (("sealed", "trusted"), ("sealed", "any")):
+        configure("whitelist", ["alice"], binding=binding, kernel=kernel)
+        with open(target, "r+b") as file:
+            file.write(good)
+        for mode in MODES:
+            check(started(target, mode) or mode == "suid", f"{binding}, {kernel}, {mode}: the twin that does not change")
+        flipper = os.fork()
+        if flipper == 0:
+            try:
+                os.setgid(worlds.T1)
+                os.setuid(worlds.T1)
+                watch = libc.inotify_init()
+                libc.inotify_add_watch(watch, target.encode(), 1)  # IN_ACCESS
+                out = os.open(target, os.O_RDWR)
+                for turn in range(10 ** 9):
+                    os.read(watch, 65536)
+                    os.pwrite(out, (evil, good)[turn % 2], 0)
+            finally:
+                os._exit(0)
+        try:
+            for _ in range(15):
+                for mode, options in MODES.items():
+                    done = postern("exec", *options, target, "sh", "-c", "read line </marker; echo $line")
+                    seen[mode].add(done.stdout)
+                    check("smuggled" not in done.stdout, f"{binding}, {kernel}, {mode}: {say(done)}")
+        finally:
+            os.kill(flipper, signal.SIGKILL)
+            os.waitpid(flipper, 0)
+    check("" in seen["suid"] and "" in seen["user namespace"], f"the flips were met: {seen}")
 
 
 @test

@@ -1,13 +1,17 @@
+#include <algorithm>
 #include <array>
 #include <string>
 
 #include <sys/mman.h>
 
 #include <doctest/doctest.h>
+#include <openssl/evp.h>
 #include <unistd.h>
 
 #include "policy/crypt/luks_header.h"
+#include "tests/unit/fresh.h"
 
+using postern::Fresh;
 using postern::crypt::KdfLimits;
 using postern::crypt::LuksHeader;
 
@@ -56,7 +60,7 @@ TEST_SUITE("policy/crypt") {
     REQUIRE(made.add_secret(key, bytes_of("sixty-four random bytes"), true));
     REQUIRE(::ftruncate(made.file(), static_cast<off_t>(kPartition)) == 0);
 
-    const auto loaded = LuksHeader::load(made.file(), 0, kPartition);
+    const auto loaded = LuksHeader::load(Fresh(made.file()), {0, kPartition});
     REQUIRE_MESSAGE(loaded, loaded.error().what);
     for (const char* secret : {"a passphrase", "sixty-four random bytes"}) {
       CAPTURE(secret);
@@ -85,18 +89,62 @@ TEST_SUITE("policy/crypt") {
     REQUIRE(made.add_secret(key, bytes_of("secret"), true));
     REQUIRE(::ftruncate(made.file(), static_cast<off_t>(kPartition)) == 0);
     flip(made.file(), 100);
-    CHECK(LuksHeader::load(made.file(), 0, kPartition));
+    CHECK(LuksHeader::load(Fresh(made.file()), {0, kPartition}));
     flip(made.file(), 0);
-    CHECK(LuksHeader::load(made.file(), 0, kPartition));
+    CHECK(LuksHeader::load(Fresh(made.file()), {0, kPartition}));
     flip(made.file(), 16 * 1024 + 4200);
-    CHECK_FALSE(LuksHeader::load(made.file(), 0, kPartition));
+    CHECK_FALSE(LuksHeader::load(Fresh(made.file()), {0, kPartition}));
+  }
+
+  // Replaces a text of the metadata by one of the same length, in both copies, checksums included.
+  void rewrite(int file, std::string_view from, std::string_view to) {
+    constexpr std::size_t kCopy = 16 * 1024;
+    for (const off_t at : {off_t{0}, static_cast<off_t>(kCopy)}) {
+      std::string copy(kCopy, '\0');
+      REQUIRE(::pread(file, copy.data(), copy.size(), at) == static_cast<ssize_t>(copy.size()));
+      const std::size_t place = copy.find(from);
+      REQUIRE(place != std::string::npos);
+      REQUIRE(from.size() == to.size());
+      copy.replace(place, from.size(), to);
+      std::fill_n(copy.begin() + 448, 64, '\0');
+      std::array<unsigned char, 32> digest{};
+      REQUIRE(EVP_Digest(copy.data(), copy.size(), digest.data(), nullptr, EVP_sha256(), nullptr) ==
+              1);
+      std::copy(digest.begin(), digest.end(), copy.begin() + 448);
+      REQUIRE(::pwrite(file, copy.data(), copy.size(), at) == static_cast<ssize_t>(copy.size()));
+    }
+  }
+
+  TEST_CASE("sectors that are not numbered from 0, and a key digest of hours, are refused") {
+    const auto key = some_key();
+    LuksHeader tweaked = formatted(key);
+    REQUIRE(tweaked.add_secret(key, bytes_of("secret"), true));
+    REQUIRE(::ftruncate(tweaked.file(), static_cast<off_t>(kPartition)) == 0);
+    rewrite(tweaked.file(), R"("iv_tweak":"0")", R"("iv_tweak":"8")");
+    const auto refused = LuksHeader::load(Fresh(tweaked.file()), {0, kPartition});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().what.find("iv_tweak") != std::string::npos);
+    LuksHeader slow = formatted(key);
+    REQUIRE(::ftruncate(slow.file(), static_cast<off_t>(kPartition)) == 0);
+    // Four digits more for the count, four characters fewer of the salt, which stays base64.
+    std::string copy(16 * 1024, '\0');
+    REQUIRE(::pread(slow.file(), copy.data(), copy.size(), 0) == static_cast<ssize_t>(copy.size()));
+    const std::size_t digests = copy.find(R"("digests")");
+    const std::size_t at = copy.find(R"("iterations":1000,"salt":")", digests);
+    REQUIRE(at != std::string::npos);
+    const std::string from = copy.substr(at, 40);
+    const std::string to = R"("iterations":40000001,"salt":")" + from.substr(26);
+    rewrite(slow.file(), from, to.substr(0, from.size()));
+    const auto costly = LuksHeader::load(Fresh(slow.file()), {0, kPartition});
+    REQUIRE_FALSE(costly);
+    CHECK(costly.error().what.find("iterations") != std::string::npos);
   }
 
   TEST_CASE("a data segment outside the partition and a short partition are refused") {
     const auto key = some_key();
     LuksHeader made = formatted(key);
-    CHECK_FALSE(LuksHeader::load(made.file(), 0, 16ULL * 1024 * 1024));
-    CHECK_FALSE(LuksHeader::load(made.file(), 0, 4096));
-    CHECK_FALSE(LuksHeader::load(made.file(), 4096, kPartition - 4096));
+    CHECK_FALSE(LuksHeader::load(Fresh(made.file()), {0, 16ULL * 1024 * 1024}));
+    CHECK_FALSE(LuksHeader::load(Fresh(made.file()), {0, 4096}));
+    CHECK_FALSE(LuksHeader::load(Fresh(made.file()), {4096, kPartition - 4096}));
   }
 }

@@ -12,13 +12,17 @@
 #include <openssl/pem.h>
 #include <unistd.h>
 
+#include "policy/config/unwritable.h"
 #include "policy/ecl/facts.h"
 #include "policy/seal/add.h"
 #include "policy/sif/writer.h"
-#include "policy/signature/base64.h"
+#include "policy/signature/compile_table.h"
 #include "policy/signature/dsse.h"
+#include "policy/signature/gnupg_ring.h"
 #include "policy/signature/sign.h"
+#include "policy/text/base64.h"
 #include "protocol/base/unique_fd.h"
+#include "tests/unit/fresh.h"
 
 namespace {
 
@@ -28,6 +32,7 @@ namespace sif = postern::sif;
 namespace signature = postern::signature;
 using postern::Decision;
 using postern::RefusalCode;
+using postern::Fresh;
 using postern::UniqueFd;
 
 constexpr const char* kPgpSigner = "pgp:f34371d0acd5d09eb9bd853a80600a5fa11bbd29";
@@ -96,11 +101,11 @@ void sign(const std::string& path, const signature::PrivateKey& key) {
   std::string text;
   {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     for (const sif::Descriptor* object : image->group(1)) {
       ids.push_back(object->id);
     }
-    const auto metadata = signature::metadata_of(*image, fd.get(), 1, ids);
+    const auto metadata = signature::metadata_of(*image, Fresh(fd.get()), 1, ids);
     REQUIRE(metadata);
     text = *signature::sign_envelope(*metadata, key);
   }
@@ -120,28 +125,27 @@ void flip(const std::string& path, std::int64_t at) {
 
 std::int64_t offset_of(const std::string& path, std::size_t slot) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  return sif::read(fd.get())->descriptors().at(slot).offset;
+  return sif::read(Fresh(fd.get()))->descriptors().at(slot).offset;
 }
 
 ecl::Gathered gather(const std::string& path,
                      const signature::KeyMaterial& keys,
                      std::uint64_t* hashed = nullptr) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const auto image = sif::read(fd.get());
+  const auto image = sif::read(Fresh(fd.get()));
   REQUIRE(image);
   ecl::GatherOptions options;
   options.threads = 1;
-  options.mounts = postern::config::MountTable::read();
+  options.unwritable = postern::config::is_unwritable(fd.get(), postern::config::MountTable::read());
   options.progress = [&](std::uint64_t bytes) { *(hashed != nullptr ? hashed : &bytes) += bytes; };
-  return ecl::gather(*image, fd.get(), keys, options);
+  return ecl::gather(*image, Fresh(fd.get()), keys, options);
 }
 
 signature::KeyMaterial keyring(const Directory& directory,
-                               const std::string& pem,
-                               bool in_child = false) {
+                               const std::string& pem) {
   std::filesystem::create_directory(directory / "pem");
   std::ofstream(directory / "pem/site.pem") << pem;
-  auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, in_child);
+  auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever);
   REQUIRE(keys);
   return *std::move(keys);
 }
@@ -234,9 +238,8 @@ TEST_SUITE("ecl facts") {
           RefusalCode::kEclUnsigned);
   }
 
-  TEST_CASE("OpenPGP signatures are checked in a process of its own that leaves nothing") {
-    const Directory directory;
-    std::ofstream(directory / "gpg.conf") << signature::keyring_options();
+  // The ring of tests/data, and its table if there is one to be.
+  void write_ring(const Directory& directory) {
     std::string armor;
     {
       std::ifstream in(POSTERN_TEST_DATA "/images/keys/pgp-public.asc");
@@ -246,57 +249,68 @@ TEST_SUITE("ecl facts") {
         armor += line;
       }
     }
-    const auto bytes = signature::decode_base64(armor);
+    const auto bytes = postern::text::decode_base64(armor);
     REQUIRE(bytes);
-    // SAFETY: char and unsigned char have the same representation.
+    std::ofstream(directory / "gpg.conf") << signature::keyring_options();
     std::ofstream(directory / "pubring.gpg", std::ios::binary)
-        .write(reinterpret_cast<const char*>(bytes->data()),
-               static_cast<std::streamsize>(bytes->size()));
-    ::chmod(directory.path().c_str(), 0555);
-    for (const bool in_child : {false, true}) {
-      auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, in_child);
-      REQUIRE(keys);
-      CHECK((keys->rings[0].channel() >= 0) == in_child);
-      const UniqueFd fd(
-          ::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
-      const auto image = sif::read(fd.get());
-      for (int round = 0; round < 2; ++round) {
-        const signature::VerifyReport report = signature::verify(*image, fd.get(), {}, *keys);
-        CHECK(report.problem.what == "");
-        CHECK(report.valid_all == std::vector<std::string>{kPgpSigner});
-      }
-    }
-    CHECK(std::distance(std::filesystem::directory_iterator(directory.path()), {}) == 2);
-    ::chmod(directory.path().c_str(), 0755);
+        << std::string(bytes->begin(), bytes->end());
   }
 
-  TEST_CASE("a keyring that others may write, or that is incomplete, is an error") {
+  void compile_ring(const Directory& directory) {
+    std::ifstream in(directory / "pubring.gpg", std::ios::binary);
+    const std::string ring{std::istreambuf_iterator<char>(in), {}};
+    const auto compiled = signature::compile_table(directory.path(), ring);
+    REQUIRE(compiled);
+    std::ofstream(directory / "pubring.table") << signature::write_table(compiled->table);
+  }
+
+  TEST_CASE("OpenPGP signatures are checked against the compiled keyring") {
     const Directory directory;
-    const auto load = [&](ecl::KeyringOwner owner) {
-      return ecl::load_keyring(directory.path(), owner, false).has_value();
+    write_ring(directory);
+    compile_ring(directory);
+    const auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever);
+    REQUIRE(keys);
+    const UniqueFd fd(
+        ::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
+    const auto image = sif::read(Fresh(fd.get()));
+    const signature::VerifyReport report = signature::verify(*image, Fresh(fd.get()), {}, *keys);
+    CHECK(report.problem.what == "");
+    CHECK(report.valid_all == std::vector<std::string>{kPgpSigner});
+  }
+
+  TEST_CASE("a keyring that others may write, or that is not what was compiled, is an error") {
+    const Directory directory;
+    const auto load = [&](ecl::KeyringOwner owner = ecl::KeyringOwner::kWhoever) {
+      auto keys = ecl::load_keyring(directory.path(), owner);
+      return keys ? std::string() : keys.error().problem.what + "; " + keys.error().problem.cure;
     };
-    CHECK(load(ecl::KeyringOwner::kWhoever));  // empty: every signature is unknown
-    {
-      const auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever, true);
-      const UniqueFd fd(
-          ::open(POSTERN_TEST_DATA "/images/one-group-signed-pgp.sif", O_RDONLY | O_CLOEXEC));
-      const signature::VerifyReport report =
-          signature::verify(*sif::read(fd.get()), fd.get(), {}, *keys);
-      CHECK(report.failure == signature::Failure::kNotValid);
-      CHECK(report.problem.what.find("unknown signer") != std::string::npos);
-      CHECK(std::filesystem::is_empty(directory.path()));  // and GnuPG has written nothing
-    }
-    std::ofstream(directory / "pubring.gpg") << "";
-    CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));  // GnuPG would write lock files
-    std::ofstream(directory / "gpg.conf") << signature::keyring_options();
-    CHECK(load(ecl::KeyringOwner::kWhoever));
-    CHECK_FALSE(load(ecl::KeyringOwner::kRoot));  // /tmp is everybody's
+    const auto says = [&](std::string_view words) {
+      return load().find(words) != std::string::npos;
+    };
+    CHECK(load() == "");  // empty: every signature is unknown
+    write_ring(directory);
+    CHECK(says("has not been compiled"));
+    CHECK(says("postern key import --global " + (directory / "pubring.gpg")));
+    compile_ring(directory);
+    CHECK(load() == "");
+    CHECK(load(ecl::KeyringOwner::kRoot) != "");  // /tmp is everybody's
+    std::ofstream(directory / "pubring.gpg", std::ios::app) << "x";
+    CHECK(says("was changed after it was compiled"));
+    write_ring(directory);
+    CHECK(load() == "");
+    std::filesystem::remove(directory / "pubring.gpg");
+    CHECK(says("is missing"));
+    write_ring(directory);
+    std::ofstream(directory / "pubring.table", std::ios::app) << "key\n";
+    CHECK(says("pubring.table:"));
+    compile_ring(directory);
     std::ofstream(directory / "pubring.kbx") << "";
-    CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));
+    CHECK(says("was written by GnuPG"));
     std::filesystem::remove(directory / "pubring.kbx");
+    CHECK(load() == "");
     std::filesystem::create_directory(directory / "pem");
     std::ofstream(directory / "pem/x.pem") << "rubbish";
-    CHECK_FALSE(load(ecl::KeyringOwner::kWhoever));
+    CHECK(says("pem/x.pem"));
   }
 
   TEST_CASE("an image is in a directory when that directory holds it, whatever its path says") {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "tests/unit/sif_bytes.h"
+#include "tests/unit/fresh.h"
 
 namespace postern::image {
 namespace {
@@ -46,7 +47,7 @@ std::string sif_with_root(const std::string& root, std::uint32_t fs) {
 }
 
 std::string refusal(const std::string& file) {
-  const auto info = identify(file_of(file).get());
+  const auto info = identify(Fresh(file_of(file).get()));
   REQUIRE_FALSE(info);
   return info.error().what;
 }
@@ -60,9 +61,9 @@ bool contains(const std::string& text, std::string_view part) {
 TEST_SUITE("policy/image") {
   TEST_CASE("a directory, a SIF and a bare squashfs are told apart by content") {
     const UniqueFd directory(::open("/tmp", O_PATH | O_CLOEXEC));
-    CHECK(identify(directory.get())->kind == Kind::kDirectory);
+    CHECK(identify(Fresh(directory.get()))->kind == Kind::kDirectory);
 
-    const auto bare = identify(file_of(superblock()).get());
+    const auto bare = identify(Fresh(file_of(superblock()).get()));
     REQUIRE(bare);
     CHECK(bare->kind == Kind::kSquashfs);
     CHECK(bare->extent.offset == 0);
@@ -70,7 +71,7 @@ TEST_SUITE("policy/image") {
     CHECK(bare->squashfs->compression == Compression::kZstd);
     CHECK(bare->squashfs->bytes_used == 1000);
 
-    const auto sif = identify(file_of(sif_with_root(superblock(), 1)).get());
+    const auto sif = identify(Fresh(file_of(sif_with_root(superblock(), 1)).get()));
     REQUIRE(sif);
     CHECK(sif->kind == Kind::kSif);
     CHECK(sif->extent.offset == 36864);
@@ -83,7 +84,7 @@ TEST_SUITE("policy/image") {
 
   TEST_CASE("a launch line in front of a bare squashfs is skipped") {
     const std::string line = "#!/usr/bin/env run-singularity\n";
-    const auto info = identify(file_of(line + superblock()).get());
+    const auto info = identify(Fresh(file_of(line + superblock()).get()));
     REQUIRE(info);
     CHECK(info->extent.offset == line.size());
     CHECK(info->extent.bytes == 4096);
@@ -92,7 +93,7 @@ TEST_SUITE("policy/image") {
 
   TEST_CASE("the real image of another implementation is recognised") {
     const UniqueFd fd(::open(POSTERN_TEST_DATA "/images/busybox_amd64.sif", O_RDONLY | O_CLOEXEC));
-    const auto info = identify(fd.get());
+    const auto info = identify(Fresh(fd.get()));
     REQUIRE(info);
     CHECK(info->extent.offset == 45056);
     CHECK(info->extent.bytes == 745472);
@@ -105,16 +106,16 @@ TEST_SUITE("policy/image") {
       CAPTURE(name);
       const std::string path = std::string(POSTERN_TEST_DATA "/../../fuzz/corpus/sif/") + name;
       const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-      CHECK(identify(fd.get()).has_value());
+      CHECK(identify(Fresh(fd.get())).has_value());
     }
   }
 
   TEST_CASE("encrypted images: LUKS2 is recognised, gocryptfs is refused with the cure") {
-    const auto luks = identify(file_of(sif_with_root(std::string(4096, 'L'), 5)).get());
+    const auto luks = identify(Fresh(file_of(sif_with_root(std::string(4096, 'L'), 5)).get()));
     REQUIRE(luks);
     CHECK(luks->encrypted);
     CHECK_FALSE(luks->squashfs.has_value());
-    const auto gocryptfs = identify(file_of(sif_with_root(superblock(), 6)).get());
+    const auto gocryptfs = identify(Fresh(file_of(sif_with_root(superblock(), 6)).get()));
     REQUIRE_FALSE(gocryptfs);
     CHECK(contains(gocryptfs.error().what, "gocryptfs"));
     CHECK(contains(gocryptfs.error().cure, "postern encrypt"));
@@ -137,7 +138,7 @@ TEST_SUITE("policy/image") {
     put(shifted, 1000, "SIF_MAGIC");
     CHECK(contains(refusal(shifted), "not a valid SIF image"));
     const UniqueFd device(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    CHECK(contains(identify(device.get()).error().what, "neither"));
+    CHECK(contains(identify(Fresh(device.get())).error().what, "neither"));
   }
 
   TEST_CASE("overlay partitions of the root's group are listed, others and broken ones are not") {
@@ -147,13 +148,13 @@ TEST_SUITE("policy/image") {
     sif_bytes::object(file, 2, 0x4004, overlay, 4096, "", sif_bytes::partition(1, 4, "02"));
     sif_bytes::object(file, 3, 0x4004, overlay, 4096, "", sif_bytes::partition(1, 4, "02"),
                       0xF0000002);
-    auto info = identify(file_of(file).get());
+    auto info = identify(Fresh(file_of(file).get()));
     REQUIRE(info);
     REQUIRE(info->overlays.size() == 1);
     CHECK(info->overlays[0].object == 3);
     CHECK(info->overlays[0].extent.offset == overlay);
     put(file, overlay, "xxxx");
-    info = identify(file_of(file).get());
+    info = identify(Fresh(file_of(file).get()));
     REQUIRE(info);
     CHECK(info->overlays.empty());
   }
@@ -189,7 +190,7 @@ TEST_SUITE("policy/image") {
     }
     for (const std::size_t size : {0U, 4U, 95U}) {
       CAPTURE(size);
-      CHECK_FALSE(identify(file_of(superblock().substr(0, size)).get()));
+      CHECK_FALSE(identify(Fresh(file_of(superblock().substr(0, size)).get())));
     }
   }
 

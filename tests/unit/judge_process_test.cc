@@ -12,6 +12,7 @@
 
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -26,18 +27,27 @@
 #include <unistd.h>
 
 #include "policy/judge/audit.h"
+#include "policy/judge/decide.h"
+#include "policy/judge/examine.h"
+#include "policy/judge/gather.h"
+#include "policy/judge/signatures.h"
 #include "policy/seal/add.h"
+#include "policy/seal/seal.h"
+#include "policy/seal/tree.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
+#include "policy/signature/dsse.h"
 #include "policy/signature/metadata.h"
-#include "policy/signature/pgp.h"
+#include "policy/signature/compile_table.h"
 #include "policy/signature/sign.h"
 #include "policy/signature/verify.h"
+#include "policy/text/hex.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/judge_input.h"
 #include "protocol/launch_codec.h"
 #include "protocol/refusal_table.h"
 #include "tests/unit/launch_samples.h"
+#include "tests/unit/fresh.h"
 
 namespace postern::judge {
 namespace {
@@ -68,7 +78,6 @@ void enter_private_world() {
     ok(::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr));
     // ORDER: before /tmp is covered, where the build may lie.
     const std::string judge = read_whole(POSTERN_JUDGE);
-    const std::string judge_keys = read_whole(POSTERN_JUDGE "-keys");
     ok(::mount("test", "/tmp", "tmpfs", 0, "mode=0755"));
     std::filesystem::create_directories(kWork);
     const std::string parent = std::filesystem::path(kConfig).parent_path();
@@ -77,11 +86,8 @@ void enter_private_world() {
     ok(::mount("test", "/dev", "tmpfs", 0, "mode=0755"));
     ok(::mknod("/dev/null", S_IFCHR | 0666, makedev(1, 3)));
     ok(::chmod("/dev/null", 0666));
-    for (const auto& [program, bytes] :
-         {std::pair(kWork + "/judge", judge), {kWork + "/judge-keys", judge_keys}}) {
-      write_file(program, bytes);
-      ok(::chmod(program.c_str(), 0711));
-    }
+    write_file(kWork + "/judge", judge);
+    ok(::chmod((kWork + "/judge").c_str(), 0711));
     return true;
   }();
   CHECK(done);
@@ -125,7 +131,29 @@ struct Answer {
   Verdict verdict{};
 };
 
-// Descriptors: root, then the others, each /dev/null where not given.
+// Hard limits that the judge inherits, for as long as this lives.
+class LimitsOfTest {
+ public:
+  struct Limit {
+    __rlimit_resource resource;
+    rlim_t value;
+  };
+
+  explicit LimitsOfTest(std::vector<Limit> limits) { now() = std::move(limits); }
+
+  LimitsOfTest(const LimitsOfTest&) = delete;
+  LimitsOfTest& operator=(const LimitsOfTest&) = delete;
+
+  ~LimitsOfTest() { now().clear(); }
+
+  static std::vector<Limit>& now() {
+    static std::vector<Limit> limits;
+    return limits;
+  }
+};
+
+// Descriptors: root, then the others, each /dev/null where not given. The judge is the only process
+// that its user may have: it does without another one.
 Answer run_judge(const Handed& handed,
                  int root,
                  std::size_t descriptors,
@@ -152,6 +180,14 @@ Answer run_judge(const Handed& handed,
       ::dup2(i - 1 < rest.size() ? rest[i - 1] : null, kJudgeDescriptorBase + static_cast<int>(i));
     }
     ::close_range(static_cast<unsigned>(kJudgeDescriptorBase + descriptors), ~0U, 0);
+    std::vector<LimitsOfTest::Limit> limits = LimitsOfTest::now();
+    limits.push_back({RLIMIT_NPROC, 1});
+    for (const LimitsOfTest::Limit& limit : limits) {
+      const rlimit both{.rlim_cur = limit.value, .rlim_max = limit.value};
+      if (::setrlimit(limit.resource, &both) != 0) {
+        ::_exit(97);
+      }
+    }
     if (::setgroups(0, nullptr) != 0 || ::setresgid(user, user, user) != 0 ||
         ::setresuid(user, user, user) != 0 || ::chdir("/") != 0) {
       ::_exit(99);
@@ -557,7 +593,7 @@ TEST_CASE("a log that does not listen, and one that is flooded" * AS_ROOT) {
   std::filesystem::remove("/dev/log");
 }
 
-// ---- signatures: a site key, a signed image, and postern-judge-keys
+// ---- signatures: a site key, and a signed image
 
 int run_quietly(const std::vector<std::string>& words) {
   const pid_t pid = ::fork();
@@ -591,6 +627,14 @@ struct KeyringEnd {
   }
 };
 
+// What `key import --global` does once the keys are in pubring.gpg.
+void compile_keyring() {
+  const auto compiled =
+      signature::compile_table(kWork + "/gnupg", read_whole(kConfig + "/keyring/pubring.gpg"));
+  REQUIRE(compiled);
+  write_file(kConfig + "/keyring/pubring.table", signature::write_table(compiled->table));
+}
+
 // The site's keyring with one fresh OpenPGP key; returns its fingerprint.
 std::string make_keyring() {
   const std::string home = kWork + "/gnupg";
@@ -606,7 +650,7 @@ std::string make_keyring() {
   std::filesystem::create_directories(kConfig + "/keyring");
   run({"--output", kConfig + "/keyring/pubring.gpg", "--export"});
   REQUIRE(::chmod((kConfig + "/keyring/pubring.gpg").c_str(), 0644) == 0);
-  write_file(kConfig + "/keyring/gpg.conf", signature::keyring_options());
+  compile_keyring();
   run({"--with-colons", "--list-keys"});
   const std::string list = read_whole(kWork + "/out");
   const std::size_t line = list.find("\nfpr:");
@@ -614,7 +658,7 @@ std::string make_keyring() {
   return list.substr(line + 13, 40);
 }
 
-void make_signed_image(const std::string& path, const std::string& fingerprint, bool sealed) {
+void make_image(const std::string& path, bool sealed) {
   auto writer = sif::Writer::create(path, {});
   REQUIRE(writer);
   sif::ObjectInput partition;
@@ -630,27 +674,63 @@ void make_signed_image(const std::string& path, const std::string& fingerprint, 
     REQUIRE(seal::add_seal(*again, again->descriptors()[0]));
     REQUIRE(again->finish());
   }
+}
+
+// What a signature of the image's group signs.
+std::string metadata_text(const std::string& path) {
   std::vector<std::uint32_t> ids;
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const auto image = sif::read(fd.get());
+  const auto image = sif::read(Fresh(fd.get()));
   REQUIRE(image);
   for (const sif::Descriptor* object : image->group(1)) {
     ids.push_back(object->id);
   }
-  const auto metadata = signature::metadata_of(*image, fd.get(), 1, ids);
+  const auto metadata = signature::metadata_of(*image, Fresh(fd.get()), 1, ids);
   REQUIRE(metadata);
-  write_file(kWork + "/metadata", *metadata);
+  return *metadata;
+}
+
+void add_signature(const std::string& path,
+                   const std::array<std::uint8_t, sif::kFingerprintBytes>& fingerprint,
+                   const std::string& text) {
+  auto signer = sif::Writer::open(path);
+  REQUIRE(signer);
+  REQUIRE(signer->add(signature::signature_object(1, fingerprint), text));
+  REQUIRE(signer->finish());
+}
+
+void make_signed_image(const std::string& path, const std::string& fingerprint, bool sealed) {
+  make_image(path, sealed);
+  write_file(kWork + "/metadata", metadata_text(path));
   REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--digest-algo",
                        "SHA256", "--output", kWork + "/signed", "--clearsign",
                        kWork + "/metadata"}) == 0);
+  const auto digits = text::from_hex(fingerprint);
+  REQUIRE(digits);
   std::array<std::uint8_t, sif::kFingerprintBytes> raw{};
-  for (std::size_t i = 0; i < raw.size(); ++i) {
-    raw[i] = static_cast<std::uint8_t>(std::stoi(fingerprint.substr(2 * i, 2), nullptr, 16));
-  }
-  auto signer = sif::Writer::open(path);
-  REQUIRE(signer);
-  REQUIRE(signer->add(signature::signature_object(1, raw), read_whole(kWork + "/signed")));
-  REQUIRE(signer->finish());
+  std::copy(digits->begin(), digits->end(), raw.begin());
+  add_signature(path, raw, read_whole(kWork + "/signed"));
+}
+
+// The same by a PEM key.
+void make_pem_image(const std::string& path, const signature::PrivateKey& key, bool sealed) {
+  make_image(path, sealed);
+  const auto envelope = signature::sign_envelope(metadata_text(path), key);
+  REQUIRE(envelope);
+  add_signature(path, {}, *envelope);
+}
+
+// A fresh PEM key; its public half is in the site's keyring.
+signature::PrivateKey make_pem_key() {
+  const std::string secret = kWork + "/key.pem";
+  std::filesystem::create_directories(kConfig + "/keyring/pem");
+  REQUIRE(run_quietly({"openssl", "genpkey", "-algorithm", "ed25519", "-out", secret}) == 0);
+  REQUIRE(run_quietly({"openssl", "pkey", "-in", secret, "-pubout", "-out",
+                       kConfig + "/keyring/pem/site.pem"}) == 0);
+  REQUIRE(::chmod((kConfig + "/keyring/pem/site.pem").c_str(), 0644) == 0);
+  auto key = signature::PrivateKey::from_pem(read_whole(secret), "key.pem", {});
+  REQUIRE(key);
+  return *std::move(key);
 }
 
 TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
@@ -700,7 +780,7 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
   SUBCASE("a changed byte is noticed") {
     make_signed_image(path, fingerprint, false);
     const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     const std::int64_t last = image->descriptors()[0].offset + image->descriptors()[0].size - 1;
     REQUIRE(::pwrite(fd.get(), "x", 1, last) == 1);
     configure(kSite, rule + fingerprint + "\"]\n");
@@ -723,12 +803,175 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
   SUBCASE("a keyring that others can write denies") {
     make_signed_image(path, fingerprint, true);
     configure(kSite, rule + fingerprint + "\"]\n");
-    REQUIRE(::chmod((kConfig + "/keyring/pubring.gpg").c_str(), 0666) == 0);
-    CHECK(ask_for() == RefusalCode::kConfigInsecure);
+    for (const char* name : {"/keyring/pubring.gpg", "/keyring/pubring.table"}) {
+      REQUIRE(::chmod((kConfig + name).c_str(), 0666) == 0);
+      CHECK(ask_for() == RefusalCode::kConfigInsecure);
+      REQUIRE(::chmod((kConfig + name).c_str(), 0644) == 0);
+    }
+    CHECK(ask_for() == RefusalCode::kNone);
+  }
+  SUBCASE("a keyring that GnuPG changed behind the table's back denies, until it is compiled") {
+    make_signed_image(path, fingerprint, true);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    write_file(kConfig + "/keyring/pubring.kbx", "");
+    CHECK(ask_for() == RefusalCode::kKeyring);
+    std::filesystem::remove(kConfig + "/keyring/pubring.kbx");
+    REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--passphrase",
+                         "", "--quick-gen-key", "More <more@example.org>", "ed25519", "sign",
+                         "never"}) == 0);
+    REQUIRE(run_quietly({"gpg", "--homedir", kWork + "/gnupg", "--batch", "--yes", "--output",
+                         kConfig + "/keyring/pubring.gpg", "--export"}) == 0);
+    CHECK(ask_for() == RefusalCode::kKeyring);
+    compile_keyring();
+    CHECK(ask_for() == RefusalCode::kNone);
+    std::filesystem::remove(kConfig + "/keyring/pubring.table");
+    CHECK(ask_for() == RefusalCode::kKeyring);
+  }
+  SUBCASE("signatures are checked within the limits that batch systems set") {
+    make_signed_image(path, fingerprint, true);
+    configure(kSite, rule + fingerprint + "\"]\n");
+    const LimitsOfTest limits({{RLIMIT_AS, 100U << 20}, {RLIMIT_CPU, 2}, {RLIMIT_STACK, 64U << 10}});
+    CHECK(ask_for() == RefusalCode::kNone);
   }
   SUBCASE("a list admits no directory and no FUSE server") {
     configure(kSite, rule + fingerprint + "\"]\n");
     CHECK(ask(sample_request(), 4) == RefusalCode::kUnboundRoot);
+  }
+}
+
+// ---- one fetch: the file changes at every read
+
+struct Examined {
+  RefusalCode answer = RefusalCode::kNone;
+  Verdict verdict{};
+  std::size_t reads = 0;
+};
+
+// What the judge decides about `path` when the bytes come from `first` before read number `turn`,
+// and from `second` from there on.
+Examined examine_flipped(const std::string& path,
+                         const std::string& first,
+                         const std::string& second,
+                         std::size_t turn,
+                         const ecl::EclConfig& list,
+                         const config::SiteConfig& site,
+                         const Signatures& signatures) {
+  Examined out;
+  Snapshot image(first.size(), [&](std::span<std::uint8_t> into, std::uint64_t offset) -> ssize_t {
+    const std::string& from = out.reads++ < turn ? first : second;
+    const std::size_t size = std::min<std::size_t>(into.size(), from.size() - offset);
+    std::copy_n(from.begin() + static_cast<std::ptrdiff_t>(offset), size, into.begin());
+    return static_cast<ssize_t>(size);
+  });
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  Facts facts;
+  facts.uid = 1000;
+  facts.ecl_active = list.activated;
+  const MountTable mounts = MountTable::read();
+  examine(fd.get(), image, {.mounts = mounts, .list = list, .signatures = &signatures}, facts);
+  LaunchRequest request = sample_request();
+  request.root = RootKind::kImage;
+  const auto decided = decide(facts, request, 4, site, out.verdict);
+  out.answer = decided ? RefusalCode::kNone : decided.error().code;
+  return out;
+}
+
+// An image of the attacker's, of the same layout as `good`, with the same signature in it.
+std::string forged(const std::string& good, bool sealed) {
+  const std::string path = kWork + "/forged.sif";
+  write_file(path, good);
+  {
+    const UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    const auto image = sif::read(Fresh(fd.get()));
+    REQUIRE(image);
+    const sif::Descriptor& root = image->descriptors()[0];
+    // Data of the file system that is not its superblock.
+    std::string data(200, 'E');
+    REQUIRE(::pwrite(fd.get(), data.data(), data.size(), root.offset + root.size - 400) == 200);
+    if (sealed) {
+      const auto found = seal::find(*image, Fresh(fd.get()), root);
+      REQUIRE(found);
+      REQUIRE(*found);
+      const VerityGeometry& geometry = (*found)->geometry;
+      const auto made = seal::build_tree(
+          fd.get(), {.data_offset = static_cast<std::uint64_t>(root.offset),
+                     .data_blocks = geometry.data_blocks,
+                     .tree_offset = geometry.tree_offset,
+                     .salt = std::span(geometry.salt).first(geometry.salt_bytes)});
+      REQUIRE(made);
+      const sif::Descriptor& seal = **image->object((*found)->seal_object);
+      std::string text = *sif::read_object(Fresh(fd.get()), *image, seal, 4096);
+      const std::string old_hash = text::to_hex(geometry.root_hash);
+      REQUIRE(text.find(old_hash) != std::string::npos);
+      text.replace(text.find(old_hash), old_hash.size(), text::to_hex(*made));
+      REQUIRE(::pwrite(fd.get(), text.data(), text.size(), seal.offset) ==
+              static_cast<ssize_t>(text.size()));
+    }
+  }
+  return read_whole(path);
+}
+
+TEST_CASE("one fetch: at whichever read the file changes, only the signed bytes are admitted" *
+          AS_ROOT) {
+  enter_private_world();
+  configure(kSite);
+  const KeyringEnd end;
+  const std::string fingerprint = make_keyring();
+  const std::string path = kWork + "/signed.sif";
+  const signature::PrivateKey key = make_pem_key();
+  const std::string rule = "activated = true\n[[execgroup]]\nmode = \"whitelist\"\n";
+  const std::string pem_identity = key.public_key().identities().at(0).substr(7);
+  config::SiteConfig site;
+  site.suid_enabled = true;
+  for (const auto& [pem, sealed] :
+       {std::pair(false, true), {false, false}, {true, true}, {true, false}}) {
+    const auto read = ecl::parse_ecl(
+        rule + (pem ? "keysha256 = [\"" + pem_identity : "keyfp = [\"" + fingerprint) + "\"]\n",
+        "ecl.toml");
+    REQUIRE(read);
+    for (const bool any : {true, false}) {
+      CAPTURE(pem);
+      CAPTURE(sealed);
+      CAPTURE(any);
+      if (pem) {
+        make_pem_image(path, key, sealed);
+      } else {
+        make_signed_image(path, fingerprint, sealed);
+      }
+      // Of the caller's: bound as "hash" where it is not sealed. Of root's: "unwritable".
+      REQUIRE(::chown(path.c_str(), any ? 1000 : 0, 0) == 0);
+      REQUIRE(::chmod(path.c_str(), 0644) == 0);
+      site.kernel_mount_squashfs = any ? config::KernelMount::kAny : config::KernelMount::kTrusted;
+      const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      const auto signatures = Signatures::prepare(kConfig + "/keyring", *read, fd.get());
+      REQUIRE(signatures);
+      const std::string good = read_whole(path);
+      const std::string bad = forged(good, sealed);
+      REQUIRE(good != bad);
+      const auto examined = [&](const std::string& first, const std::string& second,
+                                std::size_t turn) {
+        return examine_flipped(path, first, second, turn, *read, site, *signatures);
+      };
+      const Examined honest = examined(good, good, 0);
+      REQUIRE(honest.answer == RefusalCode::kNone);
+      REQUIRE(examined(bad, bad, 0).answer != RefusalCode::kNone);
+      REQUIRE(honest.reads >= 4);
+      std::size_t admitted = 0;
+      for (std::size_t turn = 0; turn <= honest.reads + 1; ++turn) {
+        for (const bool from_bad : {true, false}) {
+          CAPTURE(turn);
+          CAPTURE(from_bad);
+          const Examined got =
+              from_bad ? examined(bad, good, turn) : examined(good, bad, turn);
+          if (got.answer == RefusalCode::kNone) {
+            ++admitted;
+            // What the kernel is told is what was signed.
+            CHECK(std::memcmp(&got.verdict, &honest.verdict, sizeof got.verdict) == 0);
+          }
+        }
+      }
+      CHECK(admitted >= 2);  // changed before the first and behind the last read
+    }
   }
 }
 

@@ -10,12 +10,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "policy/admit/ids.h"
 #include "policy/config/capabilities.h"
 #include "policy/judge/decide.h"
 #include "policy/judge/gather.h"
-#include "policy/judge/path_prefix.h"
+#include "policy/path/path_prefix.h"
+#include "policy/path/place.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/refusal_table.h"
+#include "tests/unit/fresh.h"
 #include "tests/unit/launch_samples.h"
 
 namespace postern::judge {
@@ -44,6 +47,7 @@ struct World {
     facts.image =
         ImageFacts{.offset = 4096, .bytes = 8192, .unwritable = true, .path = "/apps/x.sif"};
     site.kernel_mount_trusted_paths = {"/apps"};
+    facts.limits.trusted_paths = {"/apps"};
   }
 
   void use_directory() {
@@ -105,25 +109,29 @@ const Case kCases[] = {
   {"a key for a plain image", [](World& w) { w.use_image(); w.request.volume_key = 4; w.descriptors = 5; }, RefusalCode::kCryptKey},
   {"no dm-crypt", [](World& w) { w.use_image(); w.facts.image->encrypted = true; w.facts.image->crypt.emplace(); w.request.volume_key = 4; w.descriptors = 5; w.site.kernel_mount_encrypted = false; }, RefusalCode::kKernelMount},
 
-  {"within the path limit", [](World& w) { w.use_image(); w.site.limit_paths = {"/opt", "/apps/"}; }, kYes},
+  {"within the path limit", [](World& w) { w.use_image(); w.site.limit_paths = {"/opt", "/apps/"}; w.facts.limits.paths = {"/opt", "/apps"}; }, kYes},
   {"a directory with the same start", [](World& w) { w.use_image(); w.facts.image->path = "/apps-of-mine/x.sif"; w.site.kernel_mount_squashfs = config::KernelMount::kAny; w.site.limit_paths = {"/apps"}; }, RefusalCode::kPathLimit},
   {"a path that nobody knows", [](World& w) { w.use_image(); w.facts.image->path.reset(); w.site.limit_paths = {"/"}; }, RefusalCode::kPathLimit},
-  {"the right owner", [](World& w) { w.use_image(); w.site.limit_owners = {"x"}; w.facts.limit_owners = {5, 0}; }, kYes},
-  {"the wrong owner", [](World& w) { w.use_image(); w.site.limit_owners = {"x"}; w.facts.limit_owners = {5}; }, RefusalCode::kOwnerLimit},
+  {"the right owner", [](World& w) { w.use_image(); w.site.limit_owners = {"x"}; w.facts.limits.owners = {5, 0}; }, kYes},
+  {"the wrong owner", [](World& w) { w.use_image(); w.site.limit_owners = {"x"}; w.facts.limits.owners = {5}; }, RefusalCode::kOwnerLimit},
   {"an owner that does not exist", [](World& w) { w.use_image(); w.site.limit_owners = {"x"}; }, RefusalCode::kOwnerLimit},
-  {"the right group", [](World& w) { w.use_image(); w.site.limit_groups = {"x"}; w.facts.limit_groups = {0}; }, kYes},
-  {"the wrong group", [](World& w) { w.use_image(); w.site.limit_groups = {"x"}; w.facts.limit_groups = {5}; }, RefusalCode::kGroupLimit},
+  {"the right group", [](World& w) { w.use_image(); w.site.limit_groups = {"x"}; w.facts.limits.groups = {0}; }, kYes},
+  {"the wrong group", [](World& w) { w.use_image(); w.site.limit_groups = {"x"}; w.facts.limits.groups = {5}; }, RefusalCode::kGroupLimit},
+
+  {"an unsigned image of root's that meets a limit", [](World& w) { w.use_image(); w.facts.limits.trusted_paths.clear(); w.site.limit_paths = {"/apps"}; w.facts.limits.paths = {"/apps"}; }, kYes},
+  {"an unsigned image of the user's that meets a limit", [](World& w) { w.use_image(); w.facts.image->unwritable = false; w.site.limit_paths = {"/apps"}; w.facts.limits.paths = {"/apps"}; }, RefusalCode::kKernelMount},
+  {"… and the kernel may mount any", [](World& w) { w.use_image(); w.facts.image->unwritable = false; w.site.kernel_mount_squashfs = config::KernelMount::kAny; w.site.limit_paths = {"/apps"}; w.facts.limits.paths = {"/apps"}; }, kYes},
 
   {"never by the kernel", [](World& w) { w.use_image(); w.site.kernel_mount_squashfs = config::KernelMount::kNever; }, RefusalCode::kKernelMount},
   {"any by the kernel", [](World& w) { w.use_image(); w.site.kernel_mount_squashfs = config::KernelMount::kAny; w.facts.image->path.reset(); w.facts.image->unwritable = false; }, kYes},
   {"trusted place, but writable", [](World& w) { w.use_image(); w.facts.image->unwritable = false; }, RefusalCode::kKernelMount},
   {"unwritable, but elsewhere", [](World& w) { w.use_image(); w.facts.image->path = "/home/alice/x.sif"; }, RefusalCode::kKernelMount},
   {"unwritable, but nobody knows where", [](World& w) { w.use_image(); w.facts.image->path.reset(); }, RefusalCode::kKernelMount},
-  {"nothing is trusted by default", [](World& w) { w.use_image(); w.site.kernel_mount_trusted_paths.clear(); }, RefusalCode::kKernelMount},
+  {"nothing is trusted by default", [](World& w) { w.use_image(); w.facts.limits.trusted_paths.clear(); }, RefusalCode::kKernelMount},
   {"a root file system at an odd offset", [](World& w) { w.use_image(); w.facts.image->offset = 31; }, RefusalCode::kKernelMount},
 
-  {"the ECL trusts", [](World& w) { w.use_image(); w.site.kernel_mount_trusted_paths.clear(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kAllow, kYes, true); }, kYes},
-  {"the ECL admits without trust", [](World& w) { w.use_image(); w.site.kernel_mount_trusted_paths.clear(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kAllow, kYes, false); }, RefusalCode::kKernelMount},
+  {"the ECL trusts", [](World& w) { w.use_image(); w.facts.limits.trusted_paths.clear(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kAllow, kYes, true); }, kYes},
+  {"the ECL admits without trust", [](World& w) { w.use_image(); w.facts.limits.trusted_paths.clear(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kAllow, kYes, false); }, RefusalCode::kKernelMount},
   {"the ECL refuses", [](World& w) { w.use_image(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kRefuse, RefusalCode::kEclUnsigned, false); }, RefusalCode::kEclUnsigned},
   {"the ECL refuses without a word", [](World& w) { w.use_image(); w.facts.ecl_active = true; w.facts.ecl = ecl_says(Decision::kRefuse, kYes, true); }, RefusalCode::kEclSignature},
   {"the ECL was not asked", [](World& w) { w.use_image(); w.facts.ecl_active = true; }, RefusalCode::kEclSignature},
@@ -144,7 +152,7 @@ const Case kCases[] = {
   {"no overlay, and a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
   {"an upper layer on the host", [](World& w) { w.request.scratch = Scratch::kDirectory; w.request.upper = 4; w.descriptors = 5; }, RefusalCode::kOverlayDirectory},
   {"a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; }, kYes},
-  {"a layer over a limited image", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.limit_paths = {"/apps"}; }, RefusalCode::kUnboundRoot},
+  {"a layer over a limited image", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.limit_paths = {"/apps"}; w.facts.limits.paths = {"/apps"}; }, RefusalCode::kUnboundRoot},
   {"a directory layer", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}, {RootKind::kDirectory, 5}}; w.descriptors = 6; }, RefusalCode::kOverlayDirectory, 1},
   {"a directory root under an overlay", [](World& w) { w.use_directory(); w.request.scratch = Scratch::kMountPoints; }, RefusalCode::kOverlayDirectory},
 
@@ -172,14 +180,6 @@ const Case kCases[] = {
   {"hostfs, but not a mount", [](World& w) { w.site.allow_user_binds = false; w.site.mount_hostfs = true; w.facts.sources[3] = {.id = {7, 77}, .path = "/data"}; }, RefusalCode::kBindForbidden, 1},
   {"a generated passwd", [](World& w) { w.site.allow_user_binds = false; w.request.mounts[1] = {.operation = Operation::kFile, .descriptor = 3, .target = "/etc/passwd"}; }, kYes},
   {"a generated program", [](World& w) { w.site.allow_user_binds = false; w.request.mounts[1] = {.operation = Operation::kFile, .descriptor = 3, .target = "/bin/sh"}; }, RefusalCode::kBindForbidden, 1},
-
-  {"a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/data"}; }, RefusalCode::kBindTarget, 1},
-  {"below a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/data"}; w.request.mounts[1].target = "/data/x"; }, RefusalCode::kBindTarget, 1},
-  {"over a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/data/x"}; }, RefusalCode::kBindTarget, 1},
-  {"beside a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/data-x", "/dat", "/d"}; }, kYes},
-  {"a file over a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/data"}; w.request.mounts[1] = {.operation = Operation::kFile, .descriptor = 3, .target = "/data"}; }, RefusalCode::kBindTarget, 1},
-  {"a tmpfs over a forbidden target", [](World& w) { w.site.forbid_bind_targets = {"/t"}; w.request.mounts.push_back({.operation = Operation::kTmpfs, .target = "/t"}); }, RefusalCode::kBindTarget, 2},
-  {"the site's own bind there", [](World& w) { w.site.forbid_bind_targets = {"/data"}; w.facts.site_binds = {{{7, 77}, "/data"}}; }, kYes},
 };
 // clang-format on
 
@@ -206,8 +206,7 @@ TEST_CASE("the table reaches every refusal that decide can give") {
                                  RefusalCode::kOwnerLimit,         RefusalCode::kGroupLimit,
                                  RefusalCode::kPathLimit,          RefusalCode::kUnboundRoot,
                                  RefusalCode::kNamespaceForbidden, RefusalCode::kBindForbidden,
-                                 RefusalCode::kBindTarget,         RefusalCode::kOverlayForbidden,
-                                 RefusalCode::kOverlayDirectory,
+                                 RefusalCode::kOverlayForbidden,   RefusalCode::kOverlayDirectory,
                                  RefusalCode::kCapability,         RefusalCode::kKernelMount,
                                  RefusalCode::kNetworkNamespace,   RefusalCode::kSessionSize,
                                  RefusalCode::kMountForbidden,     RefusalCode::kImageMalformed,
@@ -251,19 +250,39 @@ TEST_CASE("a refusal carries nothing else") {
   CHECK(verdict.arena.back() == '\0');
 }
 
+TEST_CASE("configured directories are places, not texts") {
+  const std::string base = std::filesystem::temp_directory_path() / "postern-places-XXXXXX";
+  std::string path = base;
+  REQUIRE(::mkdtemp(path.data()) != nullptr);
+  path = std::filesystem::canonical(path);
+  std::filesystem::create_directories(path + "/real/images");
+  std::filesystem::create_symlink("real", path + "/link");
+  const std::vector<std::string> wanted = {path + "/real/images"};
+  for (const std::string& text :
+       {path + "/real/images", path + "//real///images", path + "/real/images/",
+        path + "/link/images", path + "/link/./images//", path + "/real/../link/images"}) {
+    CAPTURE(text);
+    CHECK(path::places_of({text}) == wanted);
+    CHECK(admit::is_below_any(path + "/real/images/x.sif", path::places_of({text})));
+    CHECK_FALSE(admit::is_below_any(path + "/real/images2/x.sif", path::places_of({text})));
+  }
+  CHECK(path::places_of({path + "/missing"}).empty());
+  std::filesystem::remove_all(path);
+}
+
 TEST_CASE("paths compare by whole components") {
-  CHECK(is_within("/apps/x", "/apps"));
-  CHECK(is_within("/apps/x", "/apps/"));
-  CHECK(is_within("/apps//x", "//apps"));
-  CHECK(is_within("/apps", "/apps"));
-  CHECK(is_within("/apps", "/"));
-  CHECK_FALSE(is_within("/apps-of-mine/x", "/apps"));
-  CHECK_FALSE(is_within("/app", "/apps"));
-  CHECK_FALSE(is_within("/", "/apps"));
-  CHECK_FALSE(is_within("/apps/../etc", "/apps"));
-  CHECK_FALSE(is_within("/apps/x", "/apps/.."));
-  CHECK_FALSE(is_within("apps/x", "/"));
-  CHECK_FALSE(is_within("/apps/x", "apps"));
+  CHECK(path::is_within("/apps/x", "/apps"));
+  CHECK(path::is_within("/apps/x", "/apps/"));
+  CHECK(path::is_within("/apps//x", "//apps"));
+  CHECK(path::is_within("/apps", "/apps"));
+  CHECK(path::is_within("/apps", "/"));
+  CHECK_FALSE(path::is_within("/apps-of-mine/x", "/apps"));
+  CHECK_FALSE(path::is_within("/app", "/apps"));
+  CHECK_FALSE(path::is_within("/", "/apps"));
+  CHECK_FALSE(path::is_within("/apps/../etc", "/apps"));
+  CHECK_FALSE(path::is_within("/apps/x", "/apps/.."));
+  CHECK_FALSE(path::is_within("apps/x", "/"));
+  CHECK_FALSE(path::is_within("/apps/x", "apps"));
 }
 
 TEST_CASE("capabilities are known by name") {
@@ -342,19 +361,19 @@ TEST_CASE("an open file's path is the kernel's, and only where it can be relied 
 
 TEST_CASE("what is not an image says why") {
   const Place place;
-  CHECK(image_facts(place.fd.get(), place.mounts).problem == RefusalCode::kImageMalformed);
+  CHECK(image_facts(place.fd.get(), Fresh(place.fd.get()), place.mounts).problem == RefusalCode::kImageMalformed);
   const std::string path = place.dir + "/image";
   const auto problem = [&](int flags, const std::string& file) {
     const UniqueFd fd(::open(file.c_str(), flags | O_CLOEXEC));
     REQUIRE(fd.valid());
-    return image_facts(fd.get(), place.mounts).problem;
+    return image_facts(fd.get(), Fresh(fd.get()), place.mounts).problem;
   };
   CHECK(problem(O_WRONLY, path) == RefusalCode::kImageDescriptor);
   CHECK(problem(O_PATH, path) == RefusalCode::kImageDescriptor);
   CHECK(problem(O_RDONLY, place.dir) == RefusalCode::kImageDescriptor);
   CHECK(problem(O_RDONLY, "/proc/version") == RefusalCode::kImageDescriptor);
   CHECK(problem(O_RDONLY, "/dev/null") == RefusalCode::kImageDescriptor);
-  CHECK(image_facts(-1, place.mounts).problem == RefusalCode::kImageDescriptor);
+  CHECK(image_facts(-1, Fresh(-1), place.mounts).problem == RefusalCode::kImageDescriptor);
 }
 
 TEST_CASE("only root's file that nobody else may write is unwritable" *
@@ -363,7 +382,7 @@ TEST_CASE("only root's file that nobody else may write is unwritable" *
   const auto unwritable = [&](mode_t mode, uid_t owner) {
     REQUIRE(::fchown(place.fd.get(), owner, 0) == 0);
     REQUIRE(::fchmod(place.fd.get(), mode) == 0);
-    return image_facts(place.fd.get(), place.mounts).unwritable;
+    return image_facts(place.fd.get(), Fresh(place.fd.get()), place.mounts).unwritable;
   };
   CHECK(unwritable(0644, 0));
   CHECK_FALSE(unwritable(0664, 0));
@@ -397,8 +416,8 @@ TEST_CASE("the site's binds are known by their source") {
 }
 
 TEST_CASE("names of users and groups become ids") {
-  CHECK(user_ids({"root", "no such user", "4711"}) == std::vector<std::uint32_t>{0, 4711});
-  CHECK(group_ids({"root", "-1"}) == std::vector<std::uint32_t>{0});
+  CHECK(admit::user_ids({"root", "no such user", "4711"}) == std::vector<std::uint32_t>{0, 4711});
+  CHECK(admit::group_ids({"root", "-1"}) == std::vector<std::uint32_t>{0});
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "policy/crypt/luks_header.h"
+#include "tests/unit/fresh.h"
 
 // The judge's reader against libcryptsetup's, which wrote the header.
 namespace postern::crypt {
@@ -52,9 +53,9 @@ TEST_CASE("a header of libcryptsetup is read as libcryptsetup reads it") {
     REQUIRE(made->add_secret(key, secret, true));
     const std::uint64_t bytes = made->geometry().data_offset + kData;
     REQUIRE(::ftruncate(made->file(), static_cast<off_t>(bytes)) == 0);
-    const auto theirs = LuksHeader::load(made->file(), 0, bytes);
+    const auto theirs = LuksHeader::load(Fresh(made->file()), {0, bytes});
     REQUIRE_MESSAGE(theirs, theirs.error().what);
-    const auto ours = read_luks2(made->file(), 0, bytes);
+    const auto ours = read_luks2(Fresh(made->file()), {0, bytes});
     REQUIRE_MESSAGE(ours, ours.error().what);
     CHECK(std::memcmp(&ours->geometry, &theirs->geometry(), sizeof ours->geometry) == 0);
     CHECK(ours->geometry.data_bytes == kData);
@@ -77,13 +78,13 @@ TEST_CASE("every damaged byte of a header is noticed") {
     REQUIRE(::pread(made->file(), &byte, 1, at) == 1);
     const unsigned char wrong = byte ^ 0x20U;
     REQUIRE(::pwrite(made->file(), &wrong, 1, at) == 1);
-    CHECK_FALSE(read_luks2(made->file(), 0, bytes));
+    CHECK_FALSE(read_luks2(Fresh(made->file()), {0, bytes}));
     REQUIRE(::pwrite(made->file(), &byte, 1, at) == 1);
   }
-  CHECK(read_luks2(made->file(), 0, bytes));
-  CHECK_FALSE(read_luks2(made->file(), 0, 16383));
-  CHECK_FALSE(read_luks2(made->file(), 512, bytes));
-  CHECK_FALSE(read_luks2(-1, 0, bytes));
+  CHECK(read_luks2(Fresh(made->file()), {0, bytes}));
+  CHECK_FALSE(read_luks2(Fresh(made->file()), {0, 16383}));
+  CHECK_FALSE(read_luks2(Fresh(made->file()), {512, bytes}));
+  CHECK_FALSE(read_luks2(Fresh(-1), {0, bytes}));
 }
 
 TEST_CASE("metadata that we cannot map is refused") {
@@ -92,8 +93,6 @@ TEST_CASE("metadata that we cannot map is refused") {
   REQUIRE_MESSAGE(good, good.error().what);
   CHECK(good->geometry.data_bytes == 1048576);
   CHECK(parse_luks2(changed("\"dynamic\"", "\"8192\""), kBytes)->geometry.data_bytes == 8192);
-  CHECK(parse_luks2(changed("\"iv_tweak\":\"0\"", "\"iv_tweak\":\"18446744073709551615\""), kBytes)
-            ->geometry.iv_offset == 18446744073709551615ULL);
   const std::pair<const char*, const char*> kBad[] = {
       {"aes-xts-plain64", "cipher_null-ecb"},
       {"aes-xts-plain64", "capi:xts(aes)-plain64"},
@@ -109,6 +108,9 @@ TEST_CASE("metadata that we cannot map is refused") {
       {"\"dynamic\"", "\"0\""},
       {"\"dynamic\"", "\"1052672\""},
       {"\"iv_tweak\":\"0\"", "\"iv_tweak\":0"},
+      // Two readers would number the sectors differently: refused here and by LuksHeader.
+      {"\"iv_tweak\":\"0\"", "\"iv_tweak\":\"8\""},
+      {"\"iv_tweak\":\"0\"", "\"iv_tweak\":\"18446744073709551615\""},
       {"\"segments\":{\"0\"", "\"segments\":{\"1\""},
       {"\"segments\":{\"0\":", "\"segments\":{\"1\":{},\"0\":"},
       {"\"segments\":[\"0\"]", "\"segments\":[\"1\"]"},

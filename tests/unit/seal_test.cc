@@ -11,16 +11,19 @@
 #include <unistd.h>
 
 #include "policy/seal/add.h"
+#include "policy/seal/cover.h"
 #include "policy/seal/tree.h"
 #include "policy/sif/bytes.h"
 #include "policy/sif/writer.h"
 #include "policy/signature/digest.h"
 #include "protocol/base/unique_fd.h"
+#include "tests/unit/fresh.h"
 
 namespace {
 
 namespace seal = postern::seal;
 namespace sif = postern::sif;
+using postern::Fresh;
 using postern::UniqueFd;
 using postern::VerityGeometry;
 using postern::seal::SealText;
@@ -80,14 +83,14 @@ struct Opened {
 
 Opened open_image(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  auto image = sif::read(fd.get());
+  auto image = sif::read(Fresh(fd.get()));
   REQUIRE(image);
   return {std::move(fd), *std::move(image)};
 }
 
 auto find(const std::string& path, std::uint32_t id = 2) {
   const Opened opened = open_image(path);
-  return seal::find(opened.image, opened.fd.get(), **opened.image.object(id));
+  return seal::find(opened.image, Fresh(opened.fd.get()), **opened.image.object(id));
 }
 
 void overwrite(const std::string& path, std::uint64_t at, const std::string& bytes) {
@@ -114,7 +117,7 @@ std::uint64_t slot(std::size_t n) {
 
 postern::Outcome<> check(const std::string& path) {
   const Opened opened = open_image(path);
-  const auto found = seal::find(opened.image, opened.fd.get(), **opened.image.object(2));
+  const auto found = seal::find(opened.image, Fresh(opened.fd.get()), **opened.image.object(2));
   REQUIRE(found);
   REQUIRE(*found);
   const VerityGeometry& g = (*found)->geometry;
@@ -213,8 +216,8 @@ TEST_SUITE("seal") {
     CHECK(opened.image.descriptors().size() == 4);
     CHECK(opened.image.group(1).size() == 4);
     CHECK_FALSE(
-        *seal::find(opened.image, opened.fd.get(), **opened.image.object(1)));  // not sealed
-    CHECK(seal::find_seal(opened.image, opened.fd.get(), **opened.image.object(2))
+        *seal::find(opened.image, Fresh(opened.fd.get()), **opened.image.object(1)));  // not sealed
+    CHECK(seal::find_seal(opened.image, Fresh(opened.fd.get()), **opened.image.object(2))
               ->value()
               .data_blocks == 300);
   }
@@ -418,5 +421,49 @@ TEST_SUITE("seal") {
     }
     CHECK_FALSE(find(path, 257)->has_value());
     CHECK(find(path, 258)->has_value());
+  }
+
+  TEST_CASE("a part of a sealed partition is checked up to the root hash, and nothing else is read") {
+    const Directory directory;
+    const std::string path = directory.image();
+    // Three levels of hash blocks would take 64 MiB; two are enough to go wrong in.
+    std::string bytes(200 * seal::kBlockBytes, '\0');
+    for (std::size_t i = 0; i < bytes.size(); ++i) {
+      bytes[i] = static_cast<char>(i * 31 / 7);
+    }
+    make_image(path, bytes);
+    const Opened opened = open_image(path);
+    const auto extent = *opened.image.extent_of(**opened.image.object(2));
+    const auto part = [&](std::uint64_t at, std::uint64_t size) {
+      const Opened now = open_image(path);
+      postern::Snapshot snapshot(now.fd.get());
+      const auto found = seal::find(now.image, snapshot, **now.image.object(2));
+      REQUIRE(found);
+      REQUIRE(*found);
+      return seal::check_covered(snapshot, (*found)->geometry, extent, {extent.offset + at, size})
+          .has_value();
+    };
+    constexpr std::uint64_t kBlock = seal::kBlockBytes;
+    CHECK(part(0, 1));
+    CHECK(part(0, 16384));
+    CHECK(part(127 * kBlock + 5, 2 * kBlock));  // hash blocks 0 and 1
+    CHECK(part(199 * kBlock, kBlock));
+    flip(path, extent.offset + 130 * kBlock + 9);
+    CHECK(part(0, 16384));
+    CHECK(part(131 * kBlock, 1));
+    CHECK_FALSE(part(130 * kBlock, 1));
+    CHECK_FALSE(part(100 * kBlock, 40 * kBlock));
+    flip(path, extent.offset + 130 * kBlock + 9);
+    const auto found = find(path);
+    REQUIRE(found);
+    const std::uint64_t top = (*found)->geometry.tree_offset;
+    flip(path, top + 3);  // the top block: the hash of the first hash block
+    CHECK_FALSE(part(0, 1));
+    CHECK_FALSE(part(199 * kBlock, 1));
+    flip(path, top + 3);
+    flip(path, top + kBlock + 40);  // the first hash block: the hash of data block 1
+    CHECK_FALSE(part(0, 1));
+    CHECK_FALSE(part(kBlock, 1));
+    CHECK(part(128 * kBlock, 1));
   }
 }

@@ -15,6 +15,7 @@
 #include "policy/sif/writer.h"
 #include "tests/unit/in_child.h"
 #include "tests/unit/sif_bytes.h"
+#include "tests/unit/fresh.h"
 
 namespace postern::sif {
 namespace {
@@ -64,7 +65,7 @@ ObjectInput partition_input(PartitionType type, Architecture arch = Architecture
 // Opens, reads and closes.
 Image image_at(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  auto image = read(fd.get());
+  auto image = read(Fresh(fd.get()));
   REQUIRE(image);
   return *std::move(image);
 }
@@ -74,7 +75,7 @@ Image image_at(const std::string& path) {
 TEST_SUITE("policy/sif reader") {
   TEST_CASE("a file put together byte by byte reads as it was meant") {
     const UniqueFd fd = file_of(sif_bytes::two_objects());
-    const auto image = read(fd.get());
+    const auto image = read(Fresh(fd.get()));
     REQUIRE(image);
     const Header& h = image->header();
     CHECK(h.launch == kLaunchScript);
@@ -101,8 +102,8 @@ TEST_SUITE("policy/sif reader") {
     CHECK(d.name == "recipe.def");
     CHECK(d.partition() == nullptr);
     CHECK(d.raw[kNameAt] == 'r');
-    CHECK(*read_object(fd.get(), *image, d, 5) == "hello");
-    CHECK_FALSE(read_object(fd.get(), *image, d, 4));
+    CHECK(*read_object(Fresh(fd.get()), *image, d, 5) == "hello");
+    CHECK_FALSE(read_object(Fresh(fd.get()), *image, d, 4));
 
     const auto primary = image->primary_partition();
     REQUIRE(primary);
@@ -131,7 +132,7 @@ TEST_SUITE("policy/sif reader") {
       CAPTURE(row.group);
       std::string file = sif_bytes::header();
       sif_bytes::object(file, 0, 0x4007, 32176, 0, "", "", row.group, row.link);
-      const auto image = read(file_of(file).get());
+      const auto image = read(Fresh(file_of(file).get()));
       REQUIRE(image);
       const Descriptor& d = image->descriptors().at(0);
       CHECK(d.group == row.group_out);
@@ -144,7 +145,7 @@ TEST_SUITE("policy/sif reader") {
     std::string file = sif_bytes::header();
     sif_bytes::object(file, 0, 0x4007, 0, 0, std::string(128, 'n'), "");
     sif_bytes::object(file, 1, 0x4007, 0, 0, std::string("a\0b\n", 4), "");
-    const auto image = read(file_of(file).get());
+    const auto image = read(Fresh(file_of(file).get()));
     REQUIRE(image);
     CHECK(image->descriptors()[0].name == std::string(128, 'n'));
     CHECK(image->descriptors()[1].name == std::string("a\0b\n", 4));
@@ -156,7 +157,7 @@ TEST_SUITE("policy/sif reader") {
     sif_bytes::object(file, 1, 0x4008, 0, 0, "", le(2, 4) + le(0x200, 4));
     sif_bytes::object(file, 2, 0x400B, 0, 0, "", "sha256:00");
     sif_bytes::object(file, 3, 0x7777, 0, 0, "", "whatever");
-    const auto image = read(file_of(file).get());
+    const auto image = read(Fresh(file_of(file).get()));
     REQUIRE(image);
     const auto& all = image->descriptors();
     CHECK(all[0].signature()->hash == HashType::kSha384);
@@ -173,12 +174,12 @@ TEST_SUITE("policy/sif reader") {
     const auto changed = [&](std::size_t at, std::string_view bytes) {
       std::string file = good;
       put(file, at, bytes);
-      return why(read(file_of(file).get()));
+      return why(read(Fresh(file_of(file).get())));
     };
-    CHECK(why(read(file_of("").get())).find("ends too early") != std::string::npos);
-    CHECK(why(read(file_of(good.substr(0, 127)).get())).find("ends too early") !=
+    CHECK(why(read(Fresh(file_of("").get()))).find("ends too early") != std::string::npos);
+    CHECK(why(read(Fresh(file_of(good.substr(0, 127)).get()))).find("ends too early") !=
           std::string::npos);
-    CHECK(why(read(file_of(good.substr(0, 4096 + 4 * 585 - 1)).get())).find("beyond the end") !=
+    CHECK(why(read(Fresh(file_of(good.substr(0, 4096 + 4 * 585 - 1)).get()))).find("beyond the end") !=
           std::string::npos);
     for (std::size_t at = 32; at < 42; ++at) {
       CAPTURE(at);
@@ -198,7 +199,7 @@ TEST_SUITE("policy/sif reader") {
     CHECK(changed(96, le(good.size() - 100, 8)).find("beyond") != std::string::npos);
 
     const UniqueFd directory(::open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    CHECK(why(read(directory.get())).find("regular file") != std::string::npos);
+    CHECK(why(read(Fresh(directory.get()))).find("regular file") != std::string::npos);
   }
 
   TEST_CASE("numbers that nothing needs are not believed and do no harm") {
@@ -207,7 +208,7 @@ TEST_SUITE("policy/sif reader") {
         CAPTURE(at);
         std::string file = sif_bytes::two_objects();
         put(file, at, le(value, 8));
-        const auto image = read(file_of(file).get());
+        const auto image = read(Fresh(file_of(file).get()));
         REQUIRE(image);
         CHECK(image->descriptors().size() == 2);
       }
@@ -227,25 +228,25 @@ TEST_SUITE("policy/sif reader") {
       put(file, 4096 + 585 + 17, le(offset, 8));
       put(file, 4096 + 585 + 25, le(size, 8));
       const UniqueFd fd = file_of(file);
-      const auto image = read(fd.get());
+      const auto image = read(Fresh(fd.get()));
       REQUIRE(image);
       const Descriptor& d = **image->primary_partition();
       CHECK_FALSE(image->extent_of(d));
-      CHECK_FALSE(read_object(fd.get(), *image, d, UINT64_MAX));
+      CHECK_FALSE(read_object(Fresh(fd.get()), *image, d, UINT64_MAX));
     }
   }
 
   TEST_CASE("no primary partition, or two, is an error; so are two objects of one id") {
     std::string file = sif_bytes::two_objects();
     put(file, 4096 + 585 + 201 + 4, le(1, 4));
-    CHECK(read(file_of(file).get())->primary_partition().error().what.find("no root file system") !=
+    CHECK(read(Fresh(file_of(file).get()))->primary_partition().error().what.find("no root file system") !=
           std::string::npos);
     sif_bytes::object(file, 2, 0x4004, 36864, 4096, "", sif_bytes::partition(1, 2, "02"));
     put(file, 4096 + 585 + 201 + 4, le(2, 4));
-    CHECK(read(file_of(file).get())->primary_partition().error().what.find("several") !=
+    CHECK(read(Fresh(file_of(file).get()))->primary_partition().error().what.find("several") !=
           std::string::npos);
     put(file, 4096 + 2 * 585 + 5, le(1, 4));
-    CHECK(read(file_of(file).get())->object(1).error().what.find("several") != std::string::npos);
+    CHECK(read(Fresh(file_of(file).get()))->object(1).error().what.find("several") != std::string::npos);
   }
 
   TEST_CASE("every byte of header and table may be anything: an error or a sane image") {
@@ -256,13 +257,13 @@ TEST_SUITE("policy/sif reader") {
       for (const int flip : {0xff, 0x80, 0x01}) {
         const char byte = static_cast<char>(good[at] ^ flip);
         REQUIRE(::pwrite(fd.get(), &byte, 1, off_t(at)) == 1);
-        const auto image = read(fd.get());
+        const auto image = read(Fresh(fd.get()));
         if (image) {
           ++read_well;
           for (const Descriptor& d : image->descriptors()) {
             const auto extent = image->extent_of(d);
             CHECK((!extent || extent->offset + extent->bytes <= good.size()));
-            (void)read_object(fd.get(), *image, d, 1 << 20);
+            (void)read_object(Fresh(fd.get()), *image, d, 1 << 20);
           }
           (void)image->primary_partition();
         }
@@ -284,7 +285,7 @@ TEST_SUITE("policy/sif reader") {
     put(file, 104, le(kMaxCapacity * 585, 8));
     const UniqueFd fd = file_of(file);
     REQUIRE(::ftruncate(fd.get(), 1LL << 40) == 0);
-    const auto image = read(fd.get());
+    const auto image = read(Fresh(fd.get()));
     REQUIRE(image);
     CHECK(image->descriptors().empty());
   }
@@ -293,7 +294,7 @@ TEST_SUITE("policy/sif reader") {
 TEST_SUITE("policy/sif images of others") {
   TEST_CASE("busybox: five objects, squashfs primary for amd64, signed by one key") {
     const UniqueFd fd = open_image("busybox_amd64.sif");
-    const auto image = read(fd.get());
+    const auto image = read(Fresh(fd.get()));
     REQUIRE(image);
     CHECK(uuid_text(image->header().id) == "4f307b4c-58a8-4753-9c0f-21dceefed4a6");
     CHECK(image->descriptors().size() == 5);
@@ -301,7 +302,7 @@ TEST_SUITE("policy/sif images of others") {
     CHECK((*image->primary_partition())->name == "squashfs-275937245");
     const Descriptor* metadata = image->find(DataType::kGenericJson, "inspect-metadata.json");
     REQUIRE(metadata != nullptr);
-    CHECK(read_object(fd.get(), *image, *metadata, 1 << 20)->starts_with("{"));
+    CHECK(read_object(Fresh(fd.get()), *image, *metadata, 1 << 20)->starts_with("{"));
     const Descriptor& signature = **image->object(5);
     CHECK(signature.group == 0);
     CHECK(signature.link == 1);
@@ -311,15 +312,15 @@ TEST_SUITE("policy/sif images of others") {
   }
 
   TEST_CASE("empty, unsigned, and the three legacy forms") {
-    CHECK(read(open_image("empty.sif").get())->descriptors().empty());
-    const auto plain = read(open_image("one-group.sif").get());
+    CHECK(read(Fresh(open_image("empty.sif").get()))->descriptors().empty());
+    const auto plain = read(Fresh(open_image("one-group.sif").get()));
     CHECK(plain->descriptors().size() == 2);
     CHECK(plain->descriptors()[0].partition()->fs == FileSystem::kRaw);
     CHECK(plain->descriptors()[1].name == ".");
-    const auto legacy = read(open_image("one-group-signed-legacy.sif").get());
+    const auto legacy = read(Fresh(open_image("one-group-signed-legacy.sif").get()));
     CHECK_FALSE(legacy->descriptors()[2].link_is_group);
     CHECK(legacy->descriptors()[2].group == 1);
-    const auto dsse = read(open_image("one-group-signed-dsse.sif").get());
+    const auto dsse = read(Fresh(open_image("one-group-signed-dsse.sif").get()));
     CHECK(dsse->header().created == kNoTime);
     CHECK(dsse->header().launch.empty());
   }
@@ -365,7 +366,7 @@ TEST_SUITE("policy/sif writer") {
                   "sig") == 3);
     REQUIRE(w->finish());
     const UniqueFd fd(::open(dir.file("a.sif").c_str(), O_RDONLY | O_CLOEXEC));
-    const auto image = read(fd.get());
+    const auto image = read(Fresh(fd.get()));
     REQUIRE(image);
     const auto& all = image->descriptors();
     REQUIRE(all.size() == 3);
@@ -380,8 +381,8 @@ TEST_SUITE("policy/sif writer") {
     CHECK(image->header().free == 45);
     CHECK(image->header().data_bytes == 37771 - 32176);
     CHECK(image->file_bytes() == 37771);
-    CHECK(*read_object(fd.get(), *image, all[0], 100) == "hello");
-    CHECK(*read_object(fd.get(), *image, all[2], 100) == "sig");
+    CHECK(*read_object(Fresh(fd.get()), *image, all[0], 100) == "hello");
+    CHECK(*read_object(Fresh(fd.get()), *image, all[2], 100) == "sig");
   }
 
   TEST_CASE("adding to an image of another implementation leaves all its bytes but the header's") {
@@ -522,7 +523,7 @@ TEST_SUITE("policy/sif writer") {
     SUBCASE("data area beyond the file") {
       put(file, 112, le(1ULL << 40, 8));
     }
-    CHECK(read(file_of(file).get()));
+    CHECK(read(Fresh(file_of(file).get())));
     std::ofstream(dir.file("a.sif"), std::ios::binary) << file;
     const auto w = Writer::open(dir.file("a.sif"));
     REQUIRE_FALSE(w);
@@ -561,9 +562,9 @@ TEST_SUITE("policy/sif writer") {
     CHECK(*w->end(4096) == 2);  // the tail is a hole
     REQUIRE(w->finish());
     const UniqueFd fd(::open(dir.file("a.sif").c_str(), O_RDONLY | O_CLOEXEC));
-    const auto image = read(fd.get());
-    CHECK(*read_object(fd.get(), *image, **image->object(1), 100) == "through a pipe");
-    CHECK(read_object(fd.get(), *image, **image->object(2), 4096)->substr(0, 7) ==
+    const auto image = read(Fresh(fd.get()));
+    CHECK(*read_object(Fresh(fd.get()), *image, **image->object(1), 100) == "through a pipe");
+    CHECK(read_object(Fresh(fd.get()), *image, **image->object(2), 4096)->substr(0, 7) ==
           std::string("direct\0", 7));
   }
 

@@ -16,16 +16,19 @@
 #include <openssl/rsa.h>
 #include <unistd.h>
 
-#include "policy/signature/base64.h"
 #include "policy/signature/clear_sign.h"
 #include "policy/signature/digest.h"
 #include "policy/signature/dsse.h"
+#include "policy/signature/gnupg_ring.h"
 #include "policy/signature/metadata.h"
 #include "policy/signature/verify.h"
+#include "policy/text/base64.h"
 #include "protocol/base/unique_fd.h"
+#include "tests/unit/fresh.h"
 
 namespace {
 
+using postern::Fresh;
 using postern::UniqueFd;
 namespace sif = postern::sif;
 namespace signature = postern::signature;
@@ -67,8 +70,8 @@ class Ring {
 
   [[nodiscard]] const std::string& path() const { return path_; }
 
-  [[nodiscard]] signature::PgpKeyring open() const {
-    auto ring = signature::PgpKeyring::open(path_, signature::KeyOrigin::kGlobal);
+  [[nodiscard]] std::unique_ptr<signature::PgpRing> open() const {
+    auto ring = signature::GnupgRing::open(path_, signature::KeyOrigin::kGlobal);
     REQUIRE(ring);
     return *std::move(ring);
   }
@@ -83,7 +86,7 @@ std::string dearmored(const std::string& armor) {
   for (std::string line; std::getline(in, line) && line[0] != '=' && line[0] != '-';) {
     base64 += line;
   }
-  const auto bytes = signature::decode_base64(base64);
+  const auto bytes = postern::text::decode_base64(base64);
   REQUIRE(bytes);
   return {bytes->begin(), bytes->end()};
 }
@@ -98,14 +101,14 @@ VerifyReport verify_bytes(const std::string& bytes,
                           const KeyMaterial& material,
                           const VerifyOptions& options = {}) {
   const UniqueFd fd = memory_file(bytes);
-  const auto image = sif::read(fd.get());
+  const auto image = sif::read(Fresh(fd.get()));
   if (!image) {
     VerifyReport report;
     report.failure = Failure::kUnreadable;
     report.problem = image.error();
     return report;
   }
-  return signature::verify(*image, fd.get(), options, material);
+  return signature::verify(*image, Fresh(fd.get()), options, material);
 }
 
 KeyMaterial pem_material(std::initializer_list<const char*> names) {
@@ -163,21 +166,21 @@ const sif::Descriptor& object(const sif::Image& image, std::uint32_t id) {
 TEST_SUITE("signature") {
   TEST_CASE("digests of another implementation's image are what it signed") {
     const UniqueFd fd = memory_file(file(kData + "one-group-signed-pgp.sif"));
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     REQUIRE(image);
-    CHECK(digest_text(signature::header_digest(Algorithm::kSha256, image->raw_header())) ==
+    CHECK(postern::signature::digest_text(signature::header_digest(Algorithm::kSha256, image->raw_header())) ==
           "sha256:2086c56f4fc4b733d256d56b780a16c3c906578ab4a90158306de17798bc3f82");
-    CHECK(digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 1).raw, 0)) ==
+    CHECK(postern::signature::digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 1).raw, 0)) ==
           "sha256:72e10abae30a69c4eccae514d3d2217d1a03820767c50273b224b0ed69c3cf89");
-    CHECK(digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 2).raw, 1)) ==
+    CHECK(postern::signature::digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 2).raw, 1)) ==
           "sha256:9a2fa8bc044f51d56ee818101828d1f5f9fdd5ed012cad8231aca8551d886d07");
-    const auto text = signature::metadata_of(*image, fd.get(), 1, {1, 2});
+    const auto text = signature::metadata_of(*image, Fresh(fd.get()), 1, {1, 2});
     REQUIRE(text);
     CHECK(text->find("\"objectDigest\":\"sha256:"
                      "5f78c33274e43fa9de5659265c1d917e25c03722dcb0b8d27db8d5feaa813953\"}]}") !=
           std::string::npos);
     const auto message = signature::parse_clear_signed(
-        *sif::read_object(fd.get(), *image, object(*image, 3), 1 << 20));
+        *sif::read_object(Fresh(fd.get()), *image, object(*image, 3), 1 << 20));
     REQUIRE(message);
     CHECK(message->text == *text);  // byte for byte what the other implementation wrote
   }
@@ -186,7 +189,7 @@ TEST_SUITE("signature") {
     using signature::parse_digest;
     const std::string hex(64, 'A');
     REQUIRE(parse_digest("sha256:" + hex));
-    CHECK(digest_text(*parse_digest("sha256:" + hex)) == "sha256:" + std::string(64, 'a'));
+    CHECK(postern::signature::digest_text(*parse_digest("sha256:" + hex)) == "sha256:" + std::string(64, 'a'));
     CHECK(parse_digest("sha512_224:" + std::string(56, '0')));
     for (const std::string& bad :
          {hex, "sha256:" + hex + "0", "sha256:" + hex.substr(2), "SHA256:" + hex, "sha256::" + hex,
@@ -215,12 +218,12 @@ TEST_SUITE("signature") {
     for (const unsigned threads : {1U, 3U, 16U}) {
       std::uint64_t seen = 0;
       const auto got =
-          signature::hash_file(fd.get(), jobs, [&](std::uint64_t n) { seen += n; }, threads);
+          signature::hash_file(Fresh(fd.get()), jobs, [&](std::uint64_t n) { seen += n; }, threads);
       REQUIRE(got);
       CHECK(*got == expected);
       CHECK(seen == 7 * 300005);
     }
-    CHECK_FALSE(signature::hash_file(fd.get(), {{Algorithm::kSha256, {{3 << 20, 1}}}}));
+    CHECK_FALSE(signature::hash_file(Fresh(fd.get()), {{Algorithm::kSha256, {{3 << 20, 1}}}}));
   }
 
   TEST_CASE("metadata: what is written is read, with names in any case and unknown members") {
@@ -394,14 +397,14 @@ TEST_SUITE("signature") {
   TEST_CASE("base64 has one spelling for each value") {
     for (const std::string text : {"", "f", "fo", "foo", "foob"}) {
       const std::vector<std::uint8_t> bytes(text.begin(), text.end());
-      CHECK(signature::decode_base64(signature::encode_base64(bytes)) == bytes);
+      CHECK(postern::text::decode_base64(postern::text::encode_base64(bytes)) == bytes);
     }
-    CHECK(signature::encode_base64(std::vector<std::uint8_t>{'f', 'o'}) == "Zm8=");
-    CHECK(signature::decode_base64("-_-_", true) == signature::decode_base64("+/+/"));
+    CHECK(postern::text::encode_base64(std::vector<std::uint8_t>{'f', 'o'}) == "Zm8=");
+    CHECK(postern::text::decode_base64("-_-_", true) == postern::text::decode_base64("+/+/"));
     for (const char* bad :
          {"Zg", "Zg=", "Zh==", "Zm9=", "====", "Z===", "Zg==Zg==", "-_-_", "Zg= =", "\n"}) {
       CAPTURE(bad);
-      CHECK_FALSE(signature::decode_base64(bad));
+      CHECK_FALSE(postern::text::decode_base64(bad));
     }
   }
 
@@ -442,7 +445,7 @@ TEST_SUITE("signature") {
     std::string asked;
     material.fetch = [&](const std::string& id) {
       asked = id;
-      return std::optional(known.open());
+      return known.open();
     };
     CHECK(verify_bytes(image, material).failure == Failure::kNone);
     CHECK(asked == kSigner);
@@ -491,7 +494,7 @@ TEST_SUITE("signature") {
     // Legacy digests cover data alone, but they do cover it.
     std::string bytes = file(kData + "one-group-signed-legacy.sif");
     const UniqueFd fd = memory_file(bytes);
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     bytes[static_cast<std::size_t>(object(*image, 2).offset)] ^= 1;
     CHECK(verify_bytes(bytes, material, legacy).failure == Failure::kObject);
   }
@@ -520,7 +523,7 @@ TEST_SUITE("signature") {
     const std::string good = file(kData + "one-group-signed-dsse.sif");
     const KeyMaterial material = pem_material({"ed25519-public.pem"});
     const UniqueFd fd = memory_file(good);
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     REQUIRE(image);
     REQUIRE(image->descriptors().size() == 3);
     std::size_t covered = 0;
@@ -583,7 +586,7 @@ TEST_SUITE("signature") {
     material.rings.push_back(ring.open());
     const std::string good = file(kData + "one-group-signed-pgp.sif");
     const UniqueFd fd = memory_file(good);
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     REQUIRE(image);
     const sif::Descriptor& signature = object(*image, 3);
     const auto begin = static_cast<std::size_t>(signature.offset);
@@ -616,7 +619,7 @@ TEST_SUITE("signature") {
     const KeyMaterial material = pem_material({"ed25519-public.pem"});
     const std::string good = file(kData + "one-group-signed-dsse.sif");
     const UniqueFd fd = memory_file(good);
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     const auto table = static_cast<std::size_t>(image->header().table_offset);
     const auto slot = [&](std::string& bytes, std::size_t n) {
       return bytes.data() + table + n * sif::kDescriptorBytes;
@@ -656,7 +659,7 @@ TEST_SUITE("signature") {
   TEST_CASE("an image of thousands of signatures is refused before they are looked at") {
     std::string bytes = file(kData + "one-group-signed-dsse.sif");
     const UniqueFd fd = memory_file(bytes);
-    const auto image = sif::read(fd.get());
+    const auto image = sif::read(Fresh(fd.get()));
     const auto table = static_cast<std::size_t>(image->header().table_offset);
     // A table of its own at the end of the file, full of copies of the signature's descriptor.
     constexpr std::size_t kCopies = 4000;
@@ -686,7 +689,7 @@ TEST_SUITE("signature") {
     material.rings.push_back(ring.open());
     std::string bytes = file(kData + "one-group-signed-dsse.sif");
     const UniqueFd fd = memory_file(bytes);
-    const std::size_t slot = static_cast<std::size_t>(sif::read(fd.get())->header().table_offset) +
+    const std::size_t slot = static_cast<std::size_t>(sif::read(Fresh(fd.get()))->header().table_offset) +
                              2 * sif::kDescriptorBytes;
     VerifyOptions legacy;
     legacy.legacy = true;

@@ -110,13 +110,22 @@ TEST_CASE("apptainer.conf becomes our settings") {
   CHECK(site.mount_binds == List{"/etc/localtime", "/scratch:/work"});
   CHECK(site.session_max_size_mib == 128);
   CHECK(site.allow_overlay);
-  CHECK(site.kernel_mount_squashfs == KernelMount::kTrusted);
+  CHECK(site.kernel_mount_squashfs == KernelMount::kLimited);
   CHECK_FALSE(site.allow_user_binds);
   CHECK(site.limit_owners.empty());
   REQUIRE(imported->notes.size() == 3);
-  CHECK(imported->notes[0].starts_with("allow setuid-mount squashfs = iflimited became"));
-  CHECK(imported->notes[1] == "line 16: unknown directive \"alow setuid\"");
-  CHECK(imported->notes[2] == "max loop devices: the kernel's own limit applies");
+  CHECK(imported->notes[0] == "line 16: unknown directive \"alow setuid\"");
+  CHECK(imported->notes[1] == "max loop devices: the kernel's own limit applies");
+  CHECK(imported->notes[2].starts_with("kernel-mount.squashfs = \"limited\""));
+}
+
+TEST_CASE("NULL stands for what is not set") {
+  const auto imported = import_site(
+      "limit container owners = NULL\nlimit container paths = NULL\nbind path = NULL, /opt\n", "a");
+  REQUIRE(imported);
+  CHECK(imported->site.limit_owners.empty());
+  CHECK(imported->site.limit_paths.empty());
+  CHECK(imported->site.mount_binds == List{"/opt"});
 }
 
 TEST_CASE("values that apptainer.conf could not hold either are errors with their line") {
@@ -134,7 +143,8 @@ TEST_CASE("an empty apptainer.conf binds nothing") {
   REQUIRE(imported);
   CHECK(imported->site.mount_binds.empty());
   CHECK(imported->site.suid_enabled);
-  CHECK(imported->notes.empty());
+  CHECK(imported->notes.size() == 1);
+  CHECK(imported->site.kernel_mount_squashfs == KernelMount::kLimited);
 }
 
 TEST_CASE("capability.json becomes capability.toml") {
@@ -249,6 +259,16 @@ TEST_CASE("config import writes our three files") {
   CHECK(read->limit_owners == List{"root"});
   CHECK(site.read("ecl.toml") == "activated = false\n");
   CHECK(site.read("capability.toml").find("alice = [\"CAP_NET_RAW\"]") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(site.path("postern.toml.old")));
+  // Again with another file: what was there stays beside it.
+  const std::string first = site.read("postern.toml");
+  site.write("from/apptainer.conf", "allow setuid = no\n");
+  CHECK(site.config({"import", "--dry-run", site.path("from")}) == 0);
+  CHECK(site.read("postern.toml") == first);
+  CHECK(site.config({"import", site.path("from")}) == 0);
+  CHECK(site.read("postern.toml") != first);
+  CHECK(site.read("postern.toml.old") == first);
+  CHECK_FALSE(std::filesystem::exists(site.path("ecl.toml.old")));  // unchanged
   CHECK(site.config({"import"}) == 1);
   CHECK(site.config({"import", site.path("none")}) == 255);
   site.write("from/ecl.toml", "activated = maybe\n");

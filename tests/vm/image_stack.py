@@ -23,7 +23,7 @@ import images  # noqa: E402
 import tap  # noqa: E402
 from tap import check  # noqa: E402
 
-HELPER, JUDGE, JUDGE_KEYS, POSTERN, INIT, SQUASHFS, CRYPT, KEYS, LIBEXEC, CONFDIR = sys.argv[1:11]
+HELPER, JUDGE, POSTERN, INIT, SQUASHFS, CRYPT, KEYS, LIBEXEC, CONFDIR = sys.argv[1:10]
 BUSYBOX = "/bin/busybox"
 FILES, FILE_BYTES = 4, 256 * 1024
 TESTS = []
@@ -52,7 +52,7 @@ with open("/tmp/passwd", "w") as file:
     file.write(passwd + f"ranker:x:{worlds.T1}:{worlds.T1}::{HOME}:/bin/sh\n"
                f"other:x:{worlds.T2}:{worlds.T2}::{HOME}:/bin/sh\n")
 run("mount", "--bind", "/tmp/passwd", "/etc/passwd")
-for source, mode in ((JUDGE_KEYS, 0o711), (INIT, 0o755), (SQUASHFS, 0o755), (CRYPT, 0o755), (KEYS, 0o755)):
+for source, mode in ((INIT, 0o755), (SQUASHFS, 0o755), (CRYPT, 0o755), (KEYS, 0o755)):
     W.install(source, os.path.basename(source), mode)
 BINARY = f"{W.work}/postern"
 # Where its libexec directory is compiled in, it finds it from any place.
@@ -702,4 +702,4 @@ def two_users_and_several_starts():
 
 MOUNTS.extend(W.mounts().splitlines())
 if __name__ == "__main__":
-    sys.exit(tap.run(TESTS, sys.argv[11:], after=nothing_left, on_failure=W.end_processes, timed=True))
+    sys.exit(tap.run(TESTS, sys.argv[10:], after=nothing_left, on_failure=W.end_processes, timed=True))

@@ -1,15 +1,10 @@
-#include "policy/signature/pgp.h"
+#include "policy/signature/gnupg_ring.h"
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <ctime>
 #include <optional>
 
-#include <sys/socket.h>
-#include <sys/wait.h>
-
-#include <fcntl.h>
 #include <gpgme.h>
 #include <unistd.h>
 
@@ -191,115 +186,6 @@ Outcome<PgpCheck> check_here(gpgme_ctx_t context,
   return judge_key(*key, fingerprint.c_str());
 }
 
-// ---- the other process. Texts travel as a 32-bit count and bytes, in this machine's order.
-//
-//   to it:    packets; signed bytes
-//   from it:  one character 'G'ood, 'U'nknown, 'B'ad, 'E'rror; why or the error; cure; fingerprint;
-//   name
-
-constexpr std::size_t kMaxReplyText = std::size_t{64} << 10;
-
-bool read_all(int fd, void* out, std::size_t bytes) {
-  auto* at = static_cast<char*>(out);
-  while (bytes > 0) {
-    const ssize_t got = ::read(fd, at, bytes);
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    if (got <= 0) {
-      return false;
-    }
-    at += got;
-    bytes -= static_cast<std::size_t>(got);
-  }
-  return true;
-}
-
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    // write(2), not send(2): one call fewer in the judge's filter. A peer that is gone is SIGPIPE
-    // for write; the judge ignores it, and a process that does not is ended by it, which refuses.
-    const ssize_t put = ::write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) {
-      continue;
-    }
-    if (put <= 0) {
-      return false;
-    }
-    bytes.remove_prefix(static_cast<std::size_t>(put));
-  }
-  return true;
-}
-
-void put_text(std::string& out, std::string_view text) {
-  const auto size = static_cast<std::uint32_t>(text.size());
-  // SAFETY: the four bytes of a number.
-  out.append(reinterpret_cast<const char*>(&size), sizeof size);
-  out.append(text);
-}
-
-bool get_text(int fd, std::string& out, std::size_t most) {
-  std::uint32_t size = 0;
-  if (!read_all(fd, &size, sizeof size) || size > most) {
-    return false;
-  }
-  out.resize(size);
-  return read_all(fd, out.data(), size);
-}
-
-Outcome<PgpCheck> ask_child(int channel, const ClearSigned& message) {
-  const Problem gone{"the process that checks OpenPGP signatures has ended"};
-  std::string request;
-  put_text(request,
-           {reinterpret_cast<const char*>(message.packets.data()), message.packets.size()});
-  put_text(request, message.signed_bytes);
-  PgpCheck out;
-  char kind = 0;
-  std::string cure;
-  if (!write_all(channel, request) || !read_all(channel, &kind, 1) ||
-      !get_text(channel, out.why, kMaxReplyText) || !get_text(channel, cure, kMaxReplyText) ||
-      !get_text(channel, out.signer.fingerprint, kMaxReplyText) ||
-      !get_text(channel, out.signer.name, kMaxReplyText)) {
-    return gone;
-  }
-  switch (kind) {
-    case 'G':
-      out.result = PgpCheck::Result::kGood;
-      return out;
-    case 'U':
-      out.result = PgpCheck::Result::kUnknownKey;
-      return out;
-    case 'B':
-      out.result = PgpCheck::Result::kBad;
-      return out;
-    case 'E':
-      return Problem{out.why, cure};
-    default:
-      return gone;
-  }
-}
-
-std::string reply_of(const Outcome<PgpCheck>& check) {
-  std::string out;
-  const auto add = [&](std::string_view text) { put_text(out, text.substr(0, kMaxReplyText)); };
-  if (!check) {
-    out += 'E';
-    add(check.error().what);
-    add(check.error().cure);
-    add("");
-    add("");
-    return out;
-  }
-  out += check->result == PgpCheck::Result::kGood  ? 'G'
-         : check->result == PgpCheck::Result::kBad ? 'B'
-                                                   : 'U';
-  add(check->why);
-  add("");
-  add(check->signer.fingerprint);
-  add(check->signer.name);
-  return out;
-}
-
 Outcome<gpgme_ctx_t> context_of(const std::string& program, const std::string& directory) {
   gpgme_ctx_t context = nullptr;
   gpgme_error_t error = gpgme_new(&context);
@@ -312,76 +198,6 @@ Outcome<gpgme_ctx_t> context_of(const std::string& program, const std::string& d
     return engine_problem("opening keyring " + directory, error);
   }
   return context;
-}
-
-// A ring in a process that opens no other. Naming program and directory to gpgme costs one more
-// execution of the program, for its version; from the environment it takes them as they are.
-Outcome<gpgme_ctx_t> only_context(const std::string& program, const std::string& directory) {
-  const std::string path = program.substr(0, program.rfind('/'));
-  if (::setenv("PATH", path.c_str(), 1) != 0 || ::setenv("GNUPGHOME", directory.c_str(), 1) != 0) {
-    return system_problem("opening keyring " + directory, errno);
-  }
-  gpgme_ctx_t context = nullptr;
-  if (const gpgme_error_t error = gpgme_new(&context); error != 0) {
-    return engine_problem("opening keyring " + directory, error);
-  }
-  return context;
-}
-
-// The other process's loop, until its owner is gone.
-void serve(const std::string& directory, int socket) {
-  std::optional<Outcome<PgpKeyring>> ring;
-  std::string packets;
-  ClearSigned message;
-  while (get_text(socket, packets, kMaxClearSignedBytes) &&
-         get_text(socket, message.signed_bytes, kMaxClearSignedBytes)) {
-    if (!ring) {
-      ring.emplace(PgpKeyring::open_alone(directory, KeyOrigin::kGlobal));
-    }
-    message.packets.assign(packets.begin(), packets.end());
-    const Outcome<PgpCheck> check =
-        *ring ? (**ring).check(message) : Outcome<PgpCheck>(Problem((*ring).error()));
-    if (!write_all(socket, reply_of(check))) {
-      return;
-    }
-  }
-}
-
-// Forks twice, so that init reaps the process and its owner need not wait for it.
-template <class Loop>
-Outcome<UniqueFd> serve_in_child(const Loop& loop) {
-  std::array<int, 2> pair{};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) {
-    return system_problem("making a socket pair", errno);
-  }
-  UniqueFd mine(pair[0]);
-  const UniqueFd theirs(pair[1]);
-  const pid_t child = ::fork();
-  if (child < 0) {
-    return system_problem("starting a process to check signatures", errno);
-  }
-  if (child == 0) {
-    if (::fork() != 0) {
-      ::_exit(0);
-    }
-    // Its owner's descriptors (the answer's pipe among them) must not live on here.
-    constexpr int kSocket = 3;
-    const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-    const int kept = ::fcntl(theirs.get(), F_DUPFD_CLOEXEC, 10);
-    for (int fd = 0; fd < kSocket; ++fd) {
-      if (null < 0 || ::dup2(null, fd) != fd) {
-        ::_exit(1);
-      }
-    }
-    if (::dup3(kept, kSocket, O_CLOEXEC) != kSocket || ::close_range(kSocket + 1, ~0U, 0) != 0) {
-      ::_exit(1);
-    }
-    loop(kSocket);
-    ::_exit(0);
-  }
-  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
-  return mine;
 }
 
 bool has_ring(const std::string& directory) {
@@ -426,55 +242,32 @@ Outcome<std::string> start_gpgme() {
   return started;
 }
 
-void PgpKeyring::Release::operator()(gpgme_context* context) const noexcept {
+void GnupgRing::Release::operator()(gpgme_context* context) const noexcept {
   gpgme_release(context);
 }
 
-Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory, KeyOrigin origin) {
-  return open(directory, origin, context_of);
-}
-
-Outcome<PgpKeyring> PgpKeyring::open_alone(const std::string& directory, KeyOrigin origin) {
-  return open(directory, origin, only_context);
-}
-
-Outcome<PgpKeyring> PgpKeyring::open(const std::string& directory,
-                                     KeyOrigin origin,
-                                     MakeContext make) {
-  PgpKeyring out;
-  out.origin_ = origin;
+Outcome<std::unique_ptr<GnupgRing>> GnupgRing::open(const std::string& directory,
+                                                    KeyOrigin origin) {
+  std::unique_ptr<GnupgRing> out(new GnupgRing(origin));
   if (!has_ring(directory)) {
     return out;
   }
   POSTERN_TRY_ASSIGN(const std::string program, start_gpgme());
-  POSTERN_TRY_ASSIGN(gpgme_context* const context, make(program, directory));
-  out.context_.reset(context);
+  POSTERN_TRY_ASSIGN(gpgme_context* const context, context_of(program, directory));
+  out->context_.reset(context);
   gpgme_set_offline(context, 1);
   return out;
 }
 
-Outcome<PgpKeyring> PgpKeyring::open_in_child(const std::string& directory, KeyOrigin origin) {
-  if (!has_ring(directory)) {
-    return open(directory, origin);
-  }
-  POSTERN_TRY_ASSIGN(UniqueFd channel,
-                     serve_in_child([directory](int socket) { serve(directory, socket); }));
-  PgpKeyring out;
-  out.origin_ = origin;
-  out.channel_ = std::move(channel);
-  return out;
-}
-
-Outcome<PgpCheck> PgpKeyring::check(const ClearSigned& message) const {
+Outcome<PgpCheck> GnupgRing::check(const ClearSigned& message) const {
   const auto packet = parse_signature_packet(message);
   if (!packet) {
     return bad(packet.error().what);
   }
-  if (!channel_.valid() && context_ == nullptr) {
+  if (context_ == nullptr) {
     return PgpCheck{PgpCheck::Result::kUnknownKey, "unknown signer", {}};
   }
-  auto out = channel_.valid() ? ask_child(channel_.get(), message)
-                              : check_here(context_.get(), message, *packet);
+  auto out = check_here(context_.get(), message, *packet);
   if (out) {
     out->signer.origin = origin_;
   }

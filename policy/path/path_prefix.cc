@@ -1,8 +1,8 @@
-#include "policy/judge/path_prefix.h"
+#include "policy/path/path_prefix.h"
 
 #include <algorithm>
 
-namespace postern::judge {
+namespace postern::path {
 namespace {
 
 // Cuts the first component off; empty at the end.
@@ -40,4 +40,4 @@ bool is_within(std::string_view path, std::string_view directory) noexcept {
   }
 }
 
-}  // namespace postern::judge
+}  // namespace postern::path

@@ -4,10 +4,10 @@
 
 #include <string_view>
 
-namespace postern::judge {
+namespace postern::path {
 
 // Whether `path` is `directory` or lies below it. Both absolute; trailing and doubled slashes do
 // not count. A ".." component in either makes it false.
 [[nodiscard]] bool is_within(std::string_view path, std::string_view directory) noexcept;
 
-}  // namespace postern::judge
+}  // namespace postern::path

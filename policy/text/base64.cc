@@ -1,6 +1,6 @@
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 
-namespace postern::signature {
+namespace postern::text {
 namespace {
 
 int value_of(char c, bool url) noexcept {
@@ -72,4 +72,4 @@ std::optional<std::vector<std::uint8_t>> decode_base64(std::string_view text, bo
   return out;
 }
 
-}  // namespace postern::signature
+}  // namespace postern::text

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-namespace postern::signature {
+namespace postern::text {
 
 std::string encode_base64(std::span<const std::uint8_t> bytes);
 
@@ -16,4 +16,4 @@ std::string encode_base64(std::span<const std::uint8_t> bytes);
 // standard or the URL one.
 std::optional<std::vector<std::uint8_t>> decode_base64(std::string_view text, bool url = false);
 
-}  // namespace postern::signature
+}  // namespace postern::text
