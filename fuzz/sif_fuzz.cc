@@ -1,5 +1,6 @@
 // The SIF reader, image detection, and the writer opening somebody else's image.
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <sys/mman.h>
@@ -42,28 +43,42 @@ void walk(postern::Snapshot& file, const sif::Image& image) {
   }
 }
 
-// Whatever image the writer accepts, it leaves one that reads, with what it added.
+// How many objects the image has; nothing if it does not read.
+std::optional<std::size_t> count(int fd) {
+  postern::Snapshot bytes(fd);
+  const auto image = sif::read(bytes);
+  return image ? std::optional(image->descriptors().size()) : std::nullopt;
+}
+
+// Whatever image the writer accepts, it leaves one that reads: as before without finish(), and with
+// it as the writer said.
 void change(int fd) {
   auto writer = sif::Writer::open("/proc/self/fd/" + std::to_string(fd));
   if (!writer) {
     return;
   }
+  const std::optional<std::size_t> before = count(fd);
   const auto id = writer->add({.name = "fuzz"}, "data");
   if (id) {
-    postern::Snapshot file(fd);
-    const auto image = sif::read(file);
+    const auto image = writer->image();
     require(image.has_value());
     const auto added = image->object(*id);
     if (added) {  // another object may have claimed the same id
+      postern::Snapshot file(fd);
       require(*sif::read_object(file, *image, **added, 16) == "data");
     }
   }
   for (const sif::Descriptor& d : writer->descriptors()) {
     (void)writer->set_primary(d.id);
-    (void)writer->remove(d.id);
+    if (d.id % 2 == 0) {
+      (void)writer->remove(d.id);
+    }
   }
-  postern::Snapshot after(fd);
-  require(sif::read(after).has_value());
+  require(count(fd) == before);
+  const std::size_t wanted = writer->descriptors().size();
+  if (writer->finish()) {
+    require(count(fd) == wanted);
+  }
 }
 
 }  // namespace

@@ -125,6 +125,7 @@ class Image {
 
  private:
   friend Outcome<Image> read(Snapshot& bytes);
+  friend class Writer;  // shows what an image will be
 
   Header header_{};
   std::array<std::uint8_t, kHeaderBytes> raw_header_{};
@@ -135,6 +136,9 @@ class Image {
 // Reads header and table of a regular file. Errors: not a regular file, wrong magic or
 // version, a table that is not inside the file or is larger than kMaxCapacity.
 Outcome<Image> read(Snapshot& bytes);
+
+// Decodes the stored header: kHeaderBytes bytes, of which nothing is believed yet.
+Header decode_header(std::span<const std::uint8_t> raw);
 
 // Decodes one stored slot of kDescriptorBytes bytes.
 Descriptor decode_descriptor(std::span<const std::uint8_t> raw, std::size_t slot);

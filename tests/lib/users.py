@@ -26,12 +26,12 @@ def first_id():
     return min(FIRST_ID, min(ends) - SLOT_IDS * SLOTS)
 
 
-def locked(name, operation):
-    """A descriptor that holds this lock of the machine, or None if LOCK_NB is asked for and somebody else does."""
+def locked(name, wait):
+    """A descriptor that holds this lock of the machine, or None if somebody else does."""
     path = os.path.join(LOCKS if os.access(LOCKS, os.W_OK) else "/tmp", f"postern-test-{os.geteuid()}-{name}")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, operation)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         return descriptor
     except BlockingIOError:
         os.close(descriptor)
@@ -41,24 +41,10 @@ def locked(name, operation):
 @contextlib.contextmanager
 def alone(name):
     """Only one run of all on this machine is in here at a time: for what has one place on a machine."""
-    descriptor = locked(name, fcntl.LOCK_EX)
+    descriptor = locked(name, wait=True)
     try:
         yield
     finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def shared(name, make, remove):
-    """make() if this run is the first on this machine in here, remove() if it is the last; each finds what it made."""
-    descriptor = locked(name, fcntl.LOCK_SH)
-    try:
-        make()
-        yield
-    finally:
-        with contextlib.suppress(BlockingIOError):  # others are still in here
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove()
         os.close(descriptor)
 
 
@@ -88,7 +74,7 @@ def reserve(count=SLOT_IDS):
     for turn in range(SLOTS):
         slot = (os.getpid() + turn) % SLOTS  # the next run rather gets other ids: files of the last one may lie about
         ids = range(first + slot * SLOT_IDS, first + slot * SLOT_IDS + count)
-        descriptor = locked(f"ids-{slot}", fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = locked(f"ids-{slot}", wait=False)
         if descriptor is None:
             continue
         if not in_use.intersection(ids) and not any(map(has_account, ids)):

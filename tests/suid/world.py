@@ -26,7 +26,7 @@ from tap import skip_all as skip  # noqa: E402
 
 T1, T2, JUDGE, *_MORE = users.reserve(5)  # attacker, bystander, the judge's user: ids without names will do
 T1_GROUPS = [T1, *_MORE]
-LOG_SOCKET = "/run/postern-test-log/socket"
+WORK_PREFIX = "/var/tmp/postern-suid."
 T1_NAME = users.name()  # once home() was called
 SITE = """
 [suid]
@@ -53,18 +53,6 @@ def check_time(end, what):
     time.sleep(0.01)
 
 
-def make_log_link():
-    if not os.path.islink("/dev/log"):
-        os.makedirs(os.path.dirname(LOG_SOCKET), exist_ok=True)
-        os.symlink(LOG_SOCKET, "/dev/log")
-
-
-def remove_log_link():
-    if os.path.islink("/dev/log") and os.readlink("/dev/log") == LOG_SOCKET:
-        os.unlink("/dev/log")
-        os.rmdir(os.path.dirname(LOG_SOCKET))
-
-
 class World:
     def __init__(self, helper, judge, probe, libexec, confdir):
         if os.geteuid() != 0:
@@ -85,7 +73,7 @@ class World:
         self.install(helper, "postern-helper", 0o4711)
         self.install(judge, "postern-judge", 0o711)
         self.configure()
-        self.work = tempfile.mkdtemp(prefix="postern-suid.", dir="/var/tmp")
+        self.work = tempfile.mkdtemp(prefix=os.path.basename(WORK_PREFIX), dir=os.path.dirname(WORK_PREFIX))
         os.chmod(self.work, 0o755)
         self.probe = f"{self.work}/probe"
         shutil.copy(probe, self.probe)
@@ -161,29 +149,44 @@ class World:
 
     @contextlib.contextmanager
     def syslog(self):
-        """busybox syslogd behind /dev/log in this mount namespace alone; gives a function: its lines so far.
+        """busybox syslogd behind /dev/log, seen from this mount namespace; gives a function: its lines so far.
 
-        All mount namespaces share one /dev. So the name leads to a folder, and each namespace mounts its own over that:
-        a daemon of the machine's own is covered, and if there is none, a link is made, which leads nowhere elsewhere.
+        On a machine without a log daemon all mount namespaces share the /dev that gets the socket's name.
         """
-        if os.path.exists("/dev/log") and not os.path.islink("/dev/log"):
-            raise tap.Skip("/dev/log is a socket itself: it cannot be covered for this test alone")
-        with users.shared("dev-log", make_log_link, remove_log_link):
-            socket, out = os.path.realpath("/dev/log"), f"{self.work}/journal"
-            subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
-            daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
-            try:
-                tap.wait_until(lambda: os.path.exists(socket), "syslogd opened no socket")
-                os.chmod(socket, 0o666)
+        with users.alone("dev-log"):
+            yield from self.syslog_alone()
 
-                def lines():
-                    time.sleep(0.2)  # a datagram is on its way
-                    with open(out) as file:
-                        return [line for line in file if "postern" in line]
-                yield lines
-            finally:
-                daemon.terminate()
-                daemon.wait()
+    def syslog_alone(self):
+        if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
+            os.unlink("/dev/log")  # of a run that was killed
+        socket, out, made = os.path.realpath("/dev/log"), f"{self.work}/journal", False
+        if socket == "/dev/log":
+            os.mkdir(f"{self.work}/log")
+            socket, made = f"{self.work}/log/socket", True
+            os.symlink(socket, "/dev/log")
+        else:
+            subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
+        daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
+        try:
+            end = time.monotonic() + 5
+            while not os.path.exists(socket):
+                check_time(end, "syslogd opened no socket")
+            os.chmod(socket, 0o666)
+
+            def lines():
+                time.sleep(0.2)  # a datagram is on its way
+                with open(out) as file:
+                    ours = [line for line in file if "postern" in line]
+                # Starts of other runs are logged here too.
+                return [line for line in ours if "uid=" not in line or f"uid={T1} " in line or f"uid={T2} " in line]
+            yield lines
+        finally:
+            daemon.terminate()
+            daemon.wait()
+            if made:
+                os.unlink("/dev/log")
+                shutil.rmtree(f"{self.work}/log")
+            else:
                 subprocess.run(["umount", os.path.dirname(socket)], check=True)
 
     # ---------------------------------------------------------------------------------- invariants
@@ -235,11 +238,6 @@ class World:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def recover(self):
-        """After a case that failed: nothing of it is left to spoil the next."""
-        self.end_processes()
-        self.configure()
-
     def run(self, cases, part=""):
         """The cases with this part in their name: after each, mounts, loop devices and processes are what they were."""
         before = []
@@ -249,7 +247,7 @@ class World:
             function()
         try:
             return tap.run([case for case in cases if part in case.__name__], call=call,
-                           after=lambda: self.check_unchanged(*before), on_failure=self.recover, timed=True)
+                           after=lambda: self.check_unchanged(*before), on_failure=self.end_processes, timed=True)
         finally:
             self.close()
 
