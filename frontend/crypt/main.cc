@@ -9,6 +9,8 @@
 
 #include <sys/prctl.h>
 
+#include <signal.h>
+
 #include "frontend/crypt/commands.h"
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"
@@ -97,6 +99,8 @@ Outcome<Ok> run(const option::Usage& usage, const Arguments& arguments) {
   POSTERN_TRY_ASSIGN(const KdfLimits limits, site_limits());
   POSTERN_TRY_ASSIGN(const KeyOptions key, key_of(arguments, ""));
   if (usage.commands == kUnlock) {
+    // Part of a start: it does not work on without one.
+    (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
     POSTERN_TRY_ASSIGN(const int image, descriptor_of(arguments, "image-fd"));
     POSTERN_TRY_ASSIGN(const int out, descriptor_of(arguments, "key-fd"));
     return unlock({.key = key, .image_fd = image, .key_fd = out, .limits = limits});
