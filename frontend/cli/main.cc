@@ -15,6 +15,7 @@
 #include "frontend/message/message.h"
 #include "frontend/system/argv.h"
 #include "frontend/system/libexec.h"
+#include "frontend/system/roomy_stack.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::cli {
@@ -120,17 +121,24 @@ int run_program(const Command& command, std::span<const std::string> words) {
   return kExitFatal;
 }
 
-}  // namespace postern::cli
+namespace {
 
-int main(int argc, char** argv) {
-  if (!postern::cli::has_standard_descriptors()) {
-    return postern::kExitFatal;
-  }
+int run(int argc, char** argv) {
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   const std::string_view self = argc > 0 ? argv[0] : "";
   // The launch line of SIF files: "#!/usr/bin/env run-singularity".
   if (self.substr(self.rfind('/') + 1) == "run-singularity") {
     words.insert(words.begin(), {"--quiet", "run"});
   }
-  return postern::cli::dispatch(words);
+  return dispatch(words);
+}
+
+}  // namespace
+}  // namespace postern::cli
+
+int main(int argc, char** argv) {
+  if (!postern::cli::has_standard_descriptors()) {
+    return postern::kExitFatal;
+  }
+  return postern::system::on_roomy_stack(postern::cli::run, argc, argv);
 }

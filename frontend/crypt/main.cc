@@ -10,6 +10,8 @@
 
 #include <sys/prctl.h>
 
+#include <signal.h>
+
 #include "frontend/crypt/commands.h"
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"

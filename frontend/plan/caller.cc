@@ -111,6 +111,8 @@ Caller read_caller() {
   ::umask(mask);
   caller.umask = mask;
   read_signals(caller);
+  // A limit of file sizes (`ulimit -f`) is an error with words from here on, not a signal.
+  ::signal(SIGXFSZ, SIG_IGN);
   return caller;
 }
 

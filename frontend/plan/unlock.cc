@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <fcntl.h>
@@ -113,6 +114,11 @@ void wipe_environment() {
 }  // namespace
 
 Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
+  // Descriptors of an undumpable process are out of reach for others of its user (proc(5),
+  // /proc/pid/fd; pidfd_getfd(2)).
+  if (::prctl(PR_SET_DUMPABLE, 0) != 0) {
+    return system_problem("protecting the volume key", errno);
+  }
   UniqueFd key(::memfd_create("volume-key", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!key.valid()) {
     return system_problem("making room for the volume key", errno);
@@ -127,6 +133,17 @@ Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
   server.crypt = geometry;
   server.key = std::move(key);
   return Ok{};
+}
+
+void drop_keys(LaunchPlan& plan) noexcept {
+  bool dropped = false;
+  for (ImageServer& server : plan.servers) {
+    dropped = dropped || server.key.valid();
+    server.key.reset();
+  }
+  if (dropped) {
+    ::prctl(PR_SET_DUMPABLE, 1);
+  }
 }
 
 }  // namespace postern::plan

@@ -21,6 +21,10 @@ struct KeyWish {
 
 // Fills `server.key` (sealed memfd) and `server.crypt`. postern-crypt has said on standard error
 // why where it fails; the Problem then has no words.
+// From here on this process cannot be looked into, until drop_keys().
 Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish);
+
+// The server has its key: this process needs it no more.
+void drop_keys(LaunchPlan& plan) noexcept;
 
 }  // namespace postern::plan

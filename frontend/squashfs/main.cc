@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <sys/socket.h>
 
@@ -37,10 +38,19 @@ Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& 
                                   : serve(*image, options, devices);
 }
 
+std::vector<int> kept_of(const Options& options) {
+  std::vector<int> kept = {options.fuse_fd,           options.accounts_fd,        options.image_fd,
+                           options.listen_fd,         options.starter_fd,         options.token_fd,
+                           options.user_namespace_fd, options.mount_namespace_fd, options.key_fd};
+  for (unsigned i = 0; i < options.spares; ++i) {
+    kept.push_back(options.spare_fd + static_cast<int>(i));
+  }
+  return kept;
+}
+
 Outcome<> run(std::span<char* const> arguments) noexcept {
   POSTERN_TRY_ASSIGN(const Options options, parse_options(arguments));
-  POSTERN_TRY(detach(
-      {options.fuse_fd, options.accounts_fd, options.image_fd, options.listen_fd, options.key_fd}));
+  POSTERN_TRY(detach(kept_of(options)));
   if (options.listen_fd >= 0 && ::listen(options.listen_fd, SOMAXCONN) != 0) {
     // Again, after the starter: SO_PEERCRED then names this process, which lives as long as the
     // mount.

@@ -12,6 +12,7 @@
 #include <sched.h>
 
 #include "frontend/squashfs/extent.h"
+#include "frontend/squashfs/share.h"
 
 namespace postern::squashfs {
 namespace {
@@ -119,27 +120,52 @@ Outcome<> crypt(std::string_view option, std::string_view text, std::optional<Cr
   return Ok{};
 }
 
+int* descriptor_of(std::string_view option, Options& options) {
+  const std::array<std::pair<std::string_view, int*>, 9> places = {{
+      {"--fuse-fd", &options.fuse_fd},
+      {"--image-fd", &options.image_fd},
+      {"--accounts-fd", &options.accounts_fd},
+      {"--listen-fd", &options.listen_fd},
+      {"--starter-fd", &options.starter_fd},
+      {"--token-fd", &options.token_fd},
+      {"--user-namespace-fd", &options.user_namespace_fd},
+      {"--mount-namespace-fd", &options.mount_namespace_fd},
+      {"--key-fd", &options.key_fd},
+  }};
+  for (const auto& [name, place] : places) {
+    if (name == option) {
+      return place;
+    }
+  }
+  return nullptr;
+}
+
+// FIRST:COUNT
+Outcome<> spares(std::string_view option, std::string_view text, Options& options) {
+  std::array<std::string_view, 2> parts;
+  if (!split(text, parts)) {
+    return bad(option, text);
+  }
+  POSTERN_TRY(descriptor(option, parts[0], options.spare_fd));
+  return number(option, parts[1], 0U, kMaxThreads, options.spares);
+}
+
 Outcome<> take(std::string_view option, std::string_view value, Options& options) {
-  if (option == "--fuse-fd") {
-    return descriptor(option, value, options.fuse_fd);
+  if (int* const place = descriptor_of(option, options)) {
+    return descriptor(option, value, *place);
   }
-  if (option == "--image-fd") {
-    return descriptor(option, value, options.image_fd);
+  if (option == "--spare-fds") {
+    return spares(option, value, options);
   }
-  if (option == "--accounts-fd") {
-    return descriptor(option, value, options.accounts_fd);
-  }
-  if (option == "--listen-fd") {
-    return descriptor(option, value, options.listen_fd);
+  if (option == "--identity") {
+    options.identity = value;
+    return Ok{};
   }
   if (option == "--offset") {
     return number(option, value, std::uint64_t{0}, kMostBytes, options.offset);
   }
   if (option == "--size") {
     return number(option, value, std::uint64_t{1}, kMostBytes, options.size);
-  }
-  if (option == "--key-fd") {
-    return descriptor(option, value, options.key_fd);
   }
   if (option == "--crypt") {
     return crypt(option, value, options.crypt);
@@ -193,6 +219,12 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
   }
   if (options.crypt.has_value() != (options.key_fd >= 0)) {
     return Problem{.what = "postern-squashfs: --crypt and --key-fd go together"};
+  }
+  if ((options.listen_fd >= 0) !=
+          (options.starter_fd >= 0 && options.token_fd >= 0 && !options.identity.empty()) ||
+      (options.user_namespace_fd >= 0) != (options.mount_namespace_fd >= 0) ||
+      options.identity.size() > kMostIdentityBytes) {
+    return Problem{.what = "postern-squashfs: what --listen-fd needs is not complete"};
   }
   POSTERN_TRY(check_geometry(options.size, options.seal ? &*options.seal : nullptr,
                              options.crypt ? &*options.crypt : nullptr));

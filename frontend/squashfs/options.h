@@ -21,8 +21,15 @@ struct Owner {
 struct Options {
   int fuse_fd = -1;  // /dev/fuse, opened in the user namespace of the mount
   int image_fd = -1;
-  int accounts_fd = -1;      // instead of fuse_fd: hand over the account files and end
-  int listen_fd = -1;        // a listening unix socket; -1: the mount is not shared
+  int accounts_fd = -1;         // instead of fuse_fd: hand over the account files and end
+  int listen_fd = -1;           // a listening unix socket; -1: the mount is not shared
+  int starter_fd = -1;          // with listen_fd: connection to the start that began this
+  int token_fd = -1;            // with listen_fd: its mount namespace
+  int user_namespace_fd = -1;   // with listen_fd: of the mount; none: the host's, as is the next
+  int mount_namespace_fd = -1;  // … with the mount as its root
+  std::string identity;         // with listen_fd: what is said to who joins
+  int spare_fd = -1;            // first of `spares` further /dev/fuse; none: opened here
+  unsigned spares = 0;
   std::uint64_t offset = 0;  // of the partition in the image file
   std::uint64_t size = 0;
   std::optional<Seal> seal;            // none: the bytes are not checked

@@ -27,10 +27,14 @@ namespace {
 
 // What a terminal, a batch system or a stray kill(1) sends. The payload is the one to react; the
 // server ends with the mount, and must be there while the payload cleans up.
-constexpr std::array kIgnored = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGPIPE, SIGALRM,   SIGUSR1,
-                                 SIGUSR2, SIGTSTP, SIGTTIN, SIGTTOU, SIGXCPU, SIGVTALRM, SIGPROF};
+constexpr std::array kIgnored = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,   SIGPIPE,
+                                 SIGALRM, SIGUSR1, SIGUSR2, SIGTSTP,   SIGTTIN,
+                                 SIGTTOU, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF};
 
-constexpr rlim_t kMaxDescriptors = 128;
+// One for each start that uses the mount, besides our own.
+constexpr rlim_t kMaxDescriptors = 4096;
+// What is said about an image is kept for those who use it: a bad one must not fill the memory.
+constexpr rlim_t kMaxLogBytes = 256 * 1024;
 
 // Plain calls, the frequent ones first. What needs a look at its arguments stands in kChecked.
 // clang-format off
@@ -39,7 +43,8 @@ constexpr std::array kAllowed = {
     __NR_munmap, __NR_madvise, __NR_brk, __NR_mremap,        // malloc(3)
     __NR_set_robust_list, __NR_rseq, __NR_gettid,            // pthread_create(3)
     __NR_rt_sigprocmask, __NR_sched_yield, __NR_exit,
-    __NR_accept4, __NR_getsockopt, __NR_sendmsg, __NR_close, __NR_shutdown, // handing over the mount
+    __NR_accept4, __NR_getsockopt, __NR_recvmsg, __NR_recvfrom, __NR_sendmsg,  // handing over the mount
+    __NR_fstat, __NR_close,
     __NR_getppid, __NR_getuid, __NR_nanosleep, __NR_clock_nanosleep,      // waiting for the mount
     __NR_clock_gettime, __NR_getrandom, __NR_poll, __NR_ppoll,
     __NR_write, __NR_exit_group, __NR_rt_sigreturn,          // the last words
@@ -185,7 +190,7 @@ Outcome<> close_others(std::vector<unsigned> kept) {
 
 }  // namespace
 
-Outcome<> detach(std::initializer_list<int> kept) noexcept {
+Outcome<> detach(const std::vector<int>& kept) noexcept {
   ::setsid();  // fails where the starter has done it
   struct sigaction ignore{};
   ignore.sa_handler = SIG_IGN;
@@ -204,6 +209,7 @@ Outcome<> detach(std::initializer_list<int> kept) noexcept {
 Outcome<> confine(std::size_t memory_bytes) noexcept {
   POSTERN_TRY(limit(RLIMIT_CORE, 0, "core files"));
   POSTERN_TRY(limit(RLIMIT_NOFILE, kMaxDescriptors, "descriptors"));
+  POSTERN_TRY(limit(RLIMIT_FSIZE, kMaxLogBytes, "the log"));
   POSTERN_TRY(limit(RLIMIT_AS, memory_bytes, "memory"));
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return system_problem("postern-squashfs: giving up privileges", errno);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cstddef>
-#include <initializer_list>
+#include <vector>
 
 #include "policy/problem.h"
 
@@ -11,7 +11,7 @@ namespace postern::squashfs {
 
 // Out of the terminal's reach (own session, its signals ignored), standard input and output given
 // back, every descriptor closed but standard error and `kept`.
-Outcome<> detach(std::initializer_list<int> kept) noexcept;
+Outcome<> detach(const std::vector<int>& kept) noexcept;
 
 // Undumpable, no new privileges, resource limits, Landlock with no path at all, seccomp allow-list.
 // For this thread and those that it starts. `memory_bytes` bounds the address space.

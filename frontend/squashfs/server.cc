@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <linux/fuse.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -79,7 +80,6 @@ struct Server final : Crew::Recruiter {
   fuse_session* session = nullptr;
   // Told by the starter where it can: it may have been killed before we could ask the kernel.
   const pid_t starter = options.starter != 0 ? options.starter : ::getppid();
-  const uid_t uid = ::getuid();
   bool sharing = false;  // or it was tried
   bool has_sharer = false;
   pthread_t sharer{};
@@ -684,9 +684,8 @@ void Server::start_sharing() noexcept {
   has_sharer = start_thread(
       sharer,
       [](void* argument) -> void* {
-        const auto& server = *static_cast<Server*>(argument);
-        share_mount(server.options.listen_fd, server.options.fuse_fd,
-                    server.devices.user_namespace.get(), server.uid);
+        auto& server = *static_cast<Server*>(argument);
+        share_mount(server.devices.sharing, server.options.fuse_fd);
         return nullptr;
       },
       this);
@@ -695,7 +694,8 @@ void Server::start_sharing() noexcept {
 // ORDER: after the last request: a thread is in read(2), which fails now, or at work, which ends.
 void Server::wait_for_threads() noexcept {
   if (has_sharer) {
-    ::shutdown(options.listen_fd, SHUT_RDWR);
+    // Until each start has heard what there was to say about the image.
+    ::eventfd_write(devices.sharing.end.get(), 1);
     ::pthread_join(sharer, nullptr);
   }
   if (has_warmer) {
@@ -707,12 +707,31 @@ void Server::wait_for_threads() noexcept {
   }
 }
 
+Sharing sharing_of(const Options& options) noexcept {
+  Sharing sharing;
+  ::fcntl(options.listen_fd, F_SETFL, O_NONBLOCK);
+  sharing.listening.reset(options.listen_fd);
+  sharing.starter.reset(options.starter_fd);
+  sharing.token.reset(options.token_fd);
+  sharing.user_namespace.reset(options.user_namespace_fd);
+  sharing.mount_namespace.reset(options.mount_namespace_fd);
+  sharing.end.reset(::eventfd(0, EFD_CLOEXEC));
+  sharing.identity = options.identity;
+  return sharing;
+}
+
 }  // namespace
 
 Devices open_devices(const Options& options) noexcept {
   Devices devices;
   if (options.listen_fd >= 0) {
-    devices.user_namespace.reset(::open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
+    devices.sharing = sharing_of(options);
+  }
+  if (options.spare_fd >= 0) {
+    for (unsigned i = 0; i < options.spares; ++i) {
+      devices.spare.emplace_back(options.spare_fd + static_cast<int>(i));
+    }
+    return devices;
   }
   const unsigned most =
       options.threads != 0 ? options.threads : default_threads(options.processors);

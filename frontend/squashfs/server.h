@@ -5,6 +5,7 @@
 
 #include "frontend/squashfs/image.h"
 #include "frontend/squashfs/options.h"
+#include "frontend/squashfs/share.h"
 #include "policy/problem.h"
 #include "protocol/base/unique_fd.h"
 
@@ -13,9 +14,10 @@ namespace postern::squashfs {
 // What serve() needs but cannot open any more once the process is confined.
 struct Devices {
   std::vector<UniqueFd> spare;  // /dev/fuse, one for each further thread; invalid: could not open
-  UniqueFd user_namespace;      // of the mount, for those who join; with --listen-fd
+  Sharing sharing;              // with --listen-fd
 };
 
+// Takes the descriptors that the options name into its hands.
 Devices open_devices(const Options& options) noexcept;
 
 // Serves until the last mount is gone (or was never made: its maker ended). Ok then.

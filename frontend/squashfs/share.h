@@ -1,22 +1,42 @@
 // Lets later starts of the same image use this mount.
 #pragma once
 
-#include <sys/types.h>
+#include <cstddef>
+#include <string>
+
+#include "protocol/base/unique_fd.h"
 
 namespace postern::squashfs {
 
-// Answers every connection of user `uid` on the listening unix socket `listening` with two messages
-// of one byte. With the first come two descriptors: `fuse`, and `user_namespace` (left out where it
-// is -1), which must outlive a look into /proc; with the second, this process's standard error,
-// where it says what is wrong with the image. Others get nothing. Returns when the socket is shut
-// down.
+// Both sides of a connection show that they live in one mount namespace, by a descriptor of it
+// (/proc/self/ns/mnt): the payload of a container, of the same uid, has another one and gets no
+// descriptor of this. Nobody can enter a namespace by such a descriptor who has no capabilities in
+// the user namespace that owns it, so that showing it gives nothing away.
 //
-// The other side mounts the first again, in its own mount namespace but in the user namespace
-// of the first mount: the kernel (5.15 and later) then gives it the same superblock, so the page
-// and dentry caches are shared, and the connection lives until the last mount is gone. Where that
-// has happened already the mount fails with ENOTCONN, and where this process is gone the connection
-// ends without a byte: both mean "start your own". The other side must close the descriptor after
-// the mount: while anybody holds one, a dead server looks like a slow one.
-void share_mount(int listening, int fuse, int user_namespace, uid_t uid) noexcept;
+// Who joins sends kJoining with its descriptor. The answer is the identity of the image, and with
+// it two or three descriptors: the server's mount namespace, and then either the user namespace and
+// the mount namespace of the mount, or, where both are the host's own, /dev/fuse. A start that ends
+// says kLeaving. The answer is kLast or kOthersRemain, and behind it what this process has said
+// about the image. After kLast nobody can join any more.
+inline constexpr char kJoining = 'J';
+inline constexpr char kLeaving = 'B';
+inline constexpr char kLast = 'L';
+inline constexpr char kOthersRemain = 'O';
+inline constexpr std::size_t kMostIdentityBytes = 160;
+inline constexpr std::size_t kMostLogBytes = 4096;
+
+struct Sharing {
+  UniqueFd listening;  // does not block
+  UniqueFd starter;    // connection to the start that began this server
+  UniqueFd token;      // the starter's mount namespace
+  UniqueFd user_namespace;
+  UniqueFd mount_namespace;
+  UniqueFd end;  // eventfd(2): readable once the last mount is gone
+  std::string identity;
+};
+
+// Serves connections until the last start has left; then gives up the namespaces, and with them its
+// own hold on the mount. `fuse`: handed over where there is no mount namespace to join.
+void share_mount(Sharing& sharing, int fuse) noexcept;
 
 }  // namespace postern::squashfs

@@ -137,8 +137,6 @@ Problem step_problem(const plan::LaunchPlan& plan, const Failure& failure) {
       return system_problem("creating a user namespace", err, user_namespace_cure(err));
     case Step::kMap:
       return system_problem("mapping ids in a user namespace", err, user_namespace_cure(err));
-    case Step::kReceive:
-      return system_problem("waiting for the server of " + plan.servers[failure.source].path, err);
     case Step::kJoin:
       return system_problem("joining the user namespace of the image's server", err,
                             "try again with --no-share");
@@ -164,6 +162,12 @@ Problem step_problem(const plan::LaunchPlan& plan, const Failure& failure) {
       return build_problem(plan, failure);
     case Step::kDrop:
       return system_problem("dropping capabilities", err);
+    case Step::kDeadline:
+      return Problem{
+          .what = "the start of " + plan.image_name + " did not come to an end within 30 seconds",
+          .cure =
+              "a bind or the image lies on a file server that does not answer, or the image's "
+              "server was stopped: try again, or leave out binds"};
     case Step::kExecute:
       return system_problem("executing postern-init", err,
                             err == ENOEXEC ? "it is built for another architecture" : "");
@@ -211,8 +215,7 @@ Problem refusal_problem(const plan::LaunchPlan& plan, const Refusal& refusal) {
 Problem payload_problem(const plan::LaunchPlan& plan,
                         const Failure& failure,
                         const std::string& last_words) {
-  if (!last_words.empty() && (failure.step == Step::kReceive || failure.step == Step::kMount ||
-                              failure.step == Step::kBuild)) {
+  if (!last_words.empty() && (failure.step == Step::kMount || failure.step == Step::kBuild)) {
     std::string line = first_line(last_words);
     for (const std::string_view label : {"FATAL:   ", "ERROR:   "}) {
       if (line.starts_with(label)) {
@@ -226,7 +229,6 @@ Problem payload_problem(const plan::LaunchPlan& plan,
 
 bool is_lost_server(const Failure& failure) noexcept {
   switch (failure.step) {
-    case Step::kReceive:
     case Step::kJoin:
       return true;
     case Step::kMount:
@@ -245,6 +247,7 @@ bool is_lost_server(const Failure& failure) noexcept {
     case Step::kCloneSources:
     case Step::kDrop:
     case Step::kExecute:
+    case Step::kDeadline:
       break;
   }
   return false;

@@ -16,7 +16,6 @@ namespace postern::start {
 enum class Step : std::uint8_t {
   kClone,    // clone(2)
   kMap,      // identity maps of the new user namespace
-  kReceive,  // the descriptors of the image's server
   kJoin,     // setns(2) into the server's user namespace
   kUnshare,  // the other namespaces
   kJoinNet,  // the network namespace of the request
@@ -27,7 +26,8 @@ enum class Step : std::uint8_t {
   kCloneSources,  // clone_sources; error.item = operation
   kBuild,         // build_root; error.item = operation
   kDrop,
-  kExecute,  // postern-init
+  kExecute,   // postern-init
+  kDeadline,  // none of these came to an end in time
 };
 
 struct Failure {

@@ -3,180 +3,78 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <climits>
-#include <cstddef>
-#include <cstdio>
-#include <cstring>
+#include <initializer_list>
+#include <span>
 #include <string_view>
-#include <vector>
+#include <utility>
 
+#include <linux/nsfs.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "frontend/message/message.h"
-#include "frontend/system/capabilities.h"
-#include "frontend/system/child_stack.h"
+#include "frontend/squashfs/share.h"
+#include "frontend/start/image_mount.h"
+#include "frontend/system/descriptor_message.h"
 #include "frontend/system/libexec.h"
+#include "frontend/system/spawn.h"
 
 namespace postern::start {
 namespace {
 
-// A server that does not answer within this time is stopped or wedged: the start goes on without
-// it.
-constexpr timeval kServerPatience = {.tv_sec = 5, .tv_usec = 0};
-// From bind(2) to listen(2) of the first start it takes the birth of a process; from the last
-// unmount to the end of a server, a little more. Pauses double: hundreds of starts that poll would
-// keep the one that they wait for from the processor.
-constexpr long kFirstPauseNanoseconds = 100'000;
-constexpr long kLastPauseNanoseconds = 10'000'000;
-constexpr int kListenAttempts = 500;
-constexpr int kBacklog = 4096;
-// Descriptor numbers of the server's arguments start here, clear of standard streams.
-constexpr int kFirstServerFd = 10;
-
-struct Address {
-  sockaddr_un address = {};
-  socklen_t bytes = 0;
-
-  explicit Address(const std::string& name) noexcept {
-    address.sun_family = AF_UNIX;
-    std::memcpy(&address.sun_path[1], name.data(), name.size());
-    bytes = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
-  }
-
-  [[nodiscard]] const sockaddr* get() const noexcept {
-    return reinterpret_cast<const sockaddr*>(&address);
-  }
-};
+constexpr const char* kOwnMounts = "/proc/self/ns/mnt";
+constexpr const char* kOwnUsers = "/proc/self/ns/user";
+// For the answer of a server to a start that ends. It has nothing else to do.
+constexpr int kFarewellMilliseconds = 300;
 
 // ---------------------------------------------------------------------------------- the process
 
-struct ServerSetup {
-  const plan::ImageServer* image = nullptr;
-  ServerOptions options;
-  int program = -1;
-  int listener = -1;
-  int channel = -1;  // our end is elsewhere: this is the process's
-  int log = -1;
-  int null = -1;
-  std::vector<std::string> arguments;  // complete but for descriptor numbers
-  std::vector<char*> argv;
-
-  int err = 0;
-  const char* doing = nullptr;
-};
-
-// Runs in the server's process until it executes postern-squashfs; shares our memory till then.
-class ServerProcess {
+// Descriptors of the server's arguments, under numbers from 3 upwards.
+class Arguments {
  public:
-  explicit ServerProcess(ServerSetup& setup) noexcept : setup_(setup) {}
+  Arguments() : words_{"postern-squashfs", "--starter", std::to_string(::getpid())} {}
 
-  [[noreturn]] void run() noexcept {
-    if (setup_.listener >= 0) {
-      // ORDER: here, not in the parent: SO_PEERCRED of a connection names who called listen(2).
-      check(::listen(setup_.listener, kBacklog), "listening for other starts");
-    }
-    ::setsid();  // Ctrl-C at the terminal is for the payload, which needs its files to end
-    enter_user_namespace();
-    const UniqueFd fuse(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
-    check(fuse.get(), "opening /dev/fuse");
-    const UniqueFd ns(::open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
-    check(ns.get(), "opening /proc/self/ns/user");
-    hand_over(fuse.get(), ns.get());
-    // An ordinary user on the host has none to drop, and no right to try.
-    if (const int err = setup_.options.on_host ? no_new_privileges() : system::drop_capabilities(0);
-        err != 0) {
-      fail(err, "dropping capabilities");
-    }
-    keep_only(fuse.get());
-    std::array<char*, 1> environment = {nullptr};
-    ::execveat(setup_.program, "", setup_.argv.data(), environment.data(), AT_EMPTY_PATH);
-    fail(errno, "executing postern-squashfs");
+  void add(std::initializer_list<std::string> words) { words_.insert(words_.end(), words); }
+
+  // The number that the descriptor, which must be valid, will have.
+  std::string number(int fd) {
+    const int number = kFirst + static_cast<int>(passed_.size());
+    passed_.push_back({fd, number});
+    return std::to_string(number);
   }
 
- private:
-  [[noreturn]] void fail(int err, const char* doing) noexcept {
-    setup_.err = err;
-    setup_.doing = doing;
-    ::_exit(1);
-  }
-
-  void check(int result, const char* doing) noexcept {
-    if (result < 0) {
-      fail(errno, doing);
-    }
-  }
-
-  static int no_new_privileges() noexcept {
-    return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : errno;
-  }
-
-  void enter_user_namespace() noexcept {
-    if (setup_.options.on_host) {
-      return;
-    }
-    if (setup_.options.user_namespace >= 0) {
-      check(::setns(setup_.options.user_namespace, CLONE_NEWUSER), "entering the user namespace");
-      return;
-    }
-    if (const int err =
-            map_single_id(setup_.options.ids, setup_.options.fakeroot != plan::Fakeroot::kNone);
-        err != 0) {
-      fail(err, "mapping ids in a user namespace");
-    }
-  }
-
-  // Only this process and the payload's may hold /dev/fuse: the kernel ends the connection, instead
-  // of letting the payload wait for ever, once every holder is gone.
-  void hand_over(int fuse, int ns) noexcept {
-    if (const int err = send_server_descriptors(setup_.channel, fuse, ns); err != 0) {
-      fail(err, "handing over /dev/fuse");
+  void pass(const char* option, const UniqueFd& fd) {
+    if (fd.valid()) {
+      add({option, number(fd.get())});
     }
   }
 
   // Standard streams are not the caller's: the server may outlive this start, and whoever reads the
   // other end of a pipe would wait for it.
-  void keep_only(int fuse) noexcept {
-    check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), "closing descriptors");
-    check(::dup2(setup_.null, 0), "redirecting standard input");
-    check(::dup2(setup_.null, 1), "redirecting standard output");
-    check(::dup2(setup_.log, 2), "redirecting standard error");
-    pass("--fuse-fd", fuse);
-    pass("--image-fd", setup_.image->image.get());
-    pass("--listen-fd", setup_.listener);
-    pass("--key-fd", setup_.image->key.get());
+  [[nodiscard]] system::Command command(std::string program, int null, int log) const {
+    system::Command out{.program = std::move(program),
+                        .words = words_,
+                        .passed = passed_,
+                        .environment = std::vector<std::string>()};
+    out.passed.insert(out.passed.end(), {{null, 0}, {null, 1}, {log, 2}});
+    return out;
   }
 
-  // The number that the argument after `option` shall name: written in place, see `arguments`.
-  void pass(const char* option, int fd) noexcept {
-    if (fd < 0) {
-      return;
-    }
-    const int copy = ::fcntl(fd, F_DUPFD, kFirstServerFd);
-    check(copy, "passing a descriptor");
-    for (std::size_t i = 0; setup_.argv[i] != nullptr; ++i) {
-      if (std::strcmp(setup_.argv[i], option) == 0) {
-        char* const number = setup_.argv[i + 1];
-        number[0] = static_cast<char>('0' + copy / 10 % 10);
-        number[1] = static_cast<char>('0' + copy % 10);
-        return;
-      }
-    }
-  }
-
-  ServerSetup& setup_;
+ private:
+  static constexpr int kFirst = 3;
+  std::vector<std::string> words_;
+  std::vector<system::Passed> passed_;
 };
 
 std::string hex(const std::uint8_t* bytes, std::size_t count) {
@@ -189,95 +87,122 @@ std::string hex(const std::uint8_t* bytes, std::size_t count) {
   return text;
 }
 
-// Descriptor numbers are two digits, filled in by the process that knows them.
-std::vector<std::string> server_arguments(const plan::ImageServer& image,
-                                          const ServerOptions& options,
-                                          bool listening) {
-  std::vector<std::string> out = {
-      "postern-squashfs",        "--fuse-fd", "00", "--image-fd", "00", "--starter",
-      std::to_string(::getpid())};
+// What a server of ours is given besides its image.
+struct Equipment {
+  ImageMount mount;    // user-namespace mode
+  UniqueFd device;     // setuid mode
+  UniqueFd listening;  // -1: not shared
+  UniqueFd starter;    // its end of our connection, where shared
+  UniqueFd token;      // our mount namespace, where shared
+  std::string identity;
+};
+
+Arguments server_arguments(const plan::ImageServer& image,
+                           const ServerOptions& options,
+                           const Equipment& with) {
+  Arguments out;
+  out.pass("--fuse-fd", options.on_host ? with.device : with.mount.devices[0]);
+  std::string first;
+  std::size_t spares = 0;
+  for (const UniqueFd& device : std::span(with.mount.devices).subspan(1)) {
+    if (device.valid()) {
+      const std::string number = out.number(device.get());
+      first = spares++ == 0 ? number : first;
+    }
+  }
+  if (spares > 0) {
+    out.add({"--spare-fds", first + ":" + std::to_string(spares)});
+  }
+  out.pass("--image-fd", image.image);
+  if (with.listening.valid()) {
+    out.pass("--listen-fd", with.listening);
+    out.pass("--starter-fd", with.starter);
+    out.pass("--token-fd", with.token);
+    out.pass("--user-namespace-fd", with.mount.user_namespace);
+    out.pass("--mount-namespace-fd", with.mount.mount_namespace);
+    out.add({"--identity", with.identity});
+  }
   if (options.fakeroot == plan::Fakeroot::kNone) {
-    out.insert(out.end(), {"--owner", std::to_string(options.ids.uid) + ":" +
-                                          std::to_string(options.ids.gid)});
+    out.add({"--owner", std::to_string(options.ids.uid) + ":" + std::to_string(options.ids.gid)});
   } else if (options.fakeroot == plan::Fakeroot::kRootMapped) {
-    out.insert(out.end(), {"--owner", "0:0"});
+    out.add({"--owner", "0:0"});
   }
-  if (listening) {
-    out.insert(out.end(), {"--listen-fd", "00"});
+  for (std::string& argument :
+       extent_arguments(image, image.key.valid() ? out.number(image.key.get()) : std::string())) {
+    out.add({std::move(argument)});
   }
-  for (std::string& argument : extent_arguments(image)) {
-    out.push_back(std::move(argument));
-  }
-  // ORDER: last: ServerProcess::pass() finds options by their text, and this may be any.
   if (!image.program.empty() && image.program.size() < PATH_MAX) {
-    out.insert(out.end(), {"--program", image.program});
+    out.add({"--program", image.program});
   }
   return out;
 }
 
-Problem server_problem(const ServerSetup& setup) {
-  const std::string doing = setup.doing != nullptr ? setup.doing : "starting postern-squashfs";
-  if (doing == "opening /dev/fuse") {
-    return system_problem(doing, setup.err,
-                          setup.err == EACCES
-                              ? "ask for /dev/fuse to be readable and writable by all (mode 0666)"
-                              : "load the module (modprobe fuse), or run from a directory: postern "
-                                "build --sandbox DIR IMAGE");
+Outcome<> run_server(const plan::ImageServer& image,
+                     const ServerOptions& options,
+                     const Equipment& with,
+                     Server& server) {
+  server.log = UniqueFd(::memfd_create("postern-squashfs log", MFD_CLOEXEC));
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  if (!server.log.valid() || !null.valid()) {
+    return system_problem("making a log for the server of " + image.path, errno);
   }
-  if (doing == "mapping ids in a user namespace") {
-    return system_problem(doing, setup.err, user_namespace_cure(setup.err));
+  const std::string program = system::libexec_program("postern-squashfs");
+  const Result<pid_t> pid = system::spawn(
+      server_arguments(image, options, with).command(program, null.get(), server.log.get()));
+  if (!pid) {
+    const int err = pid.error().err;
+    return system_problem("starting " + program, err,
+                          err == EAGAIN ? "no more processes: raise `ulimit -u`"
+                                        : "the installation is incomplete: install again");
   }
-  return system_problem(doing, setup.err);
+  server.pid = *pid;
+  return Ok{};
 }
 
-Outcome<Server> start_server(const plan::ImageServer& image,
-                             const ServerOptions& options,
-                             const UniqueFd& listener) {
-  const std::string path = system::libexec_program("postern-squashfs");
-  const UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!program.valid()) {
-    return system_problem("opening " + path, errno,
-                          "the installation is incomplete: install again");
+// ORDER: what is mounted before the server runs is answered once it does; nobody else holds
+// /dev/fuse by then.
+Outcome<> equip(const ServerOptions& options, Equipment& with) {
+  if (!options.on_host) {
+    POSTERN_TRY_ASSIGN(with.mount,
+                       mount_image(options.ids, options.fakeroot, options.user_namespace));
+    return Ok{};
   }
+  with.device = UniqueFd(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  return with.device.valid() ? Outcome<>(Ok{}) : Outcome<>(device_problem(errno));
+}
+
+// A connection to ourselves, as joiners have one, and what shows that we are no container.
+Outcome<> share(Equipment& with, UniqueFd listening, std::string identity, Server& server) {
   std::array<int, 2> pair = {-1, -1};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
     return system_problem("creating a socket pair", errno);
   }
-  Server server;
   server.channel = UniqueFd(pair[0]);
-  const UniqueFd channel(pair[1]);
-  server.log = UniqueFd(::memfd_create("postern-squashfs log", MFD_CLOEXEC));
-  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
-  ServerSetup setup = {.image = &image,
-                       .options = options,
-                       .program = program.get(),
-                       .listener = listener.get(),
-                       .channel = channel.get(),
-                       .log = server.log.get(),
-                       .null = null.get(),
-                       .arguments = server_arguments(image, options, listener.valid())};
-  for (std::string& argument : setup.arguments) {
-    setup.argv.push_back(argument.data());
+  with.starter = UniqueFd(pair[1]);
+  with.token = UniqueFd(::open(kOwnMounts, O_RDONLY | O_CLOEXEC));
+  if (!with.token.valid()) {
+    return system_problem(std::string("opening ") + kOwnMounts, errno, "is /proc mounted?");
   }
-  setup.argv.push_back(nullptr);
-  const system::ChildStack stack;
-  const int flags = CLONE_VM | CLONE_VFORK | SIGCHLD |
-                    (options.user_namespace < 0 && !options.on_host ? CLONE_NEWUSER : 0);
-  server.pid = stack.valid() ? ::clone(
-                                   [](void* argument) -> int {
-                                     ServerProcess(*static_cast<ServerSetup*>(argument)).run();
-                                   },
-                                   stack.top(), flags, &setup)
-                             : -1;
-  if (server.pid < 0) {
-    const int err = errno;
-    return system_problem("creating a user namespace", err, user_namespace_cure(err));
+  with.listening = std::move(listening);
+  with.identity = std::move(identity);
+  return Ok{};
+}
+
+Outcome<> start_server(const plan::ImageServer& image,
+                       const ServerOptions& options,
+                       UniqueFd listening,
+                       std::string identity,
+                       Server& server) {
+  Equipment with;
+  if (listening.valid()) {
+    POSTERN_TRY(share(with, std::move(listening), std::move(identity), server));
   }
-  if (setup.err != 0) {
-    ::waitpid(server.pid, nullptr, 0);
-    return server_problem(setup);
-  }
-  return server;
+  POSTERN_TRY(equip(options, with));
+  POSTERN_TRY(run_server(image, options, with, server));
+  server.user_namespace = std::move(with.mount.user_namespace);
+  server.mount_namespace = std::move(with.mount.mount_namespace);
+  server.device = std::move(with.device);
+  return Ok{};
 }
 
 // -------------------------------------------------------------------------------------- sharing
@@ -311,97 +236,111 @@ std::uint64_t nanoseconds(const timespec& time) {
          static_cast<std::uint64_t>(time.tv_nsec);
 }
 
-enum class Found : std::uint8_t { kFirst, kJoined, kNeither };
+bool is_same(const struct stat& one, const struct stat& other) noexcept {
+  return one.st_dev == other.st_dev && one.st_ino == other.st_ino;
+}
 
-// Whoever answers must be the caller's own: anybody can bind a name.
-bool is_ours(int socket, UniqueFd& pidfd) {
+bool is_namespace(int fd, const char* path) noexcept {
+  struct stat its = {};
+  struct stat ours = {};
+  return ::fstat(fd, &its) == 0 && ::stat(path, &ours) == 0 && is_same(its, ours);
+}
+
+// Whether whoever listens may be a server of ours, which nobody may look at. Whose mount namespace
+// can be seen and is another one runs in a container, and is told nothing.
+bool may_be_ours(int socket, UniqueFd& pidfd) noexcept {
   ucred peer = {};
   socklen_t bytes = sizeof(peer);
   if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
-      peer.uid != ::geteuid()) {
+      peer.uid != ::geteuid() || peer.pid <= 0) {
     return false;
   }
   pidfd = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
-  return true;
+  const std::string path = "/proc/" + std::to_string(peer.pid) + "/ns/mnt";
+  struct stat its = {};
+  struct stat ours = {};
+  return ::stat(path.c_str(), &its) != 0 || (::stat(kOwnMounts, &ours) == 0 && is_same(its, ours));
 }
 
-Found find_server(const std::string& name, UniqueFd& socket, UniqueFd& pidfd) {
-  const Address address(name);
-  long nanoseconds = kFirstPauseNanoseconds;
-  for (int attempt = 0; attempt < kListenAttempts; ++attempt) {
-    socket = UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    if (!socket.valid()) {
-      return Found::kNeither;
-    }
-    if (::bind(socket.get(), address.get(), address.bytes) == 0) {
-      return Found::kFirst;
-    }
-    if (errno != EADDRINUSE) {
-      return Found::kNeither;
-    }
-    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kServerPatience, sizeof(kServerPatience));
-    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kServerPatience, sizeof(kServerPatience));
-    if (::connect(socket.get(), address.get(), address.bytes) == 0) {
-      return is_ours(socket.get(), pidfd) ? Found::kJoined : Found::kNeither;
-    }
-    if (errno != ECONNREFUSED) {
-      return Found::kNeither;
-    }
-    // Bound, not listening yet; or about to go.
-    const timespec pause = {.tv_sec = 0, .tv_nsec = nanoseconds};
-    ::nanosleep(&pause, nullptr);
-    nanoseconds = std::min(2 * nanoseconds, kLastPauseNanoseconds);
+// The namespaces of a mount: made below our own user namespace, and each other's.
+bool are_namespaces_of_ours(int user_namespace, int mount_namespace) noexcept {
+  const UniqueFd parent(::ioctl(user_namespace, NS_GET_PARENT));
+  const UniqueFd owner(::ioctl(mount_namespace, NS_GET_USERNS));
+  struct stat its = {};
+  struct stat users = {};
+  return parent.valid() && owner.valid() && is_namespace(parent.get(), kOwnUsers) &&
+         ::fstat(owner.get(), &its) == 0 && ::fstat(user_namespace, &users) == 0 &&
+         is_same(its, users);
+}
+
+bool is_device(int fd) noexcept {
+  constexpr unsigned kMiscMajor = 10;
+  constexpr unsigned kFuseMinor = 229;
+  struct stat info = {};
+  return ::fstat(fd, &info) == 0 && S_ISCHR(info.st_mode) &&
+         info.st_rdev == makedev(kMiscMajor, kFuseMinor);
+}
+
+// Shows where we are, and takes what the server has to give where it proves to be in the same place
+// and to serve this image. False: it is not, or it has gone, or does not answer in time.
+bool join(const std::string& identity, const ServerOptions& options, Server& server) {
+  const UniqueFd token(::open(kOwnMounts, O_RDONLY | O_CLOEXEC));
+  const int number = token.get();
+  std::array<char, squashfs::kMostIdentityBytes> text = {};
+  system::Received got;
+  if (!token.valid() || !may_be_ours(server.channel.get(), server.pidfd) ||
+      system::send_message(server.channel.get(), {&squashfs::kJoining, 1}, {&number, 1}) != 0 ||
+      system::receive_message(server.channel.get(), text, got) != 0 ||
+      std::string_view(text.data(), got.bytes) != identity || got.count == 0 ||
+      !is_namespace(got.descriptors[0].get(), kOwnMounts)) {
+    return false;
   }
-  return Found::kNeither;
-}
-
-// For a server that did not send its user namespace.
-int open_peer_namespace(int channel, UniqueFd& out) noexcept {
-  ucred peer = {};
-  socklen_t bytes = sizeof(peer);
-  if (::getsockopt(channel, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0) {
-    return errno;
+  if (options.on_host) {
+    server.device = std::move(got.descriptors[1]);
+    return got.count == 2 && is_device(server.device.get());
   }
-  std::array<char, 48> path = {};
-  std::snprintf(path.data(), path.size(), "/proc/%d/ns/user", peer.pid);
-  out = UniqueFd(::open(path.data(), O_RDONLY | O_CLOEXEC));
-  return out.valid() ? 0 : errno;
+  server.user_namespace = std::move(got.descriptors[1]);
+  server.mount_namespace = std::move(got.descriptors[2]);
+  return got.count == 3 &&
+         are_namespaces_of_ours(server.user_namespace.get(), server.mount_namespace.get());
 }
 
-// What a joined server sent behind the mount's descriptors: its standard error.
-UniqueFd receive_log(int channel) noexcept {
-  int fd = -1;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof fd)> control = {};
-  char byte = 0;
-  iovec data = {&byte, 1};
-  msghdr message = {.msg_iov = &data,
-                    .msg_iovlen = 1,
-                    .msg_control = control.data(),
-                    .msg_controllen = control.size()};
-  const ssize_t got = ::recvmsg(channel, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  const cmsghdr* const header = got > 0 ? CMSG_FIRSTHDR(&message) : nullptr;
-  if (header != nullptr && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-  }
-  return UniqueFd(fd);
-}
-
-std::string log_of(Server& server) {
-  take_log(server);
-  std::array<char, 1024> text = {};
+std::string read_log(const Server& server) {
+  std::array<char, squashfs::kMostLogBytes> text = {};
   const ssize_t got = ::pread(server.log.get(), text.data(), text.size(), 0);
   return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
+// Says that this start is over. Returns what the server has said about the image, and removes its
+// name where nobody else uses it.
+std::string leave(Server& server) {
+  if (!server.channel.valid()) {
+    return {};
+  }
+  std::array<char, 1 + squashfs::kMostLogBytes> text = {};
+  system::Received got;
+  pollfd answer = {server.channel.get(), POLLIN, 0};
+  const int said = system::send_message(server.channel.get(), {&squashfs::kLeaving, 1}, {});
+  const bool answered = said == 0 && ::poll(&answer, 1, kFarewellMilliseconds) == 1 &&
+                        system::receive_message(server.channel.get(), text, got) == 0;
+  // No answer from a server that is gone is one as well; one that is stopped keeps its name.
+  if ((answered && text[0] == squashfs::kLast) ||
+      (!answered && (said != 0 || answer.revents != 0))) {
+    forget(server.meeting);
+  }
+  server.channel.reset();
+  return answered ? std::string(text.data() + 1, got.bytes - 1) : std::string();
+}
+
 }  // namespace
 
-std::vector<std::string> extent_arguments(const plan::ImageServer& image) {
+std::vector<std::string> extent_arguments(const plan::ImageServer& image, const std::string& key) {
   std::vector<std::string> out = {"--offset", std::to_string(image.offset), "--size",
                                   std::to_string(image.bytes)};
   if (image.key.valid() && image.crypt) {
     const CryptGeometry& crypt = *image.crypt;
     out.insert(out.end(),
-               {"--key-fd", "00", "--crypt",
+               {"--key-fd", key, "--crypt",
                 std::to_string(crypt.sector_bytes) + ":" + std::to_string(crypt.data_offset) + ":" +
                     std::to_string(crypt.data_bytes) + ":" + std::to_string(crypt.iv_offset)});
   }
@@ -416,54 +355,17 @@ std::vector<std::string> extent_arguments(const plan::ImageServer& image) {
   return out;
 }
 
-int send_server_descriptors(int channel, int fuse, int user_namespace) noexcept {
-  const std::array<int, 2> fds = {fuse, user_namespace};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(fds))> control = {};
-  char byte = 0;
-  iovec data = {&byte, 1};
-  msghdr message = {.msg_iov = &data,
-                    .msg_iovlen = 1,
-                    .msg_control = control.data(),
-                    .msg_controllen = control.size()};
-  cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  header->cmsg_level = SOL_SOCKET;
-  header->cmsg_type = SCM_RIGHTS;
-  header->cmsg_len = CMSG_LEN(sizeof(fds));
-  std::memcpy(CMSG_DATA(header), fds.data(), sizeof(fds));
-  return ::sendmsg(channel, &message, MSG_NOSIGNAL) == 1 ? 0 : errno;
-}
-
-int receive_server_descriptors(int channel, ServerDescriptors& out) noexcept {
-  std::array<int, 2> fds = {-1, -1};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(fds))> control = {};
-  char byte = 0;
-  iovec data = {&byte, 1};
-  msghdr message = {.msg_iov = &data,
-                    .msg_iovlen = 1,
-                    .msg_control = control.data(),
-                    .msg_controllen = control.size()};
-  const ssize_t got = ::recvmsg(channel, &message, MSG_CMSG_CLOEXEC);
-  if (got < 0) {
-    return errno;
-  }
-  const cmsghdr* const header = CMSG_FIRSTHDR(&message);
-  if (got == 0 || header == nullptr || header->cmsg_level != SOL_SOCKET ||
-      header->cmsg_type != SCM_RIGHTS) {
-    return ENODATA;
-  }
-  const std::size_t bytes = header->cmsg_len - CMSG_LEN(0);
-  std::memcpy(fds.data(), CMSG_DATA(header), bytes < sizeof(fds) ? bytes : sizeof(fds));
-  out.fuse = UniqueFd(fds[0]);
-  out.user_namespace = UniqueFd(fds[1]);
-  return out.user_namespace.valid() ? 0 : open_peer_namespace(channel, out.user_namespace);
-}
-
-// 73 bytes, 98 characters: with "postern-" it fits sun_path. The keys of an encrypted image need no
-// place in it: whoever comes here has unlocked the same header, whose digest admits one key.
+// 81 bytes: 108 characters. The keys of an encrypted image need no place in it: whoever comes here
+// has unlocked the same header, whose digest admits one key. Nor does the user: the directory of
+// the name is one user's. The mount namespace does: nobody joins a server of another.
 Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOptions& options) {
   struct stat info = {};
+  struct stat mounts = {};
   if (::fstat(image.image.get(), &info) != 0) {
     return system_problem("looking at " + image.path, errno);
+  }
+  if (::stat(kOwnMounts, &mounts) != 0) {
+    return system_problem(std::string("looking at ") + kOwnMounts, errno, "is /proc mounted?");
   }
   std::string identity;
   put(identity, info.st_dev, 8);
@@ -473,6 +375,7 @@ Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOpt
   put(identity, nanoseconds(info.st_ctim), 8);
   put(identity, image.offset, 8);
   put(identity, image.bytes, 8);
+  put(identity, mounts.st_ino, 8);
   for (std::size_t i = 0; i < 8; ++i) {
     identity += image.verity ? static_cast<char>(image.verity->root_hash[i]) : '\0';
   }
@@ -482,49 +385,51 @@ Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOpt
       static_cast<std::uint64_t>(options.fakeroot) | (image.verity ? 0x10U : 0U) |
           (image.crypt ? 0x20U : 0U) | (options.on_host ? 0x40U : 0U),
       1);
-  return "postern-" + base64url(identity);
+  return base64url(identity);
 }
 
 Outcome<Server> obtain_server(const plan::ImageServer& image, const ServerOptions& options) {
-  UniqueFd socket;
+  Server server;
+  UniqueFd listening;
+  std::string name;
   if (options.share) {
-    POSTERN_TRY_ASSIGN(const std::string name, server_name(image, options));
-    UniqueFd pidfd;
-    switch (find_server(name, socket, pidfd)) {
-      case Found::kJoined: {
-        Server server;
-        server.channel = std::move(socket);
-        server.pidfd = std::move(pidfd);
+    POSTERN_TRY_ASSIGN(name, server_name(image, options));
+    UniqueFd socket;
+    const Met met = meet(name, server.meeting, socket);
+    if (met == Met::kJoined) {
+      server.channel = std::move(socket);
+      if (join(name, options, server)) {
         return server;
       }
-      case Found::kNeither:
-        socket.reset();
-        break;
-      case Found::kFirst:
-        break;
+      server = Server();
+    } else if (met == Met::kFirst) {
+      listening = std::move(socket);
     }
   }
-  return start_server(image, options, socket);
-}
-
-void take_log(Server& server) {
-  if (server.joined() && !server.log.valid()) {
-    server.log = receive_log(server.socket.valid() ? server.socket.get() : server.channel.get());
+  Outcome<> started = start_server(image, options, std::move(listening), std::move(name), server);
+  if (!started) {
+    forget(server.meeting);
+    return std::move(started).error();
   }
+  return server;
 }
 
 std::string end_server(Server& server) {
   if (server.pid < 0) {
+    server.channel.reset();
     return {};
   }
   ::kill(server.pid, SIGKILL);
   ::waitpid(server.pid, nullptr, 0);
   server.pid = -1;
-  return log_of(server);
+  server.channel.reset();
+  forget(server.meeting);
+  return read_log(server);
 }
 
-void report_server(Server& server, const std::string& image) {
-  const std::string log = log_of(server);
+void leave_server(Server& server, const std::string& image) {
+  const std::string said = leave(server);
+  const std::string log = server.joined() ? said : read_log(server);
   for (std::string_view rest = log; !rest.empty();) {
     const std::string_view line = rest.substr(0, rest.find('\n'));
     rest.remove_prefix(std::min(line.size() + 1, rest.size()));

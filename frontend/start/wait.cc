@@ -141,8 +141,16 @@ BlockedSignals::BlockedSignals() noexcept {
   for (const int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS}) {
     ::sigdelset(&set_, fault);
   }
-  ::sigprocmask(SIG_BLOCK, &set_, &before_);
+  sigset_t at_first = set_;
+  for (const int end : {SIGINT, SIGTERM, SIGHUP}) {
+    ::sigdelset(&at_first, end);
+  }
+  ::sigprocmask(SIG_BLOCK, &at_first, &before_);
   ::signal(SIGCHLD, SIG_DFL);  // ignored, it would throw the payload's status away (wait(2))
+}
+
+void BlockedSignals::hold_all() noexcept {
+  ::sigprocmask(SIG_BLOCK, &set_, nullptr);
 }
 
 BlockedSignals::~BlockedSignals() {

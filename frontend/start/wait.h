@@ -9,15 +9,19 @@
 
 namespace postern::start {
 
-// Blocks every signal that is to be forwarded, for the life of the object: from before the
-// payload's process exists, so that none is lost and none ends us before the payload. SIGSTOP-like
-// faults (SIGSEGV …) stay.
+// Blocks the signals that are to be forwarded, for the life of the object: from before the
+// payload's process exists, so that none is lost and none ends us before the payload. Faults
+// (SIGSEGV …) stay. Those by which a person or a batch system ends a program do so as long as there
+// is no payload, whatever this process is waiting for: what it has started ends with it.
 class BlockedSignals {
  public:
   BlockedSignals() noexcept;
   ~BlockedSignals();
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+  // The payload runs: it gets the others too from now on.
+  void hold_all() noexcept;
 
   [[nodiscard]] const sigset_t& set() const noexcept { return set_; }
 

@@ -55,11 +55,8 @@ std::vector<std::string> arguments_of(const plan::ImageServer& server) {
                                     std::to_string(kOutputNumber),
                                     "--image-fd",
                                     std::to_string(kImageNumber)};
-  for (std::string& word : start::extent_arguments(server)) {
+  for (std::string& word : start::extent_arguments(server, std::to_string(kKeyNumber))) {
     words.push_back(std::move(word));
-  }
-  if (const auto key = std::find(words.begin(), words.end(), "--key-fd"); key != words.end()) {
-    *(key + 1) = std::to_string(kKeyNumber);
   }
   return words;
 }

@@ -19,6 +19,7 @@
 
 #include "frontend/init/record.h"
 #include "frontend/message/message.h"
+#include "frontend/plan/unlock.h"
 #include "frontend/start/failure.h"
 #include "frontend/start/image_server.h"
 #include "frontend/start/wait.h"
@@ -202,7 +203,7 @@ class Launch {
   // that the file was written is all that a user can see.
   void report() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      start::report_server(servers_[i], server_paths_[i]);
+      start::leave_server(servers_[i], server_paths_[i]);
     }
     struct stat now{};
     if (sealed_.valid() && ::fstat(sealed_.get(), &now) == 0 &&
@@ -223,6 +224,7 @@ class Launch {
       watch_->find_mapping();
     }
     plan_.sources.clear();
+    plan::drop_keys(plan_);
     plan_.servers.clear();
   }
 
@@ -276,9 +278,6 @@ class Launch {
         transmission ? ask(*transmission) : Outcome<Reply>(std::move(transmission).error());
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
-      for (start::Server& server : servers_) {
-        start::take_log(server);
-      }
       return std::optional<Refusal>();
     }
     const bool joined = !servers_.empty() && servers_.front().joined();
@@ -389,23 +388,14 @@ class Launch {
         start::obtain_server(plan_.servers[source.server], {.ids = {::geteuid(), ::getegid()},
                                                             .share = share_ && source.server == 0,
                                                             .on_host = true}));
-    start::ServerDescriptors got;
-    const int err = start::receive_server_descriptors(server.channel.get(), got);
+    out.add(std::move(server.device));
     servers_.push_back(std::move(server));
     server_paths_.push_back(plan_.servers[source.server].path);
-    // A joined server's user namespace is ours: that it cannot be looked at does not matter.
-    if (!got.fuse.valid()) {
-      lost_server_ = servers_.back().joined();
-      share_ = share_ && err != EAGAIN;  // it did not answer in time
-      return system_problem("waiting for the server of " + plan_.servers[source.server].path, err,
-                            "try again, or with --no-share");
-    }
-    out.add(std::move(got.fuse));
     return Ok{};
   }
 
   // Spawns the helper, sends the request, receives the answer, and reaps.
-  Outcome<Reply> ask(const Transmission& transmission) {
+  Outcome<Reply> ask(Transmission& transmission) {
     const auto bytes = encode(transmission.request, transmission.descriptors.size());
     if (!bytes) {
       return start::refusal_problem(plan_, bytes.error());
@@ -426,6 +416,8 @@ class Launch {
     POSTERN_TRY_ASSIGN(const pid_t helper, spawn(theirs.get()));
     theirs.reset();
     const bool sent = send_request(mine.get(), request.get(), transmission.descriptors).has_value();
+    // /dev/fuse among them: while anybody holds it, a dead server looks like a slow one.
+    transmission.owned.clear();
     Reply reply{};
     ssize_t got = 0;
     do {
@@ -567,11 +559,12 @@ Outcome<int> launch(plan::LaunchPlan plan,
                     const std::string& site_file,
                     std::optional<ImageAccounts> accounts) {
   POSTERN_TRY(finish_accounts(plan, accounts));
-  const start::BlockedSignals signals;
+  start::BlockedSignals signals;
   Launch start(plan, site, site_file);
   POSTERN_TRY(start.start());
   accounts.reset();
   const std::string image = plan.image_name;
+  signals.hold_all();
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.report();

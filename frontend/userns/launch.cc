@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
+#include "frontend/plan/unlock.h"
 #include "frontend/start/failure.h"
 #include "frontend/start/image_server.h"
 #include "frontend/start/wait.h"
@@ -122,8 +123,9 @@ class Launch {
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
+      // A payload with capabilities in it would have them over the processes of every other.
       const bool share = plan_.share && !user_namespace_.valid() &&
-                         attempt < start::kShareAttempts && !server_is_stuck_;
+                         plan_.request.capabilities == 0 && attempt < start::kShareAttempts;
       Outcome<bool> started = try_start(share);
       if (!started) {
         return std::move(started).error();
@@ -146,19 +148,21 @@ class Launch {
     return out;
   }
 
-  void report_servers() {
+  void leave_servers() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      start::report_server(servers_[i], plan_.servers[i].path);
+      start::leave_server(servers_[i], plan_.servers[i].path);
     }
   }
 
-  // /dev/fuse and the rest are for the payload's process alone by now, and a volume key is for the
+  // Mounts and the rest are for the payload's process alone by now, and a volume key is for the
   // image server's.
   void release() {
     opened_.owned.clear();
-    for (plan::ImageServer& server : plan_.servers) {
-      server.key.reset();
+    for (start::Server& server : servers_) {
+      server.mount_namespace.reset();
+      server.user_namespace.reset();
     }
+    plan::drop_keys(plan_);
   }
 
  private:
@@ -170,16 +174,15 @@ class Launch {
     setup.verdict = &verdict_;
     setup.ids = ids_;
     setup.descriptors = opened_.descriptors;
-    setup.user_namespace = user_namespace_.get();
+    setup.user_namespace = user_namespace_.valid() || servers_.empty()
+                               ? user_namespace_.get()
+                               : servers_[0].user_namespace.get();
     setup.frontend = frontend_.get();
     for (const start::Server& server : servers_) {
-      setup.channels.push_back(server.channel.get());
+      setup.servers.push_back(&server);
     }
     if (start_payload(setup) == 0) {
       pid_ = setup.pid;
-      for (start::Server& server : servers_) {
-        start::take_log(server);
-      }
       return true;
     }
     const bool joined = !servers_.empty() && servers_[0].joined();
@@ -188,51 +191,25 @@ class Launch {
       last_words += start::end_server(server);
     }
     if (joined && start::is_lost_server(setup.failure)) {
-      server_is_stuck_ = setup.failure.error.err == EAGAIN;  // it did not answer in time
       return false;
     }
     return start::payload_problem(plan_, setup.failure, last_words);
   }
 
+  // All servers of one container live in one user namespace, the first's.
   Outcome<Ok> obtain_servers(bool share) {
-    UniqueFd theirs;
     for (std::size_t i = 0; i < plan_.servers.size(); ++i) {
-      const int user_namespace = user_namespace_.valid() ? user_namespace_.get() : theirs.get();
+      const int user_namespace = user_namespace_.valid() ? user_namespace_.get()
+                                 : i > 0                 ? servers_[0].user_namespace.get()
+                                                         : -1;
       POSTERN_TRY_ASSIGN(start::Server server,
                          start::obtain_server(plan_.servers[i], {.ids = ids_,
                                                                  .fakeroot = plan_.fakeroot,
                                                                  .user_namespace = user_namespace,
                                                                  .share = share && i == 0}));
-      if (i == 0 && plan_.servers.size() > 1 && user_namespace < 0) {
-        POSTERN_TRY_ASSIGN(theirs, peek_namespace(server));
-      }
       servers_.push_back(std::move(server));
     }
     return Ok{};
-  }
-
-  // All servers of one container live in one user namespace, the first's: takes its descriptors
-  // from the channel and puts them into a new one, for the payload's process to find.
-  Outcome<UniqueFd> peek_namespace(start::Server& server) {
-    start::ServerDescriptors got;
-    if (const int err = start::receive_server_descriptors(server.channel.get(), got); err != 0) {
-      return system_problem("waiting for the server of " + plan_.servers[0].path, err);
-    }
-    std::array<int, 2> pair = {-1, -1};
-    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
-      return system_problem("creating a socket pair", errno);
-    }
-    if (server.joined()) {
-      server.socket = std::move(server.channel);
-    }
-    server.channel = UniqueFd(pair[0]);
-    const UniqueFd sender(pair[1]);
-    if (const int err =
-            start::send_server_descriptors(sender.get(), got.fuse.get(), got.user_namespace.get());
-        err != 0) {
-      return system_problem("passing /dev/fuse on", err);
-    }
-    return std::move(got.user_namespace);
   }
 
   plan::LaunchPlan& plan_;
@@ -242,7 +219,6 @@ class Launch {
   UniqueFd frontend_;
   UniqueFd user_namespace_;
   std::vector<start::Server> servers_;
-  bool server_is_stuck_ = false;
   pid_t pid_ = -1;
 };
 
@@ -262,12 +238,13 @@ Outcome<int> launch(plan::LaunchPlan plan) {
   const auto verdict = std::make_unique<Verdict>();
   POSTERN_TRY(make_verdict(plan, *verdict));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
-  const start::BlockedSignals signals;
+  start::BlockedSignals signals;
   Launch start(plan, *verdict, opened);
   POSTERN_TRY(start.start());
+  signals.hold_all();
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals);
-  start.report_servers();
+  start.leave_servers();
   if (ended.server_died) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");

@@ -26,6 +26,7 @@
 
 #include "frontend/init/inside.h"
 #include "frontend/init/record.h"
+#include "frontend/start/image_mount.h"
 #include "frontend/start/image_server.h"
 #include "frontend/system/capabilities.h"
 #include "frontend/system/child_stack.h"
@@ -39,6 +40,10 @@
 namespace postern::userns {
 namespace {
 
+// From the birth of the process to the payload's program. Slow file servers need some seconds.
+constexpr int kDeadlineMilliseconds = 30'000;
+constexpr int kGraceMilliseconds = 1'000;
+
 // Ends the process on the first failure; whoever reads `setup` afterwards is the parent.
 class Process {
  public:
@@ -46,13 +51,8 @@ class Process {
 
   [[noreturn]] void run_first() {
     die_with_frontend();
-    int user_namespace = setup_.user_namespace;
-    for (std::size_t i = 0; i < setup_.channels.size(); ++i) {
-      const int its = receive_server(i);
-      user_namespace = user_namespace < 0 ? its : user_namespace;
-    }
-    if (user_namespace >= 0) {
-      check(::setns(user_namespace, CLONE_NEWUSER), start::Step::kJoin, Op::kSpawn);
+    if (setup_.user_namespace >= 0) {
+      check(::setns(setup_.user_namespace, CLONE_NEWUSER), start::Step::kJoin, Op::kSpawn);
       if (wants(CLONE_NEWPID)) {
         start_second();
       }
@@ -103,21 +103,12 @@ class Process {
     }
   }
 
-  // The connection to mount becomes the descriptor of the source; returns the user namespace.
-  int receive_server(std::size_t server) noexcept {
-    start::ServerDescriptors got;
-    if (const int err = start::receive_server_descriptors(setup_.channels[server], got); err != 0) {
-      fail(start::Step::kReceive, Error{.err = err, .op = Op::kStart}, server);
+  UniqueFd mount_of(const start::Server& server, std::size_t source) noexcept {
+    Result<UniqueFd> mount = start::clone_mount_of(server.mount_namespace.get());
+    if (!mount) {
+      fail(start::Step::kMount, mount.error(), source);
     }
-    for (std::size_t i = 0; i < setup_.plan->sources.size(); ++i) {
-      const plan::Source& source = setup_.plan->sources[i];
-      if ((source.kind == plan::Source::Kind::kFuse ||
-           source.kind == plan::Source::Kind::kServed) &&
-          source.server == server) {
-        setup_.descriptors[i] = got.fuse.release();
-      }
-    }
-    return got.user_namespace.release();
+    return *std::move(mount);
   }
 
   // clone(2) with CLONE_PARENT: process 1 of the new pid namespace is the frontend's child, not
@@ -201,15 +192,8 @@ class Process {
       if (sources[i].kind != plan::Source::Kind::kFuse && !served) {
         continue;
       }
-      // allow_other lets in the processes of this user namespace, which are all the caller's;
-      // without it fake root could not change its uid. ORDER: the device is closed, so that the
-      // kernel ends the connection once the server dies, and nobody waits for it.
-      Result<UniqueFd> mount = new_fuse_mount(descriptors[i].get(), true);
-      descriptors[i].reset();
-      if (!mount) {
-        fail(start::Step::kMount, mount.error(), i);
-      }
-      descriptors[i] = served ? enter_served(*std::move(mount), i) : *std::move(mount);
+      UniqueFd mount = mount_of(*setup_.servers[sources[i].server], i);
+      descriptors[i] = served ? enter_served(std::move(mount), i) : std::move(mount);
     }
   }
 
@@ -317,6 +301,8 @@ class Process {
     if (const int err = system::drop_capabilities(request.capabilities); err != 0) {
       fail(start::Step::kDrop, Error{.err = err, .op = Op::kStart});
     }
+    // ORDER: after the last change of ids and capabilities, which may clear it (prctl(2)).
+    die_with_frontend();
     // Most payloads need nothing that postern-init alone can do: one exec less. The descriptors of
     // the caller and of ours end with the next one, whichever it is.
     check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);
@@ -346,27 +332,63 @@ class Process {
 
 }  // namespace
 
-namespace {}  // namespace
+namespace {
+
+// Until the process, and the second one where there is one, has executed a program or ended: they
+// alone hold the other end. INVARIANT: till then they may run on this thread's memory, with its
+// thread-local storage, so nothing is done here but to wait.
+void wait_for_program(PayloadSetup& setup, int executed, pid_t first) noexcept {
+  pollfd end = {executed, POLLIN, 0};
+  if (::poll(&end, 1, kDeadlineMilliseconds) != 0) {
+    return;
+  }
+  // What it waits for is most likely an image, whose server is stopped: without it, there is an
+  // answer. Else it waits for a file of a dead file server.
+  for (const start::Server* const server : setup.servers) {
+    if (server->pid > 0) {
+      ::kill(server->pid, SIGKILL);
+    }
+  }
+  if (::poll(&end, 1, kGraceMilliseconds) == 0) {
+    ::kill(first, SIGKILL);
+    if (setup.pid > 0) {
+      ::kill(setup.pid, SIGKILL);
+    }
+    ::poll(&end, 1, kGraceMilliseconds);
+  }
+  if (!setup.failed || setup.failure.error.err == ENOTCONN) {
+    setup.failure = {start::Step::kDeadline, Error{.err = ETIMEDOUT, .op = Op::kStart}, 0};
+    setup.failed = true;
+  }
+}
+
+}  // namespace
 
 int start_payload(PayloadSetup& setup) {
   const system::ChildStack stack;
   const Process process(setup);
-  int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
-  if (setup.user_namespace < 0 && setup.channels.empty()) {
+  std::array<int, 2> ends = {-1, -1};
+  int flags = CLONE_VM | SIGCHLD;
+  if (setup.user_namespace < 0) {
     flags |=
         CLONE_NEWUSER | process.namespaces() | (process.wants(CLONE_NEWPID) ? CLONE_NEWPID : 0);
   }
-  const pid_t pid = stack.valid() ? ::clone(
-                                        [](void* setup_) -> int {
-                                          Process(*static_cast<PayloadSetup*>(setup_)).run_first();
-                                        },
-                                        stack.top(), flags, &setup)
-                                  : -1;
+  const bool ready = stack.valid() && ::pipe2(ends.data(), O_CLOEXEC) == 0;
+  const UniqueFd executed(ends[0]);
+  UniqueFd held(ends[1]);
+  const pid_t pid = ready ? ::clone(
+                                [](void* setup_) -> int {
+                                  Process(*static_cast<PayloadSetup*>(setup_)).run_first();
+                                },
+                                stack.top(), flags, &setup)
+                          : -1;
   if (pid < 0) {
     setup.failure = {start::Step::kClone, Error{.err = errno, .op = Op::kSpawn}, 0};
     setup.failed = true;
     return -1;
   }
+  held.reset();
+  wait_for_program(setup, executed.get(), pid);
   if (setup.pid < 0 && !setup.failed) {
     setup.pid = pid;
     return 0;

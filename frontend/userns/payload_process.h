@@ -8,22 +8,23 @@
 #include "frontend/plan/launch_plan.h"
 #include "frontend/start/failure.h"
 #include "frontend/start/id_map.h"
+#include "frontend/start/image_server.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/verdict.h"
 
 namespace postern::userns {
 
 // All that the process needs, prepared before it exists: it shares the memory of its parent, which
-// sleeps until postern-init is executed (clone(2), CLONE_VM|CLONE_VFORK). That makes its birth
-// cheap (no page tables to copy) and lets it report without a pipe.
+// only waits, with a deadline, until postern-init is executed (clone(2), CLONE_VM). That makes its
+// birth cheap (no page tables to copy) and lets it report without a pipe.
 struct PayloadSetup {
   const plan::LaunchPlan* plan = nullptr;
   Verdict* verdict = nullptr;  // of the plan, checked; FUSE roots become mounts in it
   start::Ids ids;
-  std::vector<int> descriptors;  // of the request; -1: the process opens it itself
-  std::vector<int> channels;     // to the servers of the plan, in its order
-  int user_namespace = -1;  // to join; -1 where the first server brings it or a new one is made
-  int frontend = -1;        // pidfd of the parent
+  std::vector<int> descriptors;               // of the request; -1: the process opens it itself
+  std::vector<const start::Server*> servers;  // of the plan, in its order
+  int user_namespace = -1;                    // to join; -1: a new one
+  int frontend = -1;                          // pidfd of the parent
 
   // Filled in by the process.
   pid_t pid = -1;

@@ -1,19 +1,17 @@
 // Mounts an image as a start does: a new user and mount namespace, /dev/fuse opened in it,
 // postern-squashfs on the other end. Then runs a command there.
 //
-//   fuse_starter [-n] [-j SOCKETNAME] [-k KEYFILE] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER
-//   OPTIONS…] -- COMMAND…
+//   fuse_starter [-n] [-k KEYFILE] SERVER IMAGE OFFSET SIZE MOUNTPOINT [SERVER OPTIONS…] --
+//   COMMAND…
 //
 // Exits as the command does; 120 where the server did not end well, 121 for a failed step. -n: do
-// not unmount and do not wait for the server (it must notice by itself). -j: the server shares the
-// mount on an abstract socket of that name. -k: passes the file as --key-fd.
+// not unmount and do not wait for the server (it must notice by itself). -k: passes the file as
+// --key-fd.
 #include <string>
 #include <vector>
 
 #include <sys/mount.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include <fcntl.h>
@@ -47,20 +45,6 @@ void enter_user_namespace(uid_t uid, gid_t gid) {
   write_file("/proc/self/gid_map", std::to_string(gid) + " " + std::to_string(gid) + " 1");
 }
 
-int listen_on(const char* name) {
-  const int fd = ::socket(AF_UNIX, SOCK_SEQPACKET, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  ::strncpy(address.sun_path + 1, name, sizeof address.sun_path - 2);
-  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + ::strlen(name));
-  // SAFETY: bind(2) takes every address as a sockaddr.
-  if (fd < 0 || ::bind(fd, reinterpret_cast<sockaddr*>(&address), length) != 0 ||
-      ::listen(fd, 128) != 0) {
-    fail("listen");
-  }
-  return fd;
-}
-
 pid_t start_server(const char* program, std::vector<std::string> arguments) {
   const pid_t pid = ::fork();
   if (pid == 0) {
@@ -79,14 +63,11 @@ pid_t start_server(const char* program, std::vector<std::string> arguments) {
 
 int main(int argc, char** argv) {
   bool leave = false;
-  const char* share = nullptr;
   const char* key = nullptr;
   int option = 0;
-  while ((option = ::getopt(argc, argv, "+nj:k:")) != -1) {
+  while ((option = ::getopt(argc, argv, "+nk:")) != -1) {
     if (option == 'n') {
       leave = true;
-    } else if (option == 'j') {
-      share = optarg;
     } else if (option == 'k') {
       key = optarg;
     } else {
@@ -105,7 +86,6 @@ int main(int argc, char** argv) {
   if (image < 0) {
     fail(argv[optind + 1]);
   }
-  const int listening = share != nullptr ? listen_on(share) : -1;
   enter_user_namespace(uid, gid);
   const int fuse = ::open("/dev/fuse", O_RDWR);
   if (fuse < 0) {
@@ -114,9 +94,6 @@ int main(int argc, char** argv) {
   std::vector<std::string> arguments = {
       "--fuse-fd", std::to_string(fuse), "--image-fd", std::to_string(image),
       "--offset",  argv[optind + 2],     "--size",     argv[optind + 3]};
-  if (listening >= 0) {
-    arguments.insert(arguments.end(), {"--listen-fd", std::to_string(listening)});
-  }
   for (; ::strcmp(argv[command], "--") != 0; ++command) {
     arguments.emplace_back(argv[command]);
   }
@@ -142,9 +119,6 @@ int main(int argc, char** argv) {
   }
   ::close(fuse);
   ::close(image);
-  if (listening >= 0) {
-    ::close(listening);
-  }
   const pid_t child = ::fork();
   if (child == 0) {
     if (::chdir(target) != 0) {

@@ -8,6 +8,7 @@ import glob
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -73,6 +74,8 @@ class Bench:
     def cleanup(self):
         self.end_processes()
         shutil.rmtree(self.top, ignore_errors=True)
+        for path in glob.glob(f"/tmp/postern-{self.user.uid}*"):
+            shutil.rmtree(path, ignore_errors=True)
         self.user.remove()
 
     def make_directory(self, name, mode=0o755):
@@ -189,23 +192,28 @@ class Bench:
         return found
 
     def sockets(self):
-        """Names of servers of this user; the uid is inside the name, so by process instead."""
-        inodes = set()
-        for pid in self.processes():
-            for path in glob.glob(f"/proc/{pid}/fd/*"):
-                try:
-                    inodes.add(os.readlink(path))
-                except OSError:
-                    continue
-        with open("/proc/net/unix") as file:
-            return [line.split()[-1] for line in file if "@postern-" in line and f"socket:[{line.split()[6]}]" in inodes]
+        """Sockets of this user's servers that somebody listens at. A start that was killed leaves its name."""
+        found = []
+        for path in glob.glob(f"/tmp/postern-{self.user.uid}*/*"):
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                entry = os.open(path, os.O_PATH)
+                probe.connect(f"/proc/self/fd/{entry}")
+                found.append(path)
+            except OSError:
+                pass
+            finally:
+                probe.close()
+                os.close(entry)
+        return found
 
     def temporary_files(self):
         found = []
         for place in ("/tmp", "/var/tmp", "/dev/shm"):
             for name in os.listdir(place):
                 try:
-                    if os.lstat(os.path.join(place, name)).st_uid == self.user.uid:
+                    mine = os.lstat(os.path.join(place, name)).st_uid == self.user.uid
+                    if mine and not name.startswith(f"postern-{self.user.uid}"):
                         found.append(os.path.join(place, name))
                 except OSError:
                     continue

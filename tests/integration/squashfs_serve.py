@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """postern-squashfs serves exactly what mksquashfs packed.
 
-    squashfs_serve.py SERVER STARTER JOINER
+    squashfs_serve.py SERVER STARTER
 
 Builds trees with everything a file system can hold, packs them with every compression, mounts them
-as an ordinary user in a user namespace, and compares every attribute and every byte. Then sharing,
+as an ordinary user in a user namespace, and compares every attribute and every byte. Then
 signals, damaged images, and that nothing is left behind. Exit 77: this host cannot run it.
 """
 import ctypes
@@ -151,17 +151,14 @@ def pack(source, image, *options):
 
 class Work:
     def __init__(self):
-        global SERVER, STARTER, JOINER, SELF
+        global SERVER, STARTER, SELF
         self.top = tempfile.mkdtemp(prefix="postern-squashfs-")
         os.chmod(self.top, 0o755)
         self.mount = f"{self.top}/mount"
-        self.mount2 = f"{self.top}/mount2"
         os.mkdir(self.mount)
-        os.mkdir(self.mount2)
         self.report = tap.Report()
         # The test's user may not be able to reach the build tree.
-        SERVER, STARTER, JOINER, SELF = (shutil.copy(path, self.top) for path in
-                                         (*sys.argv[1:4], __file__))
+        SERVER, STARTER, SELF = (shutil.copy(path, self.top) for path in (*sys.argv[1:3], __file__))
 
     def serve(self, image, command, *options, starter=(), size=None, offset=0):
         size = size or os.path.getsize(image) - offset
@@ -257,65 +254,6 @@ print(len(names), hash(tuple(names)) != 0, names[0], names[-1])
 def test_owner(work, gzip):
     run = work.serve(gzip, ["sh", "-c", "find . ! -uid %d -o ! -gid %d" % (USER, USER)])
     work.check("every file belongs to --owner", run.returncode == 0 and run.stdout == "", run.stdout[:200])
-
-
-def test_sharing(work, gzip, want):
-    name = f"postern-test-{os.getpid()}"
-    # The first one ends while a joiner is at work: the mount lives on for it.
-    size = str(os.path.getsize(gzip))
-    first = subprocess.Popen(
-        as_user([STARTER, "-j", name, SERVER, gzip, "0", size, work.mount, "--owner",
-                 f"{USER}:{USER}", "--", "sh", "-c", "stat -c %d setuid; sleep 1"]),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    device = first.stdout.readline().strip()
-    joiners = [subprocess.Popen(
-        as_user([JOINER, *how, name, work.mount2, "sh", "-c",
-                 f"stat -c %d setuid; sleep 2; exec {PYTHON} {SELF} --manifest"]),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for how in ((), ("-f",))]
-    results = [j.communicate(timeout=60) for j in joiners]
-    for how, (out, err) in zip(("mount(2)", "fsopen(2)"), results):
-        line, _, rest = out.partition("\n")
-        work.check(f"a second mount by {how} is the same file system", line == device != "", f"{device} {out[:80]} {err}")
-        work.check(f"it outlives the first mount ({how})", rest and json.loads(rest) == want, err)
-    _, err = first.communicate(timeout=60)
-    work.check("the server ends with the last mount", first.returncode == 0, err)
-    late = subprocess.run(as_user([JOINER, name, work.mount2, "true"]), capture_output=True, text=True)
-    work.check("a joiner that comes too late is told so", late.returncode == 111, late.stderr)
-
-    # The first start is killed while somebody has joined; others still can.
-    starter = subprocess.Popen(
-        as_user([STARTER, "-n", "-j", name, SERVER, gzip, "0", size, work.mount, "--", "sh", "-c",
-                 "cat setuid >/dev/null; echo up; exec sleep 60"]),
-        stdout=subprocess.PIPE, start_new_session=True, text=True)
-    starter.stdout.readline()
-    holder = subprocess.Popen(as_user([JOINER, name, work.mount2, "sh", "-c", "echo in; exec sleep 60"]),
-                              stdout=subprocess.PIPE, text=True)
-    holder.stdout.readline()
-    os.killpg(starter.pid, signal.SIGKILL)
-    starter.wait()
-    many = [subprocess.Popen(as_user([JOINER, name, work.mount2, "cmp", "setuid", "setuid"]))
-            for _ in range(64)]
-    codes = {process.wait(timeout=60) for process in many}
-    work.check("64 join when the first start was killed", codes == {0}, str(codes))
-    holder.kill()
-    holder.wait()
-    if AS_ROOT:
-        work.check("and the server ends with the last of them", gone(gzip))
-
-    # Joiners during teardown: each runs its command or gets one of the two clean failures.
-    outcomes = {}
-    for _ in range(15):
-        first = subprocess.Popen(
-            as_user([STARTER, "-j", name, SERVER, gzip, "0", size, work.mount, "--", "true"]),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        late = [subprocess.Popen(as_user([JOINER, name, work.mount2, "cat", "setuid"]),
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                for _ in range(4)]
-        for process in late + [first]:
-            process.wait(timeout=30)
-            outcomes[process.returncode] = outcomes.get(process.returncode, 0) + 1
-    work.check("joiners during teardown succeed or fail cleanly", set(outcomes) <= {0, 111, 112},
-               str(outcomes))
 
 
 def xts(key, data, sector, iv_offset):
@@ -549,7 +487,6 @@ def main():
         test_owner(work, gzip)
         test_giant(work)
         test_large_directory(work)
-        test_sharing(work, gzip, want)
         test_layers(work, gzip, want)
         test_life(work, gzip)
         test_killed_server(work, gzip)

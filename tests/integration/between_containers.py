@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""What a hostile program in one container of a user can do to the user's other containers: nothing."""
+import glob
+import os
+import shutil
+import subprocess
+
+import harness
+
+harness.PARTS.update({"libexec/postern/postern-crypt": "frontend/crypt/postern-crypt",
+                      "libexec/postern/postern-keys": "frontend/keys/postern-keys"})
+bench = harness.Bench()
+NEIGHBOUR = os.path.join(os.environ["POSTERN_BUILD"], "tests/integration/neighbour")
+ROOT = bench.rootfs(files={"big": "x" * 4000000, "which": "victim\n"})
+SQUASHFS = bench.squashfs(ROOT)
+HOSTILE_ROOT = bench.rootfs("hostile", files={"which": "hostile\n"})
+shutil.copy(NEIGHBOUR, HOSTILE_ROOT + "/bin/neighbour")
+os.chmod(HOSTILE_ROOT + "/bin/neighbour", 0o755)
+HOSTILE = bench.squashfs(HOSTILE_ROOT)
+PLACE = f"/tmp/postern-{bench.user.uid}"
+PLACES = ["/tmp", "/run", "/var/tmp", "/dev/shm", bench.user.home, bench.work]
+CONTAINED = ["--containall"]
+UNCONTAINED = ["--bind", "/tmp", "--bind", "/run", "--bind", "/dev/shm"]
+
+
+
+
+def pem():
+    private, public = os.path.join(bench.work, "key.pem"), os.path.join(bench.work, "key.pub")
+    subprocess.run(["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", private],
+                   check=True, stderr=subprocess.DEVNULL)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    os.chown(private, bench.user.uid, bench.user.gid)
+    os.chmod(private, 0o600)
+    return private, public
+
+
+PEM, PUBLIC = pem()
+SEALED = bench.sif(SQUASHFS, "sealed.sif")
+bench.run("seal", SEALED).ok()
+ENCRYPTED = os.path.join(bench.work, "encrypted.sif")
+bench.run("encrypt", "--pem-path", PUBLIC, bench.sif(SQUASHFS, "plain.sif"), ENCRYPTED).ok()
+VICTIMS = {"plain": [SQUASHFS], "sealed": [SEALED], "encrypted": ["--pem-path", PEM, ENCRYPTED]}
+
+
+def servers(b):
+    return b.processes("postern-squashfs --starter")
+
+
+def start(b, *arguments, command=("sh", "-c", "echo ready; exec sleep 60")):
+    process = b.popen("exec", *arguments, *command)
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    return process, line.decode()
+
+
+def stop(*processes):
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def joined_and_right(b, victim):
+    """A start beside a running one of the same image: it shares the server, and sees the image."""
+    before = servers(b)
+    b.run("exec", *victim, "sh", "-c", "cat /which; wc -c < /big").prints("victim\n4000000\n")
+    assert servers(b) == before, (before, servers(b))
+
+
+def spoils(result):
+    result.ok()
+    assert "searched" in result.lines, repr(result)
+    return [line for line in result.lines if line.startswith("got")]
+
+
+def attack(b, options):
+    for kind, victim in VICTIMS.items():
+        running, _ = start(b, *victim)
+        try:
+            joined_and_right(b, victim)
+            found = spoils(b.run("exec", *options, HOSTILE, "neighbour", "search", *PLACES, timeout=120))
+            assert not found, f"{kind}: " + "\n".join(found)
+            joined_and_right(b, victim)
+        finally:
+            stop(running)
+
+
+def a_contained_payload_gets_nothing(b):
+    """the payload of a --containall container gets no descriptor, key, memory or namespace of another container"""
+    attack(b, CONTAINED)
+
+
+def an_uncontained_payload_gets_nothing(b):
+    """… nor does one that sees the folder in which starts meet, and all processes of its user"""
+    attack(b, UNCONTAINED)
+
+
+def the_place_is_seen_there(b):
+    """(that one does see the sockets: its failure is a refusal)"""
+    running, _ = start(b, SQUASHFS)
+    try:
+        seen = b.run("exec", *UNCONTAINED, HOSTILE, "neighbour", "search", PLACE).ok()
+        assert any(line.startswith("saw " + PLACE) for line in seen.lines), repr(seen)
+        hidden = b.run("exec", *CONTAINED, HOSTILE, "neighbour", "search", *PLACES, timeout=120).ok()
+        assert not any(line.startswith("saw ") for line in hidden.lines), repr(hidden)
+    finally:
+        stop(running)
+
+
+def a_payload_that_serves_is_not_believed(b):
+    """a payload that takes the place of every server is told nothing, and starts go on without it"""
+    for victim in VICTIMS.values():
+        running, _ = start(b, *victim)
+        impostor, line = start(b, *UNCONTAINED, HOSTILE, command=("neighbour", "serve", PLACE))
+        try:
+            assert line == "serving 2\n", line  # of the victim's server, and of its own
+            for _ in range(3):
+                b.run("exec", *victim, "cat", "/which").prints("victim\n")
+        finally:
+            impostor.kill()
+            told, _ = impostor.communicate()
+            stop(running)
+        assert b"got" not in told, told
+        shutil.rmtree(PLACE, ignore_errors=True)
+
+
+def a_payload_that_holds_the_lock_delays_nobody_for_ever(b):
+    """a payload that holds the lock of that folder costs a start some time, not its right end"""
+    running, _ = start(b, SQUASHFS)
+    holder, line = start(b, *UNCONTAINED, HOSTILE, command=("neighbour", "lock", PLACE))
+    assert line == "held\n", line
+    try:
+        b.run("exec", *VICTIMS["sealed"], "cat", "/which", timeout=60).prints("victim\n")
+        joined_and_right(b, VICTIMS["plain"])
+    finally:
+        stop(holder, running)
+
+
+def another_user_occupies_every_name(b):
+    """another user who took every name beforehand: starts share one server all the same"""
+    os.mkdir(PLACE)
+    os.chown(PLACE, 65534, 65534)
+    try:
+        one, _ = start(b, SQUASHFS)
+        joined_and_right(b, VICTIMS["plain"])
+        hidden = glob.glob(PLACE + "-*")
+        assert len(hidden) == 1 and os.stat(hidden[0]).st_mode & 0o777 == 0o700, hidden
+        stop(one)
+        # It has been seen by now, and is taken as well.
+        os.makedirs(hidden[0], exist_ok=True)
+        os.chown(hidden[0], 65534, 65534)
+        two, _ = start(b, SQUASHFS)
+        joined_and_right(b, VICTIMS["plain"])
+        stop(two)
+        os.rmdir(hidden[0])
+    finally:
+        os.rmdir(PLACE)
+
+
+def nobody_sees_who_runs_what(b):
+    """/proc/net/unix names neither the user nor the image of a server"""
+    running, _ = start(b, SQUASHFS)
+    try:
+        with open("/proc/net/unix") as file:
+            lines = [line for line in file if "postern" in line or str(os.stat(SQUASHFS).st_ino) in line.split()[-1]]
+        assert not lines, lines
+    finally:
+        stop(running)
+
+
+def only_the_server_holds_the_device(b):
+    """while containers run, /dev/fuse is open in their server and nowhere else"""
+    one, _ = start(b, SQUASHFS)
+    two, _ = start(b, "--containall", SQUASHFS)
+    try:
+        holders = set()
+        for pid in b.processes():
+            for path in glob.glob(f"/proc/{pid}/fd/*"):
+                try:
+                    if os.stat(path).st_rdev == os.makedev(10, 229):
+                        holders.add(pid)
+                except OSError:
+                    continue
+        assert holders == set(servers(b)) and len(holders) == 1, (holders, servers(b))
+    finally:
+        stop(one, two)
+
+
+def the_volume_key_is_out_of_reach(b):
+    """no process of the same user, outside of containers too, opens the volume key of a start"""
+    watcher = b.popen(command=[NEIGHBOUR_COPY, "keys", "6000"])
+    while watcher.poll() is None:
+        b.run("exec", "--no-share", *VICTIMS["encrypted"], "cat", "/which").prints("victim\n")
+    out, err = watcher.communicate()
+    lines = out.decode().splitlines()
+    assert lines and lines[-1].startswith("saw ") and int(lines[-1].split()[1]) > 1, (lines, err)
+    assert len(lines) == 1, lines
+
+
+def the_server_cannot_be_looked_into(b):
+    """no process of the same user, outside of containers too, attaches to a server or reads its memory"""
+    running, _ = start(b, *VICTIMS["encrypted"])
+    try:
+        result = b.run(command=[NEIGHBOUR_COPY, "search", "/nonexistent"], timeout=120).ok()
+        found = [line for line in result.lines if "postern-squashf" in line]
+        assert not found, found
+    finally:
+        stop(running)
+
+
+def capabilities_are_not_shared(b):
+    """a payload with capabilities in its user namespace has one of its own"""
+    one, _ = start(b, "--fakeroot", SQUASHFS)
+    two, _ = start(b, "--fakeroot", SQUASHFS)
+    try:
+        children = [pid for pid in b.processes("sleep 60") if os.readlink(f"/proc/{pid}/exe").endswith("busybox")]
+        namespaces = {os.readlink(f"/proc/{pid}/ns/user") for pid in children}
+        assert len(children) == 2 and len(namespaces) == 2, (children, namespaces)
+    finally:
+        stop(one, two)
+
+
+NEIGHBOUR_COPY = os.path.join(bench.top, "neighbour")
+shutil.copy(NEIGHBOUR, NEIGHBOUR_COPY)
+os.chmod(NEIGHBOUR_COPY, 0o755)
+bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothing, the_place_is_seen_there,
+            a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
+            another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
+            the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, capabilities_are_not_shared])
