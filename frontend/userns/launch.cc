@@ -159,6 +159,9 @@ class Launch {
     for (plan::ImageServer& server : plan_.servers) {
       server.key.reset();
     }
+    for (const int fd : std::exchange(plan_.inherited, {})) {
+      ::close(fd);  // the payload's alone: it may wait for the end of a pipe
+    }
   }
 
  private:
