@@ -177,6 +177,9 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
   for (const std::string& warning : arguments->warnings()) {
     message::warning(warning);
   }
+  for (const std::string& note : arguments->notes()) {
+    message::verbose(note);
+  }
   if (arguments->given("help")) {
     std::fputs(help(command).c_str(), stdout);
     return 0;

@@ -118,7 +118,10 @@ std::vector<std::string> with_arguments(std::vector<std::string> argv, const Lau
 
 int run_shell(const LaunchRecord& record, Environment& environment) {
   std::vector<std::string> argv;
-  if (!record.shell.empty()) {
+  if (!record.shell.empty() && !is_executable(record.shell)) {
+    message::warning("the image has no " + record.shell + ": another shell starts");
+  }
+  if (!record.shell.empty() && is_executable(record.shell)) {
     argv = {record.shell};
   } else if (is_executable("/bin/bash")) {
     argv = {"/bin/bash", "--norc"};
