@@ -135,9 +135,15 @@ Result<> mount_root(Root& root, const char* device) noexcept {
 Result<> create(const Root& root, int parent, const char* name, bool directory) noexcept {
   struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
-  use_capabilities(status.st_dev == root.overlay ? kAllThatAreLeft : 0);
-  const int made =
-      directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
+  const bool ours = status.st_dev == root.overlay;
+  const auto make = [&] {
+    return directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
+  };
+  use_capabilities(ours ? kAllThatAreLeft : 0);
+  int made = make();
+  // It exists and could not be opened: a link of the image that leads nowhere (systemd-resolved
+  // makes such a resolv.conf). The mount point takes its place.
+  if (made != 0 && errno == EEXIST && ours && ::unlinkat(parent, name, 0) == 0) made = make();
   const int err = errno;
   use_capabilities(kMounting);
   return require(made == 0 || err == EEXIST, Op::kTarget, err);

@@ -19,6 +19,7 @@
 #include "frontend/plan/unlock.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
+#include "frontend/system/inherited.h"
 #include "frontend/system/libexec.h"
 #include "frontend/userns/launch.h"
 #include "policy/config/site.h"
@@ -60,8 +61,12 @@ std::optional<suid::ImageAccounts> begin_accounts(const plan::PlanInput& input,
 
 Outcome<plan::PlanInput> gather(plan::Action action,
                                 const config::SiteConfig& site,
+                                std::vector<int> inherited,
                                 std::optional<suid::ImageAccounts>& accounts) {
   plan::PlanInput input;
+  input.inherited = std::move(inherited);
+  // The secret's descriptor is for the program that reads it.
+  std::erase(input.inherited, action.passphrase_fd.value_or(-1));
   input.caller = plan::read_caller();
   if (input.caller.directory.empty()) {
     message::warning(
@@ -95,7 +100,8 @@ Outcome<plan::PlanInput> gather(plan::Action action,
                              .set = std::move(action.set)};
   for (const std::string& file : action.files) {
     const std::string path = file.starts_with('/') ? file : input.caller.directory + '/' + file;
-    POSTERN_TRY_ASSIGN(std::vector<std::string> variables, plan::evaluate_environment_file(path));
+    POSTERN_TRY_ASSIGN(std::vector<std::string> variables,
+                       plan::evaluate_environment_file(path, environ));
     std::move(variables.begin(), variables.end(), std::back_inserter(wish.from_files));
   }
   input.environment = plan::payload_environment(wish, environ);
@@ -141,14 +147,15 @@ Outcome<int> launch(plan::LaunchPlan plan,
   return userns::launch(std::move(plan));
 }
 
-Outcome<int> start(plan::Action action) {
+Outcome<int> start(plan::Action action, std::vector<int> inherited) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   const bool no_suid = action.user_namespace;
   if (!no_suid) {
     POSTERN_TRY(suid::require_settings(config_path()));
   }
   std::optional<suid::ImageAccounts> accounts;
-  POSTERN_TRY_ASSIGN(plan::PlanInput input, gather(std::move(action), site, accounts));
+  POSTERN_TRY_ASSIGN(plan::PlanInput input,
+                     gather(std::move(action), site, std::move(inherited), accounts));
   for (const std::string& warning : input.environment.warnings) {
     message::warning(warning);
   }
@@ -164,6 +171,8 @@ Outcome<int> start(plan::Action action) {
 }
 
 int act(init::Action what, std::string_view name, std::span<const std::string> words) {
+  // ORDER: before anything is opened.
+  std::vector<int> inherited = system::take_inherited_descriptors();
   const Command& command = *find_command(name);
   auto arguments = option::parse(action_options(), command.options, words, environ, true);
   if (!arguments) {
@@ -175,6 +184,9 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
   }
   for (const std::string& warning : arguments->warnings()) {
     message::warning(warning);
+  }
+  for (const std::string& note : arguments->notes()) {
+    message::verbose(note);
   }
   if (arguments->given("help")) {
     std::fputs(help(command).c_str(), stdout);
@@ -189,7 +201,8 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
   } else if (action.error().exit_code == kExitUsage) {
     return report_usage_error(command, action.error());
   }
-  auto status = action ? start(*std::move(action)) : Outcome<int>(std::move(action).error());
+  auto status = action ? start(*std::move(action), std::move(inherited))
+                       : Outcome<int>(std::move(action).error());
   if (!status) {
     message::fatal(status.error());
     return status.error().exit_code;

@@ -3,10 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <arpa/inet.h>
 
 #include "policy/config/capabilities.h"
 #include "protocol/exit_codes.h"
@@ -17,8 +20,7 @@ namespace {
 constexpr std::string_view kLimits =
     "start it under your batch system's limits, or: systemd-run --user --scope -p CPUQuota=… "
     "-p MemoryMax=… postern …";
-constexpr std::string_view kNoDaemon =
-    "save the image first: docker save NAME:TAG > FILE, then docker-archive:FILE";
+constexpr std::string_view kNoDaemon = "images come from registries and archives, not from a docker daemon";
 constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
 
 // clang-format off
@@ -94,7 +96,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kText, kActions, "", "", kLimits},
   {"boot", 0, "BOOT", option::Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
   {"cdi-dirs", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
-  {"compat32", 0, "COMPAT32", option::Kind::kFlag, kActions, "", "", "bind the 32-bit libraries with --containlibs"},
+  {"compat32", 0, "COMPAT32", option::Kind::kFlag, kActions, "", "", {}, false, "32-bit libraries of the host are bound by --containlibs"},
   {"cpu-shares", 0, "CPU_SHARES", option::Kind::kText, kActions, "", "", kLimits},
   {"cpus", 0, "CPUS", option::Kind::kText, kActions, "", "", kLimits},
   {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
@@ -102,7 +104,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"device", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
   {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
-  {"docker-host", 0, "", option::Kind::kText, kActions, "", "", kNoDaemon},
+  {"docker-host", 0, "DOCKER_HOST", option::Kind::kText, kActions, "", "", {}, false, kNoDaemon},
   {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
   {"intel-hpu", 0, "INTEL_HPU", option::Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
   {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
@@ -112,10 +114,10 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv"},
   {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
   {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
-  {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", "environment scripts have no time limit here: use timeout(1) around the whole command"},
-  {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", "leave it out: processes that start the same image share its mount and namespace without it"},
-  {"underlay", 0, "UNDERLAY", option::Kind::kFlag, kActions, "", "", "leave it out: missing mount points always appear through overlay"},
-  {"unsquash", 0, "UNSQUASH", option::Kind::kFlag, kActions, "", "", "make a directory with `postern build --sandbox DIR IMAGE` and run that"},
+  {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", {}, false, "commands of environment scripts have no time limit here"},
+  {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", {}, false, "processes that start the same image share its mount and namespace anyway"},
+  {"underlay", 0, "UNDERLAY", option::Kind::kFlag, kActions, "", "", {}, false, "missing mount points appear through overlay"},
+  {"unsquash", 0, "UNSQUASH", option::Kind::kFlag, kActions, "", "", {}, false, "the image is served as it is"},
 });
 // clang-format on
 
@@ -144,9 +146,40 @@ bool is_hostname(std::string_view name) {
   });
 }
 
+// One record of CSV that has quotes: "A=1,2",B=3. nullopt where a quote is out of place: then the
+// text is taken as it stands.
+std::optional<std::vector<std::string>> quoted_settings(std::string_view text) {
+  std::vector<std::string> fields(1);
+  bool quoted = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const bool starts = fields.back().empty() && (i == 0 || text[i - 1] == ',');
+    if (text[i] == '"' && quoted && i + 1 < text.size() && text[i + 1] == '"') {
+      fields.back() += text[i++];
+    } else if (text[i] == '"' && quoted) {
+      quoted = false;
+      if (i + 1 < text.size() && text[i + 1] != ',') {
+        return std::nullopt;
+      }
+    } else if (text[i] == '"' && starts) {
+      quoted = true;
+    } else if (text[i] == ',' && !quoted) {
+      fields.emplace_back();
+    } else {
+      fields.back() += text[i];
+    }
+  }
+  return quoted ? std::nullopt : std::optional(std::move(fields));
+}
+
 // "A=1,B=2": pflag's string map. A comma inside a value belongs to it unless NAME= follows, so that
 // A=1,2 works as typed.
 void split_settings(std::string_view text, std::vector<std::string>& out) {
+  if (text.starts_with('"') || text.find(",\"") != std::string_view::npos) {
+    if (auto fields = quoted_settings(text)) {
+      std::move(fields->begin(), fields->end(), std::back_inserter(out));
+      return;
+    }
+  }
   const auto starts_setting = [](std::string_view rest) {
     const auto equals = rest.find('=');
     if (equals == 0 || equals == rest.npos) {
@@ -302,6 +335,15 @@ Outcome<plan::Action> to_action(const option::Arguments& arguments) {
   action.no_umask = arguments.given("no-umask");
   action.app = arguments.text("app");
   action.shell = arguments.text("shell");
+
+  for (const std::string& address : action.dns) {
+    std::array<unsigned char, sizeof(in6_addr)> bytes{};
+    if (::inet_pton(AF_INET, address.c_str(), bytes.data()) != 1 &&
+        ::inet_pton(AF_INET6, address.c_str(), bytes.data()) != 1) {
+      return bad_value("--dns: \"" + address + "\" is not an IP address",
+                       "give addresses of name servers, separated by commas");
+    }
+  }
 
   const bool compat = arguments.given("compat");
   if (compat || arguments.given("containall")) {

@@ -40,6 +40,11 @@ int report_usage_error(const Command& command, const Problem& problem);
 // Becomes the command's program; returns only where that fails.
 int run_program(const Command& command, std::span<const std::string> words);
 
+// The name by which this program was started: tools look for "apptainer" and "singularity", and ask
+// those for a version that they know.
+void set_called_as(std::string_view name);
+void print_version();  // of --version
+
 // The path of --config, or of the installed file.
 const std::string& config_path();
 void set_config_path(std::string path);

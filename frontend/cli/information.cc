@@ -17,8 +17,30 @@
 
 namespace postern::cli {
 
+namespace {
+
+// The Apptainer whose command line this is: what Snakemake, cwltool and Nextflow compare with the
+// least version that they work with.
+constexpr const char* kApptainerVersion = "1.5.3";
+
+bool g_is_apptainer = false;
+
+}  // namespace
+
+void set_called_as(std::string_view name) {
+  g_is_apptainer = name == "apptainer" || name == "singularity";
+}
+
+void print_version() {
+  if (g_is_apptainer) {
+    std::printf("apptainer version %s\n", kApptainerVersion);
+  } else {
+    std::puts(POSTERN_VERSION);
+  }
+}
+
 int version_command(std::span<const std::string> /*words*/) {
-  std::puts(POSTERN_VERSION);
+  std::puts(g_is_apptainer ? kApptainerVersion : POSTERN_VERSION);
   return 0;
 }
 

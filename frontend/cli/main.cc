@@ -73,14 +73,19 @@ int dispatch(const std::vector<std::string>& words) {
   }
   publish(*global);
   if (global->given("version")) {
-    return version_command({});
+    print_version();
+    return 0;
+  }
+  if (global->given("config") && ::access(config_path().c_str(), R_OK) != 0) {
+    return usage_error(system_problem("--config " + config_path(), errno,
+                                      "name a readable postern.toml, or leave the option out"));
   }
   const std::vector<std::string>& rest = global->positional();
   if (global->given("help")) {
     return help_command({});
   }
   if (rest.empty()) {
-    std::fputs(general_help().c_str(), stderr);
+    std::fputs(general_help().c_str(), stdout);
     return kExitUsage;
   }
   const Command* command = find_command(rest[0]);
@@ -126,6 +131,7 @@ namespace {
 int run(int argc, char** argv) {
   std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
   const std::string_view self = argc > 0 ? argv[0] : "";
+  postern::cli::set_called_as(self.substr(self.rfind('/') + 1));
   // The launch line of SIF files: "#!/usr/bin/env run-singularity".
   if (self.substr(self.rfind('/') + 1) == "run-singularity") {
     words.insert(words.begin(), {"--quiet", "run"});

@@ -17,7 +17,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "frontend/init/env_script.h"
+#include "frontend/init/oci_script.h"
 #include "frontend/init/payload.h"
 #include "frontend/message/message.h"
 
@@ -52,11 +52,14 @@ Outcome<> enter_directory(const LaunchRecord& record) {
     return system_problem("entering the working directory " + record.cwd, err,
                           "give a directory of the container with --cwd");
   }
-  if (!record.home.empty() && ::chdir(record.home.c_str()) == 0) {
-    return Ok{};
-  }
-  if (::chdir("/") != 0) {
+  const bool at_home = !record.home.empty() && ::chdir(record.home.c_str()) == 0;
+  if (!at_home && ::chdir("/") != 0) {
     return system_problem("entering /", errno);
+  }
+  if (record.cwd_expected && !record.cwd.empty()) {
+    message::warning("the current directory " + record.cwd +
+                     " cannot be entered in the container (" + strerrordesc_np(err) +
+                     "): starting in " + (at_home ? record.home : "/"));
   }
   return Ok{};
 }
@@ -134,43 +137,38 @@ Outcome<> install_filter(const LaunchRecord& record) {
   return Ok{};
 }
 
-std::string quoted(std::string_view text, char special, std::string_view replacement, char quote) {
-  std::string out(1, quote);
-  for (const char c : text) {
-    if (c == special) {
-      out += replacement;
-    } else {
-      out += c;
-    }
-  }
-  out += quote;
-  return out;
-}
-
-ImageEnvironment run_environment_scripts(const LaunchRecord& record) {
+ImageEnvironment run_environment_scripts(const LaunchRecord& record, shell::Reach reach) {
   ImageEnvironment result;
-  result.environment = base_environment(record);
+  shell::Session session(base_environment(record), reach);
   for (const std::string& path : environment_scripts()) {
-    struct stat info = {};
-    if (::stat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
-        ::access(path.c_str(), R_OK) != 0) {
-      result.warnings.push_back("environment script " + path + " is not a readable file: skipped");
+    const std::optional<std::string> text = read_script(path.c_str());
+    if (!text) {
+      result.warnings.push_back("environment script " + path + " cannot be read: skipped");
       continue;
     }
-    const std::optional<std::string> text = read_script(path.c_str());
-    Environment changed = result.environment;
-    if (text && interpret(*text, changed)) {
-      result.environment = std::move(changed);
-    } else {
-      result.plain = false;
+    const shell::Run run = session.run(*text, path);
+    if (run.ended == shell::Ended::kBeyond) {
+      result.complete = false;
+      return result;
     }
-    result.commands += ". " + quoted(path, '\'', "'\\''", '\'') + '\n';
+    for (const std::string& message : run.messages) {
+      result.warnings.push_back(path + ": " + message);
+    }
+    if (run.ended == shell::Ended::kSyntax) {
+      result.warnings.push_back(path +
+                                " is not executed: it is no shell script that postern reads");
+    }
+    if (run.ended == shell::Ended::kExit) {
+      result.exit = run.status;
+      break;
+    }
   }
+  result.environment = session.environment();
   result.environment.drop_unexported();
   return result;
 }
 
-void set_working_directory(Environment& environment) {
+void set_working_directory(shell::Environment& environment) {
   std::array<char, PATH_MAX> path = {};
   if (::getcwd(path.data(), path.size()) != nullptr) {
     environment.set("PWD", path.data());
@@ -181,16 +179,19 @@ std::optional<int> run_in_place(const LaunchRecord& record) {
   if (record.reaper) {
     return std::nullopt;
   }
-  ImageEnvironment image = run_environment_scripts(record);
-  if (!image.plain) {
+  ImageEnvironment image = run_environment_scripts(record, shell::Reach::kFiles);
+  if (!image.complete) {
     return std::nullopt;
   }
   restore_host(image.environment, record);
-  if (!apply_forwarded(image.environment, record).empty()) {
+  if (!apply_forwarded(image.environment, record, shell::Reach::kFiles)) {
     return std::nullopt;
   }
   for (const std::string& warning : image.warnings) {
     message::warning(warning);
+  }
+  if (image.exit) {
+    return image.exit;
   }
   Outcome<> ready = settle(record);
   if (ready) {

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "frontend/init/environment.h"
 #include "frontend/init/record.h"
+#include "frontend/shell/shell.h"
 #include "policy/problem.h"
 
 namespace postern::init {
@@ -21,21 +21,19 @@ Outcome<> install_filter(const LaunchRecord& record);
 
 // What the image's environment scripts make of the runtime's variables.
 struct ImageEnvironment {
-  Environment environment;
-  bool plain = true;     // no shell was needed, `environment` is complete
-  std::string commands;  // what a shell is to execute, where it was
+  shell::Environment environment;
+  bool complete = true;     // the reach sufficed; `environment` is meaningless otherwise
+  std::optional<int> exit;  // a script said `exit`: the payload does not run
   std::vector<std::string> warnings;
 };
 
-ImageEnvironment run_environment_scripts(const LaunchRecord& record);
+// A script that fails is reported, and the next one runs.
+ImageEnvironment run_environment_scripts(const LaunchRecord& record, shell::Reach reach);
 
 // PWD, as the kernel sees the current directory.
-void set_working_directory(Environment& environment);
+void set_working_directory(shell::Environment& environment);
 
-// `text` between `quote`s, with `special` replaced.
-std::string quoted(std::string_view text, char special, std::string_view replacement, char quote);
-
-// The whole way, where it needs neither a shell of the image nor a reaper: does not return once the
+// The whole way, where it needs neither a process nor a reaper: does not return once the
 // payload runs; the exit status where it cannot; nullopt where it takes postern-init, nothing that
 // it would not do again having been done.
 std::optional<int> run_in_place(const LaunchRecord& record);

@@ -1,5 +1,6 @@
 #include "frontend/init/payload.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <optional>
@@ -7,7 +8,7 @@
 
 #include <unistd.h>
 
-#include "frontend/init/env_script.h"
+#include "frontend/init/oci_script.h"
 #include "frontend/message/message.h"
 #include "protocol/exit_codes.h"
 
@@ -68,7 +69,7 @@ int try_exec(const std::string& path,
     pointers.push_back(argument.data());
   }
   pointers.push_back(nullptr);
-  EnvironmentBlock block(environment);
+  shell::EnvironmentBlock block(environment);
   ::execve(path.c_str(), pointers.data(), block.get());
   if (errno != ENOEXEC) {
     return errno;
@@ -117,7 +118,10 @@ std::vector<std::string> with_arguments(std::vector<std::string> argv, const Lau
 
 int run_shell(const LaunchRecord& record, Environment& environment) {
   std::vector<std::string> argv;
-  if (!record.shell.empty()) {
+  if (!record.shell.empty() && !is_executable(record.shell)) {
+    message::warning("the image has no " + record.shell + ": another shell starts");
+  }
+  if (!record.shell.empty() && is_executable(record.shell)) {
     argv = {record.shell};
   } else if (is_executable("/bin/bash")) {
     argv = {"/bin/bash", "--norc"};
@@ -206,8 +210,7 @@ void restore_host(Environment& environment, const LaunchRecord& record) {
   }
 }
 
-std::vector<std::string> apply_forwarded(Environment& environment, const LaunchRecord& record) {
-  std::vector<std::string> need_shell;
+bool apply_forwarded(Environment& environment, const LaunchRecord& record, shell::Reach reach) {
   for (const std::string& assignment : record.forwarded) {
     const auto equals = assignment.find('=');
     if (equals == std::string::npos) {
@@ -218,18 +221,18 @@ std::vector<std::string> apply_forwarded(Environment& environment, const LaunchR
       environment.set(assignment);
       continue;
     }
-    // A later value may refer to an earlier one: once one waits for the shell, all do.
-    std::optional<std::string> expanded;
-    if (need_shell.empty()) {
-      expanded = expand_value(value, environment);
+    std::optional<std::string> expanded = shell::expand_quoted(value, environment, reach);
+    if (!expanded && reach != shell::Reach::kEverything) {
+      return false;
     }
-    if (expanded) {
-      environment.set(assignment.substr(0, equals), *std::move(expanded));
-    } else {
-      need_shell.push_back(assignment);
+    if (!expanded) {
+      message::warning(assignment.substr(0, equals) +
+                       ": its value cannot be evaluated, and is taken as it stands");
     }
+    environment.set(assignment.substr(0, equals),
+                    expanded ? *std::move(expanded) : std::string(value));
   }
-  return need_shell;
+  return true;
 }
 
 void finish_search_paths(Environment& environment, const LaunchRecord& record) {
@@ -237,7 +240,10 @@ void finish_search_paths(Environment& environment, const LaunchRecord& record) {
   append_entry(path, record.prepend_path);
   append_entry(path, value_of(environment, "PATH"));
   append_entry(path, record.append_path);
-  for (std::string_view rest = kDefaultPath; !rest.empty();) {
+  // What was asked for by name is all there is; to the image's own PATH the usual places are added.
+  const bool given = std::any_of(record.forwarded.begin(), record.forwarded.end(),
+                                 [](const std::string& one) { return one.starts_with("PATH="); });
+  for (std::string_view rest = given ? std::string_view() : kDefaultPath; !rest.empty();) {
     const auto colon = rest.find(':');
     if (!has_entry(path, rest.substr(0, colon))) {
       append_entry(path, rest.substr(0, colon));

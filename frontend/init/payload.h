@@ -5,10 +5,12 @@
 #include <string_view>
 #include <vector>
 
-#include "frontend/init/environment.h"
 #include "frontend/init/record.h"
+#include "frontend/shell/shell.h"
 
 namespace postern::init {
+
+using shell::Environment;
 
 inline constexpr std::string_view kDefaultPath =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -21,9 +23,9 @@ Environment base_environment(const LaunchRecord& record);
 // variables that the scripts did not set (one that they set to nothing ends up unset).
 void restore_host(Environment& environment, const LaunchRecord& record);
 
-// Applies record.forwarded where no shell is needed to know a value. Returns the assignments that
-// take one, in order.
-std::vector<std::string> apply_forwarded(Environment& environment, const LaunchRecord& record);
+// Applies record.forwarded, evaluated as between double quotes. False: the reach did not suffice. A
+// value that is malformed is taken as it stands.
+bool apply_forwarded(Environment& environment, const LaunchRecord& record, shell::Reach reach);
 
 // PATH and LD_LIBRARY_PATH, as the last thing before the payload.
 void finish_search_paths(Environment& environment, const LaunchRecord& record);

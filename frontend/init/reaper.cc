@@ -22,6 +22,9 @@ bool is_terminal_signal(int number) {
 }
 
 [[noreturn]] void reap(pid_t payload, const sigset_t& all) {
+  // The caller's descriptors are the payload's: who waits for the end of a pipe must not wait for
+  // us.
+  ::close_range(STDERR_FILENO + 1, ~0U, 0);
   for (;;) {
     int status = 0;
     for (pid_t child = 0; (child = ::waitpid(-1, &status, WNOHANG)) > 0;) {

@@ -142,13 +142,13 @@ bool visit(Visitor& visitor, Record& record) {
          visitor.field(record.environment) && visitor.field(record.forwarded) &&
          visitor.field(record.fixed) && visitor.field(record.prepend_path) &&
          visitor.field(record.append_path) && visitor.field(record.cwd) &&
-         visitor.field(record.cwd_required) && visitor.field(record.home) &&
-         visitor.field(record.app) && visitor.field(record.shell) && visitor.field(record.umask) &&
-         visitor.field(record.no_eval) && visitor.field(record.reaper) &&
-         visitor.field(record.libs_bound) && visitor.field(record.links) &&
-         visitor.field(record.optional) && visitor.field(record.ignored_signals) &&
-         visitor.field(record.blocked_signals) && visitor.field(record.seccomp) &&
-         visitor.field(record.message_level);
+         visitor.field(record.cwd_required) && visitor.field(record.cwd_expected) &&
+         visitor.field(record.home) && visitor.field(record.app) && visitor.field(record.shell) &&
+         visitor.field(record.umask) && visitor.field(record.no_eval) &&
+         visitor.field(record.reaper) && visitor.field(record.libs_bound) &&
+         visitor.field(record.links) && visitor.field(record.optional) &&
+         visitor.field(record.ignored_signals) && visitor.field(record.blocked_signals) &&
+         visitor.field(record.seccomp) && visitor.field(record.message_level);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ struct LaunchRecord {
   std::string append_path;
   std::string cwd;            // initial directory
   bool cwd_required = false;  // given by --cwd: failing to enter it is fatal
+  bool cwd_expected = false;  // the caller stands in it: starting elsewhere is said
   std::string home;           // entered where cwd cannot be (then /)
   std::string app;            // --app
   std::string shell;          // --shell

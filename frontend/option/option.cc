@@ -139,6 +139,10 @@ Outcome<> Parser::set(std::size_t index, std::string_view value, std::string_vie
     return Problem{.what = std::string(source) + " is not available in postern",
                    .cure = std::string(option.refusal)};
   }
+  if (!option.ignored.empty()) {
+    result_.notes_.push_back(std::string(source) +
+                             " changes nothing: " + std::string(option.ignored));
+  }
   return Ok{};
 }
 

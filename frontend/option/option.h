@@ -40,6 +40,9 @@ struct Option {
   std::string_view refusal = {};
   // The environment adds to the command line instead of giving way to it.
   bool environment_adds = false;
+  // Not empty: the option exists in Apptainer and changes nothing here, for this reason. It is
+  // taken, because scripts and profiles of sites hold it.
+  std::string_view ignored = {};
 };
 
 // What a command line and the environment said. Values in order of appearance.
@@ -58,6 +61,9 @@ class Arguments {
   // Sentences for message::warning: variables that contradict each other.
   [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
 
+  // Sentences for message::verbose: options that change nothing.
+  [[nodiscard]] const std::vector<std::string>& notes() const { return notes_; }
+
  private:
   struct Values {
     std::vector<std::string> list;
@@ -71,6 +77,7 @@ class Arguments {
   std::vector<Values> values_;
   std::vector<std::string> positional_;
   std::vector<std::string> warnings_;
+  std::vector<std::string> notes_;
 };
 
 // Reads `words` (without program and command name) against the options of `commands` in `table`;

@@ -127,7 +127,7 @@ Outcome<std::vector<std::string>> csv_record(std::string_view text, std::size_t&
   return fields;
 }
 
-Outcome<> apply_field(Bind& bind, bool& is_bind, std::string_view field, std::string_view item) {
+Outcome<> apply_field(Bind& bind, std::string_view field, std::string_view item) {
   const auto equals = field.find('=');
   const std::string_view key = field.substr(0, equals);
   const std::string_view value =
@@ -137,7 +137,6 @@ Outcome<> apply_field(Bind& bind, bool& is_bind, std::string_view field, std::st
       return bad_item("--mount", item,
                       "type \"" + std::string(value) + "\" is unknown; only bind exists");
     }
-    is_bind = true;
   } else if (key == "source" || key == "src") {
     bind.source = value;
   } else if (key == "destination" || key == "dst" || key == "target") {
@@ -203,12 +202,8 @@ Outcome<std::vector<Bind>> parse_mounts(std::string_view text) {
       continue;  // an empty line
     }
     Bind bind;
-    bool is_bind = false;
     for (const std::string& field : *fields) {
-      POSTERN_TRY(apply_field(bind, is_bind, field, item));
-    }
-    if (!is_bind) {
-      return bad_item("--mount", item, "type=bind is missing");
+      POSTERN_TRY(apply_field(bind, field, item));
     }
     if (bind.target.empty()) {
       return bad_item("--mount", item, "destination= is missing");

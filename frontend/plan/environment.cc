@@ -6,12 +6,10 @@
 #include <string_view>
 #include <utility>
 
-#include <sys/wait.h>
-
 #include <fcntl.h>
-#include <spawn.h>
 #include <unistd.h>
 
+#include "frontend/shell/shell.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::plan {
@@ -34,20 +32,11 @@ constexpr std::array<std::string_view, 7> kNeverForwarded = {"HOME",
                                                              "SINGULARITY_SHELL",
                                                              "SINGULARITY_APPNAME"};
 
-constexpr std::size_t kMaxEnvironmentFileOutput = 4 * 1024 * 1024;
+constexpr std::size_t kMaxEnvironmentFileBytes = 4 * 1024 * 1024;
 
 template <std::size_t N>
 bool contains(const std::array<std::string_view, N>& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-bool is_identifier(std::string_view name) {
-  const auto letter = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-  };
-  return !name.empty() && letter(name[0]) && std::all_of(name.begin(), name.end(), [&](char c) {
-    return letter(c) || (c >= '0' && c <= '9');
-  });
 }
 
 // The name behind a forwarding prefix and the prefix's rank, strongest 0; rank 3 = no prefix.
@@ -61,7 +50,7 @@ std::pair<std::string_view, std::size_t> forwarded_name(std::string_view name) {
 }
 
 bool is_imported(const EnvironmentWish& wish, std::string_view name) {
-  if (!is_identifier(name) || forwarded_name(name).second < kForwardPrefixes.size() ||
+  if (name.empty() || forwarded_name(name).second < kForwardPrefixes.size() ||
       std::any_of(
           kOwnPrefixes.begin(), kOwnPrefixes.end(),
           [name](std::string_view prefix) { return name.starts_with(prefix); })) {
@@ -103,54 +92,26 @@ std::pair<std::string_view, std::string_view> split(std::string_view assignment)
           equals == assignment.npos ? std::string_view{} : assignment.substr(equals + 1)};
 }
 
-Outcome<std::string> read_all(int fd, const std::string& path) {
-  std::string output;
+Outcome<std::string> read_whole(const std::string& path) {
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!file.valid()) {
+    return system_problem("--env-file " + path, errno, "name a readable file of NAME=VALUE lines");
+  }
+  std::string text;
   std::array<char, 16384> buffer;
-  while (true) {
-    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    if (got < 0) {
-      return system_problem("reading the variables of " + path, errno);
+  for (;;) {
+    const ssize_t got = ::read(file.get(), buffer.data(), buffer.size());
+    if (got < 0 && errno != EINTR) {
+      return system_problem("reading --env-file " + path, errno);
     }
     if (got == 0) {
-      return output;
+      return text;
     }
-    output.append(buffer.data(), static_cast<std::size_t>(got));
-    if (output.size() > kMaxEnvironmentFileOutput) {
-      return Problem{.what = path + " sets more than 4 MiB of variables"};
+    text.append(buffer.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
+    if (text.size() > kMaxEnvironmentFileBytes) {
+      return Problem{.what = "--env-file " + path + " has more than 4 MiB"};
     }
   }
-}
-
-// The environment of the evaluating shell, and what a shell adds by itself.
-constexpr std::string_view kFilePath =
-    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr std::array<std::string_view, 4> kOfTheShell = {"PWD", "OLDPWD", "SHLVL", "_"};
-
-Outcome<pid_t> start_shell(const std::string& path, int output) {
-  std::string script = "set -a; . \"$1\" </dev/null >/dev/null || exit 1; exec env -0";
-  std::string shell = "sh";
-  std::string option = "-c";
-  std::string file = path;
-  std::string search = "PATH=" + std::string(kFilePath);
-  std::array<char*, 6> argv = {shell.data(), option.data(), script.data(),
-                               shell.data(), file.data(),   nullptr};
-  std::array<char*, 2> environment = {search.data(), nullptr};
-  posix_spawn_file_actions_t actions;
-  if (::posix_spawn_file_actions_init(&actions) != 0) {
-    return system_problem("evaluating " + path, ENOMEM);
-  }
-  ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-  pid_t pid = -1;
-  const int err =
-      ::posix_spawn(&pid, "/bin/sh", &actions, nullptr, argv.data(), environment.data());
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (err != 0) {
-    return system_problem("starting /bin/sh to evaluate " + path, err);
-  }
-  return pid;
 }
 
 }  // namespace
@@ -161,7 +122,7 @@ PayloadEnvironment payload_environment(const EnvironmentWish& wish, const char* 
   for (; host != nullptr && *host != nullptr; ++host) {
     const auto [name, value] = split(*host);
     if (const auto [inner, rank] = forwarded_name(name); rank < kForwardPrefixes.size()) {
-      if (is_identifier(inner)) {
+      if (shell::is_identifier(inner)) {
         forward(forwarded, inner, value, rank);
       }
     } else if (is_imported(wish, name)) {
@@ -193,39 +154,31 @@ PayloadEnvironment payload_environment(const EnvironmentWish& wish, const char* 
   return result;
 }
 
-Outcome<std::vector<std::string>> evaluate_environment_file(const std::string& path) {
-  if (::access(path.c_str(), R_OK) != 0) {
-    return system_problem("--env-file " + path, errno, "name a readable file of NAME=VALUE lines");
+Outcome<std::vector<std::string>> evaluate_environment_file(const std::string& path,
+                                                            const char* const* host) {
+  POSTERN_TRY_ASSIGN(const std::string text, read_whole(path));
+  shell::Environment environment;
+  for (; host != nullptr && *host != nullptr; ++host) {
+    const auto [name, value] = split(*host);
+    environment.set(name, std::string(value), false);
   }
-  std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) {
-    return system_problem("evaluating " + path, errno);
-  }
-  const UniqueFd reading(ends[0]);
-  UniqueFd writing(ends[1]);
-  POSTERN_TRY_ASSIGN(const pid_t pid, start_shell(path, writing.get()));
-  writing.reset();
-  auto output = read_all(reading.get(), path);
-  int status = 0;
-  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!output) {
-    return std::move(output).error();
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
-    return Problem{.what = "--env-file " + path + " could not be evaluated by /bin/sh",
-                   .cure = "the file must be shell code, for example NAME=\"a value\""};
+  shell::Session session(environment, shell::Reach::kVariables);
+  session.export_all();  // so that what the file sets is told from what was there
+  const shell::Run run = session.run(text, path);
+  if (run.ended == shell::Ended::kBeyond || !run.messages.empty()) {
+    return Problem{
+        .what = "--env-file " + path + ": " +
+                (run.messages.empty() ? std::string("it cannot be read") : run.messages.front()),
+        .cure =
+            "the file is read, not executed: it may hold assignments, quotes and "
+            "variables, for example NAME=\"a value\""};
   }
   std::vector<std::string> assignments;
-  std::string_view rest = *output;
-  while (!rest.empty()) {
-    const auto end = rest.find('\0');
-    const auto [name, value] = split(rest.substr(0, end));
-    if (is_identifier(name) && !contains(kOfTheShell, name) &&
-        !(name == "PATH" && value == kFilePath)) {
-      assignments.emplace_back(rest.substr(0, end));
+  const shell::Environment set = session.environment();
+  for (const shell::Setting& one : set.variables()) {
+    if (one.exported) {
+      assignments.push_back(one.name + '=' + one.value);
     }
-    rest = end == rest.npos ? std::string_view{} : rest.substr(end + 1);
   }
   return assignments;
 }

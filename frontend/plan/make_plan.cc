@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -64,6 +65,19 @@ Outcome<> make_directory(const std::string& path, mode_t mode) {
   return Ok{};
 }
 
+// Ancestors before what lies below them, else as they come: a mount hides what was mounted below
+// its place before.
+std::vector<MountRequest> deeper_last(std::vector<MountRequest> mounts) {
+  std::vector<MountRequest> out;
+  for (MountRequest& mount : mounts) {
+    const auto below = std::find_if(out.begin(), out.end(), [&](const MountRequest& other) {
+      return other.target != mount.target && is_within(other.target, mount.target);
+    });
+    out.insert(below, std::move(mount));
+  }
+  return out;
+}
+
 class Planner {
  public:
   Planner(PlanInput input, std::vector<std::string>& warnings)
@@ -93,6 +107,7 @@ class Planner {
   Outcome<> libraries();
   Outcome<> user_binds();
   Outcome<> user_bind(const Bind& bind);
+  void order();
   void skeleton();
   Outcome<> record();
   [[nodiscard]] std::string first_program() const;
@@ -119,6 +134,8 @@ class Planner {
   Action& action_;
   std::vector<std::string>& warnings_;
   LaunchPlan plan_;
+  bool is_named_ = false;                  // what is added now was asked for by name
+  std::vector<MountRequest> named_;        // … and lies over everything that comes by default
   std::string home_;                       // inside
   std::vector<std::string> visible_;       // host paths bound at the same path inside
   std::vector<std::string> destinations_;  // of user binds, for POSTERN_BIND
@@ -149,7 +166,7 @@ Outcome<> Planner::add(MountRequest mount, std::optional<Source> source) {
   if (source) {
     POSTERN_TRY_ASSIGN(mount.descriptor, add_source(*std::move(source)));
   }
-  plan_.request.mounts.push_back(std::move(mount));
+  (is_named_ ? named_ : plan_.request.mounts).push_back(std::move(mount));
   return Ok{};
 }
 
@@ -371,7 +388,13 @@ Outcome<> Planner::dev() {
 
 Outcome<> Planner::minimal_dev() {
   POSTERN_TRY(add_tmpfs("/dev", 0755));
-  POSTERN_TRY(add_tmpfs("/dev/shm", 01777));
+  // Memory of the payload's like any other: the job's limits bound it, not the session's size.
+  POSTERN_TRY(add({.operation = Operation::kTmpfs,
+                   .flags = kDirectoryTarget,
+                   .target = "/dev/shm",
+                   .mode = 01777,
+                   .size = kMaxSessionBytes},
+                  std::nullopt));
   if (action_.ipc) {
     POSTERN_TRY(add_system(Operation::kMqueue, "/dev/mqueue", kOptional));
   }
@@ -482,7 +505,10 @@ Outcome<> Planner::home() {
     warn("the home directory " + source + " does not exist on this host: it is empty inside");
     return add_tmpfs(home_, 0700);
   }
-  return add_bind(source, home_, custom ? 0U : unsigned{kOptional});
+  is_named_ = custom;
+  auto added = add_bind(source, home_, custom ? 0U : unsigned{kOptional});
+  is_named_ = false;
+  return added;
 }
 
 Outcome<> Planner::tmp() {
@@ -684,6 +710,15 @@ Outcome<> Planner::user_binds() {
   return Ok{};
 }
 
+// The rule of what lies on top: what was asked for by name over what comes by default, and among
+// those the deeper destination over the shallower one, whatever the order of the words.
+void Planner::order() {
+  std::vector<MountRequest> all = deeper_last(std::move(plan_.request.mounts));
+  std::vector<MountRequest> named = deeper_last(std::move(named_));
+  std::move(named.begin(), named.end(), std::back_inserter(all));
+  plan_.request.mounts = std::move(all);
+}
+
 // ---------------------------------------------------------------------------------------- record
 
 void Planner::skeleton() {
@@ -765,6 +800,7 @@ Outcome<> Planner::record() {
   record.cwd = !action_.cwd.empty() ? action_.cwd
                : action_.contain    ? home_
                                     : input_.caller.directory;
+  record.cwd_expected = action_.cwd.empty() && !action_.contain && is_wanted("cwd");
   record.app = action_.app;
   record.shell = action_.shell;
   record.umask = action_.no_umask ? 022 : input_.caller.umask;
@@ -779,11 +815,16 @@ Outcome<> Planner::record() {
   }
   record.message_level = input_.message_level;
   fixed_environment(record);
-  // Small images have no /etc, and no program there that would miss its files.
-  for (const MountRequest& mount : plan_.request.mounts) {
-    if (mount.operation == Operation::kBind && (mount.flags & kOptional) != 0 &&
-        !mount.target.starts_with("/etc/")) {
-      record.optional.push_back(mount.target);
+  // Small images have no /etc, and no program there that would miss its files. What a later mount
+  // covers is not missing.
+  const std::vector<MountRequest>& mounts = plan_.request.mounts;
+  for (auto mount = mounts.begin(); mount != mounts.end(); ++mount) {
+    const bool covered = std::any_of(mount + 1, mounts.end(), [&](const MountRequest& later) {
+      return is_within(mount->target, later.target);
+    });
+    if (mount->operation == Operation::kBind && (mount->flags & kOptional) != 0 && !covered &&
+        !mount->target.starts_with("/etc/")) {
+      record.optional.push_back(mount->target);
     }
   }
   POSTERN_TRY_ASSIGN(plan_.request.init,
@@ -806,6 +847,7 @@ Outcome<LaunchPlan> Planner::run() {
   }
   plan_.image_name = input_.image.path;
   plan_.share = action_.share;
+  plan_.inherited = std::move(input_.inherited);
   plan_.identity = input_.caller.identity;
   if (action_.fakeroot && !is_root()) {
     plan_.fakeroot = choose_fakeroot(plan_.identity);
@@ -815,18 +857,18 @@ Outcome<LaunchPlan> Planner::run() {
   POSTERN_TRY(layers());
   POSTERN_TRY(namespaces());
   capabilities();
-  // ORDER: what users bind comes last and so lies on top.
   POSTERN_TRY(dev());
   POSTERN_TRY(configured_binds());
   POSTERN_TRY(kernel_file_systems());
-  // ORDER: homes may lie below /tmp, never the reverse.
   POSTERN_TRY(tmp());
   POSTERN_TRY(home());
-  POSTERN_TRY(scratch());
   POSTERN_TRY(cwd());
   POSTERN_TRY(files());
   POSTERN_TRY(libraries());
+  is_named_ = true;
+  POSTERN_TRY(scratch());
   POSTERN_TRY(user_binds());
+  order();
   skeleton();
   POSTERN_TRY(record());
   return std::move(plan_);

@@ -48,6 +48,7 @@ struct PlanInput {
   OpenImage image;
   PayloadEnvironment environment;
   std::string host_path;     // the caller's PATH, as USER_PATH inside
+  std::vector<int> inherited;
   std::string init_program;  // postern-init
   std::int32_t message_level = 1;
 };

@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "frontend/init/handover.h"
 #include "frontend/init/record.h"
 #include "frontend/message/message.h"
 #include "frontend/plan/unlock.h"
@@ -120,7 +121,10 @@ Outcome<> open_paths(plan::LaunchPlan& plan) {
   for (std::size_t i = 0; i < plan.sources.size();) {
     plan::Source& source = plan.sources[i];
     if (source.kind == Kind::kPath) {
-      source.fd = UniqueFd(::open(source.path.c_str(), O_PATH | O_CLOEXEC));
+      // A namespace is entered by an open file: ioctl_ns(2) and setns(2) take no O_PATH.
+      const bool is_namespace = plan.request.join_net == i;
+      source.fd =
+          UniqueFd(::open(source.path.c_str(), (is_namespace ? O_RDONLY : O_PATH) | O_CLOEXEC));
       if (!source.fd.valid()) {
         if (!start::is_optional(plan, i)) {
           return start::source_problem(plan, i, errno);
@@ -226,6 +230,9 @@ class Launch {
     plan_.sources.clear();
     plan::drop_keys(plan_);
     plan_.servers.clear();
+    for (const int fd : std::exchange(plan_.inherited, {})) {
+      ::close(fd);  // the payload's alone: it may wait for the end of a pipe
+    }
   }
 
  private:
@@ -341,10 +348,11 @@ class Launch {
           out.descriptors.push_back(source.fd.get());
           break;
         case Kind::kContent: {
-          const bool is_record = i == plan_.request.record;
-          POSTERN_TRY_ASSIGN(
-              UniqueFd fd, system::make_content_fd(
-                               "postern", is_record ? init::encode(plan_.record) : source.content));
+          if (i == plan_.request.record) {
+            POSTERN_TRY(add_record_socket(out));
+            break;
+          }
+          POSTERN_TRY_ASSIGN(UniqueFd fd, system::make_content_fd("postern", source.content));
           out.add(std::move(fd));
           break;
         }
@@ -380,6 +388,29 @@ class Launch {
       }
     }
     return out;
+  }
+
+  // The record follows once there is a process to read it: init/handover.h.
+  Outcome<> add_record_socket(Transmission& out) {
+    std::array<int, 2> pair = {-1, -1};
+    if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
+      return system_problem("creating a socket pair", errno);
+    }
+    to_init_ = UniqueFd(pair[0]);
+    out.add(UniqueFd(pair[1]));
+    return Ok{};
+  }
+
+  Outcome<> hand_over() {
+    POSTERN_TRY_ASSIGN(const UniqueFd record,
+                       system::make_content_fd("postern record", init::encode(plan_.record)));
+    const Result<> sent = init::hand_over(to_init_.get(), record.get(), plan_.inherited);
+    to_init_.reset();
+    if (!sent && sent.error().err != EPIPE) {  // EPIPE: the process has ended; wait() says how
+      return system_problem("handing open descriptors to the payload", sent.error().err,
+                            "close those that it does not need");
+    }
+    return Ok{};
   }
 
   Outcome<> add_server(const plan::Source& source, Transmission& out) {
@@ -424,8 +455,16 @@ class Launch {
       got = ::recv(mine.get(), &reply, sizeof reply, 0);
       // ECONNRESET: it refused before it read the request; its answer comes next (unix(7)).
     } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
+    const bool answered = got == static_cast<ssize_t>(sizeof reply);
+    Outcome<> handed = Ok{};
+    if (answered && reply.refusal == 0 && reply.err == 0) {
+      handed = hand_over();
+    }
     const int status = system::wait_for_end(helper);
-    if (got == static_cast<ssize_t>(sizeof reply)) {
+    if (!handed) {
+      return std::move(handed).error();
+    }
+    if (answered) {
       return reply;
     }
     return helper_died(sent, status);
@@ -455,6 +494,7 @@ class Launch {
   const std::string& site_file_;
   std::vector<start::Server> servers_;
   std::vector<std::string> server_paths_;
+  UniqueFd to_init_;
   UniqueFd sealed_;  // an image with a seal that the kernel has mounted
   struct stat before_{};
   std::optional<SealWatch> watch_;

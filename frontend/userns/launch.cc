@@ -163,6 +163,9 @@ class Launch {
       server.user_namespace.reset();
     }
     plan::drop_keys(plan_);
+    for (const int fd : std::exchange(plan_.inherited, {})) {
+      ::close(fd);  // the payload's alone: it may wait for the end of a pipe
+    }
   }
 
  private:

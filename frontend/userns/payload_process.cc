@@ -303,26 +303,26 @@ class Process {
     }
     // ORDER: after the last change of ids and capabilities, which may clear it (prctl(2)).
     die_with_frontend();
-    // Most payloads need nothing that postern-init alone can do: one exec less. The descriptors of
-    // the caller and of ours end with the next one, whichever it is.
+    // Most payloads need nothing that postern-init alone can do: one exec less. Our descriptors end
+    // with the next one, whichever it is; those that were open before us stay.
     check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);
+    for (const int fd : setup_.plan->inherited) {
+      check(::fcntl(fd, F_SETFD, 0), start::Step::kExecute, Op::kSpawn);
+    }
     if (const std::optional<int> status = init::run_in_place(setup_.plan->record)) {
       ::_exit(*status);
     }
-    // postern-init reads descriptor 3 and closes all above; its own must not be in the way.
     const Outcome<UniqueFd> record =
         system::make_content_fd("postern record", init::encode(setup_.plan->record));
     if (!record) {
       fail(start::Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
     }
-    const int init = ::fcntl(descriptors[request.init].get(), F_DUPFD_CLOEXEC, 4);
-    check(init, start::Step::kExecute, Op::kSpawn);
-    check(record->get() == 3 ? ::fcntl(3, F_SETFD, 0) : ::dup2(record->get(), 3),
-          start::Step::kExecute, Op::kSpawn);
+    check(::fcntl(record->get(), F_SETFD, 0), start::Step::kExecute, Op::kSpawn);
     std::array<char, 13> name{"postern-init"};
-    std::array<char*, 2> argv = {name.data(), nullptr};
+    std::string number = std::to_string(record->get());
+    std::array<char*, 3> argv = {name.data(), number.data(), nullptr};
     std::array<char*, 1> environment = {nullptr};
-    ::execveat(init, "", argv.data(), environment.data(), AT_EMPTY_PATH);
+    ::execveat(descriptors[request.init].get(), "", argv.data(), environment.data(), AT_EMPTY_PATH);
     fail(start::Step::kExecute, Error{.err = errno, .op = Op::kSpawn});
   }
 

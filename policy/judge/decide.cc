@@ -229,7 +229,9 @@ Rule check_sizes(const LaunchRequest& request, const SiteConfig& site) {
   for (std::size_t item = 0; item < request.mounts.size(); ++item) {
     const MountRequest& mount = request.mounts[item];
     count += mount.operation == Operation::kTmpfs ? 1 : 0;
-    if (mount.size > most || count > kMaxTmpfs) {
+    // Shared memory is the payload's memory: limits of memory bound it, as on the host.
+    const bool is_shm = mount.operation == Operation::kTmpfs && mount.target == "/dev/shm";
+    if (mount.size > (is_shm ? kMaxSessionBytes : most) || count > kMaxTmpfs) {
       return no(RefusalCode::kSessionSize, item);
     }
   }

@@ -1,6 +1,7 @@
 #include "frontend/plan/environment.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -94,23 +95,69 @@ TEST_SUITE("frontend/run environment") {
     CHECK(result.warnings[0].find("--home") != std::string::npos);
   }
 
-  TEST_CASE(
-      "an environment file is shell code: expansion, quotes, several lines, nothing of the shell's "
-      "own") {
-    const TemporaryFile file(
-        "A=one\nB=\"$A two\"\nC='x\ny'\nexport D=$(echo sub)\nif true; then E=1; fi\necho noise\n");
-    const auto variables = evaluate_environment_file(file.path);
+  Strings variables_of(const TemporaryFile& file, const char* const* host) {
+    auto variables = evaluate_environment_file(file.path, host);
     REQUIRE(variables);
-    Strings sorted = *variables;
-    std::sort(sorted.begin(), sorted.end());
-    CHECK(sorted == Strings{"A=one", "B=one two", "C=x\ny", "D=sub", "E=1"});
+    std::sort(variables->begin(), variables->end());
+    return *variables;
+  }
+
+  TEST_CASE("an environment file: assignments, quotes, the caller's variables, several lines") {
+    const TemporaryFile file(
+        "# comment\nA=one\nB=\"$A two\"\nC='x\ny'\nexport D=\"${CALLER:-no}\" F=$'t\\t'\n"
+        "if [ -n \"$A\" ]; then E=1; fi\nG=$((6*7))\nunset A\nCALLER=$CALLER\n");
+    const std::array<const char*, 3> host = {"CALLER=mine", "OTHER=x", nullptr};
+    CHECK(variables_of(file, host.data()) ==
+          Strings{"B=one two", "C=x\ny", "CALLER=mine", "D=mine", "E=1", "F=t\t", "G=42"});
+  }
+
+  TEST_CASE("an environment file executes nothing, opens nothing and prints nothing") {
+    for (const char* text : {"A=$(id)\n",
+                             "A=`id`\n",
+                             "id\n",
+                             "/bin/id\n",
+                             ". /etc/profile\n",
+                             "source /etc/profile\n",
+                             "A=1 >/tmp/x\n",
+                             "A=$(</etc/passwd)\n",
+                             "(A=1)\n",
+                             "A=1 &\n",
+                             "true | true\n",
+                             "exec id\n",
+                             "echo x\n",
+                             "read A </etc/passwd\n",
+                             "cd /\n",
+                             "umask 0\n",
+                             "ulimit -c 0\n",
+                             "command id\n",
+                             "eval id\n",
+                             "eval 'A=$(id)'\n",
+                             "f() { id; }; f\n",
+                             "[ -f /etc/passwd ] && A=1\n",
+                             "while :; do :; done\n",
+                             "A=x; while :; do A=$A$A; done\n",
+                             "f() { f; }; f\n",
+                             "A=<(id)\n",
+                             "cat <<E\nE\n",
+                             "${X:=$(id)}\n",
+                             "A=$((`id`))\n",
+                             "case $(id) in *) ;; esac\n",
+                             "type id\n"}) {
+      CAPTURE(text);
+      const TemporaryFile file(text);
+      const std::array<const char*, 2> host = {"PATH=/usr/bin:/bin", nullptr};
+      const auto variables = evaluate_environment_file(file.path, host.data());
+      REQUIRE_FALSE(variables);
+      CHECK(variables.error().what.find(file.path) != std::string::npos);
+      CHECK_FALSE(variables.error().cure.empty());
+    }
   }
 
   TEST_CASE("an environment file that is missing or wrong is an error that names it") {
-    const auto missing = evaluate_environment_file("/nonexistent/file");
+    const auto missing = evaluate_environment_file("/nonexistent/file", nullptr);
     REQUIRE_FALSE(missing);
     CHECK(missing.error().what.find("/nonexistent/file") != std::string::npos);
     const TemporaryFile wrong("A='unclosed\n");
-    CHECK_FALSE(evaluate_environment_file(wrong.path));
+    CHECK_FALSE(evaluate_environment_file(wrong.path, nullptr));
   }
 }

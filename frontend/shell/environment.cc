@@ -1,17 +1,17 @@
-#include "frontend/init/environment.h"
+#include "frontend/shell/environment.h"
 
 #include <algorithm>
 
-namespace postern::init {
+namespace postern::shell {
 
-Variable* Environment::lookup(std::string_view name) noexcept {
+Setting* Environment::lookup(std::string_view name) noexcept {
   const auto found = std::find_if(variables_.begin(), variables_.end(),
-                                  [name](const Variable& one) { return one.name == name; });
+                                  [name](const Setting& one) { return one.name == name; });
   return found == variables_.end() ? nullptr : &*found;
 }
 
 const std::string* Environment::find(std::string_view name) const noexcept {
-  for (const Variable& one : variables_) {
+  for (const Setting& one : variables_) {
     if (one.name == name) {
       return &one.value;
     }
@@ -20,7 +20,7 @@ const std::string* Environment::find(std::string_view name) const noexcept {
 }
 
 void Environment::set(std::string_view name, std::string value, bool exported) {
-  if (Variable* const one = lookup(name); one != nullptr) {
+  if (Setting* const one = lookup(name); one != nullptr) {
     one->value = std::move(value);
     one->exported = one->exported || exported;
     return;
@@ -36,23 +36,23 @@ void Environment::set(std::string_view assignment) {
 }
 
 void Environment::mark_exported(std::string_view name) {
-  if (Variable* const one = lookup(name); one != nullptr) {
+  if (Setting* const one = lookup(name); one != nullptr) {
     one->exported = true;
   }
 }
 
 void Environment::unset(std::string_view name) {
-  std::erase_if(variables_, [name](const Variable& one) { return one.name == name; });
+  std::erase_if(variables_, [name](const Setting& one) { return one.name == name; });
 }
 
 void Environment::drop_unexported() {
-  std::erase_if(variables_, [](const Variable& one) { return !one.exported; });
+  std::erase_if(variables_, [](const Setting& one) { return !one.exported; });
 }
 
 EnvironmentBlock::EnvironmentBlock(const Environment& environment) {
   strings_.reserve(environment.variables().size());
   pointers_.reserve(environment.variables().size() + 1);
-  for (const Variable& one : environment.variables()) {
+  for (const Setting& one : environment.variables()) {
     std::string text;
     text.reserve(one.name.size() + one.value.size() + 1);
     text += one.name;
@@ -73,4 +73,4 @@ bool is_identifier(std::string_view name) noexcept {
   });
 }
 
-}  // namespace postern::init
+}  // namespace postern::shell

@@ -5,9 +5,9 @@
 #include <string_view>
 #include <vector>
 
-namespace postern::init {
+namespace postern::shell {
 
-struct Variable {
+struct Setting {
   std::string name;
   std::string value;
   bool exported = true;
@@ -27,11 +27,11 @@ class Environment {
   void unset(std::string_view name);
   void drop_unexported();
 
-  [[nodiscard]] const std::vector<Variable>& variables() const noexcept { return variables_; }
+  [[nodiscard]] const std::vector<Setting>& variables() const noexcept { return variables_; }
 
  private:
-  Variable* lookup(std::string_view name) noexcept;
-  std::vector<Variable> variables_;
+  Setting* lookup(std::string_view name) noexcept;
+  std::vector<Setting> variables_;
 };
 
 // The strings of execve(2)'s envp.
@@ -49,4 +49,4 @@ class EnvironmentBlock {
 // A name that a shell can export: [A-Za-z_][A-Za-z0-9_]*.
 bool is_identifier(std::string_view name) noexcept;
 
-}  // namespace postern::init
+}  // namespace postern::shell
