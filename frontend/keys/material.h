@@ -31,6 +31,7 @@ class Material {
 
  private:
   Material() = default;
+  Outcome<> add_local(const std::string& local);
   std::optional<signature::PgpKeyring> fetch(const std::string& key_id);
 
   MaterialOptions options_;

@@ -118,7 +118,7 @@ Outcome<> open_paths(plan::LaunchPlan& plan) {
   for (std::size_t i = 0; i < plan.sources.size();) {
     plan::Source& source = plan.sources[i];
     if (source.kind == Kind::kPath) {
-      source.fd = UniqueFd(::open(source.path.c_str(), O_PATH | O_CLOEXEC));
+      source.fd = UniqueFd(::open(source.path.c_str(), plan::open_flags(source)));
       if (!source.fd.valid()) {
         if (!start::is_optional(plan, i)) {
           return start::source_problem(plan, i, errno);
