@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "frontend/system/libexec.h"
+#include "frontend/system/subids.h"
 #include "policy/config/trusted_file.h"
 #include "policy/image/image.h"
 #include "protocol/base/unique_fd.h"
@@ -278,28 +279,6 @@ bool has_line_ending(const std::string& text, std::string_view name) {
 
 }  // namespace
 
-std::uint64_t subordinate_ids(std::string_view text, std::string_view user, std::uint32_t uid) {
-  const std::string id = std::to_string(uid);
-  std::uint64_t total = 0;
-  while (!text.empty()) {
-    const std::size_t newline = text.find('\n');
-    const std::string_view line = text.substr(0, newline);
-    text = newline == std::string_view::npos ? std::string_view{} : text.substr(newline + 1);
-    const std::size_t first = line.find(':');
-    const std::size_t second = line.find(':', first == std::string_view::npos ? first : first + 1);
-    if (second == std::string_view::npos) {
-      continue;
-    }
-    const std::string_view owner = line.substr(0, first);
-    std::uint32_t count = 0;
-    if (!owner.empty() && (owner == user || owner == id) &&
-        number(line.substr(second + 1), count)) {
-      total += count;
-    }
-  }
-  return total;
-}
-
 std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
   unsigned major = 0;
   unsigned minor = 0;
@@ -346,8 +325,9 @@ Facts gather() {
   f.user_namespace_of_users = f.uid == 0 ? try_user_namespace_of_users() : f.user_namespace;
   f.fuse = try_fuse();
   f.overlay = try_overlay();
-  f.subuids = subordinate_ids(contents("/etc/subuid"), f.user, f.uid);
-  f.subgids = subordinate_ids(contents("/etc/subgid"), f.user, f.uid);
+  const system::SubordinateIds ids = system::subordinate_ids(f.user, f.uid, ::getegid());
+  f.subuids = system::count_of(ids.users);
+  f.subgids = system::count_of(ids.groups);
   f.newuidmap = privileged("newuidmap");
   f.newgidmap = privileged("newgidmap");
   cgroup_facts(f);

@@ -63,9 +63,6 @@ struct Facts {
 
 Facts gather();
 
-// Ids that the subordinate-id file `text` (subuid(5)) gives to this name or number.
-std::uint64_t subordinate_ids(std::string_view text, std::string_view user, std::uint32_t uid);
-
 // Major and minor of "6.1.0-18-amd64"; 0 and 0 where it is something else.
 std::pair<unsigned, unsigned> kernel_version(std::string_view release);
 

@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <deque>
 #include <filesystem>
 #include <optional>
 #include <system_error>
@@ -12,10 +13,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "frontend/imagebuild/build_namespace.h"
 #include "frontend/imagebuild/container.h"
 #include "frontend/imagebuild/directory_writer.h"
-#include "frontend/imagebuild/interrupt.h"
+#include "frontend/imagebuild/new_directory.h"
 #include "frontend/imagebuild/plan.h"
+#include "frontend/imagebuild/stage.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "frontend/system/libexec.h"
@@ -125,139 +128,13 @@ Outcome<> write_encrypted(Plan& plan, const BuildOptions& options) {
   return run_program(program, words, plain.get(), "encrypting");
 }
 
-// The programs of a definition file need a directory: a container that they may write to.
-class Workshop {
- public:
-  Workshop(const Recipe& recipe, const BuildOptions& options)
-      : recipe_(recipe), options_(options) {}
-
-  // Unpacks `plan`, or with --update takes what is there, and runs the programs. Returns the plan
-  // of what they left.
-  Outcome<Plan> work(Plan plan);
-
-  // The directory gets the name that the user wanted.
-  Outcome<> keep() { return directory_ ? directory_->finish() : Outcome<>(); }
-
- private:
-  Outcome<> run_script(const Program& program,
-                       const std::string& what,
-                       const std::string& directory);
-  [[nodiscard]] std::vector<std::string> container(const char* action,
-                                                   const std::string& directory) const;
-  Outcome<std::map<std::string, std::string>> take_labels() const;
-
-  [[nodiscard]] std::string path() const {
-    return directory_ ? directory_->path() : options_.output;
-  }
-
-  const Recipe& recipe_;
-  const BuildOptions& options_;
-  std::optional<NewDirectory> directory_;
-};
-
-constexpr const char* kScript = "/.postern.script";
-constexpr const char* kLabels = "/.postern.labels";
-
-std::vector<std::string> Workshop::container(const char* action,
-                                             const std::string& directory) const {
-  std::vector<std::string> words{action,         "--fakeroot", "--writable",
-                                 "--cleanenv",   "--no-home",  "--no-mount",
-                                 "tmp,cwd,home", "--pwd",      directory};
-  for (const char* prefix : {"POSTERN", "APPTAINER", "SINGULARITY"}) {
-    words.push_back("--env");
-    words.push_back(std::string(prefix) + "_ENVIRONMENT=/.singularity.d/env/91-environment.sh," +
-                    prefix + "_LABELS=" + kLabels);
-  }
-  words.insert(words.end(), options_.container.begin(), options_.container.end());
-  words.push_back(path());
-  return words;
-}
-
-Outcome<> Workshop::run_script(const Program& program,
-                               const std::string& what,
-                               const std::string& directory) {
-  const std::string script = path() + kScript;
-  {
-    const UniqueFd fd(
-        ::open(script.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0700));
-    if (!fd.valid() || ::write(fd.get(), program.text.data(), program.text.size()) !=
-                           static_cast<ssize_t>(program.text.size())) {
-      return system_problem("writing '" + script + "'", errno);
-    }
-  }
-  message::info("Running " + what + " scriptlet");
-  std::vector<std::string> words = container("exec", directory);
-  words.insert(words.end(), {program.interpreter, "-ex", kScript});
-  const auto done = run_postern(words, what);
-  ::unlink(script.c_str());
-  return done;
-}
-
-Outcome<std::map<std::string, std::string>> Workshop::take_labels() const {
-  std::map<std::string, std::string> labels;
-  const std::string file = path() + kLabels;
-  const UniqueFd fd(::open(file.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (!fd.valid()) {
-    return labels;  // %post wrote none
-  }
-  std::string text(kMaxCaptured, '\0');
-  const ssize_t got = ::read(fd.get(), text.data(), text.size());
-  if (got < 0) {
-    return system_problem("reading '" + file + "'", errno);
-  }
-  text.resize(static_cast<std::size_t>(got));
-  ::unlink(file.c_str());
-  return parse_label_lines(text);
-}
-
-Outcome<Plan> Workshop::work(Plan plan) {
-  const Owners owners = owners_of(plan.tree);
-  if (!options_.update) {
-    const std::string target =
-        options_.sandbox ? options_.output : options_.temporary + "/postern-build";
-    POSTERN_TRY_ASSIGN(NewDirectory made, NewDirectory::create(target));
-    directory_.emplace(std::move(made));
-    message::Progress progress("Unpacking", plan.opened.source->bytes());
-    POSTERN_TRY(write_directory(plan.tree, *plan.opened.source, path(), progress));
-  } else {
-    POSTERN_TRY(write_additions(plan.tree, *plan.opened.source, path()));
-  }
-  const auto failed = [&](Problem problem) {
-    if (options_.keep_on_failure && directory_) {
-      message::warning("the sandbox is kept in '" + path() + "'");
-      directory_->keep();
-    }
-    return problem;
-  };
-  if (recipe_.post) {
-    if (auto done = run_script(*recipe_.post, "%post", "/"); !done) {
-      return failed(std::move(done).error());
-    }
-  }
-  for (const auto& [name, program] : recipe_.installs) {
-    if (auto done = run_script(program, "%appinstall " + name, "/scif/apps/" + name); !done) {
-      return failed(std::move(done).error());
-    }
-  }
-  Recipe after = recipe_;
-  POSTERN_TRY_ASSIGN(const auto labels, take_labels());
-  after.scripts.labels.insert(labels.begin(), labels.end());
-  POSTERN_TRY_ASSIGN(Plan done, plan_directory(path(), owners, after, plan, options_));
-  POSTERN_TRY(write_additions(done.tree, *done.opened.source, path()));
-  if (recipe_.run_test) {
-    message::info("Running testscript");
-    if (auto tested = run_postern(container("test", "/"), "%test"); !tested) {
-      return failed(std::move(tested).error());
-    }
-  }
-  return done;
-}
-
 Outcome<> write_sandbox(Plan& plan, const BuildOptions& options) {
   message::info("Creating sandbox directory...");
   POSTERN_TRY_ASSIGN(NewDirectory directory, NewDirectory::create(options.output));
   message::Progress progress("Unpacking", plan.opened.source->bytes());
-  POSTERN_TRY(write_directory(plan.tree, *plan.opened.source, directory.path(), progress));
+  POSTERN_TRY(write_directory(plan.tree, *plan.opened.source, directory.path(),
+                              options.keep_privileged ? Privileged::kKeep : Privileged::kLeaveOut,
+                              progress));
   return directory.finish();
 }
 
@@ -267,11 +144,20 @@ Outcome<> write_image(Plan& plan, const BuildOptions& options) {
                          : write_sif(plan, options, options.output);
 }
 
-// With programs to run, the sandbox is the source of the image, or the result itself.
-Outcome<> build_with_programs(Plan plan, const Recipe& recipe, const BuildOptions& options) {
-  Workshop workshop(recipe, options);
-  POSTERN_TRY_ASSIGN(Plan done, workshop.work(std::move(plan)));
-  return options.sandbox ? workshop.keep() : write_image(done, options);
+// Stage by stage in directories; that of the last is the source of the image, or the result itself.
+Outcome<> build_in_directories(const Recipe& recipe, const BuildOptions& options) {
+  POSTERN_TRY(enter_build_namespace(
+      {.ignore_subordinate_ids = options.ignore_subordinate_ids, .say = true}));
+  std::deque<StageBuild> stages;  // their directories go at the end
+  StageRoots roots;
+  for (const Recipe& stage : recipe.earlier) {
+    stages.emplace_back(stage, options, roots, false);
+    POSTERN_TRY(stages.back().work());
+    roots[stage.stage] = stages.back().path();
+  }
+  StageBuild image(recipe, options, roots, true);
+  POSTERN_TRY_ASSIGN(Plan done, image.work());
+  return options.sandbox ? image.finish() : write_image(done, options);
 }
 
 }  // namespace
@@ -288,10 +174,11 @@ Outcome<> convert(const BuildOptions& options) {
 Outcome<> run_build(const BuildOptions& options) {
   POSTERN_TRY(check_target(options));
   POSTERN_TRY_ASSIGN(const Recipe recipe, make_recipe(options));
-  POSTERN_TRY_ASSIGN(Plan plan, plan_source(recipe, options));
-  if (recipe.needs_container() || options.update) {
-    POSTERN_TRY(build_with_programs(std::move(plan), recipe, options));
+  message::info("Starting build...");
+  if (recipe.needs_directory() || options.update) {
+    POSTERN_TRY(build_in_directories(recipe, options));
   } else {
+    POSTERN_TRY_ASSIGN(Plan plan, plan_source(recipe, options));
     POSTERN_TRY(options.sandbox ? write_sandbox(plan, options) : write_image(plan, options));
   }
   message::info("Build complete: " + options.output);

@@ -2,23 +2,29 @@
 
 #include <array>
 #include <cerrno>
-#include <charconv>
-#include <cstring>
-#include <fstream>
-#include <string_view>
+#include <csignal>
+#include <cstdint>
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
+#include <sched.h>
 #include <spawn.h>
 #include <unistd.h>
 
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/message/message.h"
+#include "frontend/plan/fakeroot.h"
 #include "frontend/system/argv.h"
 #include "frontend/system/libexec.h"
+#include "frontend/system/safe_directory.h"
+#include "frontend/system/subids.h"
+#include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
 namespace {
@@ -51,44 +57,67 @@ Outcome<int> wait_for(pid_t child) {
   return status;
 }
 
-// "name:first:count" lines of subuid(5) for this user.
-void add_ranges(const char* path,
-                const std::string& name,
-                const std::string& number,
-                std::vector<OwnerRange>& out) {
-  std::ifstream file(path);
-  std::string line;
-  while (std::getline(file, line)) {
-    const std::size_t one = line.find(':');
-    const std::size_t two = one == std::string::npos ? one : line.find(':', one + 1);
-    if (two == std::string::npos ||
-        (line.substr(0, one) != name && line.substr(0, one) != number)) {
-      continue;
+Outcome<> check_end(pid_t child, const std::string& what) {
+  POSTERN_TRY_ASSIGN(const int status, wait_for(child));
+  POSTERN_TRY(check_interrupt());
+  if (WIFSIGNALED(status)) {
+    return Problem{.what = what + " was ended by signal " + std::to_string(WTERMSIG(status))};
+  }
+  if (WEXITSTATUS(status) != 0) {
+    return Problem{.what =
+                       what + " failed with exit status " + std::to_string(WEXITSTATUS(status))};
+  }
+  return {};
+}
+
+constexpr std::array kDevices = {"null", "zero", "full", "random", "urandom"};
+
+// Empty files and directories for the binds of become_tool().
+Outcome<> make_device_places(const std::string& root) {
+  for (const char* directory : {"/dev", "/proc"}) {
+    if (::mkdir((root + directory).c_str(), 0755) != 0 && errno != EEXIST) {
+      return system_problem("making '" + root + directory + "'", errno);
     }
-    OwnerRange range;
-    const char* const text = line.c_str();
-    std::from_chars(text + one + 1, text + two, range.first);
-    std::from_chars(text + two + 1, text + line.size(), range.count);
-    range.inside = 1;
-    out.push_back(range);
-    return;  // newuidmap(1) is given the first range
+  }
+  for (const char* device : kDevices) {
+    const std::string path = root + "/dev/" + device;
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+    if (!fd.valid()) {
+      return system_problem("making '" + path + "'", errno);
+    }
+  }
+  return {};
+}
+
+void remove_device_places(const std::string& root) {
+  for (const char* device : kDevices) {
+    ::unlink((root + "/dev/" + device).c_str());
+  }
+}
+
+// In the child: /proc and devices lie in `root` in a mount namespace of its own. Ends the process
+// on failure, with the status of a program that could not be started.
+void become_tool(const std::string& root, std::vector<std::uint8_t>& filter) {
+  bool ready = ::unshare(CLONE_NEWNS) == 0 &&
+               ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+               ::mount("/proc", (root + "/proc").c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0;
+  for (const char* device : kDevices) {
+    ready = ready && ::mount((std::string("/dev/") + device).c_str(),
+                             (root + "/dev/" + device).c_str(), nullptr, MS_BIND, nullptr) == 0;
+  }
+  // SAFETY: the bytes are sock_filter[], as libseccomp wrote them.
+  const sock_fprog program = {
+      .len = static_cast<unsigned short>(filter.size() / sizeof(sock_filter)),
+      .filter = reinterpret_cast<sock_filter*>(filter.data())};
+  ready = ready && ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
+          ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+          ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+  if (!ready) {
+    ::_exit(126);
   }
 }
 
 }  // namespace
-
-OwnerMap fakeroot_owners() {
-  OwnerMap map = caller_is_root();
-  if (::geteuid() == 0) {
-    return map;
-  }
-  const passwd* user = ::getpwuid(::getuid());  // NOLINT(concurrency-mt-unsafe): one thread
-  const std::string name = user != nullptr ? user->pw_name : "";
-  const std::string number = std::to_string(::getuid());
-  add_ranges("/etc/subuid", name, number, map.users);
-  add_ranges("/etc/subgid", name, number, map.groups);
-  return map;
-}
 
 Outcome<> run_program(const std::string& program,
                       const std::vector<std::string>& arguments,
@@ -106,16 +135,36 @@ Outcome<> run_program(const std::string& program,
   if (failed != 0) {
     return system_problem("starting '" + program + "'", failed, "is postern installed whole?");
   }
-  POSTERN_TRY_ASSIGN(const int status, wait_for(child));
-  POSTERN_TRY(check_interrupt());
-  if (WIFSIGNALED(status)) {
-    return Problem{.what = what + " was ended by signal " + std::to_string(WTERMSIG(status))};
+  return check_end(child, what);
+}
+
+Outcome<> run_with_imitation(const std::string& program,
+                             const std::vector<std::string>& arguments,
+                             const std::string& root,
+                             const std::string& what) {
+  if (system::is_host_root()) {
+    return run_program(program, arguments, -1, what);
   }
-  if (WEXITSTATUS(status) != 0) {
-    return Problem{.what =
-                       what + " failed with exit status " + std::to_string(WEXITSTATUS(status))};
+  const plan::Fakeroot kind = system::holds_id(system::own_user_ids(), 1)
+                                  ? plan::Fakeroot::kSubordinate
+                                  : plan::Fakeroot::kRootMapped;
+  POSTERN_TRY_ASSIGN(std::vector<std::uint8_t> filter, plan::imitation_filter(kind, true));
+  POSTERN_TRY(make_device_places(root));
+  std::vector<std::string> words{program};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const std::vector<char*> argv = system::argv_of(words);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    become_tool(root, filter);
+    ::execv(argv[0], argv.data());
+    ::_exit(127);
   }
-  return {};
+  if (child < 0) {
+    return system_problem("starting '" + program + "'", errno);
+  }
+  const auto done = check_end(child, what);
+  remove_device_places(root);
+  return done;
 }
 
 Outcome<> run_postern(const std::vector<std::string>& arguments, const std::string& what) {

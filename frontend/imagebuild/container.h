@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "frontend/imagebuild/directory_source.h"
 #include "policy/problem.h"
 
 namespace postern::imagebuild {
@@ -19,9 +18,13 @@ Outcome<> run_program(const std::string& program,
                       int inherited,
                       const std::string& what);
 
-// How files that root of a --fakeroot container made look on this host, and so what they are in the
-// image: the caller's ids are root's, the ids of /etc/subuid and /etc/subgid follow from 1 on.
-// Empty for root.
-OwnerMap fakeroot_owners();
+// A program of this host that fills the root file system at `root`, for a caller who is root of a
+// user namespace: with the host's /proc and usual devices in `root` while it runs, and with those
+// calls imitated that such a namespace cannot carry out (plan/fakeroot.h). For root of the host:
+// run_program.
+Outcome<> run_with_imitation(const std::string& program,
+                             const std::vector<std::string>& arguments,
+                             const std::string& root,
+                             const std::string& what);
 
 }  // namespace postern::imagebuild

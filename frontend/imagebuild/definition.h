@@ -20,10 +20,9 @@ struct FileCopy {
   std::string stage;  // "": this host
 };
 
-// A section that is a program: its interpreter line, if it names one, and its text.
+// A section that is a program for this host or for the container.
 struct Program {
-  std::string interpreter = "/bin/sh";
-  std::vector<std::string> options;  // `%post -c /bin/bash`: of the interpreter's line
+  std::vector<std::string> words;  // behind the section's name: for the shell
   std::string text;
 };
 
@@ -37,13 +36,16 @@ struct App {
   std::optional<std::string> help;
   std::map<std::string, std::string> labels;
   std::vector<FileCopy> files;
+  std::size_t order = 0;  // of its first section: apps are installed in that order
 };
 
 struct Stage {
   std::string name;                           // `Stage:`
   std::map<std::string, std::string> header;  // keys in lower case
   std::vector<FileCopy> files;
-  std::optional<Program> post;
+  std::optional<Program> pre;    // on this host, before the source is fetched
+  std::optional<Program> setup;  // on this host, before %files
+  std::optional<Program> post;   // in the container
   std::optional<std::string> environment;
   std::optional<std::string> runscript;
   std::optional<std::string> startscript;
@@ -58,13 +60,17 @@ struct Definition {
   std::string text;           // with its templates filled
 };
 
-// Values for {{ NAME }}, from the command line; they beat the defaults of %arguments.
+// Values for {{ NAME }}, from the command line; they beat the defaults of a stage's %arguments.
 using BuildArguments = std::map<std::string, std::string>;
 
-// Errors name the line. `unused` gets the arguments that nothing asked for.
+// Windows line ends are taken. Errors name the line. `unused` gets the arguments that nothing asked
+// for.
 Outcome<Definition> parse_definition(std::string_view text,
                                      const BuildArguments& arguments,
                                      std::vector<std::string>& unused);
+
+// The first instruction of `text` if it is one of a Dockerfile, else "".
+std::string_view dockerfile_instruction(std::string_view text);
 
 // Words of a %files line: blanks separate, quotes and \ protect.
 Outcome<std::vector<std::string>> split_words(std::string_view line);

@@ -48,6 +48,19 @@ std::uint32_t inside(const std::vector<OwnerRange>& ranges, std::uint32_t owner)
   return owner;
 }
 
+// Bytes of the hole at `offset`, at most `most`; 0 if there is data (lseek(2), SEEK_DATA).
+std::uint64_t hole_at(int fd, std::uint64_t offset, std::uint64_t most) {
+  const off_t data = ::lseek(fd, static_cast<off_t>(offset), SEEK_DATA);
+  if (data < 0) {
+    struct stat status{};
+    // ENXIO: nothing but a hole up to the end of the file.
+    const bool rest = errno == ENXIO && ::fstat(fd, &status) == 0 &&
+                      static_cast<std::uint64_t>(status.st_size) >= offset + most;
+    return rest ? most : 0;
+  }
+  return std::min(static_cast<std::uint64_t>(data) - offset, most);
+}
+
 class DirectorySource : public Source {
  public:
   DirectorySource(UniqueFd root, std::string name, DirectoryOptions options)
@@ -337,8 +350,16 @@ Outcome<> DirectorySource::stream_file(const Tree& tree,
   POSTERN_TRY(sink.begin(id));
   while (left > 0) {
     POSTERN_TRY(check_interrupt());
+    const std::uint64_t empty = hole_at(fd.get(), tree[id].size - left, left);
+    if (empty > 0) {
+      POSTERN_TRY(sink.hole(empty));
+      left -= empty;
+      progress.advance(empty);
+      continue;
+    }
     const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer_.size()));
-    const ssize_t got = ::read(fd.get(), buffer_.data(), want);
+    const ssize_t got = ::pread(fd.get(), buffer_.data(), want,
+                                static_cast<off_t>(tree[id].size - left));
     if (got < 0 && errno == EINTR) {
       continue;
     }

@@ -1,21 +1,23 @@
 #include "frontend/imagebuild/directory_writer.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
-#include <cstdlib>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include <linux/limits.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include "frontend/imagebuild/beneath.h"
 #include "frontend/imagebuild/interrupt.h"
-#include "frontend/imagebuild/remove_tree.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "protocol/base/unique_fd.h"
@@ -34,10 +36,48 @@ mode_t type_of(Kind kind) {
   return kind == Kind::kCharDevice ? S_IFCHR : S_IFBLK;
 }
 
+// What was left out as Privileged, by kind.
+struct PrivilegedCounts {
+  std::size_t programs = 0;
+  std::size_t devices = 0;
+  std::size_t attributes = 0;
+
+  void warn() const {
+    std::string text;
+    const auto add = [&](std::size_t count, const char* what) {
+      if (count > 0) {
+        text += (text.empty() ? "" : ", ") + std::to_string(count) + what;
+      }
+    };
+    add(programs, " set-user-ID or set-group-ID bits of programs");
+    add(devices, " device nodes");
+    add(attributes, " trusted or security attributes");
+    if (!text.empty()) {
+      message::warning("left out of the sandbox, where they would give rights on this host: " +
+                       text + " (--keep-privileged keeps them)");
+    }
+  }
+};
+
+bool is_privileged(const Attribute& attribute) {
+  return !attribute.name.starts_with("user.") && !attribute.name.starts_with("system.posix_acl");
+}
+
+// Of a program; of a directory S_ISGID only says which group new files get.
+std::uint16_t unprivileged_mode(const Inode& inode) {
+  constexpr std::uint16_t kSetId = S_ISUID | S_ISGID;
+  const bool directory = inode.kind == Kind::kDirectory;
+  return static_cast<std::uint16_t>(inode.mode & ~(directory ? S_ISUID : kSetId));
+}
+
 class Writer : public ContentSink {
  public:
-  Writer(Tree& tree, UniqueFd root, std::string name)
-      : tree_(tree), root_(std::move(root)), name_(std::move(name)), paths_(tree.size()) {}
+  Writer(Tree& tree, UniqueFd root, std::string name, Privileged privileged)
+      : tree_(tree),
+        root_(std::move(root)),
+        name_(std::move(name)),
+        keep_privileged_(privileged == Privileged::kKeep),
+        paths_(tree.size()) {}
 
   Outcome<> make_skeleton();
   Outcome<> write_rest();
@@ -61,6 +101,7 @@ class Writer : public ContentSink {
   Tree& tree_;
   UniqueFd root_;
   std::string name_;
+  bool keep_privileged_;
   std::vector<std::string> paths_;  // first name of each inode, relative
   std::vector<InodeId> order_;      // as walked: directories first
   std::vector<bool> made_ = std::vector<bool>(tree_.size());
@@ -70,6 +111,7 @@ class Writer : public ContentSink {
   std::size_t devices_ = 0;  // that could not be made
   std::size_t owners_ = 0;
   std::size_t attributes_ = 0;
+  PrivilegedCounts privileged_;
   std::size_t closed_ = 0;  // directories that their owner cannot enter
 };
 
@@ -125,6 +167,11 @@ Outcome<> Writer::make_special(int parent, InodeId id) {
   }
   if (inode.kind == Kind::kFifo) {
     return ::mkfifoat(parent, name.c_str(), 0600) == 0 ? Outcome<>() : failed("making", full(path));
+  }
+  if (!keep_privileged_) {
+    made_[id] = false;
+    ++privileged_.devices;
+    return {};
   }
   if (::mknodat(parent, name.c_str(), type_of(inode.kind) | 0600,
                 ::gnu_dev_makedev(inode.major, inode.minor)) == 0) {
@@ -220,13 +267,19 @@ Outcome<> Writer::dress(InodeId id) {
   }
   const std::string link = "/proc/self/fd/" + std::to_string(fd.get());
   for (const Attribute& attribute : inode.attributes) {
+    if (!keep_privileged_ && is_privileged(attribute)) {
+      ++privileged_.attributes;
+      continue;
+    }
     if (inode.kind == Kind::kSymlink ||
         ::setxattr(link.c_str(), attribute.name.c_str(), attribute.value.data(),
                    attribute.value.size(), 0) != 0) {
       ++attributes_;
     }
   }
-  if (inode.kind != Kind::kSymlink && ::chmod(link.c_str(), inode.mode) != 0) {
+  const std::uint16_t mode = keep_privileged_ ? inode.mode : unprivileged_mode(inode);
+  privileged_.programs += mode != inode.mode ? 1U : 0U;
+  if (inode.kind != Kind::kSymlink && ::chmod(link.c_str(), mode) != 0) {
     return failed("changing the mode of", full(paths_[id]));
   }
   closed_ += inode.kind == Kind::kDirectory && (inode.mode & 0700) != 0700 ? 1U : 0U;
@@ -271,75 +324,51 @@ void Writer::warn() const {
   if (attributes_ > 0) {
     message::verbose(some(attributes_, " extended attributes left out"));
   }
+  privileged_.warn();
   if (closed_ > 0 && ::geteuid() != 0) {
     message::warning(
         some(closed_, " directories are closed to you by their modes: --fix-perms opens them"));
   }
 }
 
-}  // namespace
-
-Outcome<NewDirectory> NewDirectory::create(const std::string& target) {
-  std::string clean = target;
-  while (clean.size() > 1 && clean.ends_with('/')) {
-    clean.pop_back();
-  }
-  const std::string name = name_of(clean);
-  const std::string parent = clean.find('/') == std::string::npos ? "."
-                             : parent_of(clean).empty()           ? "/"
-                                                                  : parent_of(clean);
-  std::string path = parent + "/." + name.substr(0, NAME_MAX - 16) + ".XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) {
-    return system_problem("making a directory in '" + parent + "'", errno);
-  }
-  return NewDirectory(std::move(path), std::move(clean));
-}
-
-NewDirectory::NewDirectory(NewDirectory&& other) noexcept
-    : path_(std::exchange(other.path_, {})), target_(std::move(other.target_)) {}
-
-NewDirectory::~NewDirectory() {
-  if (!path_.empty()) {
-    if (const auto removed = remove_directory(path_); !removed) {
-      message::warning(removed.error().what);
+Outcome<> copy_bytes(int from, int to, const std::string& shown) {
+  std::vector<char> buffer(std::size_t{1} << 20);
+  while (true) {
+    POSTERN_TRY(check_interrupt());
+    const ssize_t got = ::read(from, buffer.data(), buffer.size());
+    if (got == 0) {
+      return {};
+    }
+    if (got < 0 && errno == EINTR) {
+      continue;
+    }
+    for (ssize_t done = 0; got > 0 && done < got;) {
+      const ssize_t put = ::write(to, buffer.data() + done, static_cast<std::size_t>(got - done));
+      if (put < 0 && errno != EINTR) {
+        return failed("writing", shown);
+      }
+      done += std::max<ssize_t>(put, 0);
+    }
+    if (got < 0) {
+      return failed("copying to", shown);
     }
   }
 }
 
-Outcome<> NewDirectory::finish() {
-  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), RENAME_NOREPLACE) == 0) {
-    path_.clear();
-    return {};
-  }
-  if (errno != EEXIST) {
-    return system_problem("renaming '" + path_ + "' to '" + target_ + "'", errno);
-  }
-  if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
-    return system_problem("replacing '" + target_ + "'", errno);
-  }
-  return remove_directory(std::exchange(path_, {}));  // the former one
+Outcome<> write_text(int to, std::string_view text, const std::string& shown) {
+  const auto size = static_cast<ssize_t>(text.size());
+  return ::write(to, text.data(), text.size()) == size ? Outcome<>() : failed("writing", shown);
 }
 
-Outcome<> remove_directory(const std::string& path) {
-  const std::string parent = path.find('/') == std::string::npos ? "."
-                             : parent_of(path).empty()           ? "/"
-                                                                 : parent_of(path);
-  const UniqueFd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid()) {
-    return system_problem("opening '" + parent + "'", errno);
-  }
-  return remove_tree(directory.get(), name_of(path));
-}
-
-namespace {
-
-Outcome<> write_addition(int parent,
-                         const std::string& name,
-                         const Inode& inode,
-                         const std::string& bytes,
-                         const std::string& shown) {
+Outcome<> write_addition(
+    int parent, const std::string& name, const Inode& inode, int host, const std::string& shown) {
   if (inode.kind == Kind::kDirectory) {
     return ::mkdirat(parent, name.c_str(), inode.mode) == 0 || errno == EEXIST
+               ? Outcome<>()
+               : failed("making", shown);
+  }
+  if (inode.kind == Kind::kSymlink) {
+    return ::symlinkat(inode.target.c_str(), parent, name.c_str()) == 0 || errno == EEXIST
                ? Outcome<>()
                : failed("making", shown);
   }
@@ -347,39 +376,148 @@ Outcome<> write_addition(int parent,
     return failed("replacing", shown);
   }
   const UniqueFd fd = open_beneath(parent, name, O_WRONLY | O_CREAT | O_EXCL, 0600);
-  const auto size = static_cast<ssize_t>(bytes.size());
-  if (!fd.valid() || ::write(fd.get(), bytes.data(), bytes.size()) != size ||
-      ::fchmod(fd.get(), inode.mode) != 0) {
+  if (!fd.valid()) {
     return failed("writing", shown);
   }
+  POSTERN_TRY(host >= 0 ? copy_bytes(host, fd.get(), shown)
+                        : write_text(fd.get(), inode.captured, shown));
+  return ::fchmod(fd.get(), inode.mode) == 0 ? Outcome<>() : failed("writing", shown);
+}
+
+// Everything in a directory of this host, depth last. `visit` gets the parent's descriptor.
+class Walk {
+ public:
+  using Visit = std::function<Outcome<>(
+      int parent, const std::string& name, const struct stat& status, const std::string& path)>;
+
+  Walk(int root, Visit visit) : root_(root), visit_(std::move(visit)) {}
+
+  Outcome<> run() {
+    std::vector<std::string> todo{""};
+    while (!todo.empty()) {
+      const std::string path = std::move(todo.back());
+      todo.pop_back();
+      POSTERN_TRY(check_interrupt());
+      POSTERN_TRY(directory(path, todo));
+    }
+    return {};
+  }
+
+ private:
+  struct CloseDirectory {
+    void operator()(DIR* directory) const { ::closedir(directory); }
+  };
+
+  Outcome<> directory(const std::string& path, std::vector<std::string>& todo) {
+    UniqueFd fd = open_beneath(root_, path, O_RDONLY | O_DIRECTORY);
+    const std::unique_ptr<DIR, CloseDirectory> stream(fd.valid() ? ::fdopendir(fd.get()) : nullptr);
+    if (!stream) {
+      return failed("reading", path);
+    }
+    const int parent = fd.release();
+    while (const dirent* entry =
+               ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
+      const std::string name = entry->d_name;
+      if (name == "." || name == "..") {
+        continue;
+      }
+      const std::string below = path.empty() ? name : path + "/" + name;
+      struct stat status{};
+      if (::fstatat(parent, name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) {
+        return failed("looking at", below);
+      }
+      POSTERN_TRY(visit_(parent, name, status, below));
+      if (S_ISDIR(status.st_mode)) {
+        todo.push_back(below);
+      }
+    }
+    return {};
+  }
+
+  int root_;
+  Visit visit_;
+};
+
+// Names of a file's attributes, each ended by NUL.
+std::string attribute_names(const std::string& link) {
+  std::string names(XATTR_LIST_MAX, '\0');
+  const ssize_t length = ::llistxattr(link.c_str(), names.data(), names.size());
+  names.resize(static_cast<std::size_t>(std::max<ssize_t>(length, 0)));
+  return names;
+}
+
+void take_attributes(const std::string& link, PrivilegedCounts& counts) {
+  const std::string names = attribute_names(link);
+  for (std::size_t start = 0; start < names.size();) {
+    const Attribute attribute{.name = names.c_str() + start, .value = {}};
+    start += attribute.name.size() + 1;
+    if (is_privileged(attribute) && ::lremovexattr(link.c_str(), attribute.name.c_str()) == 0) {
+      ++counts.attributes;
+    }
+  }
+}
+
+Outcome<> take_privilege(int parent,
+                         const std::string& name,
+                         const struct stat& status,
+                         const std::string& path,
+                         PrivilegedCounts& counts) {
+  if (S_ISCHR(status.st_mode) || S_ISBLK(status.st_mode)) {
+    ++counts.devices;
+    return ::unlinkat(parent, name.c_str(), 0) == 0 ? Outcome<>() : failed("removing", path);
+  }
+  const mode_t bits = S_ISDIR(status.st_mode) ? mode_t{S_ISUID} : mode_t{S_ISUID | S_ISGID};
+  if (!S_ISLNK(status.st_mode) && (status.st_mode & bits) != 0) {
+    ++counts.programs;
+    if (::fchmodat(parent, name.c_str(), status.st_mode & 07777 & ~bits, 0) != 0) {
+      return failed("changing the mode of", path);
+    }
+  }
+  take_attributes("/proc/self/fd/" + std::to_string(parent) + "/" + name, counts);
   return {};
 }
 
 }  // namespace
 
-Outcome<> write_additions(const Tree& tree, Source& source, const std::string& path) {
+Outcome<> take_privileges(const std::string& path) {
+  const UniqueFd root(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) {
+    return failed("opening", path);
+  }
+  PrivilegedCounts counts;
+  POSTERN_TRY(Walk(root.get(), [&](int parent, const std::string& name, const struct stat& status,
+                                   const std::string& below) {
+                return take_privilege(parent, name, status, path + "/" + below, counts);
+              }).run());
+  counts.warn();
+  return {};
+}
+
+Outcome<> write_additions(const Tree& tree, const HostOpener& open, const std::string& path) {
   const UniqueFd root(::open(path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) {
     return system_problem("opening '" + path + "'", errno);
   }
   std::vector<std::pair<std::string, InodeId>> additions;
   tree.walk([&](const std::string& name, InodeId id) {
-    const bool file = tree[id].kind == Kind::kFile && tree[id].origin != Origin::kSource;
-    if (!name.empty() && (file || tree[id].kind == Kind::kDirectory)) {
+    const Inode& inode = tree[id];
+    const bool added = inode.origin != Origin::kSource &&
+                       (inode.kind == Kind::kFile || inode.kind == Kind::kSymlink);
+    if (!name.empty() && (added || inode.kind == Kind::kDirectory)) {
       additions.emplace_back(name, id);
     }
   });
   for (const auto& [name, id] : additions) {
-    const Inode& inode = tree[id];
     const UniqueFd parent = open_beneath(root.get(), parent_of(name), O_PATH | O_DIRECTORY);
     if (!parent.valid()) {
       return failed("opening", path + "/" + parent_of(name));
     }
-    std::string bytes = inode.captured;
-    if (inode.origin == Origin::kHost) {
-      POSTERN_TRY_ASSIGN(bytes, source.head(tree, id, inode.size));
+    UniqueFd host;
+    if (tree[id].origin == Origin::kHost && tree[id].kind == Kind::kFile) {
+      POSTERN_TRY_ASSIGN(host, open(id));
     }
-    POSTERN_TRY(write_addition(parent.get(), name_of(name), inode, bytes, path + "/" + name));
+    POSTERN_TRY(
+        write_addition(parent.get(), name_of(name), tree[id], host.get(), path + "/" + name));
   }
   return {};
 }
@@ -387,12 +525,13 @@ Outcome<> write_additions(const Tree& tree, Source& source, const std::string& p
 Outcome<> write_directory(Tree& tree,
                           Source& source,
                           const std::string& path,
+                          Privileged privileged,
                           message::Progress& progress) {
   UniqueFd root(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root.valid()) {
     return system_problem("opening '" + path + "'", errno);
   }
-  Writer writer(tree, std::move(root), path);
+  Writer writer(tree, std::move(root), path, privileged);
   POSTERN_TRY(writer.make_skeleton());
   POSTERN_TRY(source.stream(tree, writer, progress));
   progress.hide();

@@ -144,10 +144,7 @@ Outcome<> HostFiles::stream(Tree& tree, ContentSink& sink, message::Progress& pr
         inode.origin != Origin::kHost) {
       continue;
     }
-    const UniqueFd fd(::open(path->second.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-    if (!fd.valid()) {
-      return unreadable(path->second);
-    }
+    POSTERN_TRY_ASSIGN(const UniqueFd fd, open(id));
     POSTERN_TRY(sink.begin(id));
     for (std::uint64_t left = inode.size; left > 0;) {
       POSTERN_TRY(check_interrupt());
@@ -173,16 +170,25 @@ Outcome<> HostFiles::stream(Tree& tree, ContentSink& sink, message::Progress& pr
   return {};
 }
 
+Outcome<UniqueFd> HostFiles::open(InodeId file) const {
+  const auto path = paths_.find(file);
+  if (path == paths_.end()) {
+    return Problem{.what = "%files: a file was lost"};
+  }
+  UniqueFd fd(::open(path->second.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (!fd.valid()) {
+    return unreadable(path->second);
+  }
+  return fd;
+}
+
 Outcome<std::string> HostFiles::head(const Tree& tree, InodeId file, std::size_t most) {
   const auto path = paths_.find(file);
   if (path == paths_.end() || tree[file].origin != Origin::kHost) {
     return base_->head(tree, file, most);
   }
-  const UniqueFd fd(::open(path->second.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  POSTERN_TRY_ASSIGN(const UniqueFd fd, open(file));
   std::string text(std::min<std::uint64_t>(most, tree[file].size), '\0');
-  if (!fd.valid()) {
-    return unreadable(path->second);
-  }
   std::size_t filled = 0;
   while (filled < text.size()) {
     const ssize_t got = ::read(fd.get(), text.data() + filled, text.size() - filled);

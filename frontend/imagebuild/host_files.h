@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "frontend/imagebuild/source.h"
+#include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
 
@@ -26,6 +27,9 @@ class HostFiles : public Source {
   [[nodiscard]] std::uint64_t bytes() const override { return base_->bytes() + bytes_; }
 
   Outcome<std::string> head(const Tree& tree, InodeId file, std::size_t most) override;
+
+  // A file that copy() added.
+  Outcome<UniqueFd> open(InodeId file) const;
 
  private:
   Outcome<> copy_one(Tree& tree, const std::string& from, const std::string& to);

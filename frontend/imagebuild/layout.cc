@@ -87,6 +87,7 @@ class Additions {
   Outcome<> link(const std::string& path, std::string target) {
     Inode inode;
     inode.kind = Kind::kSymlink;
+    inode.origin = Origin::kLiteral;
     inode.mode = 0777;
     inode.target = std::move(target);
     return put_missing(path, std::move(inode));
@@ -213,10 +214,64 @@ Outcome<Lines> labels_of(Tree& tree,
   if (scripts.help) {
     labels["org.label-schema.usage"] = "/.singularity.d/runscript.help";
   }
-  for (const auto& [name, value] : scripts.labels) {
+  for (const auto& [name, value] : scripts.built_labels) {
     labels[name] = value;
   }
+  for (const auto& [name, value] : scripts.labels) {
+    const auto [label, added] = labels.try_emplace(name, value);
+    if (added || label->second == value) {
+      continue;
+    }
+    if (scripts.replace) {
+      label->second = value;
+    } else {
+      message::warning("label " + name + " of the source is kept: --force replaces it");
+    }
+  }
   return labels;
+}
+
+// The environment of the source first, so that the definition's can build on it and beat it.
+Outcome<> add_environment(Additions& add, Tree& tree, Source& source, const Scripts& scripts) {
+  const std::string path = std::string(kMeta) + "/env/90-environment.sh";
+  if (scripts.environment) {
+    POSTERN_TRY_ASSIGN(const std::optional<std::string> present,
+                       file_text(tree, source, "/" + path));
+    std::string text =
+        present && *present != kNoEnvironment ? *present : std::string("#!/bin/sh\n");
+    text += text.ends_with('\n') ? "" : "\n";
+    POSTERN_TRY(add.replace(path, 0755, text + *scripts.environment));
+  }
+  return add.file(path, 0755, std::string(kNoEnvironment));
+}
+
+Outcome<> add_help(Additions& add, Tree& tree, Source& source, const Scripts& scripts) {
+  if (!scripts.help) {
+    return {};
+  }
+  const std::string path = std::string(kMeta) + "/runscript.help";
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> present, file_text(tree, source, "/" + path));
+  if (present && *present != *scripts.help && !scripts.replace) {
+    message::warning("the help text of the source is kept: --force replaces it");
+    return {};
+  }
+  return add.replace(path, 0644, *scripts.help);
+}
+
+// The definition file of the source goes to bootstrap_history/ApptainerN, with the next free N.
+Outcome<> keep_definition(Additions& add, Tree& tree, Source& source) {
+  const std::string folder = std::string(kMeta) + "/bootstrap_history";
+  POSTERN_TRY_ASSIGN(const std::optional<std::string> present,
+                     file_text(tree, source, "/" + std::string(kMeta) + "/Singularity"));
+  if (!present) {
+    return {};
+  }
+  std::size_t number = 0;
+  while (tree.find_id("/" + folder + "/Apptainer" + std::to_string(number)) != Tree::kNone) {
+    ++number;
+  }
+  POSTERN_TRY(add.directory(folder, 0755));
+  return add.file(folder + "/Apptainer" + std::to_string(number), 0644, *present);
 }
 
 Outcome<> add_mount_points(Additions& add) {
@@ -242,23 +297,24 @@ Outcome<> add_mount_points(Additions& add) {
   return add.file("etc/resolv.conf", 0644, "");
 }
 
+// Environment and program of an OCI image.
+Outcome<> add_config(Additions& add, const ImageConfig& config) {
+  if (config.raw.empty()) {
+    return {};
+  }
+  const std::string meta = std::string(kMeta) + "/";
+  POSTERN_TRY(add.replace(meta + "env/10-docker2singularity.sh", 0755,
+                          environment_script(config.environment)));
+  return add.replace(meta + "runscript", 0755, oci_runscript(config.entrypoint, config.command));
+}
+
 Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& scripts) {
   const auto meta = [](std::string_view name) {
     return std::string(kMeta) + "/" + std::string(name);
   };
   POSTERN_TRY(add.file(meta("env/01-base.sh"), 0755, std::string(kBaseEnvironment)));
   POSTERN_TRY(add.file(meta("env/99-base.sh"), 0755, std::string(kLastEnvironment)));
-  if (!config.raw.empty()) {
-    POSTERN_TRY(add.replace(meta("env/10-docker2singularity.sh"), 0755,
-                            environment_script(config.environment)));
-    POSTERN_TRY(
-        add.replace(meta("runscript"), 0755, oci_runscript(config.entrypoint, config.command)));
-  }
-  if (scripts.environment) {
-    POSTERN_TRY(
-        add.replace(meta("env/90-environment.sh"), 0755, with_interpreter(*scripts.environment)));
-  }
-  POSTERN_TRY(add.file(meta("env/90-environment.sh"), 0755, std::string(kNoEnvironment)));
+  POSTERN_TRY(add_config(add, config));
   const std::array<std::pair<const char*, const std::optional<std::string>*>, 3> sections = {
       {{"runscript", &scripts.runscript},
        {"startscript", &scripts.startscript},
@@ -267,9 +323,6 @@ Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& 
     if (*text) {
       POSTERN_TRY(add.replace(meta(name), 0755, with_interpreter(**text)));
     }
-  }
-  if (scripts.help) {
-    POSTERN_TRY(add.replace(meta("runscript.help"), 0644, *scripts.help));
   }
   POSTERN_TRY(add.file(meta("runscript"), 0755, oci_runscript({}, {})));
   POSTERN_TRY(add.file(meta("startscript"), 0755, std::string(kNoStartscript)));
@@ -296,8 +349,60 @@ Outcome<> add_scripts(Additions& add, const ImageConfig& config, const Scripts& 
   return {};
 }
 
+// A name in a variable: what a shell does not take becomes _.
+std::string variable_part(std::string_view name) {
+  std::string part(name);
+  for (char& c : part) {
+    c = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' ? c : '_';
+  }
+  return part;
+}
+
+// env/01-base.sh of an app: where it is (the variables of the Scientific Filesystem).
+std::string app_environment(const std::string& name) {
+  const std::string root = "/scif/apps/" + name;
+  const std::string data = "/scif/data/" + name;
+  std::string text = "#!/bin/sh\n";
+  for (const auto& [variable, value] :
+       std::to_array<std::pair<const char*, std::string>>({{"SCIF_APPNAME", name},
+                                                           {"SCIF_APPROOT", root},
+                                                           {"SCIF_APPMETA", root + "/scif"},
+                                                           {"SCIF_DATA", "/scif/data"},
+                                                           {"SCIF_APPDATA", data},
+                                                           {"SCIF_APPINPUT", data + "/input"},
+                                                           {"SCIF_APPOUTPUT", data + "/output"}})) {
+    text += std::string("export ") + variable + "=" + in_double_quotes(value) + "\n";
+  }
+  return text;
+}
+
+// env/94-appsbase.sh of the image: where each app is.
+std::string apps_environment(const std::map<std::string, AppScripts>& apps) {
+  std::string text = "#!/bin/sh\n";
+  for (const auto& [name, app] : apps) {
+    const std::string part = variable_part(name);
+    const std::string root = "/scif/apps/" + name;
+    const auto set = [&](bool there, const char* variable, const std::string& value) {
+      if (there) {
+        text += std::string("export SCIF_") + variable + "_" + part + "=" +
+                in_double_quotes(value) + "\n";
+      }
+    };
+    set(true, "APPDATA", "/scif/data/" + name);
+    set(true, "APPMETA", root + "/scif");
+    set(true, "APPROOT", root);
+    set(true, "APPBIN", root + "/bin");
+    set(true, "APPLIB", root + "/lib");
+    set(app.environment.has_value(), "APPENV", root + "/scif/env/90-environment.sh");
+    set(!app.labels.empty(), "APPLABELS", root + "/scif/labels.json");
+    set(app.runscript.has_value(), "APPRUN", root + "/scif/runscript");
+    set(app.startscript.has_value(), "APPSTART", root + "/scif/startscript");
+  }
+  return text;
+}
+
 // /scif/apps/NAME and /scif/data/NAME, as the Scientific Filesystem has them.
-Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps) {
+Outcome<> add_app_folders(Additions& add, const std::map<std::string, AppScripts>& apps) {
   for (const auto& [name, app] : apps) {
     const std::string root = "scif/apps/" + name;
     for (const std::string& folder :
@@ -306,6 +411,19 @@ Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps
           "scif/data/" + name + "/input", "scif/data/" + name + "/output"}) {
       POSTERN_TRY(add.directory(folder, 0755));
     }
+    POSTERN_TRY(add.replace(root + "/scif/env/01-base.sh", 0755, app_environment(name)));
+  }
+  return {};
+}
+
+Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps) {
+  POSTERN_TRY(add_app_folders(add, apps));
+  if (!apps.empty()) {
+    POSTERN_TRY(
+        add.replace(std::string(kMeta) + "/env/94-appsbase.sh", 0755, apps_environment(apps)));
+  }
+  for (const auto& [name, app] : apps) {
+    const std::string root = "scif/apps/" + name;
     const std::array<std::pair<const char*, const std::optional<std::string>*>, 4> scripts = {
         {{"/scif/runscript", &app.runscript},
          {"/scif/startscript", &app.startscript},
@@ -319,10 +437,9 @@ Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps
     if (app.help) {
       POSTERN_TRY(add.replace(root + "/scif/runscript.help", 0644, *app.help));
     }
-    if (!app.labels.empty()) {
-      POSTERN_TRY(
-          add.replace(root + "/scif/labels.json", 0644, dumped(json(app.labels), 1) + "\n"));
-    }
+    json labels(app.labels);
+    labels["SCIF_APP_NAME"] = name;
+    POSTERN_TRY(add.replace(root + "/scif/labels.json", 0644, dumped(labels, 1) + "\n"));
   }
   return {};
 }
@@ -532,6 +649,16 @@ sif::Architecture architecture_of(const Tree& tree, Source& source) {
   return sif::Architecture::kUnknown;
 }
 
+Outcome<> prepare_layout(Tree& tree,
+                         const ImageConfig& config,
+                         const Scripts& scripts,
+                         const Facts& facts) {
+  Additions add(tree, facts.time.value_or(facts.newest));
+  POSTERN_TRY(add_mount_points(add));
+  POSTERN_TRY(add_config(add, config));
+  return add_app_folders(add, scripts.apps);
+}
+
 Outcome<Description> complete_layout(Tree& tree,
                                      Source& source,
                                      const ImageConfig& config,
@@ -539,13 +666,16 @@ Outcome<Description> complete_layout(Tree& tree,
                                      const Facts& facts) {
   Additions add(tree, facts.time.value_or(facts.newest));
   POSTERN_TRY(add_mount_points(add));
+  POSTERN_TRY(add_environment(add, tree, source, scripts));
   POSTERN_TRY(add_scripts(add, config, scripts));
+  POSTERN_TRY(add_help(add, tree, source, scripts));
   POSTERN_TRY(add_apps(add, scripts.apps));
   POSTERN_TRY_ASSIGN(const Lines labels, labels_of(tree, source, config, scripts, facts));
   POSTERN_TRY(add.replace(".singularity.d/labels.json", 0644, dumped(json(labels), 1) + "\n"));
 
   Description out;
   if (!scripts.definition.empty()) {
+    POSTERN_TRY(keep_definition(add, tree, source));
     out.definition = scripts.definition;
     POSTERN_TRY(add.replace(".singularity.d/Singularity", 0644, out.definition));
   } else {

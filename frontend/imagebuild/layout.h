@@ -49,8 +49,10 @@ struct Scripts {
   std::optional<std::string> test;
   std::optional<std::string> help;
   std::map<std::string, std::string> labels;
+  std::map<std::string, std::string> built_labels;  // that %post wrote
   std::map<std::string, AppScripts> apps;
   std::string definition;  // the whole file
+  bool replace = false;    // labels and help of the source give way to those of the definition
 };
 
 struct Facts {
@@ -68,7 +70,15 @@ struct Description {
   std::string oci_config;  // oci-config.json, may be empty
 };
 
-// Adds what is missing to `tree` and describes the result.
+// Adds to `tree` what programs of a build need: mount points, the environment of an OCI
+// image, folders of apps.
+Outcome<> prepare_layout(Tree& tree,
+                         const ImageConfig& config,
+                         const Scripts& scripts,
+                         const Facts& facts);
+
+// Adds what is missing to `tree` and describes the result. What a source has (environment, earlier
+// definition files) stays, as Apptainer keeps it.
 Outcome<Description> complete_layout(Tree& tree,
                                      Source& source,
                                      const ImageConfig& config,

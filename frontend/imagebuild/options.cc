@@ -41,8 +41,9 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"force", 'F', "FORCE", Kind::kFlag, kBuild, "", "replace a present image"},
     {"ignore-fakeroot-command", 0, "IGNORE_FAKEROOT_COMMAND", Kind::kFlag, kBuild, "", ""},
     {"ignore-proot", 0, "IGNORE_PROOT", Kind::kFlag, kBuild, "", ""},
-    {"ignore-subuid", 0, "IGNORE_SUBUID", Kind::kFlag, kBuild, "", ""},
+    {"ignore-subuid", 0, "IGNORE_SUBUID", Kind::kFlag, kBuild, "", "do not use the ids of /etc/subuid"},
     {"ignore-userns", 0, "IGNORE_USERNS", Kind::kFlag, kBuild, "", ""},
+    {"keep-privileged", 0, "KEEP_PRIVILEGED", Kind::kFlag, kBuild, "", "with --sandbox: keep set-user-ID programs, device nodes and trusted attributes"},
     {"library", 0, "LIBRARY", Kind::kText, kBuild, "URL", "the library that library:// means"},
     {"mksquashfs-args", 0, "MKSQUASHFS_ARGS", Kind::kText, kBuild, "ARGS", "options of mksquashfs: -comp, -b, -Xcompression-level, -processors, -all-root, -no-compression"},
     {"mount", 0, "MOUNT", Kind::kArray, kBuild, "SPEC", "mount during %post and %test"},
@@ -56,7 +57,7 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"reproducible", 0, "REPRODUCIBLE", Kind::kFlag, kBuild, "", ""},
     {"rocm", 0, "", Kind::kFlag, kBuild, "", "AMD GPUs during %post and %test"},
     {"sandbox", 's', "SANDBOX", Kind::kFlag, kBuild, "", "make a directory instead of an image file"},
-    {"section", 0, "SECTION", Kind::kList, kBuild, "NAMES", "sections to run: all, none, or of post, files, environment, test, labels"},
+    {"section", 0, "SECTION", Kind::kList, kBuild, "NAMES", "sections to run: all, none, or of pre, setup, post, files, environment, test, labels, runscript, startscript, help"},
     {"tmpdir", 0, "TMPDIR", Kind::kText, kBuild, "DIR", "directory for temporary files"},
     {"verify-key", 0, "VERIFY_KEY", Kind::kText, kBuild, "FILE", "docker://, oras://: only what this public key has signed (cosign)"},
     {"update", 'u', "UPDATE", Kind::kFlag, kBuild, "", "with --sandbox: run the sections on the present directory"},
@@ -282,6 +283,8 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words,
   out.update = arguments.given("update");
   out.fix_permissions = arguments.given("fix-perms");
   out.no_test = arguments.given("notest");
+  out.ignore_subordinate_ids = arguments.given("ignore-subuid");
+  out.keep_privileged = arguments.given("keep-privileged");
   out.keep_on_failure = arguments.given("no-cleanup");
   out.only_warn_of_unused_arguments = arguments.given("warn-unused-build-args");
   if (out.update && !out.sandbox) {

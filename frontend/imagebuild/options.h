@@ -37,6 +37,8 @@ struct BuildOptions {
   bool update = false;
   bool fix_permissions = false;
   bool no_test = false;
+  bool ignore_subordinate_ids = false;
+  bool keep_privileged = false;  // see Privileged in directory_writer.h
   bool keep_on_failure = false;
   bool only_warn_of_unused_arguments = false;
 };

@@ -1,6 +1,7 @@
 #include "frontend/imagebuild/plan.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <ctime>
 #include <sstream>
@@ -8,16 +9,23 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "frontend/imagebuild/container.h"
+#include "frontend/imagebuild/bootstrap_tool.h"
 #include "frontend/imagebuild/directory_source.h"
 #include "frontend/imagebuild/host_files.h"
 #include "frontend/imagebuild/layers.h"
 #include "frontend/message/message.h"
+#include "frontend/system/subids.h"
 #include "policy/sif/format.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
 namespace {
+
+std::string lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return text;
+}
 
 // Times of the tree never exceed SOURCE_DATE_EPOCH; returns the newest that is left.
 std::int64_t clamp_times(Tree& tree, const std::optional<std::int64_t>& epoch) {
@@ -101,38 +109,74 @@ Outcome<BuildArguments> build_arguments(const BuildOptions& options) {
   return out;
 }
 
-Outcome<SourceSpec> spec_of(const Stage& stage, bool& from_nothing) {
-  const auto header = [&](const char* key) {
-    const auto found = stage.header.find(key);
-    return found == stage.header.end() ? std::string() : found->second;
-  };
-  const std::string bootstrap = header("bootstrap");
-  const std::string from = header("from");
-  if (header("fingerprints") != "") {
-    return Problem{.what = "the header 'Fingerprints' asks for a signed source",
-                   .cure = "check it with 'postern verify', then leave the line out"};
+std::string header_of(const Stage& stage, const char* key) {
+  const auto found = stage.header.find(key);
+  return found == stage.header.end() ? std::string() : found->second;
+}
+
+// "REGISTRY/NAMESPACE/FROM", as far as the first two are given.
+std::string docker_name(const Stage& stage) {
+  std::string name;
+  for (const char* key : {"registry", "namespace", "from"}) {
+    const std::string part = header_of(stage, key);
+    name += (name.empty() || part.empty() ? "" : "/") + part;
   }
-  from_nothing = bootstrap == "scratch";
-  if (from_nothing) {
-    return SourceSpec{};
+  return name;
+}
+
+Outcome<> set_source(const Stage& stage, Recipe& recipe) {
+  const std::string bootstrap = lower(header_of(stage, "bootstrap"));
+  const std::string from = header_of(stage, "from");
+  recipe.from_nothing = bootstrap == "scratch";
+  if (recipe.from_nothing) {
+    return {};
+  }
+  if (is_bootstrap_tool(bootstrap)) {
+    recipe.tool = bootstrap;
+    recipe.header = stage.header;
+    return {};
   }
   if (from.empty()) {
-    return Problem{.what = "the definition file has no 'From:'"};
+    return Problem{.what = "Bootstrap: " + bootstrap + " needs the header 'From:'"};
   }
-  if (bootstrap == "localimage") {
-    return identify_source(from);
-  }
+  std::string text = from;
   if (bootstrap == "docker-archive" || bootstrap == "oci-archive" || bootstrap == "oci") {
-    return identify_source(bootstrap + ":" + from);
+    text = bootstrap + ":" + from;
+  } else if (bootstrap == "docker") {
+    text = "docker://" + docker_name(stage);
+  } else if (bootstrap == "library" || bootstrap == "oras" || bootstrap == "shub") {
+    text = bootstrap + "://" + from;
+  } else if (bootstrap == "docker-daemon") {
+    text = bootstrap + ":" + from;
+  } else if (bootstrap != "localimage") {
+    return Problem{.what = "Bootstrap: " + bootstrap + " is not known",
+                   .cure =
+                       "localimage, docker, oras, library, docker-archive, oci, oci-archive, "
+                       "scratch, debootstrap, yum, dnf, zypper, arch and busybox are"};
   }
-  if (bootstrap == "docker" || bootstrap == "library" || bootstrap == "oras" ||
-      bootstrap == "shub" || bootstrap == "docker-daemon") {
-    const std::string url =
-        bootstrap == "docker-daemon" ? bootstrap + ":" + from : bootstrap + "://" + from;
-    return identify_source(url);  // says how to get it here
+  POSTERN_TRY_ASSIGN(recipe.spec, identify_source(text));
+  return recipe.spec.kind == SourceKind::kDefinition
+             ? Outcome<>(Problem{.what = "'" + from + "' is a definition file, not an image"})
+             : Outcome<>();
+}
+
+// "A, B": 40 hexadecimal digits each.
+Outcome<std::vector<std::string>> fingerprints_of(const Stage& stage) {
+  std::vector<std::string> list;
+  std::istringstream words(header_of(stage, "fingerprints"));
+  for (std::string word; std::getline(words, word, ',');) {
+    word.erase(std::remove_if(word.begin(), word.end(),
+                              [](unsigned char c) { return std::isspace(c) != 0; }),
+               word.end());
+    const bool hex = std::all_of(word.begin(), word.end(),
+                                 [](unsigned char c) { return std::isxdigit(c) != 0; });
+    if (word.size() != 40 || !hex) {
+      return Problem{.what =
+                         "Fingerprints: '" + word + "' is no fingerprint of 40 hexadecimal digits"};
+    }
+    list.push_back(lower(word));
   }
-  return Problem{.what = "Bootstrap: " + bootstrap + " is not known",
-                 .cure = "localimage, docker-archive, oci, oci-archive and scratch are"};
+  return list;
 }
 
 // `--section`.
@@ -145,7 +189,13 @@ bool wanted(const BuildOptions& options, std::string_view section) {
 }
 
 void take_apps(const Stage& stage, const BuildOptions& options, Recipe& recipe) {
+  std::vector<std::pair<std::size_t, std::string>> order;
   for (const auto& [name, app] : stage.apps) {
+    order.emplace_back(app.order, name);
+  }
+  std::sort(order.begin(), order.end());
+  for (const auto& [number, name] : order) {
+    const App& app = stage.apps.at(name);
     recipe.scripts.apps[name] = {.environment = app.environment,
                                  .runscript = app.run,
                                  .startscript = app.start,
@@ -154,65 +204,75 @@ void take_apps(const Stage& stage, const BuildOptions& options, Recipe& recipe) 
                                  .labels = app.labels};
     if (wanted(options, "files")) {
       for (FileCopy copy : app.files) {
-        // Relative names of %appfiles are below the app.
-        const bool absolute = copy.to.starts_with('/');
-        copy.to = absolute ? copy.to : "/scif/apps/" + name + "/" + copy.to;
+        // Below the app, whatever they are called.
+        copy.to = "/scif/apps/" + name + "/" + (copy.to.empty() ? std::string() : copy.to);
         recipe.files.push_back(std::move(copy));
       }
     }
     if (app.install && wanted(options, "post")) {
-      recipe.installs[name] = Program{.text = *app.install};
+      recipe.installs.emplace_back(name, *app.install);
     }
   }
 }
 
-Outcome<Recipe> recipe_of(const Definition& definition, const BuildOptions& options) {
-  if (definition.stages.size() > 1) {
-    return Problem{.what = "the definition file has several stages",
-                   .cure =
-                       "build each stage's image from a file of its own, and copy from its sandbox "
-                       "with %files"};
-  }
-  const Stage& stage = definition.stages.back();
+Outcome<Recipe> recipe_of_stage(const Stage& stage, const BuildOptions& options, bool last) {
   Recipe recipe;
-  if (!options.update) {
-    POSTERN_TRY_ASSIGN(recipe.spec, spec_of(stage, recipe.from_nothing));
-    if (recipe.spec.kind == SourceKind::kDefinition) {
-      return Problem{.what = "'" + recipe.spec.path + "' is a definition file, not an image"};
-    }
+  recipe.stage = stage.name;
+  if (!options.update || !last) {
+    POSTERN_TRY(set_source(stage, recipe));
   }
+  POSTERN_TRY_ASSIGN(recipe.fingerprints, fingerprints_of(stage));
   Scripts& scripts = recipe.scripts;
-  scripts.definition = definition.text;
-  scripts.runscript = stage.runscript;
-  scripts.startscript = stage.startscript;
-  scripts.help = stage.help;
-  if (wanted(options, "environment")) {
-    scripts.environment = stage.environment;
-  }
-  if (wanted(options, "labels")) {
-    scripts.labels = stage.labels;
-  }
-  if (wanted(options, "test")) {
-    scripts.test = stage.test;
-    recipe.run_test = stage.test.has_value() && !options.no_test;
-  }
-  if (wanted(options, "files")) {
-    recipe.files = stage.files;
-  }
-  if (wanted(options, "post")) {
-    recipe.post = stage.post;
-  }
-  take_apps(stage, options, recipe);
-  for (const FileCopy& copy : recipe.files) {
-    if (!copy.stage.empty()) {
-      return Problem{.what = "%files from '" + copy.stage + "': there is no such stage"};
+  scripts.replace = options.force;
+  const auto take = [&](const char* section, const auto& from, auto& to) {
+    if (wanted(options, section)) {
+      to = from;
     }
-  }
+  };
+  take("runscript", stage.runscript, scripts.runscript);
+  take("startscript", stage.startscript, scripts.startscript);
+  take("help", stage.help, scripts.help);
+  take("environment", stage.environment, scripts.environment);
+  take("labels", stage.labels, scripts.labels);
+  take("test", stage.test, scripts.test);
+  take("files", stage.files, recipe.files);
+  take("pre", stage.pre, recipe.pre);
+  take("setup", stage.setup, recipe.setup);
+  take("post", stage.post, recipe.post);
+  recipe.run_test = scripts.test.has_value() && !options.no_test;
+  take_apps(stage, options, recipe);
   return recipe;
 }
 
+Outcome<Recipe> recipe_of(const Definition& definition, const BuildOptions& options) {
+  std::vector<Recipe> stages;
+  for (const Stage& stage : definition.stages) {
+    const bool last = &stage == &definition.stages.back();
+    POSTERN_TRY_ASSIGN(Recipe recipe, recipe_of_stage(stage, options, last));
+    recipe.scripts.definition = definition.text;
+    stages.push_back(std::move(recipe));
+  }
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    for (const FileCopy& copy : stages[i].files) {
+      const auto earlier = stages.begin() + static_cast<std::ptrdiff_t>(i);
+      if (!copy.stage.empty() && std::none_of(stages.begin(), earlier, [&](const Recipe& other) {
+            return other.stage == copy.stage;
+          })) {
+        return Problem{.what = "%files from " + copy.stage + ": there is no such stage before it",
+                       .cure = "name the stage with 'Stage: " + copy.stage + "' further up"};
+      }
+    }
+  }
+  Recipe image = std::move(stages.back());
+  stages.pop_back();
+  image.earlier = std::move(stages);
+  return image;
+}
+
 void set_facts(Plan& plan, const Recipe& recipe, const BuildOptions& options) {
-  plan.facts.bootstrap = recipe.from_nothing ? "scratch" : bootstrap_name(recipe.spec.kind);
+  plan.facts.bootstrap = recipe.from_nothing ? "scratch"
+                         : recipe.tool       ? *recipe.tool
+                                             : bootstrap_name(recipe.spec.kind);
   plan.facts.from = recipe.spec.reference.empty() ? recipe.spec.path
                                                   : recipe.spec.path + ":" + recipe.spec.reference;
   plan.facts.newest = clamp_times(plan.tree, options.epoch);
@@ -243,10 +303,19 @@ std::map<std::string, std::string> parse_label_lines(const std::string& text) {
   return labels;
 }
 
-Owners owners_of(const Tree& tree) {
+bool Recipe::needs_directory() const {
+  const bool from_stage = std::any_of(files.begin(), files.end(),
+                                      [](const FileCopy& copy) { return !copy.stage.empty(); });
+  return tool || pre || setup || post || !installs.empty() || run_test || from_stage ||
+         !earlier.empty();
+}
+
+Owners foreign_owners(const Tree& tree) {
+  const std::vector<system::IdRange> users = system::own_user_ids();
+  const std::vector<system::IdRange> groups = system::own_group_ids();
   Owners owners;
   tree.walk([&](const std::string& path, InodeId id) {
-    if (tree[id].uid != 0 || tree[id].gid != 0) {
+    if (!system::holds_id(users, tree[id].uid) || !system::holds_id(groups, tree[id].gid)) {
       owners[path] = {tree[id].uid, tree[id].gid};
     }
   });
@@ -285,11 +354,17 @@ Outcome<Recipe> make_recipe(const BuildOptions& options) {
   return recipe_of(definition, options);
 }
 
-Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
+namespace {
+
+Outcome<std::unique_ptr<Source>> sandbox_source(const BuildOptions& options) {
+  return directory_source(options.output, {});
+}
+
+// Source and tree, no more.
+Outcome<Plan> open_plan(const Recipe& recipe, const BuildOptions& options) {
   Plan plan;
-  if (options.update) {
-    POSTERN_TRY_ASSIGN(plan.opened.source,
-                       directory_source(options.output, {.owners = fakeroot_owners()}));
+  if (options.update && recipe.spec.path.empty()) {
+    POSTERN_TRY_ASSIGN(plan.opened.source, sandbox_source(options));
   } else if (recipe.from_nothing) {
     plan.opened.source = layer_source({}, {});
   } else {
@@ -300,18 +375,29 @@ Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
                                                               .pin = options.pin,
                                                               .remote = options.remote.get()}));
   }
-  auto with_files = std::make_unique<HostFiles>(std::move(plan.opened.source));
-  HostFiles& files = *with_files;
-  plan.opened.source = std::move(with_files);
   POSTERN_TRY_ASSIGN(plan.tree, plan.opened.source->index());
-  for (const FileCopy& copy : recipe.files) {
-    POSTERN_TRY(files.copy(plan.tree, copy.from, copy.to));
-  }
+  return plan;
+}
+
+void settle(Plan& plan, const Recipe& recipe, const BuildOptions& options) {
   plan.tree.finish();
   if (options.fix_permissions) {
     fix_permissions(plan.tree);
   }
   set_facts(plan, recipe, options);
+}
+
+}  // namespace
+
+Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
+  POSTERN_TRY_ASSIGN(Plan plan, open_plan(recipe, options));
+  auto with_files = std::make_unique<HostFiles>(std::move(plan.opened.source));
+  HostFiles& files = *with_files;
+  plan.opened.source = std::move(with_files);
+  for (const FileCopy& copy : recipe.files) {
+    POSTERN_TRY(files.copy(plan.tree, copy.from, copy.to));
+  }
+  settle(plan, recipe, options);
   POSTERN_TRY_ASSIGN(plan.description,
                      complete_layout(plan.tree, *plan.opened.source, plan.opened.config,
                                      recipe.scripts, plan.facts));
@@ -319,16 +405,22 @@ Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options) {
   return plan;
 }
 
+Outcome<Plan> plan_draft(const Recipe& recipe, const BuildOptions& options) {
+  POSTERN_TRY_ASSIGN(Plan plan, open_plan(recipe, options));
+  settle(plan, recipe, options);
+  POSTERN_TRY(prepare_layout(plan.tree, plan.opened.config, recipe.scripts, plan.facts));
+  plan.tree.finish();
+  return plan;
+}
+
 Outcome<Plan> plan_directory(const std::string& path,
                              const Owners& owners,
                              const Recipe& recipe,
-                             const Plan& before,
+                             const Plan* before,
                              const BuildOptions& options) {
   Plan plan;
-  POSTERN_TRY_ASSIGN(plan.opened.source, directory_source(path, {.owners = fakeroot_owners()}));
+  POSTERN_TRY_ASSIGN(plan.opened.source, directory_source(path, {}));
   POSTERN_TRY_ASSIGN(plan.tree, plan.opened.source->index());
-  plan.opened.oci_config = before.description.oci_config.empty() ? before.opened.oci_config
-                                                                 : before.description.oci_config;
   plan.tree.finish();
   std::vector<std::pair<InodeId, std::pair<std::uint32_t, std::uint32_t>>> back;
   plan.tree.walk([&](const std::string& name, InodeId id) {
@@ -341,10 +433,16 @@ Outcome<Plan> plan_directory(const std::string& path,
     plan.tree[id].uid = owner.first;
     plan.tree[id].gid = owner.second;
   }
-  plan.facts = before.facts;
-  plan.facts.newest = clamp_times(plan.tree, options.epoch);
-  POSTERN_TRY_ASSIGN(plan.description, complete_layout(plan.tree, *plan.opened.source, {},
-                                                       recipe.scripts, plan.facts));
+  set_facts(plan, recipe, options);
+  if (before != nullptr) {
+    plan.facts.time = before->facts.time;
+    plan.facts.architecture = before->facts.architecture;
+    plan.opened.config = before->opened.config;
+    plan.opened.oci_config = before->opened.oci_config;
+  }
+  POSTERN_TRY_ASSIGN(plan.description,
+                     complete_layout(plan.tree, *plan.opened.source, plan.opened.config,
+                                     recipe.scripts, plan.facts));
   plan.tree.finish();
   return plan;
 }

@@ -18,15 +18,23 @@ namespace postern::imagebuild {
 
 // What to build: the source, and what a definition file adds to it.
 struct Recipe {
-  bool from_nothing = false;  // `Bootstrap: scratch`
+  bool from_nothing = false;        // `Bootstrap: scratch`
+  std::optional<std::string> tool;  // `Bootstrap: debootstrap` and the like (bootstrap_tool.h)
+  std::map<std::string, std::string> header;  // for the tool
   SourceSpec spec;
   Scripts scripts;
   std::vector<FileCopy> files;
+  std::optional<Program> pre;
+  std::optional<Program> setup;
   std::optional<Program> post;
-  std::map<std::string, Program> installs;  // %appinstall by app
+  std::vector<std::pair<std::string, std::string>> installs;  // app and text of its %appinstall
   bool run_test = false;
+  std::vector<std::string> fingerprints;  // keys that must have signed the source
+  std::string stage;                      // its name, may be empty
+  std::vector<Recipe> earlier;            // stages before this one, which becomes the image
 
-  [[nodiscard]] bool needs_container() const { return post || !installs.empty() || run_test; }
+  // Programs, and copies from other stages, work in a directory.
+  [[nodiscard]] bool needs_directory() const;
 };
 
 struct Plan {
@@ -36,9 +44,9 @@ struct Plan {
   Description description;
 };
 
-// Path to owner, for files whose owner an unprivileged sandbox cannot show.
+// Path to owner, for files whose owner a directory of this process's user namespace cannot show.
 using Owners = std::map<std::string, std::pair<std::uint32_t, std::uint32_t>>;
-Owners owners_of(const Tree& tree);
+Owners foreign_owners(const Tree& tree);
 
 Outcome<Recipe> make_recipe(const BuildOptions& options);
 
@@ -46,12 +54,17 @@ Outcome<Recipe> make_recipe(const BuildOptions& options);
 // the source.
 Outcome<Plan> plan_source(const Recipe& recipe, const BuildOptions& options);
 
+// The same without %files and texts, for programs that work in the unpacked tree before the image
+// gets those.
+Outcome<Plan> plan_draft(const Recipe& recipe, const BuildOptions& options);
+
 // The same for the sandbox at `path` that programs of the build have worked in. Files that `owners`
-// knows and that are root's now get their owners back.
+// knows and that are root's now get their owners back. `before`: the plan that it was unpacked by;
+// null: a program of this host filled it.
 Outcome<Plan> plan_directory(const std::string& path,
                              const Owners& owners,
                              const Recipe& recipe,
-                             const Plan& before,
+                             const Plan* before,
                              const BuildOptions& options);
 
 // "NAME VALUE" lines.

@@ -46,7 +46,7 @@ class Source {
 };
 
 // A tar member may claim a hole of any size in a few bytes; each hole costs time, and four bytes of
-// image per block. No real file comes near.
-inline constexpr std::uint64_t kMaxHole = std::uint64_t{1} << 40;
+// image per block. This is what one image may have of them in all; no real image comes near.
+inline constexpr std::uint64_t kMaxHole = std::uint64_t{64} << 30;
 
 }  // namespace postern::imagebuild

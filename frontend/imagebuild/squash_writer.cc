@@ -375,6 +375,7 @@ class Writer : public ContentSink {
   Owned<sqfs_block_processor_t> processor_;
   std::vector<sqfs_inode_generic_t*> inodes_;  // of files, made by the block processor
   std::vector<Place> places_;
+  std::uint64_t holes_ = 0;  // bytes of them so far
   std::vector<InodeId> start_files_;
   std::vector<InodeId> order_;    // children before parents
   std::vector<InodeId> parents_;  // of directories
@@ -492,6 +493,12 @@ Outcome<> Writer::append(std::span<const std::byte> bytes) {
 
 Outcome<> Writer::hole(std::uint64_t bytes) {
   static constexpr std::array<std::byte, 1 << 16> kZeros{};
+  holes_ += bytes;
+  if (holes_ > kMaxHole) {
+    return Problem{.what = "the files of this image have holes of more than " +
+                           message::human_bytes(kMaxHole) + " in all",
+                   .cure = "truncate sparse files such as /var/log/lastlog, or do not trust the source"};
+  }
   while (bytes > 0) {
     POSTERN_TRY(check_interrupt());
     const auto piece = static_cast<std::size_t>(std::min<std::uint64_t>(bytes, kZeros.size()));

@@ -310,6 +310,7 @@ Outcome<KeyDirectory::Context> KeyDirectory::context(bool armor) const {
 }
 
 Outcome<KeyDirectory> KeyDirectory::open_for_reading(const std::string& path) {
+  POSTERN_TRY(check_key_directory(path));
   KeyDirectory out;
   out.path_ = out.home_ = path;
   return out;
@@ -348,6 +349,7 @@ Outcome<KeyDirectory> KeyDirectory::open_temporary() {
 }
 
 Outcome<KeyDirectory> KeyDirectory::open_local(const std::string& path) {
+  POSTERN_TRY(check_key_directory(path));
   POSTERN_TRY(make_private_directory(path));
   KeyDirectory out;
   out.path_ = path;

@@ -54,6 +54,18 @@ Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options
   POSTERN_TRY(add_pem(options, out->keys_));
   POSTERN_TRY(add_ring(global_keyring(), signature::KeyOrigin::kGlobal, out->keys_));
   POSTERN_TRY_ASSIGN(const std::string local, local_keyring(""));
+  if (const auto own = check_key_directory(local); !own) {
+    message::warning(own.error().what + ": its keys are not used");
+  } else {
+    POSTERN_TRY(out->add_local(local));
+  }
+  if (options.use_servers) {
+    out->keys_.fetch = [self = out.get()](const std::string& id) { return self->fetch(id); };
+  }
+  return out;
+}
+
+Outcome<> Material::add_local(const std::string& local) {
   // A keyring that is not there yet is made only if Apptainer's has keys to fill it with.
   if (::access(local.c_str(), F_OK) == 0 ||
       ::access((apptainer_keyring() + "/pgp-public").c_str(), F_OK) == 0) {
@@ -61,11 +73,7 @@ Outcome<std::unique_ptr<Material>> Material::load(const MaterialOptions& options
       message::warning(made.error().what);
     }
   }
-  POSTERN_TRY(add_ring(local, signature::KeyOrigin::kLocal, out->keys_));
-  if (options.use_servers) {
-    out->keys_.fetch = [self = out.get()](const std::string& id) { return self->fetch(id); };
-  }
-  return out;
+  return add_ring(local, signature::KeyOrigin::kLocal, keys_);
 }
 
 std::unique_ptr<signature::PgpRing> Material::fetch(const std::string& key_id) {

@@ -32,6 +32,7 @@ class Material {
 
  private:
   Material() = default;
+  Outcome<> add_local(const std::string& local);
   std::unique_ptr<signature::PgpRing> fetch(const std::string& key_id);
 
   MaterialOptions options_;

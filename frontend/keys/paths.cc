@@ -1,5 +1,6 @@
 #include "frontend/keys/paths.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include <unistd.h>
 
 #include "frontend/message/exposed.h"
+#include "frontend/system/safe_directory.h"
 
 namespace postern::keys {
 namespace {
@@ -97,7 +99,9 @@ Outcome<TemporaryDirectory> TemporaryDirectory::create() {
   std::string path = environment("TMPDIR");
   // GnuPG puts sockets beside its keys, and a socket's name has at most 107 bytes (unix(7)).
   constexpr std::size_t kLongest = 60;
-  path = (path.starts_with('/') && path.size() < kLongest ? path : "/tmp") + "/postern-keys-XXXXXX";
+  const bool usable =
+      path.starts_with('/') && path.size() < kLongest && system::check_safe_directory(path);
+  path = (usable ? path : "/tmp") + "/postern-keys-XXXXXX";
   if (::mkdtemp(path.data()) == nullptr) {
     return system_problem("making a temporary directory", errno);
   }
@@ -109,6 +113,32 @@ TemporaryDirectory::~TemporaryDirectory() {
     std::error_code ignored;  // what cannot be removed stays, in a directory of our own
     std::filesystem::remove_all(path_, ignored);
   }
+}
+
+Outcome<> check_key_directory(const std::string& path) {
+  struct stat status{};
+  std::string present = path;  // a directory that is not there yet will lie in this one
+  while (::stat(present.c_str(), &status) != 0) {
+    const std::size_t slash = present.rfind('/');
+    if (errno != ENOENT || slash == std::string::npos || present == "/") {
+      return errno == ENOENT ? Outcome<>() : system_problem("looking at " + path, errno);
+    }
+    present.resize(std::max<std::size_t>(slash, 1));
+  }
+  if (present != path) {
+    return system::check_safe_directory(present);
+  }
+  const bool foreign = status.st_uid != ::geteuid() && status.st_uid != 0;
+  const bool shared = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+  if (foreign || shared || !system::check_safe_directory(path)) {
+    return Problem{.what = "the key directory " + path +
+                           (shared && !foreign ? " can be written by others"
+                                               : " is in the hands of another user") +
+                           ", whose gpg.conf GnuPG would obey",
+                   .cure = shared && !foreign ? "chmod go-w " + path
+                                              : "name a directory of your own with --keysdir"};
+  }
+  return {};
 }
 
 Outcome<std::string> read_file(const std::string& path, std::size_t max_bytes) {

@@ -24,6 +24,11 @@ std::string default_keyring();
 // Apptainer's keyring of the user, from which a new keyring of ours is filled; may not exist.
 std::string apptainer_keyring();
 
+// GnuPG obeys the gpg.conf and gpg-agent.conf of its directory, which may name programs to run and
+// files to write. Error: another user than the caller and root can have put them into `path`. A
+// directory that is not there is nobody's.
+Outcome<> check_key_directory(const std::string& path);
+
 // A directory of mode 0700 that is gone, with everything in it, when this is.
 class TemporaryDirectory {
  public:

@@ -3,13 +3,49 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <string_view>
 
 #include <unistd.h>
 
-#include "frontend/system/read_file.h"
+#include "frontend/plan/seccomp_profile.h"
+#include "frontend/system/subids.h"
 
 namespace postern::plan {
 namespace {
+
+// A profile in the form that seccomp_profile.h reads. Errno 0: the call returns 0 and does nothing.
+constexpr std::string_view kProfileStart = R"({
+"defaultAction": "SCMP_ACT_ALLOW",
+"archMap": [
+  {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
+  {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+  {"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]}
+],
+"syscalls": [)";
+
+// mknod(path, mode, device), mknodat(directory, path, mode, device). 61440 is S_IFMT, 8192 S_IFCHR,
+// 24576 S_IFBLK. Device 0:0 is overlayfs's whiteout, which every user may make.
+constexpr std::string_view kDeviceRules = R"(
+{"names": ["mknod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0, "args": [
+  {"index": 1, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"},
+  {"index": 2, "value": 0, "op": "SCMP_CMP_NE"}]},
+{"names": ["mknod"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0, "args": [
+  {"index": 1, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]},
+{"names": ["mknodat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0, "args": [
+  {"index": 2, "value": 61440, "valueTwo": 8192, "op": "SCMP_CMP_MASKED_EQ"},
+  {"index": 3, "value": 0, "op": "SCMP_CMP_NE"}]},
+{"names": ["mknodat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0, "args": [
+  {"index": 2, "value": 61440, "valueTwo": 24576, "op": "SCMP_CMP_MASKED_EQ"}]})";
+
+constexpr std::string_view kIdentityRule = R"(,
+{"action": "SCMP_ACT_ERRNO", "errnoRet": 0, "names": [
+  "chown", "chown32", "lchown", "lchown32", "fchown", "fchown32", "fchownat",
+  "setuid", "setuid32", "setgid", "setgid32", "setreuid", "setreuid32", "setregid", "setregid32",
+  "setresuid", "setresuid32", "setresgid", "setresgid32", "setgroups", "setgroups32",
+  "setfsuid", "setfsuid32", "setfsgid", "setfsgid32", "capset"]})";
+
+constexpr std::string_view kMountRule = R"(,
+{"action": "SCMP_ACT_ERRNO", "errnoRet": 0, "names": ["mount", "umount", "umount2"]})";
 
 bool is_program(const char* name) {
   static constexpr std::array<const char*, 3> kDirectories = {"/usr/bin/", "/bin/",
@@ -21,31 +57,26 @@ bool is_program(const char* name) {
 
 }  // namespace
 
-bool lists_range(std::string_view text, const Identity& caller) {
-  const std::string uid = std::to_string(caller.uid);
-  while (!text.empty()) {
-    const auto end = text.find('\n');
-    const std::string_view line = text.substr(0, end);
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
-    const std::string_view name = line.substr(0, line.find(':'));
-    // name:first:count. An entry without a count, or with 0 of them, gives nothing.
-    const auto last = line.rfind(':');
-    const std::string_view count = last == line.npos ? std::string_view{} : line.substr(last + 1);
-    const bool some = !count.empty() && count.find_first_not_of('0') != count.npos;
-    if (some && !name.empty() && (name == uid || name == caller.name)) {
-      return true;
-    }
+Fakeroot choose_fakeroot(const Identity& caller, bool asked) {
+  if (caller.uid == 0) {
+    return system::may_map_all_ids() ? Fakeroot::kAllIds : Fakeroot::kNone;
   }
-  return false;
-}
-
-Fakeroot choose_fakeroot(const Identity& caller) {
-  const auto lists = [&](const char* path) {
-    return lists_range(system::read_small_file(path).value_or(""), caller);
-  };
-  const bool subordinate = lists("/etc/subuid") && lists("/etc/subgid") &&
+  if (!asked) {
+    return Fakeroot::kNone;
+  }
+  const bool subordinate = system::subordinate_ids(caller.name, caller.uid, caller.gid).usable() &&
                            is_program("newuidmap") && is_program("newgidmap");
   return subordinate ? Fakeroot::kSubordinate : Fakeroot::kRootMapped;
+}
+
+Outcome<std::vector<std::uint8_t>> imitation_filter(Fakeroot kind, bool mounts) {
+  std::string profile(kProfileStart);
+  profile += kDeviceRules;
+  profile += kind == Fakeroot::kRootMapped ? kIdentityRule : std::string_view{};
+  profile += mounts ? kMountRule : std::string_view{};
+  profile += "]}";
+  std::vector<std::string> warnings;
+  return compile_seccomp(profile, 0, warnings);
 }
 
 Identity root_identity() {

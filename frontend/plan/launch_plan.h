@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include <fcntl.h>
+
 #include "frontend/init/record.h"
 #include "frontend/plan/identity.h"
 #include "frontend/plan/skeleton.h"
@@ -43,7 +45,13 @@ struct Source {
   UniqueFd fd;             // kImage, kKey
   std::string content;     // kContent
   std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
+  bool no_links = false;   // kPath: a directory, and no link to one
 };
+
+// How the path of a kPath source is opened (open(2)).
+inline int open_flags(const Source& source) noexcept {
+  return O_PATH | O_CLOEXEC | (source.no_links ? O_DIRECTORY | O_NOFOLLOW : 0);
+}
 
 // One extent of an image, to be served by postern-squashfs.
 struct ImageServer {
@@ -61,6 +69,7 @@ enum class Fakeroot : std::uint8_t {
   kNone,
   kRootMapped,   // single id: the caller appears as root
   kSubordinate,  // ranges of /etc/subuid and /etc/subgid through newuidmap, newgidmap
+  kAllIds,       // root: every id of the caller's own user namespace
 };
 
 struct LaunchPlan {

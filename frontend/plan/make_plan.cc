@@ -37,6 +37,11 @@ bool exists(const std::string& path) {
   return ::stat(path.c_str(), &status) == 0;
 }
 
+bool is_own(const std::string& path) {
+  struct stat status = {};
+  return ::stat(path.c_str(), &status) == 0 && status.st_uid == ::geteuid();
+}
+
 // The path with every symbolic link followed, or the path itself where that fails.
 std::string resolved(const std::string& path) {
   char* real = ::realpath(path.c_str(), nullptr);
@@ -45,8 +50,27 @@ std::string resolved(const std::string& path) {
   return text;
 }
 
-// mkdir -p; the last component gets `mode` (with the sticky bit, past the umask).
-Outcome<> make_directory(const std::string& path, mode_t mode) {
+// A part of a path that another user may have prepared must be a directory of the caller's, not a
+// link to somewhere else.
+Outcome<> check_prepared(const std::string& path) {
+  struct stat status = {};
+  if (::lstat(path.c_str(), &status) != 0) {
+    return system_problem("looking at " + path, errno);
+  }
+  if (!S_ISDIR(status.st_mode)) {
+    return Problem{.what = path + " is a link or a file, and must be a directory",
+                   .cure = "remove it, or name another place"};
+  }
+  if (status.st_uid != ::geteuid()) {
+    return Problem{.what = path + " belongs to another user",
+                   .cure = "name a directory of your own"};
+  }
+  return Ok{};
+}
+
+// mkdir -p; the last component gets `mode` (with the sticky bit, past the umask). What lies below
+// the first `named` bytes, which the user named, must be the caller's own.
+Outcome<> make_directory(const std::string& path, mode_t mode, std::size_t named) {
   for (std::size_t at = 1; at != std::string::npos; ++at) {
     at = path.find('/', at);
     const std::string part = path.substr(0, at);
@@ -57,6 +81,8 @@ Outcome<> make_directory(const std::string& path, mode_t mode) {
       }
     } else if (errno != EEXIST || (last && !is_directory(part))) {
       return system_problem("making the directory " + part, errno == EEXIST ? ENOTDIR : errno);
+    } else if (part.size() > named) {
+      POSTERN_TRY(check_prepared(part));
     }
     if (last) {
       break;
@@ -118,6 +144,8 @@ class Planner {
   Outcome<std::uint8_t> add_server(ImageServer server, Source::Kind kind, std::string path);
   Outcome<> add(MountRequest mount, std::optional<Source> source);
   Outcome<> add_bind(const std::string& source, const std::string& target, unsigned flags);
+  Outcome<> add_own_bind(const std::string& source, const std::string& target);
+  Outcome<std::string> work_directory(const std::string& below, mode_t mode) const;
   Outcome<> add_file(std::string content, const std::string& target, unsigned flags);
   Outcome<> add_tmpfs(const std::string& target, std::uint32_t mode);
   Outcome<> add_device(const std::string& path, bool optional);
@@ -181,6 +209,23 @@ Outcome<> Planner::add_bind(const std::string& source, const std::string& target
       Source{.kind = Source::Kind::kPath, .path = source});
 }
 
+// A directory that work_directory() made: a link that has taken its place since is not followed.
+Outcome<> Planner::add_own_bind(const std::string& source, const std::string& target) {
+  return add({.operation = Operation::kBind, .flags = kDirectoryTarget, .target = target},
+             Source{.kind = Source::Kind::kPath, .path = source, .no_links = true});
+}
+
+Outcome<std::string> Planner::work_directory(const std::string& below, mode_t mode) const {
+  const std::string named = absolute_path(action_.workdir, input_.caller.directory);
+  auto made = make_directory(named + below, mode, named.size());
+  if (!made) {
+    Problem problem = std::move(made).error();
+    problem.what = "--workdir " + named + ": " + problem.what;
+    return problem;
+  }
+  return named + below;
+}
+
 Outcome<> Planner::add_file(std::string content, const std::string& target, unsigned flags) {
   return add(
       {.operation = Operation::kFile, .flags = static_cast<std::uint8_t>(flags), .target = target},
@@ -242,7 +287,7 @@ Outcome<> Planner::root() {
 
 Outcome<> Planner::upper(const std::string& directory, std::string_view option) {
   for (const char* part : {"/upper", "/work"}) {
-    auto made = make_directory(directory + part, 0755);
+    auto made = make_directory(directory + part, 0755, directory.size());
     if (!made) {
       Problem problem = std::move(made).error();
       problem.what = std::string(option) + ' ' + directory + ": " + problem.what;
@@ -281,11 +326,18 @@ Outcome<> Planner::overlay(const std::string& specification, bool& writable_seen
     warn("--overlay " + path + " is not writable by you: it is used read-only");
     read_only = true;
   }
+  if (!read_only && !is_own(path)) {
+    warn("--overlay " + path +
+         " belongs to another user, who could redirect it: it is used read-only");
+    read_only = true;
+  }
   if (read_only) {
     const std::string upper_part = path + "/upper";
+    const bool has_upper = is_directory(upper_part);
     POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
                        add_source({.kind = Source::Kind::kPath,
-                                   .path = is_directory(upper_part) ? upper_part : path}));
+                                   .path = has_upper ? upper_part : path,
+                                   .no_links = has_upper}));
     plan_.request.layers.push_back({.kind = RootKind::kDirectory, .descriptor = descriptor});
     return Ok{};
   }
@@ -498,8 +550,8 @@ Outcome<> Planner::home() {
     if (action_.workdir.empty()) {
       return add_tmpfs(home_, 0700);
     }
-    source = absolute_path(action_.workdir, input_.caller.directory) + "/home";
-    POSTERN_TRY(make_directory(source, 0700));
+    POSTERN_TRY_ASSIGN(source, work_directory("/home", 0700));
+    return add_own_bind(source, home_);
   }
   if (!is_directory(source)) {
     warn("the home directory " + source + " does not exist on this host: it is empty inside");
@@ -526,10 +578,8 @@ Outcome<> Planner::tmp() {
     } else if (action_.workdir.empty() || !input_.site.user_binds) {
       POSTERN_TRY(add_tmpfs(target, 01777));
     } else {
-      const std::string source =
-          absolute_path(action_.workdir, input_.caller.directory) + below_workdir;
-      POSTERN_TRY(make_directory(source, 01777));
-      POSTERN_TRY(add_bind(source, target, 0));
+      POSTERN_TRY_ASSIGN(const std::string source, work_directory(below_workdir, 01777));
+      POSTERN_TRY(add_own_bind(source, target));
     }
   }
   return Ok{};
@@ -549,10 +599,8 @@ Outcome<> Planner::scratch() {
       POSTERN_TRY(add_tmpfs(target, 0755));
       continue;
     }
-    const std::string source =
-        absolute_path(action_.workdir, input_.caller.directory) + "/scratch" + target;
-    POSTERN_TRY(make_directory(source, 0755));
-    POSTERN_TRY(add_bind(source, target, 0));
+    POSTERN_TRY_ASSIGN(const std::string source, work_directory("/scratch" + target, 0755));
+    POSTERN_TRY(add_own_bind(source, target));
   }
   return Ok{};
 }
@@ -812,6 +860,8 @@ Outcome<> Planner::record() {
     POSTERN_TRY_ASSIGN(record.seccomp,
                        load_seccomp(absolute_path(action_.seccomp, input_.caller.directory),
                                     plan_.request.capabilities, warnings_));
+  } else if (action_.fakeroot && plan_.fakeroot != Fakeroot::kNone) {
+    POSTERN_TRY_ASSIGN(record.seccomp, imitation_filter(plan_.fakeroot));
   }
   record.message_level = input_.message_level;
   fixed_environment(record);
@@ -849,8 +899,8 @@ Outcome<LaunchPlan> Planner::run() {
   plan_.share = action_.share;
   plan_.inherited = std::move(input_.inherited);
   plan_.identity = input_.caller.identity;
-  if (action_.fakeroot && !is_root()) {
-    plan_.fakeroot = choose_fakeroot(plan_.identity);
+  plan_.fakeroot = choose_fakeroot(plan_.identity, action_.fakeroot);
+  if (plan_.fakeroot != Fakeroot::kNone) {
     plan_.identity = root_identity();
   }
   POSTERN_TRY(root());

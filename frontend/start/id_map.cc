@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "frontend/system/spawn.h"
+#include "frontend/system/subids.h"
 
 namespace postern::start {
 namespace {
@@ -59,45 +60,17 @@ bool holds(const char* path, std::string_view value) {
   return std::string_view(text).substr(0, text.find('\n')) == value;
 }
 
-struct Range {
-  std::string first;
-  std::string count;
-};
-
-// subuid(5): "owner:first:count", the owner a login name or a number. All ranges, in file order.
-std::vector<Range> ranges_of(const char* path, std::string_view name, std::string_view number) {
-  std::vector<Range> ranges;
-  const std::string text = read_text(path);
-  for (std::string_view rest = text; !rest.empty();) {
-    const auto end = rest.find('\n');
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
-    const auto one = line.find(':');
-    const auto two = one == std::string_view::npos ? one : line.find(':', one + 1);
-    if (two == std::string_view::npos) {
-      continue;
-    }
-    const std::string_view owner = line.substr(0, one);
-    if (owner == name || owner == number) {
-      ranges.push_back(
-          {std::string(line.substr(one + 1, two - one - 1)), std::string(line.substr(two + 1))});
-    }
-  }
-  return ranges;
-}
-
 std::vector<std::string> map_arguments(const char* program,
                                        pid_t target,
                                        unsigned own,
-                                       const std::vector<Range>& ranges) {
+                                       const std::vector<system::IdRange>& ranges) {
   std::vector<std::string> arguments = {program, std::to_string(target), "0", std::to_string(own),
                                         "1"};
-  unsigned long next = 1;
-  for (const Range& range : ranges) {
-    unsigned long count = 0;
-    std::from_chars(range.count.data(), range.count.data() + range.count.size(), count);
-    arguments.insert(arguments.end(), {std::to_string(next), range.first, range.count});
-    next += count;
+  std::uint64_t next = 1;
+  for (const system::IdRange& range : ranges) {
+    arguments.insert(arguments.end(), {std::to_string(next), std::to_string(range.first),
+                                       std::to_string(range.count)});
+    next += range.count;
   }
   return arguments;
 }
@@ -132,6 +105,45 @@ pid_t start_holder(int wait_end, int go_end) {
   return pid;
 }
 
+// A user namespace that `map`, given the process in it, fills with ids.
+template <class Map>
+Outcome<UniqueFd> make_namespace(Map map) {
+  std::array<int, 2> pipe = {-1, -1};
+  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
+    return system_problem("creating a pipe", errno);
+  }
+  const UniqueFd wait_end(pipe[0]);
+  UniqueFd go_end(pipe[1]);
+  const pid_t holder = start_holder(wait_end.get(), go_end.get());
+  if (holder < 0) {
+    const int err = errno;
+    return system_problem("creating a user namespace", err, user_namespace_cure(err));
+  }
+  Outcome<> mapped = map(holder);
+  UniqueFd ns(
+      ::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
+  const int err = errno;
+  go_end.reset();
+  ::waitpid(holder, nullptr, 0);
+  if (!mapped) {
+    return std::move(mapped).error();
+  }
+  if (!ns.valid()) {
+    return system_problem("opening the user namespace", err, "is /proc mounted?");
+  }
+  return ns;
+}
+
+// Each id to itself.
+std::string identity_map(const std::vector<system::IdRange>& ranges) {
+  std::string text;
+  for (const system::IdRange& range : ranges) {
+    const std::string first = std::to_string(range.first);
+    text += first + ' ' + first + ' ' + std::to_string(range.count) + '\n';
+  }
+  return text;
+}
+
 }  // namespace
 
 int map_single_id(Ids outside, bool as_root) noexcept {
@@ -150,42 +162,31 @@ int map_single_id(Ids outside, bool as_root) noexcept {
 Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
   const passwd* const entry = ::getpwuid(outside.uid);
   const std::string name = entry != nullptr ? entry->pw_name : "";
-  const std::string number = std::to_string(outside.uid);
-  const std::vector<Range> uids = ranges_of("/etc/subuid", name, number);
-  const std::vector<Range> gids = ranges_of("/etc/subgid", name, number);
-  if (uids.empty() || gids.empty()) {
-    return Problem{.what = "no subordinate ids for " + (name.empty() ? "uid " + number : name),
+  const system::SubordinateIds ids = system::subordinate_ids(name, outside.uid, outside.gid);
+  if (!ids.usable()) {
+    return Problem{.what = "no subordinate ids for " +
+                           (name.empty() ? "uid " + std::to_string(outside.uid) : name),
                    .cure =
                        "ask for a line in /etc/subuid and in /etc/subgid (usermod "
                        "--add-subuids 100000-165535 --add-subgids 100000-165535)"};
   }
-  std::array<int, 2> pipe = {-1, -1};
-  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
-    return system_problem("creating a pipe", errno);
-  }
-  const UniqueFd wait_end(pipe[0]);
-  UniqueFd go_end(pipe[1]);
-  const pid_t holder = start_holder(wait_end.get(), go_end.get());
-  if (holder < 0) {
-    const int err = errno;
-    return system_problem("creating a user namespace", err, user_namespace_cure(err));
-  }
-  Outcome<Ok> mapped = run_mapper(map_arguments("newuidmap", holder, outside.uid, uids));
-  if (mapped) {
-    mapped = run_mapper(map_arguments("newgidmap", holder, outside.gid, gids));
-  }
-  UniqueFd ns(
-      ::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
-  const int err = errno;
-  go_end.reset();
-  ::waitpid(holder, nullptr, 0);
-  if (!mapped) {
-    return mapped.error();
-  }
-  if (!ns.valid()) {
-    return system_problem("opening the user namespace", err, "is /proc mounted?");
-  }
-  return ns;
+  return make_namespace([&](pid_t holder) -> Outcome<> {
+    POSTERN_TRY(run_mapper(map_arguments("newuidmap", holder, outside.uid, ids.users)));
+    return run_mapper(map_arguments("newgidmap", holder, outside.gid, ids.groups));
+  });
+}
+
+Outcome<UniqueFd> make_all_ids_namespace() {
+  return make_namespace([](pid_t holder) -> Outcome<> {
+    const std::string place = "/proc/" + std::to_string(holder);
+    int err = write_file((place + "/uid_map").c_str(), identity_map(system::own_user_ids()));
+    if (err == 0) {
+      err = write_file((place + "/gid_map").c_str(), identity_map(system::own_group_ids()));
+    }
+    return err == 0 ? Outcome<>()
+                    : system_problem("mapping all ids in a user namespace", err,
+                                     user_namespace_cure(err));
+  });
 }
 
 std::string user_namespace_cure(int err) {

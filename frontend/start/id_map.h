@@ -24,6 +24,11 @@ int map_single_id(Ids outside, bool as_root) noexcept;
 // /etc/subgid from 1 upwards, written by newuidmap(1) and newgidmap(1). The descriptor keeps it.
 Outcome<UniqueFd> make_subordinate_namespace(Ids outside);
 
+// For a caller whom system::may_map_all_ids() lets: a user namespace in which each id is what it is
+// in the present one. Root's container can so own files as any user, and is still without the
+// capabilities that reach past its namespaces (capabilities(7)).
+Outcome<UniqueFd> make_all_ids_namespace();
+
 // What to tell somebody whose clone(CLONE_NEWUSER) failed with `err`: which switch of this host
 // forbids it.
 std::string user_namespace_cure(int err);

@@ -120,6 +120,8 @@ class Launch {
     }
     if (plan_.fakeroot == plan::Fakeroot::kSubordinate) {
       POSTERN_TRY_ASSIGN(user_namespace_, start::make_subordinate_namespace(ids_));
+    } else if (plan_.fakeroot == plan::Fakeroot::kAllIds) {
+      POSTERN_TRY_ASSIGN(user_namespace_, start::make_all_ids_namespace());
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.

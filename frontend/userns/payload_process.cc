@@ -289,7 +289,7 @@ class Process {
       if (sources[i].kind != plan::Source::Kind::kPath || setup_.descriptors[i] >= 0) {
         continue;
       }
-      setup_.descriptors[i] = ::open(sources[i].path.c_str(), O_PATH | O_CLOEXEC);
+      setup_.descriptors[i] = ::open(sources[i].path.c_str(), plan::open_flags(sources[i]));
       if (setup_.descriptors[i] < 0 && !start::is_optional(*setup_.plan, i)) {
         fail(start::Step::kOpen, Error{.err = errno, .op = Op::kCloneSource}, i);
       }

@@ -15,6 +15,8 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import tarfile  # noqa: E402
+
 from build_image import PROGRAM, build, content, entry, listing, main, objects, symlink, tar  # noqa: E402
 import tap  # noqa: E402
 import users  # noqa: E402
@@ -45,7 +47,7 @@ def base():
     """base.sif: busybox and nothing else. Its owners are 0, and one that no sandbox of a user shows."""
     busybox = pathlib.Path("/bin/busybox").read_bytes()
     pathlib.Path("base.tar").write_bytes(tar(
-        entry("bin/busybox", busybox, mode=0o755), *(symlink("bin/" + name, "busybox") for name in ("sh", "cat", "id", "mkdir", "touch", "test", "chmod")),
+        entry("bin/busybox", busybox, mode=0o755), *(symlink("bin/" + name, "busybox") for name in ("sh", "cat", "id", "mkdir", "touch", "test", "chmod", "ln")),
         entry("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"), entry("var/mail/someone", b"mail", uid=42, gid=8, mode=0o640)))
     make("base.sif", "base.tar")
 
@@ -170,7 +172,7 @@ def a_failing_program_fails_the_build_and_leaves_nothing():
     definition("%post\n  while true; do :; done\n")
     process = subprocess.Popen([PROGRAM, "build", "--tmpdir", "tmp", "out.sif", "image.def"], stderr=subprocess.DEVNULL, start_new_session=True)
     for _ in range(500):
-        if any(os.path.exists(f"tmp/{name}/.postern.script") for name in os.listdir("tmp")):
+        if any(os.path.exists(f"tmp/{name}/rootfs/.postern.script") for name in os.listdir("tmp")):
             break
         time.sleep(0.01)
     time.sleep(0.3)
@@ -186,15 +188,20 @@ def a_failing_program_fails_the_build_and_leaves_nothing():
 def what_cannot_be_built_says_why():
     base()
     cases = {
+        "Bootstrap: nonsense\nFrom: x\n": "is not known",
+        "Bootstrap: debootstrap\nOSVersion: bookworm\n": "needs the header 'MirrorURL:'",
+        "Bootstrap: zypper\nMirrorURL: http://127.0.0.1:1/\n": "needs the program 'zypper'",
+        "Bootstrap: localimage\n": "needs the header 'From:'",
+        "Bootstrap: localimage\nForm: base.sif\n": "unknown header 'form'",
+        "# a comment\nFROM alpine\nRUN true\n": "Dockerfile",
         "Bootstrap: docker\nFrom: 127.0.0.1:1/alpine:3\n": "cannot reach",
-        "Bootstrap: debootstrap\nFrom: x\n": "is not known",
-        "Bootstrap: localimage\n": "no 'From:'",
         "Bootstrap: localimage\nFrom: missing.sif\n": "missing.sif",
         "Bootstrap: localimage\nFrom: base.sif\n%files\n  missing /x\n": "'missing' is not there",
-        "Bootstrap: localimage\nFrom: base.sif\n%setup\n  touch /tmp/x\n": "line 3",
+        "Bootstrap: localimage\nFrom: base.sif\n%setup\n  exit 4\n": "%setup failed with exit status 4",
         "Bootstrap: localimage\nFrom: {{ NAME }}\n": "--build-arg NAME=VALUE",
-        "Bootstrap: scratch\nStage: a\nBootstrap: scratch\nStage: b\n": "several stages",
-        "Bootstrap: localimage\nFrom: base.sif\nFingerprints: 1234\n": "postern verify",
+        "Bootstrap: scratch\nStage: a\nBootstrap: scratch\nStage: b\n%files from c\n  /x\n": "no such stage",
+        "Bootstrap: scratch\nStage: a\n%files from a\n  /x\n": "no such stage",
+        "Bootstrap: localimage\nFrom: base.sif\nFingerprints: 1234\n": "no fingerprint of 40",
     }
     for text, word in cases.items():
         pathlib.Path("bad.def").write_text(text)
@@ -204,6 +211,149 @@ def what_cannot_be_built_says_why():
     assert "not use: X" in make("--build-arg", "X=1", "bad.sif", "image.def", ok=False)
     assert "WARNING" in make("--build-arg", "X=1", "--warn-unused-build-args", "good.sif", "image.def")
     assert not os.path.exists("bad.sif")
+
+
+@test
+def stages_hand_files_on_and_programs_of_the_host_prepare():
+    base()
+    pathlib.Path("two.def").write_text("""# a comment before all
+Bootstrap: localimage  # and one behind a value
+From: base.sif
+Stage: compile
+%post
+  mkdir -p /out/deep
+  echo made > /out/deep/result
+  chmod 640 /out/deep/result
+  ln -s deep/result /out/link
+  ln -s /out /shortcut
+%files
+  one.txt
+
+Bootstrap: localimage
+From: \\
+  base.sif
+Stage: final
+%pre
+  echo "$APPTAINER_ROOTFS" > pre.txt
+%setup -u
+  mkdir -p "${APPTAINER_ROOTFS}/from-setup"
+  echo in setup > "$POSTERN_ROOTFS/from-setup/file"
+%files from compile
+  /out /copied
+  /out/de*/res* /wild/
+  /shortcut/deep/result
+%files
+  one.txt /from-setup
+%post -c /bin/sh -e
+  cat /from-setup/file /copied/deep/result > /post
+  echo "$0" >> /post
+%runscript -e
+  echo run
+%test
+  test -f /wild/result
+""")
+    pathlib.Path("one.txt").write_text("1")
+    make("out.sif", "two.def")
+    tree = listing("out.sif")
+    assert content("out.sif", "copied/deep/result") == b"made\n" and tree[b"/copied/deep/result"]["mode"] == "-rw-r-----"
+    assert tree[b"/copied/link"]["link"] == b"deep/result"
+    assert content("out.sif", "wild/result") == b"made\n" and content("out.sif", "shortcut/deep/result") == b"made\n"
+    assert content("out.sif", "from-setup/one.txt") == b"1"
+    assert content("out.sif", "post") == b"in setup\nmade\n/.postern.script\n"
+    assert b"/out" not in tree and content("out.sif", ".singularity.d/runscript").startswith(b"#!/bin/sh -e\n")
+    assert os.path.isabs(pathlib.Path("pre.txt").read_text().strip())
+    assert not [name for name in os.listdir(".") if name.startswith(".postern")]
+
+
+@test
+def a_definition_file_from_windows_reads_the_same():
+    base()
+    text = "Bootstrap: localimage\nFrom: base.sif\n%post\n  echo made > /made\n%environment\n  export X=1\n"
+    pathlib.Path("windows.def").write_bytes(text.replace("\n", "\r\n").encode())
+    make("out.sif", "windows.def")
+    assert content("out.sif", "made") == b"made\n"
+    assert execute("out.sif", "/bin/sh", "-c", "echo $X") == "1\n"
+    assert objects("out.sif")[0]["data"].decode() == text.replace("\n", "\r\n"), "the stored file keeps its bytes"
+
+
+@test
+def a_child_adds_to_what_its_base_has():
+    base()
+    definition("%environment\n  export A=1\n  export B=1\n%labels\n  Color red\n%help\n  first help\n%runscript\n  echo first\n")
+    make("first.sif", "image.def")
+    pathlib.Path("second.def").write_text("Bootstrap: localimage\nFrom: first.sif\n%environment\n  export B=${B}2\n%labels\n  Color blue\n  Size big\n%help\n  second help\n")
+    said = make("second.sif", "second.def")
+    assert "label Color of the source is kept" in said and "help text of the source is kept" in said
+    assert execute("second.sif", "/bin/sh", "-c", "echo $A $B") == "1 12\n"
+    told = attributes("second.sif")
+    assert told["labels"]["Color"] == "red" and told["labels"]["Size"] == "big" and "first help" in told["helpfile"]
+    assert "echo first" in told["runscript"] and "second help" in told["deffile"]
+    assert b"first help" in content("second.sif", ".singularity.d/bootstrap_history/Apptainer0")
+    make("--force", "second.sif", "second.def")
+    assert attributes("second.sif")["labels"]["Color"] == "blue" and "second help" in attributes("second.sif")["helpfile"]
+    pathlib.Path("third.def").write_text("Bootstrap: localimage\nFrom: second.sif\n%post\n  echo Color green >> $APPTAINER_LABELS\n%environment\n  export C=3\n")
+    make("third.sif", "third.def")
+    assert attributes("third.sif")["labels"]["Color"] == "green"
+    assert execute("third.sif", "/bin/sh", "-c", "echo $A $B $C") == "1 12 3\n"
+    assert b"second help" in content("third.sif", ".singularity.d/bootstrap_history/Apptainer1")
+
+
+@test
+def apps_are_installed_in_their_own_place():
+    base()
+    pathlib.Path("tool.txt").write_text("for the app")
+    definition("""%appinstall second-app
+  echo "$SCIF_APPNAME $PWD" > where
+%appfiles second-app
+  tool.txt lib/tool.txt
+%apprun second-app
+  cat "$SCIF_APPROOT/where"
+%applabels second-app
+  Kind hammer
+""")
+    make("out.sif", "image.def")
+    assert content("out.sif", "scif/apps/second-app/where") == b"second-app /scif/apps/second-app\n"
+    assert content("out.sif", "scif/apps/second-app/lib/tool.txt") == b"for the app"
+    assert execute("out.sif", "/bin/sh", "-c", "echo $SCIF_APPROOT_second_app $SCIF_APPRUN_second_app") == "/scif/apps/second-app /scif/apps/second-app/scif/runscript\n"
+    assert attributes("out.sif")["apps"]["second-app"]["labels"] == {"Kind": "hammer", "SCIF_APP_NAME": "second-app"}
+    done = subprocess.run([POSTERN, "run", "--app", "second-app", "out.sif"], capture_output=True)
+    assert done.stdout == b"second-app /scif/apps/second-app\n", done
+
+
+@test
+def owners_and_devices_need_no_privilege_in_post():
+    """Without subordinate ids (the user of this test has no account) they succeed without effect."""
+    base()
+    definition("""%post
+  mkdir -m 700 /x
+  chown 33:33 /x
+  touch /x/file
+  mknod /x/null c 1 3
+  chown -R 12:34 /x
+""")
+    pathlib.Path("base.tar").write_bytes(tar(
+        entry("bin/busybox", pathlib.Path("/bin/busybox").read_bytes(), mode=0o755),
+        *(symlink("bin/" + name, "busybox") for name in ("sh", "mkdir", "touch", "chown", "mknod"))))
+    os.unlink("base.sif")
+    make("base.sif", "base.tar")
+    os.mkdir("tmp")
+    make("--tmpdir", "tmp", "out.sif", "image.def")
+    tree = listing("out.sif")
+    assert tree[b"/x"]["mode"] == "drwx------" and b"/x/null" not in tree and b"/x/file" in tree
+    assert os.listdir("tmp") == []
+
+
+@test
+def a_sandbox_gives_nobody_rights_on_the_host():
+    pathlib.Path("set.tar").write_bytes(tar(entry("bin/tool", b"#!/bin/sh\n", mode=0o6755), entry("srv", None, tarfile.DIRTYPE, mode=0o2775),
+                                            entry("bin/plain", b"x", mode=0o755)))
+    said = make("--sandbox", "box", "set.tar")
+    assert "1 set-user-ID or set-group-ID" in said and "--keep-privileged" in said, said
+    assert stat.S_IMODE(os.stat("box/bin/tool").st_mode) == 0o755 and stat.S_IMODE(os.stat("box/srv").st_mode) == 0o2775
+    make("--sandbox", "--keep-privileged", "kept", "set.tar")
+    assert stat.S_IMODE(os.stat("kept/bin/tool").st_mode) == 0o6755
+    make("image.sif", "set.tar")
+    assert listing("image.sif")[b"/bin/tool"]["mode"] == "-rwsr-sr-x", "images keep them: mounts are nosuid"
 
 
 @test

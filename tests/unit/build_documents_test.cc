@@ -160,7 +160,7 @@ TEST_SUITE("frontend/build") {
     CHECK(stage.header.at("bootstrap") == "localimage");
     CHECK(stage.header.at("from") == "base.sif");
     REQUIRE(stage.post);
-    CHECK(stage.post->interpreter == "/bin/bash");
+    CHECK(stage.post->words == std::vector<std::string>{"-c", "/bin/bash"});
     CHECK(stage.post->text == "echo {{not a template\n");
     REQUIRE(stage.files.size() == 2);
     CHECK(stage.files[1].from == "c d");
@@ -174,7 +174,7 @@ TEST_SUITE("frontend/build") {
 
   TEST_CASE("templates take the given value before the default, and need one") {
     const std::string text =
-        "Bootstrap: localimage\nFrom: {{ IMG }}-{{TAG}}\n%arguments\n  TAG=\"v1\"\n  IMG=base\n";
+        "Bootstrap: localimage\nFrom: {{ IMG }}-{{TAG}}\n%arguments\n  TAG=v1\n  IMG=base\n";
     CHECK(parsed(text)->stages[0].header.at("from") == "base-v1");
     CHECK(parsed(text, {{"TAG", "v2"}})->stages[0].header.at("from") == "base-v2");
     const auto missing = parsed("Bootstrap: localimage\nFrom: {{ NONE }}\n");
@@ -185,12 +185,50 @@ TEST_SUITE("frontend/build") {
     CHECK(unused == std::vector<std::string>{"X"});
   }
 
+  TEST_CASE("templates: per stage, one level deep, over lines, not in comments") {
+    const auto done = parsed(
+        "Bootstrap: a\nFrom: {{ X }}\n%arguments\nX=one\nQ=\"q\"\n%post\n{{\n Q }} # {{ NONE }}\n"
+        "#!{{X}}\nbootstrap: b\nFrom: {{X}}\n%arguments\nX={{ Y }}/{{NONE}}\nY={{X}}\n");
+    REQUIRE(done);
+    CHECK(done->stages[0].header.at("from") == "one");
+    CHECK(done->stages[0].post->text == "\"q\" # {{ NONE }}\n#!one\n");
+    CHECK(done->stages[1].header.at("from") == "{{X}}/{{NONE}}");
+  }
+
+  TEST_CASE("headers: comments behind values, lines that go on, any case") {
+    const auto done = parsed(
+        "BOOTSTRAP: dnf # here\nMirrorURL: http://x/#frag\nInclude: one \\\n   two\\n\\\nthree\n"
+        "OtherURL7: y\n# Nothing: z\n%post  # a comment\ntrue\n");
+    REQUIRE(done);
+    const auto& header = done->stages[0].header;
+    CHECK(header.at("bootstrap") == "dnf");
+    CHECK(header.at("mirrorurl") == "http://x/#frag");
+    CHECK(header.at("include") == "one two\nthree");
+    CHECK(header.at("otherurl7") == "y");
+    CHECK(done->stages[0].post->words.empty());
+  }
+
+  TEST_CASE("Windows line ends, repeated sections, interpreters of scripts") {
+    const auto done = parsed(
+        "Bootstrap: scratch\r\n%post -u\r\none\r\n%post\r\ntwo\r\n%runscript "
+        "-e\r\n#!/bin/bash\r\nx\r\n"
+        "%test -c /bin/dash\r\ny\r\n%pre\r\np\r\n%setup\r\ns\r\n");
+    REQUIRE(done);
+    const auto& stage = done->stages[0];
+    CHECK(stage.post->text == "one\ntwo\n");
+    CHECK(stage.post->words.empty());
+    CHECK(stage.runscript == "#!/bin/bash -e\nx\n");
+    CHECK(stage.test == "#!/bin/dash\ny\n");
+    CHECK(stage.pre->text == "p\n");
+    CHECK(stage.setup->text == "s\n");
+  }
+
   TEST_CASE("what a definition file cannot say is an error with its line") {
     for (const char* bad :
          {"", "\n# nothing\n", "hello\n", "%post\nx\n", "Bootstrap: x\nnonsense\n",
-          "Bootstrap: x\n%nosuch\n", "Bootstrap: x\n%setup\nrm -rf /\n",
+          "Bootstrap: x\n%nosuch\n", "Bootstrap: x\nForm: y\n", "FROM debian\nRUN true\n",
           "Bootstrap: x\n%files\na b c\n", "Bootstrap: x\n%files\n\"a\n",
-          "Bootstrap: x\n%files into y\n", "Bootstrap: x\n%post -x\n", "Bootstrap: x\n%apprun\n",
+          "Bootstrap: x\n%files into y\n", "Bootstrap: x\n%apprun\n",
           "Bootstrap: x\n%apprun ../x\n", "Bootstrap: x\n%appnosuch y\n"}) {
       CAPTURE(bad);
       CHECK_FALSE(parsed(bad));

@@ -215,16 +215,6 @@ TEST_SUITE("frontend/doctor") {
         "\"cure\":\"\"}]}\n");
   }
 
-  TEST_CASE("subordinate ids count by name or number, and odd lines count nothing") {
-    const std::string text =
-        "alice:100000:65536\nbob:165536:65536\n1000:300000:10\n\nalice\nalice:1\n"
-        "alice:1:x\nalice:1:-5\n:5:7\nalicex:1:1";
-    CHECK(subordinate_ids(text, "alice", 1000) == 65546);
-    CHECK(subordinate_ids(text, "bob", 7) == 65536);
-    CHECK(subordinate_ids(text, "", 7) == 0);
-    CHECK(subordinate_ids("", "alice", 1000) == 0);
-  }
-
   TEST_CASE("kernel versions") {
     CHECK(kernel_version("6.1.0-18-amd64") == std::pair(6U, 1U));
     CHECK(kernel_version("5.14") == std::pair(5U, 14U));

@@ -4,10 +4,8 @@
 
 #include <doctest/doctest.h>
 
-#include "frontend/plan/fakeroot.h"
 
 using postern::plan::Identity;
-using postern::plan::lists_range;
 using postern::plan::merge_group;
 using postern::plan::merge_passwd;
 
@@ -54,14 +52,5 @@ TEST_SUITE("frontend/run identity") {
   TEST_CASE("groups that the image has no gid for are appended, each once") {
     CHECK(merge_group("root:x:0:\nstaff:x:100:\n", kAlice) ==
           "root:x:0:\nstaff:x:100:\nproject:x:4000:alice\ngroup5000:x:5000:alice\n");
-  }
-
-  TEST_CASE(
-      "a subordinate range counts for the name or the uid, and only when it holds something") {
-    CHECK(lists_range("bob:1:1\nalice:100000:65536\n", kAlice));
-    CHECK(lists_range("1001:100000:65536", kAlice));
-    CHECK_FALSE(lists_range("alice:100000:0\n", kAlice));
-    CHECK_FALSE(lists_range("alice2:100000:65536\n!alice:1:65536\n", kAlice));
-    CHECK_FALSE(lists_range("", kAlice));
   }
 }

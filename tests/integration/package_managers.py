@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Package managers in %post: apt-get and dnf install packages, in each kind of user namespace.
+
+Usage: package_managers.py POSTERN-BUILD POSTERN
+As root, who makes two users: one with subordinate ids (two ranges), one without. The packages are made
+here and served on loopback by a small web server, so that apt downloads them as its own user. The root
+file system is Debian's, made by mmdebstrap once and kept in POSTERN_TEST_CACHE (/var/cache/postern-tests).
+Prints TAP. Exit 77: not root, or a program is missing.
+"""
+import functools
+import http.server
+import os
+import pathlib
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+
+BUILD, POSTERN = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:3])
+PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[1:]))
+CACHE = pathlib.Path(os.environ.get("POSTERN_TEST_CACHE", "/var/cache/postern-tests"))
+NEEDED = ["mmdebstrap", "dpkg-deb", "dpkg-scanpackages", "createrepo_c", "rpmbuild", "newuidmap"]
+RANGES = ((2100000000, 50), (2100001000, 65500))  # the second holds most ids: all ranges count
+
+POSTINST = """#!/bin/sh
+set -e
+useradd --system --home-dir /var/lib/postern-hello postern-hello
+mkdir -p -m 700 /var/lib/postern-hello
+chown postern-hello: /var/lib/postern-hello
+chgrp 8 /usr/bin/postern-hello
+chmod 2755 /usr/bin/postern-hello
+mknod -m 600 /dev/postern-device c 1 3 2>/dev/null || test "$(id -u)" != 0
+su -s /bin/sh postern-hello -c 'true' || test -n "$POSTERN_NO_SU"
+"""
+
+SPEC = """Name: postern-rpm
+Version: 1
+Release: 1
+Summary: test
+License: none
+BuildArch: noarch
+%description
+test
+%install
+mkdir -p %{buildroot}/usr/bin %{buildroot}/srv/private
+printf '#!/bin/sh\\necho from rpm\\n' > %{buildroot}/usr/bin/postern-rpm
+chmod 755 %{buildroot}/usr/bin/postern-rpm
+%files
+%attr(0755, root, root) /usr/bin/postern-rpm
+%dir %attr(0700, 33, 33) /srv/private
+"""
+
+
+def run(*words, ok=True, **more):
+    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                          text=True, errors="replace", **more)
+    assert not ok or done.returncode == 0, f"{words}: exit {done.returncode}: {done.stdout[-3000:]}"
+    return done
+
+
+def root_file_system():
+    """Debian with apt and dnf, as a tar."""
+    path = CACHE / "debian-dnf.tar"
+    if not path.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        exclude = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")]
+        run("mmdebstrap", "--variant=apt", "--include=dnf", *exclude, "bookworm", str(path) + ".new")
+        os.rename(str(path) + ".new", path)
+    return path
+
+
+class User:
+    def __init__(self, name, subordinate):
+        run("useradd", "--create-home", "--shell", "/bin/sh", name)
+        entry = pwd.getpwnam(name)
+        self.name, self.uid, self.gid, self.home = name, entry.pw_uid, entry.pw_gid, entry.pw_dir
+        # useradd(8) gives ranges of its own where the host's defaults say so.
+        for file in ("/etc/subuid", "/etc/subgid"):
+            lines = [line for line in pathlib.Path(file).read_text().splitlines(True) if not line.startswith(name + ":")]
+            lines += [f"{name}:{first}:{count}\n" for first, count in RANGES] if subordinate else []
+            pathlib.Path(file).write_text("".join(lines))
+
+    def remove(self):
+        run("userdel", "--remove", "--force", self.name, ok=False)
+        for file in ("/etc/subuid", "/etc/subgid"):
+            lines = [line for line in pathlib.Path(file).read_text().splitlines(True) if not line.startswith(self.name + ":")]
+            pathlib.Path(file).write_text("".join(lines))
+
+
+class Repository:
+    """Packages in both formats, served on loopback."""
+
+    def __init__(self, top):
+        self.top = top / "repository"
+        self.make_debs()
+        self.make_rpms(top)
+        handler = functools.partial(Quiet, directory=str(self.top))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def make_debs(self):
+        for name, depends in (("postern-lib", ""), ("postern-hello", "Depends: postern-lib, passwd\n")):
+            tree = self.top / name
+            (tree / "DEBIAN").mkdir(parents=True)
+            (tree / "DEBIAN/control").write_text(f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: t <t@example.org>\n{depends}Description: test\n")
+            (tree / "usr/bin").mkdir(parents=True)
+            (tree / f"usr/bin/{name}").write_text(f"#!/bin/sh\necho from {name}\n")
+            (tree / f"usr/bin/{name}").chmod(0o755)
+            (tree / "srv/web").mkdir(parents=True)
+            (tree / f"srv/web/{name}").write_text("x")
+            os.chown(tree / f"srv/web/{name}", 33, 33)
+            if depends:
+                (tree / "DEBIAN/postinst").write_text(POSTINST)
+                (tree / "DEBIAN/postinst").chmod(0o755)
+            run("dpkg-deb", "--build", tree, self.top / f"{name}_1_all.deb")
+            shutil.rmtree(tree)
+        packages = subprocess.run(["dpkg-scanpackages", "--multiversion", "."], cwd=self.top, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        (self.top / "Packages").write_bytes(packages.stdout)
+
+    def make_rpms(self, top):
+        work = top / "rpmbuild"
+        work.mkdir()
+        (work / "postern-rpm.spec").write_text(SPEC)
+        run("rpmbuild", "-bb", "--define", f"_topdir {work}", "--define", f"_rpmdir {self.top}/rpm", work / "postern-rpm.spec")
+        run("createrepo_c", self.top / "rpm")
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+APT = """Bootstrap: localimage
+From: {base}
+%post
+  rm -f /etc/apt/sources.list.d/*
+  echo 'deb [trusted=yes] {url} ./' > /etc/apt/sources.list
+  apt-get -o Acquire::Languages=none update
+  DEBIAN_FRONTEND=noninteractive apt-get install -y postern-hello
+  postern-hello
+  mkdir -m 700 /private
+  chown 33:33 /private
+  touch /private/file
+"""
+
+DNF = """Bootstrap: localimage
+From: {base}
+%post
+  dnf -y --repofrompath=local,{url}/rpm --repo=local --setopt=local.gpgcheck=0 install postern-rpm
+  postern-rpm
+"""
+
+
+class Case:
+    """One caller and the directory it builds in."""
+
+    def __init__(self, user, top, base, url):
+        self.user, self.base, self.url = user, base, url
+        self.place = top / (user.name if user else "root")
+        self.place.mkdir()
+        (self.place / "tmp").mkdir()
+        if user:
+            for path in (self.place, self.place / "tmp"):
+                os.chown(path, user.uid, user.gid)
+
+    def run(self, *words, ok=True):
+        change = {"user": self.user.uid, "group": self.user.gid, "extra_groups": []} if self.user else {}
+        environment = {"PATH": os.environ["PATH"], "HOME": self.user.home if self.user else "/root", "POSTERN_LIBEXEC": PLACES}
+        return run(*words, ok=ok, cwd=self.place, env=environment, **change)
+
+    def build(self, text, *options, output="box", ok=True):
+        (self.place / "image.def").write_text(text.format(base=self.base, url=self.url))
+        return self.run(BUILD, "build", "--tmpdir", "tmp", *options, output, "image.def", ok=ok).stdout
+
+    def outside(self, path):
+        return os.lstat(self.place / "box" / path)
+
+    def clear(self):
+        shutil.rmtree(self.place / "box")
+        left = os.listdir(self.place / "tmp") + [name for name in os.listdir(self.place) if name.startswith(".")]
+        assert left == [], left
+
+
+def subordinate(number):
+    """What `number` of the container is on the host."""
+    first, count = RANGES[0]
+    return first + number - 1 if number <= count else RANGES[1][0] + number - 1 - count
+
+
+def apt(case, expected):
+    said = case.build(APT, "--sandbox")
+    assert "from postern-hello" in said, said[-2000:]
+    assert (case.place / "box/usr/bin/postern-lib").exists()
+    assert case.outside("private").st_uid == expected(33) and case.outside("private").st_mode & 0o7777 == 0o700
+    assert case.outside("srv/web/postern-hello").st_uid == expected(33)
+    assert case.outside("usr/bin/postern-hello").st_mode & stat.S_ISGID == 0, "set-id bits are left out of sandboxes"
+    assert not [name for name in os.listdir(case.place / "box") if name.startswith(".postern")]
+    done = case.run(POSTERN, "exec", "--fakeroot", case.place / "box", "stat", "-c", "%u", "/private")
+    shown = done.stdout.strip().splitlines()[-1]
+    assert shown == ("0" if expected(33) == expected(0) else "33"), done.stdout
+    case.clear()
+
+
+def dnf(case, expected):
+    said = case.build(DNF, "--sandbox")
+    assert "from rpm" in said, said[-2000:]
+    assert case.outside("srv/private").st_uid == expected(33)
+    case.clear()
+
+
+def owners_in_an_image(case):
+    """What %post made of owners is what the image has, and a failed build leaves nothing behind."""
+    text = ("Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n  /bin/busybox /bin/chown\n  /bin/busybox /bin/mkdir\n"
+            "%post\n  mkdir -m 700 /x /y\n  chown 33 /x\n  chown 60:40000 /y\n")
+    case.build(text, output="image.sif")
+    done = case.run(POSTERN, "exec", "--fakeroot", "image.sif", "/bin/sh", "-c", "exec -a busybox /bin/sh -c 'exit 0'", ok=False)
+    listing = subprocess.run(["unsquashfs", "-lln", "-o", str(offset(case.place / "image.sif")), str(case.place / "image.sif")],
+                             stdout=subprocess.PIPE, text=True, check=True).stdout
+    owners = {line.split()[-1]: line.split()[1] for line in listing.splitlines() if "squashfs-root/" in line}
+    assert owners["squashfs-root/x"] == "33/0" and owners["squashfs-root/y"] == "60/40000", owners
+    case.build(text + "  exit 1\n", output="bad.sif", ok=False)
+    assert os.listdir(case.place / "tmp") == [], os.listdir(case.place / "tmp")
+    return done
+
+
+def a_killed_build_is_removed_by_the_next(case):
+    text = ("Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n  /bin/busybox /bin/chown\n  /bin/busybox /bin/mkdir\n"
+            "%post\n  mkdir -m 700 /x\n  chown 33 /x\n  while :; do :; done\n")
+    (case.place / "loop.def").write_text(text)
+    process = subprocess.Popen([BUILD, "build", "--tmpdir", "tmp", "--sandbox", "never", "loop.def"], cwd=case.place, user=case.user.uid, group=case.user.gid,
+                               extra_groups=[], env={"PATH": os.environ["PATH"], "HOME": case.user.home, "POSTERN_LIBEXEC": PLACES},
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not [p for p in case.place.glob(".postern-build-*/rootfs/x") if p.lstat().st_uid == subordinate(33)]:
+        assert process.poll() is None
+    held = case.build("Bootstrap: scratch\n%post\n", "--section", "none", "--sandbox", output="other")
+    assert list(case.place.glob(".postern-build-*")), ("a running build keeps its directory", held)
+    process.kill()
+    process.wait()
+    case.build("Bootstrap: scratch\n%post\n", "--section", "none", "--sandbox", "--force", output="other")
+    assert not list(case.place.glob(".postern-build-*"))
+
+
+def offset(sif):
+    data = sif.read_bytes()
+    return data.find(b"hsqs", 4096)
+
+
+def main():
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if os.geteuid() != 0 or missing:
+        print(f"1..0 # SKIP needs root and {' '.join(missing)}")
+        return 77
+    if os.path.exists("/dev/fuse"):
+        os.chmod("/dev/fuse", 0o666)
+    base = root_file_system()
+    failed = 0
+    users = []
+    with tempfile.TemporaryDirectory(prefix="postern-packages-", dir="/var/tmp") as scratch:
+        top = pathlib.Path(scratch)
+        top.chmod(0o755)
+        repository = Repository(top)
+        try:
+            users = [User(f"pk{os.getpid()}s", True), User(f"pk{os.getpid()}n", False)]
+            cases = [Case(user, top, base, repository.url) for user in (*users, None)]
+            tests = []
+            for case, kind, expected in zip(cases, ("subordinate ids", "no subordinate ids", "root"),
+                                            (lambda n: subordinate(n) if n else users[0].uid, lambda n: users[1].uid, lambda n: n)):
+                tests += [(f"apt-get, {kind}", functools.partial(apt, case, expected)), (f"dnf, {kind}", functools.partial(dnf, case, expected))]
+            tests += [("owners in an image, subordinate ids", functools.partial(owners_in_an_image, cases[0])),
+                      ("owners in an image, root", functools.partial(owners_in_an_image, cases[2])),
+                      ("a killed build is removed by the next", functools.partial(a_killed_build_is_removed_by_the_next, cases[0]))]
+            wanted = sys.argv[3:]
+            tests = [test for test in tests if not wanted or any(word in test[0] for word in wanted)]
+            print(f"1..{len(tests)}")
+            for number, (name, function) in enumerate(tests, 1):
+                try:
+                    function()
+                    print(f"ok {number} - {name}", flush=True)
+                except Exception as problem:  # a failing test is a result
+                    failed += 1
+                    print(f"not ok {number} - {name}", flush=True)
+                    for line in f"{type(problem).__name__}: {problem}".splitlines()[-25:]:
+                        print("# " + line[:300], flush=True)
+        finally:
+            repository.close()
+            for user in users:
+                user.remove()
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
