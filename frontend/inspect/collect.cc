@@ -1,11 +1,12 @@
 #include "frontend/inspect/collect.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <optional>
 
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "frontend/message/message.h"
 #include "policy/image/image.h"
 #include "protocol/base/unique_fd.h"
 
@@ -17,30 +18,6 @@ std::string trimmed(std::string text) {
   return text;
 }
 
-Outcome<> take(Tree& tree, const std::string& path, std::string& out) {
-  POSTERN_TRY_ASSIGN(std::optional<std::string> text, tree.file(path, kMaxFileBytes));
-  if (text) {
-    out = trimmed(*std::move(text));
-  }
-  return Ok{};
-}
-
-Outcome<> take_labels(Tree& tree,
-                      const std::string& path,
-                      std::map<std::string, std::string>& out) {
-  POSTERN_TRY_ASSIGN(const std::optional<std::string> text, tree.file(path, kMaxFileBytes));
-  if (!text) {
-    return Ok{};
-  }
-  auto labels = parse_labels(*text);
-  if (labels) {
-    out = *std::move(labels);
-  } else {
-    message::warning(labels.error().what);  // the rest is still worth showing
-  }
-  return Ok{};
-}
-
 // The scripts that a definition file or an OCI image made; not the runtime's own.
 bool shown(std::string_view name, bool of_app) {
   const auto matches = [&](std::string_view start, std::string_view end) {
@@ -50,79 +27,157 @@ bool shown(std::string_view name, bool of_app) {
   return matches("9", "-environment.sh") || (!of_app && matches("10-docker", ".sh"));
 }
 
-Outcome<> take_environment(Tree& tree,
-                           const std::string& directory,
-                           bool of_app,
-                           std::map<std::string, std::string>& out) {
-  POSTERN_TRY_ASSIGN(const std::vector<std::string> names, tree.names(directory));
-  for (const std::string& name : names) {
-    if (shown(name, of_app)) {
+// What cannot be read is left out with a word: the rest is still worth showing.
+class Collector {
+ public:
+  explicit Collector(Tree& tree) : tree_(tree) {}
+
+  std::optional<std::string> file(const std::string& path) {
+    auto text = tree_.file(path, kMaxFileBytes);
+    if (!text) {
+      left_out.push_back(path + ": " + text.error().what);
+      return std::nullopt;
+    }
+    return *std::move(text);
+  }
+
+  std::vector<std::string> names(const std::string& path) {
+    auto found = tree_.names(path);
+    if (!found) {
+      left_out.push_back(path + ": " + found.error().what);
+      return {};
+    }
+    return *std::move(found);
+  }
+
+  void take(const std::string& path, std::string& out) {
+    if (auto text = file(path)) {
+      out = trimmed(*std::move(text));
+    }
+  }
+
+  template <class Part>
+  void take_common(const std::string& directory, bool of_app, Part& part) {
+    take_labels(directory + "/labels.json", part.labels);
+    take(directory + "/runscript", part.runscript);
+    take(directory + "/test", part.test);
+    take(directory + "/runscript.help", part.helpfile);
+    take_environment(directory + "/env", of_app, part.environment);
+  }
+
+  std::vector<std::string> left_out;
+
+ private:
+  void take_labels(const std::string& path, std::map<std::string, std::string>& out) {
+    const std::optional<std::string> text = file(path);
+    if (!text) {
+      return;
+    }
+    if (auto labels = parse_labels(*text)) {
+      out = *std::move(labels);
+    } else {
+      left_out.push_back(path + ": " + labels.error().what);
+    }
+  }
+
+  void take_environment(const std::string& directory,
+                        bool of_app,
+                        std::map<std::string, std::string>& out) {
+    for (const std::string& name : names(directory)) {
       const std::string path = directory + "/" + name;
-      POSTERN_TRY_ASSIGN(std::optional<std::string> text, tree.file(path, kMaxFileBytes));
-      if (text) {
+      if (auto text = shown(name, of_app) ? file(path) : std::nullopt) {
         out[path] = trimmed(*std::move(text));
       }
     }
   }
-  return Ok{};
-}
 
-template <class Part>
-Outcome<> take_common(Tree& tree, const std::string& directory, bool of_app, Part& part) {
-  POSTERN_TRY(take_labels(tree, directory + "/labels.json", part.labels));
-  POSTERN_TRY(take(tree, directory + "/runscript", part.runscript));
-  POSTERN_TRY(take(tree, directory + "/test", part.test));
-  POSTERN_TRY(take(tree, directory + "/runscript.help", part.helpfile));
-  return take_environment(tree, directory + "/env", of_app, part.environment);
-}
+  Tree& tree_;
+};
 
 }  // namespace
 
-Outcome<Metadata> collect(Tree& tree) {
+Metadata collect(Tree& tree) {
   Metadata metadata;
-  POSTERN_TRY(take_common(tree, "/.singularity.d", false, metadata));
-  POSTERN_TRY(take(tree, "/.singularity.d/startscript", metadata.startscript));
+  Collector collector(tree);
+  collector.take_common("/.singularity.d", false, metadata);
+  collector.take("/.singularity.d/startscript", metadata.startscript);
   // Apptainer's own images call it so; Singularity's, and ours, by the older name.
-  POSTERN_TRY(take(tree, "/.singularity.d/Apptainer", metadata.deffile));
+  collector.take("/.singularity.d/Apptainer", metadata.deffile);
   if (metadata.deffile.empty()) {
-    POSTERN_TRY(take(tree, "/.singularity.d/Singularity", metadata.deffile));
+    collector.take("/.singularity.d/Singularity", metadata.deffile);
   }
-  POSTERN_TRY_ASSIGN(const std::vector<std::string> apps, tree.names("/scif/apps"));
-  for (const std::string& name : apps) {
+  for (const std::string& name : collector.names("/scif/apps")) {
     const std::string directory = "/scif/apps/" + name + "/scif";
-    POSTERN_TRY_ASSIGN(const std::vector<std::string> inside, tree.names(directory));
-    if (!inside.empty()) {
-      POSTERN_TRY(take_common(tree, directory, true, metadata.apps[name]));
+    if (!collector.names(directory).empty()) {
+      collector.take_common(directory, true, metadata.apps[name]);
     }
   }
+  metadata.left_out = std::move(collector.left_out);
   return metadata;
 }
 
 namespace {
 
+// "object 3 (inspect-metadata.json): why"
+std::string about(const sif::Descriptor& object, const Problem& problem) {
+  return "object " + std::to_string(object.id) + " (" + object.name + "): " + problem.what;
+}
+
+const sif::Descriptor* first_of(const sif::Image& image, sif::DataType type) {
+  const auto& all = image.descriptors();
+  const auto found = std::find_if(all.begin(), all.end(),
+                                  [&](const sif::Descriptor& d) { return d.type == type; });
+  return found == all.end() ? nullptr : &*found;
+}
+
+Outcome<Metadata> metadata_object(int fd, const sif::Image& image, const sif::Descriptor& object) {
+  POSTERN_TRY_ASSIGN(const std::string text,
+                     sif::read_object(fd, image, object, kMaxMetadataBytes));
+  return parse_metadata(text);
+}
+
+Outcome<Metadata> from_tree(int fd, const image::ImageInfo& info) {
+  POSTERN_TRY_ASSIGN(const std::unique_ptr<Tree> tree, open_tree(fd, info));
+  return collect(*tree);
+}
+
+// The metadata object says it all; without one, or if it is malformed, the file system does; what
+// the definition file's own object holds counts before what lies in the file system.
 Outcome<Metadata> inspect_open(int fd) {
   POSTERN_TRY_ASSIGN(const image::ImageInfo info, image::identify(fd));
-  std::string deffile;
+  std::vector<std::string> left_out;
+  std::optional<std::string> deffile;
   if (info.sif) {
-    for (const sif::Descriptor& d : info.sif->descriptors()) {
-      if (d.type == sif::DataType::kDefinition) {
-        POSTERN_TRY_ASSIGN(deffile, sif::read_object(fd, *info.sif, d, kMaxFileBytes));
-        break;
+    if (const auto* object = info.sif->find(sif::DataType::kGenericJson, "inspect-metadata.json")) {
+      auto metadata = metadata_object(fd, *info.sif, *object);
+      if (metadata) {
+        return metadata;
+      }
+      left_out.push_back(about(*object, metadata.error()));
+    }
+    if (const auto* object = first_of(*info.sif, sif::DataType::kDefinition)) {
+      auto text = sif::read_object(fd, *info.sif, *object, kMaxFileBytes);
+      if (text) {
+        deffile = trimmed(*std::move(text));
+      } else {
+        left_out.push_back(about(*object, text.error()));
       }
     }
-    const sif::Descriptor* object =
-        info.sif->find(sif::DataType::kGenericJson, "inspect-metadata.json");
-    if (object != nullptr) {
-      POSTERN_TRY_ASSIGN(const std::string text,
-                         sif::read_object(fd, *info.sif, *object, kMaxMetadataBytes));
-      return parse_metadata(text);
-    }
   }
-  POSTERN_TRY_ASSIGN(const std::unique_ptr<Tree> tree, open_tree(fd, info));
-  POSTERN_TRY_ASSIGN(Metadata metadata, collect(*tree));
-  if (!deffile.empty()) {
-    metadata.deffile = trimmed(deffile);
+  auto found = from_tree(fd, info);
+  if (!found && !deffile) {
+    return found;
   }
+  Metadata metadata;
+  if (found) {
+    metadata = *std::move(found);
+  } else {
+    left_out.push_back(found.error().what);
+  }
+  if (deffile && !deffile->empty()) {
+    metadata.deffile = *std::move(deffile);
+  }
+  metadata.left_out.insert(metadata.left_out.begin(), left_out.begin(), left_out.end());
   return metadata;
 }
 

@@ -7,7 +7,7 @@
 namespace postern::inspect {
 
 // From the files that images keep under /.singularity.d and /scif/apps.
-Outcome<Metadata> collect(Tree& tree);
+Metadata collect(Tree& tree);
 
 // The image at `path`: from its "inspect-metadata.json" where a SIF has one (several: the first),
 // else from its files. The definition file is the SIF's own object where there is one.

@@ -7,11 +7,10 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
-
 #include "frontend/inspect/collect.h"
 #include "frontend/message/message.h"
 #include "frontend/option/option.h"
+#include "policy/text/printable.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::inspect {
@@ -63,11 +62,14 @@ Selection selection_of(const option::Arguments& given) {
 Outcome<> run(const option::Arguments& given) {
   const Selection want = selection_of(given);
   POSTERN_TRY_ASSIGN(const Metadata all, inspect(given.positional()[0]));
-  POSTERN_TRY_ASSIGN(const Metadata chosen, select(all, want));
-  std::string text = want.all || given.given("json") ? to_json(chosen) : to_text(chosen, want);
-  if (::isatty(STDOUT_FILENO) == 1) {
-    text = without_control(text);
+  for (const std::string& what : all.left_out) {
+    message::warning(given.positional()[0] + ": left out: " + what);
   }
+  POSTERN_TRY_ASSIGN(const Metadata chosen, select(all, want));
+  // Also into a pipe: what reads it shows it on a terminal sooner or later.
+  const std::string text = want.all || given.given("json")
+                               ? text::printable_json(to_json(chosen))
+                               : text::printable(to_text(chosen, want), text::Lines::kMany);
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
     return system_problem("writing to standard output", errno);
   }

@@ -13,42 +13,59 @@ Problem malformed(const std::string& what) {
   return Problem{.what = "the image's metadata is malformed: " + what};
 }
 
-// Missing and null members are empty.
-Outcome<> take(const Json& object, const char* member, std::string& out) {
-  const auto it = object.find(member);
-  if (it == object.end() || it->is_null()) {
-    return Ok{};
-  }
-  if (!it->is_string()) {
-    return malformed(std::string(member) + " is not text");
-  }
-  out = it->get<std::string>();
-  return Ok{};
-}
+// Takes the members of one object. Missing and null ones are empty; malformed ones are left out.
+class Members {
+ public:
+  Members(const Json& object, std::string prefix, std::vector<std::string>& left_out)
+      : object_(object), prefix_(std::move(prefix)), left_out_(left_out) {}
 
-Outcome<> take(const Json& object, const char* member, Texts& out) {
-  const auto it = object.find(member);
-  if (it == object.end() || it->is_null()) {
-    return Ok{};
+  void take(const char* member, std::string& out) {
+    const Json* value = find(member);
+    if (value != nullptr && !value->is_string()) {
+      leave_out(member, "not text");
+    } else if (value != nullptr) {
+      out = value->get<std::string>();
+    }
   }
-  if (!it->is_object()) {
-    return malformed(std::string(member) + " is not an object");
-  }
-  for (const auto& [key, value] : it->items()) {
-    out[key] = value.is_string() ? value.get<std::string>() : value.dump();
-  }
-  return Ok{};
-}
 
-template <class Part>
-Outcome<> take_common(const Json& object, Part& part) {
-  POSTERN_TRY(take(object, "environment", part.environment));
-  POSTERN_TRY(take(object, "labels", part.labels));
-  POSTERN_TRY(take(object, "runscript", part.runscript));
-  POSTERN_TRY(take(object, "test", part.test));
-  POSTERN_TRY(take(object, "helpfile", part.helpfile));
-  return Ok{};
-}
+  void take(const char* member, Texts& out) {
+    const Json* object = find(member);
+    if (object != nullptr && !object->is_object()) {
+      leave_out(member, "not an object");
+      return;
+    }
+    for (const auto& [key, value] : (object != nullptr ? *object : Json::object()).items()) {
+      out[key] = value.is_string() ? value.get<std::string>() : dump(value);
+    }
+  }
+
+  template <class Part>
+  void take_common(Part& part) {
+    take("environment", part.environment);
+    take("labels", part.labels);
+    take("runscript", part.runscript);
+    take("test", part.test);
+    take("helpfile", part.helpfile);
+  }
+
+ private:
+  const Json* find(const char* member) const {
+    const auto it = object_.find(member);
+    return it == object_.end() || it->is_null() ? nullptr : &*it;
+  }
+
+  void leave_out(const char* member, const char* why) {
+    left_out_.push_back(prefix_ + member + " is " + why);
+  }
+
+  static std::string dump(const Json& value) {
+    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
+
+  const Json& object_;
+  std::string prefix_;
+  std::vector<std::string>& left_out_;
+};
 
 // nlohmann-json throws on wrong input only where it is told to; this never does.
 Json parse(std::string_view json) {
@@ -115,6 +132,7 @@ std::string common_text(const Part& part, const std::string& startscript) {
 
 Outcome<Metadata> select(const Metadata& metadata, const Selection& want) {
   Metadata out;
+  out.left_out = metadata.left_out;
   const bool one_app = !want.app.empty() && !want.all;
   if (one_app) {
     const auto app = metadata.apps.find(want.app);
@@ -150,16 +168,20 @@ Outcome<Metadata> parse_metadata(std::string_view text) {
   if (attributes == json["data"].end() || !attributes->is_object()) {
     return metadata;
   }
-  POSTERN_TRY(take_common(*attributes, metadata));
-  POSTERN_TRY(take(*attributes, "deffile", metadata.deffile));
-  POSTERN_TRY(take(*attributes, "startscript", metadata.startscript));
+  Members members(*attributes, "", metadata.left_out);
+  members.take_common(metadata);
+  members.take("deffile", metadata.deffile);
+  members.take("startscript", metadata.startscript);
   const auto apps = attributes->find("apps");
-  if (apps != attributes->end() && apps->is_object()) {
+  if (apps != attributes->end() && !apps->is_null() && !apps->is_object()) {
+    metadata.left_out.emplace_back("apps is not an object");
+  } else if (apps != attributes->end() && apps->is_object()) {
     for (const auto& [name, app] : apps->items()) {
-      if (!app.is_object()) {
-        return malformed("an app is not an object");
+      if (app.is_object()) {
+        Members(app, "apps." + name + ".", metadata.left_out).take_common(metadata.apps[name]);
+      } else {
+        metadata.left_out.push_back("apps." + name + " is not an object");
       }
-      POSTERN_TRY(take_common(app, metadata.apps[name]));
     }
   }
   return metadata;
@@ -172,7 +194,8 @@ Outcome<Texts> parse_labels(std::string_view text) {
     return malformed("labels.json is not a JSON object");
   }
   Texts labels;
-  POSTERN_TRY(take(wrapped, "labels", labels));
+  std::vector<std::string> none;
+  Members(wrapped, "", none).take("labels", labels);
   return labels;
 }
 
@@ -217,22 +240,6 @@ std::string to_text(const Metadata& metadata, const Selection& want) {
     return text + common_text(app->second, "");
   }
   return text + common_text(metadata, metadata.startscript);
-}
-
-std::string without_control(std::string_view text) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) {
-      out += "\\x";
-      out += kHex[byte >> 4];
-      out += kHex[byte & 0xf];
-    } else {
-      out += c;
-    }
-  }
-  return out;
 }
 
 }  // namespace postern::inspect

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "policy/problem.h"
 
@@ -31,6 +32,7 @@ struct Metadata {
   std::string helpfile;
   std::string deffile;
   std::string startscript;
+  std::vector<std::string> left_out;  // what was malformed, in words
 };
 
 // Which parts are wanted.
@@ -50,8 +52,8 @@ struct Selection {
 // What remains of `metadata` for `selection`. Error: the image has no such app.
 Outcome<Metadata> select(const Metadata& metadata, const Selection& selection);
 
-// {"data":{"attributes":{…}},"type":"container"}: members that are not objects or strings are an
-// error, unknown ones are ignored.
+// {"data":{"attributes":{…}},"type":"container"}: members that are not objects or strings are left
+// out with a word, unknown ones without. Error: nothing of that form.
 Outcome<Metadata> parse_metadata(std::string_view json);
 
 // A flat object of strings (labels.json). Numbers and booleans become text.
@@ -62,8 +64,5 @@ std::string to_json(const Metadata& metadata);
 
 // For people: each part as it is, labels as "name: value", environment under "=== path ===".
 std::string to_text(const Metadata& metadata, const Selection& selection);
-
-// Control characters but line feed and tab as \xNN: for a terminal, which an image must not steer.
-std::string without_control(std::string_view text);
 
 }  // namespace postern::inspect

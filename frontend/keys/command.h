@@ -6,6 +6,7 @@
 
 #include "frontend/option/usage.h"
 #include "policy/problem.h"
+#include "policy/text/printable.h"
 
 namespace postern::keys {
 
@@ -29,6 +30,6 @@ Outcome<std::vector<std::uint32_t>> numbers_of(const std::vector<std::string>& v
 std::string time_text(std::int64_t unix_seconds);
 
 // Control characters as \xNN: names come from keys and images.
-std::string printable(std::string_view text);
+using text::printable;
 
 }  // namespace postern::keys

@@ -1,9 +1,12 @@
 #include "frontend/message/message.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
 #include <unistd.h>
+
+#include "policy/text/printable.h"
 
 namespace postern::message {
 namespace {
@@ -11,20 +14,10 @@ namespace {
 Level g_threshold = Level::kInfo;
 bool g_colour = false;
 
-void append_escaped(std::string& line, std::string_view text) {
-  static constexpr char kHex[] = "0123456789abcdef";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      line += c;
-    } else if (c == '\t') {
-      line += ' ';
-    } else {
-      line += "\\x";
-      line += kHex[byte >> 4];
-      line += kHex[byte & 15];
-    }
-  }
+std::string in_one_line(std::string_view text) {
+  std::string spaced(text);
+  std::replace(spaced.begin(), spaced.end(), '\t', ' ');
+  return text::printable(spaced);
 }
 
 // One write(2) a message, so that lines of many ranks do not mix.
@@ -42,7 +35,7 @@ void print(Level level, std::string_view label, std::string_view colour, std::st
     line += "\x1b[0m";
   }
   line.append(label.size() < 9 ? 9 - label.size() : 1, ' ');
-  append_escaped(line, text);
+  line += in_one_line(text);
   line += '\n';
   if (::write(STDERR_FILENO, line.data(), line.size()) < 0) {
     return;  // standard error is gone: nobody is left to tell

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "policy/text/printable.h"
+
 namespace postern::sif {
 namespace {
 
@@ -24,23 +26,6 @@ std::string columns(const Rows& rows, std::string_view indent, std::size_t gap) 
     text.append(widest - label.size() + gap, ' ');
     text += value;
     text += '\n';
-  }
-  return text;
-}
-
-// An image's bytes must not steer the terminal.
-std::string printable(std::string_view bytes) {
-  constexpr std::string_view kHex = "0123456789abcdef";
-  std::string text;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      text += "\\x";
-      text += kHex[byte >> 4];
-      text += kHex[byte & 0xf];
-    } else {
-      text += c;
-    }
   }
   return text;
 }
@@ -112,7 +97,7 @@ std::string header_text(const Image& image) {
     if (launch.ends_with('\n')) {
       launch.pop_back();
     }
-    rows.emplace_back("Launch Script:", printable(launch));
+    rows.emplace_back("Launch Script:", text::printable(launch));
   }
   rows.emplace_back("Version:", kVersion.substr(0, 2));
   if (h.architecture != Architecture::kUnknown) {
@@ -176,7 +161,7 @@ std::string info_text(const Descriptor& d) {
     rows.emplace_back("Modified At:", time_text(d.modified));
   }
   if (!d.name.empty()) {
-    rows.emplace_back("Name:", printable(d.name));
+    rows.emplace_back("Name:", text::printable(d.name));
   }
   if (const PartitionInfo* p = d.partition()) {
     rows.emplace_back("Filesystem Type:", name_of(p->fs));
@@ -191,7 +176,7 @@ std::string info_text(const Descriptor& d) {
   } else if (const auto* sbom = std::get_if<SbomInfo>(&d.extra)) {
     rows.emplace_back("Format:", name_of(sbom->format));
   } else if (const auto* oci = std::get_if<OciInfo>(&d.extra)) {
-    rows.emplace_back("Digest:", printable(oci->digest));
+    rows.emplace_back("Digest:", text::printable(oci->digest));
   }
   return columns(rows, "  ", 2);
 }

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pty
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,16 @@ def squashfs(root, *options):
     subprocess.run(["mksquashfs", root, image, "-noappend", "-quiet", "-no-progress", *options], check=True,
                    stdout=subprocess.DEVNULL)
     return image
+
+
+def add_object(image, kind, name, data):
+    """One more object of a SIF, behind the others."""
+    whole = bytearray(image.read_bytes())
+    total, table = struct.unpack_from("<qq", whole, 88)
+    slot = next(i for i in range(total) if not whole[table + 585 * i + 4])
+    raw = struct.pack("<iBIIIqqqqqqq128s384s", kind, 1, slot + 1, 0xF0000001, 0, len(whole), len(data), len(data), 1, 1, 0, 0, name, b"")
+    whole[table + 585 * slot:table + 585 * (slot + 1)] = raw
+    image.write_bytes(bytes(whole) + data)
 
 
 @test
@@ -145,7 +156,33 @@ def an_image_cannot_steer_the_terminal(folder):
     shown = os.read(master, 4096)
     os.close(master)
     assert b"\x1b" not in shown and b"\\x1b]0;owned\\x07" in shown, shown
-    assert inspect("-r", root) == "\x1b]0;owned\x07\n"  # a pipe gets the bytes
+    assert inspect("-r", root) == "\\x1b]0;owned\\x07\n"  # in a pipe too
+    (root / ".singularity.d/runscript.help").write_text("caf\u00e9 \u009b31m \u202egnp.exe\n\ttabbed\n")
+    assert inspect("-H", root) == "caf\u00e9 \\xc2\\x9b31m \\xe2\\x80\\xaegnp.exe\n\ttabbed\n"
+    shown = inspect("-H", "-j", root)
+    assert "\u202e" not in shown and "\u009b" not in shown
+    assert json.loads(shown)["data"]["attributes"]["helpfile"] == "caf\u00e9 \u009b31m \u202egnp.exe\n\ttabbed"
+
+
+@test
+def what_is_malformed_is_left_out(folder):
+    """one bad member, one bad object, one bad file: the rest is shown"""
+    root = make_root(folder)
+    (root / ".singularity.d/labels.json").write_text("[1]")
+    (root / ".singularity.d/runscript").write_text("#!/bin/sh\necho good\n")
+    assert "echo good" in inspect("-r", root)
+    image = folder / "image.sif"
+    shutil.copy(IMAGES / "busybox_amd64.sif", image)
+    whole = json.loads(inspect("--all", image))["data"]["attributes"]
+    for text, shown in ((b'{"data":{"attributes":{"labels":[],"helpfile":"help text"}}}', "help text"), (b"{broken", None), (b"", None),
+                        (b'{"data":7}', None)):
+        shutil.copy(IMAGES / "busybox_amd64.sif", image)
+        add_object(image, 0x4006, b"inspect-metadata.json", text)
+        attributes = json.loads(inspect("--all", image))["data"]["attributes"]
+        if shown is None:
+            assert attributes == whole, attributes  # from the file system
+        else:
+            assert attributes == {"helpfile": shown}, attributes
 
 
 def call(function):

@@ -8,6 +8,7 @@
 
 #include "frontend/inspect/collect.h"
 #include "policy/sif/writer.h"
+#include "policy/text/printable.h"
 #include "tests/unit/in_child.h"
 
 namespace postern::inspect {
@@ -156,13 +157,20 @@ TEST_SUITE("frontend/inspect") {
     CHECK(to_json({.runscript = "\xff\xfe"}).find("\xef\xbf\xbd") != std::string::npos);
   }
 
-  TEST_CASE("malformed metadata is an error, never an exception") {
-    for (const char* json :
-         {"", "{", "[]", "{}", R"({"data":1})", R"({"data":{"attributes":{"labels":[]}}})",
-          R"({"data":{"attributes":{"runscript":{}}}})",
-          R"({"data":{"attributes":{"apps":{"a":1}}}})"}) {
+  TEST_CASE("metadata of no form is an error, a malformed member is left out, never an exception") {
+    for (const char* json : {"", "{", "[]", "{}", R"({"data":1})"}) {
       CAPTURE(json);
       CHECK_FALSE(parse_metadata(json));
+    }
+    for (const char* member :
+         {R"("labels":[])", R"("helpfile":{})", R"("apps":{"a":1})", R"("apps":[])",
+          R"("apps":{"a":{"test":1}})", R"("environment":"x")", R"("startscript":1)"}) {
+      CAPTURE(member);
+      const auto metadata = parse_metadata(R"({"data":{"attributes":{"runscript":"good",)" +
+                                           std::string(member) + "}}}");
+      REQUIRE(metadata);
+      CHECK(metadata->runscript == "good");
+      CHECK(metadata->left_out.size() == 1);
     }
     CHECK(parse_metadata(R"({"data":{"attributes":{"labels":null,"new":1}}})"));
     CHECK_FALSE(parse_labels("[1]"));
@@ -171,7 +179,20 @@ TEST_SUITE("frontend/inspect") {
   }
 
   TEST_CASE("an image cannot steer the terminal") {
-    CHECK(without_control("a\x1b[2J\tb\n\x7f") == "a\\x1b[2J\tb\n\\x7f");
+    using text::Lines;
+    using text::printable;
+    CHECK(printable("a\x1b[2J\tb\n\x7f", Lines::kMany) == "a\\x1b[2J\tb\n\\x7f");
+    CHECK(printable("a\tb\n") == "a\\x09b\\x0a");
+    CHECK(printable("caf\u00e9 \u4f60 \U0001f600") == "caf\u00e9 \u4f60 \U0001f600");
+    CHECK(printable("\u009b31m") == "\\xc2\\x9b31m");  // C1
+    CHECK(printable("\x9b"
+                    "31m") == "\\x9b31m");  // and as one byte
+    CHECK(printable("\u202egpj.exe") == "\\xe2\\x80\\xaegpj.exe");
+    CHECK(printable("\u2066\u200f\u2028") == "\\xe2\\x81\\xa6\\xe2\\x80\\x8f\\xe2\\x80\\xa8");
+    CHECK(printable("\xc0\xaf\xed\xa0\x80\xf5\xe2\x82") ==
+          "\\xc0\\xaf\\xed\\xa0\\x80\\xf5\\xe2\\x82");  // not UTF-8
+    CHECK(text::printable_json("{\"a\": \"\u202e\u009b\U000e0001\"}\n") ==
+          "{\"a\": \"\\u202e\\u009b\\udb40\\udc01\"}\n");
   }
 }
 }  // namespace postern::inspect
