@@ -135,15 +135,18 @@ gpgme_error_t give_passphrase(
   return gpgme_io_writen(fd, line.data(), line.size()) == 0 ? 0 : gpg_error(GPG_ERR_GENERAL);
 }
 
+// Options of the user's own stay. An empty file is what an interruption left.
 Outcome<> write_once(const std::string& path, std::string_view text) {
-  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0600));
-  if (!fd.valid()) {
-    return errno == EEXIST ? Outcome<>(Ok{}) : Outcome<>(system_problem("writing " + path, errno));
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && status.st_size > 0) {
+    return Ok{};
   }
-  if (::write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
-    return system_problem("writing " + path, errno);
-  }
-  return Ok{};
+  return replace_file(path, std::string(text), 0600);
+}
+
+Outcome<> make_empty(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0600));
+  return fd.valid() ? Outcome<>(Ok{}) : Outcome<>(system_problem("writing " + path, errno));
 }
 
 // mkdir -p, every new directory 0700.
@@ -351,15 +354,25 @@ Outcome<KeyDirectory> KeyDirectory::open_local(const std::string& path) {
   POSTERN_TRY(out.shorten_home());
   POSTERN_TRY(write_once(path + "/gpg.conf", kLocalOptions));
   POSTERN_TRY(write_once(path + "/gpg-agent.conf", kAgentOptions));
-  if (!exists(path + "/pubring.kbx") && !exists(path + "/pubring.gpg")) {
-    POSTERN_TRY(write_once(path + "/pubring.gpg", ""));
+  // While this mark is there, the keys of Apptainer may not all have been taken over.
+  const std::string mark = path + "/postern.adopting";
+  const bool fresh = !exists(path + "/pubring.kbx") && !exists(path + "/pubring.gpg");
+  if (fresh) {
+    POSTERN_TRY(make_empty(mark));
+    POSTERN_TRY(make_empty(path + "/pubring.gpg"));
+  }
+  if (fresh || exists(mark)) {
     POSTERN_TRY(out.adopt_apptainer_keys());
+    ::unlink(mark.c_str());
   }
   return out;
 }
 
 Outcome<> KeyDirectory::adopt_apptainer_keys() {
-  for (const std::string& place : {path_, apptainer_keyring()}) {
+  // Apptainer's own directory is the user's default one: into another directory, which the user
+  // named, come only keys that lie there already.
+  const bool is_default = path_ == default_keyring();
+  for (const std::string& place : {path_, is_default ? apptainer_keyring() : std::string()}) {
     bool adopted = false;
     for (const char* name : {"/pgp-public", "/pgp-secret"}) {
       struct stat status{};

@@ -13,6 +13,8 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include "frontend/message/exposed.h"
+
 namespace postern::keys {
 namespace {
 
@@ -77,8 +79,13 @@ Outcome<std::string> local_keyring(const std::string& option) {
       return path + "/keys";
     }
   }
-  POSTERN_TRY_ASSIGN(const std::string base, home());
-  return base + "/.postern/keys";
+  POSTERN_TRY(home());  // says what is wrong
+  return default_keyring();
+}
+
+std::string default_keyring() {
+  const auto base = home();
+  return base ? *base + "/.postern/keys" : "";
 }
 
 std::string apptainer_keyring() {
@@ -134,6 +141,14 @@ Outcome<std::string> read_file(const std::string& path, std::size_t max_bytes) {
   }
 }
 
+Outcome<std::string> read_private_key(const std::string& path) {
+  constexpr std::size_t kMaxPemBytes = std::size_t{1} << 20;
+  POSTERN_TRY_ASSIGN(std::string text, read_file(path, kMaxPemBytes));
+  const UniqueFd file(path == "-" ? -1 : ::open(path.c_str(), O_PATH | O_CLOEXEC));
+  message::warn_if_exposed(path == "-" ? STDIN_FILENO : file.get(), path, text);
+  return text;
+}
+
 Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode) {
   std::string temporary = path + ".XXXXXX";
   const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
@@ -145,6 +160,12 @@ Outcome<> replace_file(const std::string& path, const std::string& bytes, unsign
     const int saved = errno;
     ::unlink(temporary.c_str());
     return system_problem("writing " + path, saved);
+  }
+  const std::string directory = std::filesystem::path(path).parent_path().string();
+  const UniqueFd parent(
+      ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (parent.valid() && ::fsync(parent.get()) != 0) {
+    return system_problem("bringing " + path + " to disk", errno);
   }
   return Ok{};
 }

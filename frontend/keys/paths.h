@@ -18,6 +18,9 @@ std::string global_keyring();  // its "keyring"
 // else ~/.postern/keys. Error: no home directory.
 Outcome<std::string> local_keyring(const std::string& option);
 
+// ~/.postern/keys; "" without a home directory.
+std::string default_keyring();
+
 // Apptainer's keyring of the user, from which a new keyring of ours is filled; may not exist.
 std::string apptainer_keyring();
 
@@ -44,6 +47,9 @@ class TemporaryDirectory {
 // A whole file; at most `max_bytes`. "-" is standard input.
 Outcome<std::string> read_file(const std::string& path,
                                std::size_t max_bytes = std::size_t{64} << 20);
+
+// The same of a PEM file; warns if it holds a private key that others can read.
+Outcome<std::string> read_private_key(const std::string& path);
 
 // Replaces `path` in one step, with this mode whatever the umask.
 Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode);

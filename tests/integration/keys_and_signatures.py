@@ -230,6 +230,57 @@ def keyrings_of_apptainer_are_taken_over(w):
 
 
 @test
+def a_named_directory_takes_over_nothing_but_its_own(w):
+    other = w.home / ".apptainer/keys"
+    other.mkdir(parents=True)
+    raw = w.gpg("--dearmor", data=(IMAGES / "keys/pgp-public.asc").read_bytes(), home=w.top).stdout
+    (other / "pgp-public").write_bytes(raw)
+    theirs = "F34371D0ACD5D09EB9BD853A80600A5FA11BBD29"
+    named = w.top / "named"
+    assert theirs not in w.run("key", "list", "--keysdir", named).stdout
+    by_variable = w.top / "by-variable"
+    assert theirs not in w.run("key", "list", env={"APPTAINER_KEYSDIR": str(by_variable)}).stdout
+    own = w.top / "own"                                          # a directory of Apptainer's itself
+    own.mkdir(mode=0o700)
+    (own / "pgp-public").write_bytes(raw)
+    assert theirs in w.run("key", "list", "--keysdir", own).stdout
+    assert theirs in w.run("key", "list").stdout                 # and the default one as ever
+
+
+@test
+def a_keyring_whose_making_was_interrupted_is_made_whole(w):
+    other = w.home / ".apptainer/keys"
+    other.mkdir(parents=True)
+    raw = w.gpg("--dearmor", data=(IMAGES / "keys/pgp-public.asc").read_bytes(), home=w.top).stdout
+    (other / "pgp-public").write_bytes(raw)
+    ring = w.home / ".postern/keys"
+    ring.mkdir(parents=True, mode=0o700)
+    for name in ("gpg.conf", "gpg-agent.conf", "pubring.gpg", "postern.adopting"):
+        (ring / name).write_bytes(b"")
+    assert "F34371D0ACD5D09EB9BD853A80600A5FA11BBD29" in w.run("key", "list").stdout
+    assert "trust-model always" in (ring / "gpg.conf").read_text() and (ring / "gpg-agent.conf").stat().st_size > 0
+    assert not (ring / "postern.adopting").exists()
+
+
+@test
+def numbers_of_objects_that_a_signature_cannot_name_are_refused(w):
+    key = w.top / "key.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ED25519", "-out", str(key)], check=True)
+    key.chmod(0o600)
+    for numbers, words in (((1, 1), "several objects have the number 1"), ((0, 2), "an object has the number 0"), ((1, 2), None)):
+        image = plain_image(w)
+        raw = bytearray(image.read_bytes())
+        for slot, number in enumerate(numbers):
+            struct.pack_into("<I", raw, 4096 + slot * 585 + 5, number)
+        image.write_bytes(raw)
+        for command in (("sign", "--key", key), ("sign", "--no-seal", "--key", key), ("sign", "-g", "1", "--key", key)):
+            done = w.run(*command, image, ok=255 if words else 0)
+            assert words is None or (words in done.stderr and "postern build" in done.stderr), done.all
+        if words:
+            assert image.read_bytes() == bytes(raw)
+
+
+@test
 def nothing_stays_behind(w):
     w.new_key("alice", "")
     image = plain_image(w)
