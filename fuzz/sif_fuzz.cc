@@ -42,15 +42,17 @@ void walk(int fd, const sif::Image& image) {
   }
 }
 
-// Whatever image the writer accepts, it leaves one that reads, with what it added.
+// Whatever image the writer accepts, it leaves one that reads: as before without finish(), and with
+// it as the writer said.
 void change(int fd) {
   auto writer = sif::Writer::open("/proc/self/fd/" + std::to_string(fd));
   if (!writer) {
     return;
   }
+  const std::size_t before = sif::read(fd)->descriptors().size();
   const auto id = writer->add({.name = "fuzz"}, "data");
   if (id) {
-    const auto image = sif::read(fd);
+    const auto image = writer->image();
     require(image.has_value());
     const auto added = image->object(*id);
     if (added) {  // another object may have claimed the same id
@@ -59,9 +61,16 @@ void change(int fd) {
   }
   for (const sif::Descriptor& d : writer->descriptors()) {
     (void)writer->set_primary(d.id);
-    (void)writer->remove(d.id);
+    if (d.id % 2 == 0) {
+      (void)writer->remove(d.id);
+    }
   }
-  require(sif::read(fd).has_value());
+  require(sif::read(fd)->descriptors().size() == before);
+  const std::size_t wanted = writer->descriptors().size();
+  if (writer->finish()) {
+    const auto after = sif::read(fd);
+    require(after.has_value() && after->descriptors().size() == wanted);
+  }
 }
 
 }  // namespace

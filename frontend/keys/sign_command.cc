@@ -136,7 +136,7 @@ Outcome<std::size_t> index_of(std::string_view text, std::size_t count) {
 Outcome<std::unique_ptr<Signer>> choose_signer(const option::Arguments& arguments) {
   if (arguments.given("key")) {
     const std::string path(arguments.text("key"));
-    POSTERN_TRY_ASSIGN(const std::string pem, read_file(path, std::size_t{1} << 20));
+    POSTERN_TRY_ASSIGN(const std::string pem, read_private_key(path));
     const auto ask = [&]() -> std::optional<std::string> {
       auto answer = ask_secret("Enter the passphrase of " + path + ": ");
       return answer ? std::optional(*std::move(answer)) : std::nullopt;
@@ -199,9 +199,24 @@ Subject whole_group(const sif::Image& image, std::uint32_t group) {
   return out;
 }
 
+// Signatures name objects by their numbers, so that each must be the number of one object.
+Outcome<> check_numbers(const sif::Image& image) {
+  for (const sif::Descriptor& object : image.descriptors()) {
+    if (!image.object(object.id)) {
+      const std::string number = std::to_string(object.id);
+      return Problem{"the image cannot be signed: " +
+                         (object.id == 0 ? "an object has the number 0"
+                                         : "several objects have the number " + number),
+                     "make a new image from it with 'postern build'"};
+    }
+  }
+  return Ok{};
+}
+
 Outcome<std::vector<Subject>> subjects_of(const sif::Image& image,
                                           std::optional<std::uint32_t> group,
                                           std::optional<std::uint32_t> object) {
+  POSTERN_TRY(check_numbers(image));
   std::vector<Subject> out;
   if (object) {
     POSTERN_TRY_ASSIGN(const sif::Descriptor* descriptor, image.object(*object));
@@ -248,7 +263,7 @@ Outcome<> seal_partition(sif::Writer& writer, const sif::Descriptor& partition) 
 
 // The part of sign that seals: what cannot be sealed is signed without, with a word about it.
 Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> group) {
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  POSTERN_TRY_ASSIGN(const sif::Image image, writer.image());
   const auto root = image.primary_partition();
   if (!root || (*root)->group == 0 || (group && *group != (*root)->group)) {
     return Ok{};
@@ -281,13 +296,13 @@ Outcome<> sign(const option::Arguments& arguments) {
     message::warning("--all has no effect: every group is signed unless one is named");
   }
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
-  POSTERN_TRY_ASSIGN(const sif::Image before, sif::read(writer.fd()));
+  POSTERN_TRY_ASSIGN(const sif::Image before, writer.image());
   POSTERN_TRY(subjects_of(before, group, object));  // before anybody is asked for anything
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Signer> signer, choose_signer(arguments));
   if (!arguments.given("no-seal") && !object) {
     POSTERN_TRY(seal_before_signing(writer, group));
   }
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  POSTERN_TRY_ASSIGN(const sif::Image image, writer.image());
   POSTERN_TRY_ASSIGN(const std::vector<Subject> subjects, subjects_of(image, group, object));
   std::vector<std::pair<std::uint32_t, Signed>> signatures;
   for (const Subject& subject : subjects) {
@@ -316,7 +331,7 @@ Outcome<> seal(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const auto id, number_option(arguments, "sif-id", "sif-id"));
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(path));
-  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(writer.fd()));
+  POSTERN_TRY_ASSIGN(const sif::Image image, writer.image());
   POSTERN_TRY_ASSIGN(const sif::Descriptor* partition,
                      id ? image.object(*id) : image.primary_partition());
   if (partition->partition() == nullptr) {

@@ -61,22 +61,6 @@ Extra decode_extra(DataType type, Bytes extra) {
   return std::monostate{};
 }
 
-Header decode_header(Bytes raw) {
-  Header h{};
-  h.launch = without_trailing_nuls(text_at(raw, kLaunchAt, kLaunchBytes));
-  h.architecture = architecture_from_code(text_at(raw, kArchitectureAt, 3));
-  std::copy_n(raw.begin() + kUuidAt, kUuidBytes, h.id.begin());
-  h.created = load<std::int64_t>(raw, kCreatedAt);
-  h.modified = load<std::int64_t>(raw, kModifiedAt);
-  h.free = load<std::int64_t>(raw, kFreeAt);
-  h.total = load<std::int64_t>(raw, kTotalAt);
-  h.table_offset = load<std::int64_t>(raw, kTableOffsetAt);
-  h.table_bytes = load<std::int64_t>(raw, kTableBytesAt);
-  h.data_offset = load<std::int64_t>(raw, kDataOffsetAt);
-  h.data_bytes = load<std::int64_t>(raw, kDataBytesAt);
-  return h;
-}
-
 // BOUNDARY: after this, total, table_offset and total × kDescriptorBytes are safe to compute with.
 Outcome<> check_table(const Header& h, std::uint64_t file_bytes) {
   if (h.total < 0 || h.total > kMaxCapacity) {
@@ -102,6 +86,22 @@ std::string object_words(std::uint32_t id) {
 }
 
 }  // namespace
+
+Header decode_header(Bytes raw) {
+  Header h{};
+  h.launch = without_trailing_nuls(text_at(raw, kLaunchAt, kLaunchBytes));
+  h.architecture = architecture_from_code(text_at(raw, kArchitectureAt, 3));
+  std::copy_n(raw.begin() + kUuidAt, kUuidBytes, h.id.begin());
+  h.created = load<std::int64_t>(raw, kCreatedAt);
+  h.modified = load<std::int64_t>(raw, kModifiedAt);
+  h.free = load<std::int64_t>(raw, kFreeAt);
+  h.total = load<std::int64_t>(raw, kTotalAt);
+  h.table_offset = load<std::int64_t>(raw, kTableOffsetAt);
+  h.table_bytes = load<std::int64_t>(raw, kTableBytesAt);
+  h.data_offset = load<std::int64_t>(raw, kDataOffsetAt);
+  h.data_bytes = load<std::int64_t>(raw, kDataBytesAt);
+  return h;
+}
 
 Descriptor decode_descriptor(Bytes raw, std::size_t slot) {
   Descriptor d{};

@@ -128,6 +128,7 @@ class Image {
 
  private:
   friend Outcome<Image> read(int fd);
+  friend class Writer;  // shows what an image will be
 
   Header header_{};
   std::array<std::uint8_t, kHeaderBytes> raw_header_{};
@@ -138,6 +139,9 @@ class Image {
 // Reads header and table of the regular file `fd`. Errors: not a regular file, wrong magic or
 // version, a table that is not inside the file or is larger than kMaxCapacity.
 Outcome<Image> read(int fd);
+
+// Decodes the stored header: kHeaderBytes bytes, of which nothing is believed yet.
+Header decode_header(std::span<const std::uint8_t> raw);
 
 // Decodes one stored slot of kDescriptorBytes bytes.
 Descriptor decode_descriptor(std::span<const std::uint8_t> raw, std::size_t slot);

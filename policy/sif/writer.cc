@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <ctime>
 #include <limits>
+#include <utility>
 
 #include <sys/file.h>
 #include <sys/random.h>
@@ -216,16 +217,26 @@ std::string random_suffix() {
   return std::to_string(number);
 }
 
-// Objects must lie between the table's end and the file's, and not on one another: otherwise
-// "after the last object" is not a free place.
+// Where the table lies when no change is under way: before the data area.
+std::int64_t home_of_table(const Header& h) {
+  const std::int64_t bytes = h.total * std::int64_t(kDescriptorBytes);
+  return h.table_offset <= h.data_offset - bytes
+             ? h.table_offset
+             : std::min(kDefaultTableOffset, h.data_offset - bytes);
+}
+
+// Objects must lie behind the table and inside the file, and not on one another: otherwise "after
+// the last object" is not a free place. A change that was interrupted leaves the table behind the
+// objects (Writer::commit).
 Outcome<> check_layout(const Image& image) {
   const Header& h = image.header();
-  const std::int64_t table_end = h.table_offset + h.total * std::int64_t(kDescriptorBytes);
+  const std::int64_t home = home_of_table(h);
+  const std::int64_t table_end = home + h.total * std::int64_t(kDescriptorBytes);
   const auto refuse = [](const std::string& why) {
     return Problem{.what = "the image cannot be changed: " + why,
                    .cure = "make a new image from it with `postern build`"};
   };
-  if (h.data_offset < table_end) {
+  if (home < std::int64_t(kHeaderBytes)) {
     return refuse("its data area overlaps its descriptor table");
   }
   // Old writers align the data area to the page, up to 64 KiB beyond an empty file's end.
@@ -235,7 +246,11 @@ Outcome<> check_layout(const Image& image) {
   std::vector<std::pair<Extent, std::uint32_t>> extents;
   for (const Descriptor& d : image.descriptors()) {
     POSTERN_TRY_ASSIGN(const Extent extent, image.extent_of(d));
-    if (extent.bytes != 0 && extent.offset < static_cast<std::uint64_t>(table_end)) {
+    const bool below_table =
+        h.table_offset != home &&
+        extent.offset + extent.bytes > static_cast<std::uint64_t>(h.table_offset);
+    if (extent.bytes != 0 &&
+        (extent.offset < static_cast<std::uint64_t>(table_end) || below_table)) {
       return refuse("object " + std::to_string(d.id) + " overlaps the descriptor table");
     }
     if (extent.bytes != 0) {
@@ -256,9 +271,26 @@ Outcome<> check_layout(const Image& image) {
 
 }  // namespace
 
+Writer::Writer(Writer&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      directory_(std::move(other.directory_)),
+      target_(std::move(other.target_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      fresh_(other.fresh_),
+      deterministic_(other.deterministic_),
+      changed_(other.changed_),
+      committed_end_(other.committed_end_),
+      bytes_before_(std::exchange(other.bytes_before_, kNothingToTakeBack)),
+      header_(other.header_),
+      table_(std::move(other.table_)),
+      begun_(std::exchange(other.begun_, {})) {}
+
 Writer::~Writer() {
   if (!temporary_.empty() && directory_.valid()) {
     ::unlinkat(directory_.get(), temporary_.c_str(), 0);
+  }
+  if (bytes_before_ != kNothingToTakeBack) {
+    (void)!::ftruncate(fd_.get(), bytes_before_);  // data that no descriptor names
   }
 }
 
@@ -341,10 +373,28 @@ Outcome<Writer> Writer::open(const std::string& path) {
   for (const Descriptor& d : image.descriptors()) {
     w.table_[d.slot] = d.raw;
   }
+  if (const std::int64_t home = home_of_table(image.header());
+      home != image.header().table_offset) {
+    POSTERN_TRY(w.put_table(home));  // the rest of a change that was interrupted
+  }
+  POSTERN_TRY_ASSIGN(w.committed_end_, w.data_end());
   const auto& id = image.header().id;
   w.deterministic_ = image.header().created == kNoTime &&
                      std::all_of(id.begin(), id.end(), [](std::uint8_t b) { return b == 0; });
   return w;
+}
+
+Outcome<Image> Writer::image() const {
+  struct stat status{};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return system_problem("reading the image's size", errno);
+  }
+  Image image;
+  image.file_bytes_ = static_cast<std::uint64_t>(status.st_size);
+  image.raw_header_ = header_;
+  image.header_ = decode_header(header_);
+  image.descriptors_ = descriptors();
+  return image;
 }
 
 std::int64_t Writer::now() const {
@@ -396,9 +446,9 @@ std::optional<std::size_t> Writer::primary_slot() const {
   return std::nullopt;
 }
 
-// max(data offset, end of the last used object).
+// max(data offset, end of the last used object), and no object that the file's table still names.
 Outcome<std::int64_t> Writer::data_end() const {
-  std::int64_t end = load<std::int64_t>(header_, kDataOffsetAt);
+  std::int64_t end = std::max(load<std::int64_t>(header_, kDataOffsetAt), committed_end_);
   for (std::size_t slot = 0; slot < table_.size(); ++slot) {
     if (!used(slot)) {
       continue;
@@ -443,9 +493,12 @@ Outcome<std::uint64_t> Writer::begin(const ObjectInput& input) {
   }
   begun.offset = static_cast<std::uint64_t>(end + gap);
   begun.gap = static_cast<std::uint64_t>(gap);
-  // What a deleted object left behind must not show between the objects. Sparse where possible.
-  if (!fresh_ && ::ftruncate(fd_.get(), end) != 0) {
-    return system_problem("writing the image", errno);
+  if (!fresh_) {
+    POSTERN_TRY(remember_size());
+    // What a deleted object left behind must not show between the objects. Sparse where possible.
+    if (::ftruncate(fd_.get(), end) != 0) {
+      return system_problem("writing the image", errno);
+    }
   }
   begun_ = begun;
   return begun.offset;
@@ -489,12 +542,8 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
   if (d.type == DataType::kOciRootIndex || d.type == DataType::kOciBlob) {
     POSTERN_TRY(store_digest(fd_.get(), begun.offset, bytes, begun.raw));
   }
-  if (!fresh_) {
-    POSTERN_TRY(sync(fd_.get()));  // ORDER: data before the descriptor that names it
-  }
-  POSTERN_TRY(write_slot(begun.slot, begun.raw));
+  set_slot(begun.slot, begun.raw);
   count_free();
-  POSTERN_TRY(write_header());
   return d.id;
 }
 
@@ -520,32 +569,9 @@ Outcome<std::uint32_t> Writer::add(const ObjectInput& input, int source) {
   return end(*copied);
 }
 
-// In place, the `used` byte is what makes a slot count, and one byte cannot be torn: a slot is
-// filled while it is unused and marked last; it is unmarked before it is emptied.
-Outcome<> Writer::write_slot(std::size_t slot, const RawDescriptor& raw) {
-  const bool was_used = used(slot);
-  const bool is_used = raw[kUsedAt] != 0;
+void Writer::set_slot(std::size_t slot, const RawDescriptor& raw) {
   table_[slot] = raw;
-  if (fresh_) {
-    return Ok{};  // the table is written once, by finish()
-  }
-  const std::int64_t at = load<std::int64_t>(header_, kTableOffsetAt) +
-                          static_cast<std::int64_t>(slot * kDescriptorBytes);
-  const std::int64_t used_at = at + std::int64_t(kUsedAt);
-  const std::array<std::uint8_t, 1> mark{raw[kUsedAt]};
-  if (was_used == is_used) {
-    return write_exactly(fd_.get(), at, raw);
-  }
-  if (was_used) {
-    POSTERN_TRY(write_exactly(fd_.get(), used_at, mark));
-    POSTERN_TRY(sync(fd_.get()));
-    return write_exactly(fd_.get(), at, raw);
-  }
-  RawDescriptor unmarked = raw;
-  unmarked[kUsedAt] = 0;
-  POSTERN_TRY(write_exactly(fd_.get(), at, unmarked));
-  POSTERN_TRY(sync(fd_.get()));
-  return write_exactly(fd_.get(), used_at, mark);
+  changed_ = true;
 }
 
 // Counted, not carried on: the number in somebody else's header may be anything.
@@ -557,18 +583,10 @@ void Writer::count_free() {
   store(std::span<std::uint8_t>(header_), kFreeAt, free);
 }
 
-Outcome<> Writer::write_header() {
-  if (fresh_) {
-    return Ok{};
-  }
-  POSTERN_TRY(sync(fd_.get()));
-  return write_exactly(fd_.get(), 0, header_);
-}
-
 Outcome<> Writer::remove(std::uint32_t id) {
   POSTERN_TRY_ASSIGN(const std::size_t slot, slot_of(id));
   const std::optional<std::size_t> primary = primary_slot();
-  POSTERN_TRY(write_slot(slot, RawDescriptor{}));
+  set_slot(slot, RawDescriptor{});
   const std::span<std::uint8_t> h = header_;
   store(h, kModifiedAt, now());
   count_free();
@@ -576,7 +594,7 @@ Outcome<> Writer::remove(std::uint32_t id) {
     const auto code = architecture_code(Architecture::kUnknown);
     std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
   }
-  return write_header();
+  return Ok{};
 }
 
 Outcome<> Writer::set_primary(std::uint32_t id) {
@@ -597,19 +615,17 @@ Outcome<> Writer::set_primary(std::uint32_t id) {
     RawDescriptor raw = table_[index];
     store(std::span(raw), kExtraAt + 4, static_cast<std::int32_t>(type));
     store(std::span(raw), kObjectModifiedAt, time);
-    return write_slot(index, raw);
+    set_slot(index, raw);
   };
-  // ORDER: the old one first. Interrupted between the two, the image has no primary partition,
-  // which a second attempt mends; two of them it would not.
   if (const std::optional<std::size_t> present = primary_slot()) {
-    POSTERN_TRY(retype(*present, PartitionType::kSystem));
+    retype(*present, PartitionType::kSystem);
   }
-  POSTERN_TRY(retype(slot, PartitionType::kPrimarySystem));
+  retype(slot, PartitionType::kPrimarySystem);
   const std::span<std::uint8_t> h = header_;
   const auto code = architecture_code(partition->architecture);
   std::copy(code.begin(), code.end(), h.begin() + kArchitectureAt);
   store(h, kModifiedAt, time);
-  return write_header();
+  return Ok{};
 }
 
 Outcome<> Writer::link_into_place() {
@@ -637,25 +653,78 @@ Outcome<> Writer::link_into_place() {
   return Ok{};
 }
 
+Outcome<> Writer::remember_size() {
+  struct stat status{};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return system_problem("reading the image's size", errno);
+  }
+  if (bytes_before_ == kNothingToTakeBack) {
+    bytes_before_ = status.st_size;
+  }
+  return Ok{};
+}
+
+Outcome<> Writer::write_table(std::int64_t offset) {
+  std::vector<std::uint8_t> bytes;
+  bytes.reserve(table_.size() * kDescriptorBytes);
+  for (const RawDescriptor& raw : table_) {
+    bytes.insert(bytes.end(), raw.begin(), raw.end());
+  }
+  return write_exactly(fd_.get(), offset, bytes);
+}
+
+// ORDER: the table, and the data that it names, are on disk before the header that points to it.
+// The header lies in one sector, so that it is on disk as before or as after, never in part.
+Outcome<> Writer::put_table(std::int64_t offset) {
+  POSTERN_TRY(write_table(offset));
+  POSTERN_TRY(sync(fd_.get()));
+  store(std::span<std::uint8_t>(header_), kTableOffsetAt, offset);
+  bytes_before_ = kNothingToTakeBack;
+  POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
+  return sync(fd_.get());
+}
+
+// The header is what changes the image, in one step, whatever the number of objects that come and
+// go: first to a new table behind everything, so that the old one stays whole until then; and then
+// to the same table in its place before the data, where other programs look for it.
+Outcome<> Writer::commit() {
+  POSTERN_TRY(remember_size());
+  struct stat status{};
+  if (::fstat(fd_.get(), &status) != 0) {
+    return system_problem("reading the image's size", errno);
+  }
+  POSTERN_TRY_ASSIGN(const std::int64_t end, data_end());
+  const std::int64_t last = std::max<std::int64_t>(end, status.st_size);
+  if (last > kMaxOffset - kDefaultTableOffset) {
+    return Problem{.what = "the image reaches to the largest file offset"};
+  }
+  const auto home = load<std::int64_t>(header_, kTableOffsetAt);
+  const std::int64_t behind = (last / kDefaultTableOffset + 1) * kDefaultTableOffset;
+  POSTERN_TRY(put_table(behind));
+  POSTERN_TRY(put_table(home));
+  if (::ftruncate(fd_.get(), status.st_size) != 0) {
+    return system_problem("writing the image", errno);
+  }
+  changed_ = false;
+  committed_end_ = 0;
+  POSTERN_TRY_ASSIGN(committed_end_, data_end());
+  return Ok{};
+}
+
 Outcome<> Writer::finish() {
   POSTERN_CHECK(!begun_);
-  if (fresh_) {
-    std::int64_t at = kDefaultTableOffset;
-    for (const RawDescriptor& raw : table_) {
-      POSTERN_TRY(write_exactly(fd_.get(), at, raw));
-      at += std::int64_t(kDescriptorBytes);
-    }
-    POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
+  if (!fresh_) {
+    return changed_ ? commit() : Ok{};
   }
+  POSTERN_TRY(write_table(kDefaultTableOffset));
+  POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
   if (::fsync(fd_.get()) != 0) {
     return system_problem("bringing the image to disk", errno);
   }
-  if (fresh_) {
-    POSTERN_TRY(link_into_place());
-    // The directory's entry too; some network file systems cannot do this, and then nothing is lost
-    // but the certainty.
-    (void)::fsync(directory_.get());
-  }
+  POSTERN_TRY(link_into_place());
+  // The directory's entry too; some network file systems cannot do this, and then nothing is lost
+  // but the certainty.
+  (void)::fsync(directory_.get());
   return Ok{};
 }
 

@@ -2,8 +2,9 @@
 //
 // A new image is written under no name at all (O_TMPFILE, else a temporary name beside the target)
 // and appears under its own name in finish(), whole, replacing what was there. A present image is
-// changed in place under a lock, in an order that leaves, at every instant, an image that reads
-// either as before or as after: data, fsync, the descriptor with its `used` byte last, header.
+// changed in place under a lock. All that is added, removed and changed takes effect at once, in
+// finish(): at every instant, and whatever part of the writes reaches the disk, the image reads
+// either as before or as after. Without finish() it stays as it was.
 #pragma once
 
 #include <cstdint>
@@ -54,11 +55,11 @@ class Writer {
   // objects that overlap each other, the table or the header; someone else holds a lock.
   static Outcome<Writer> open(const std::string& path);
 
-  Writer(Writer&&) noexcept = default;
-  Writer& operator=(Writer&&) noexcept = default;
+  Writer(Writer&& other) noexcept;
+  Writer& operator=(Writer&&) = delete;
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;
-  ~Writer();  // without finish(), a new image leaves nothing behind
+  ~Writer();  // without finish(), nothing is left behind
 
   // Adds an object with these bytes, or with everything that `source` yields up to its end.
   // Returns its id. Errors: table full, second primary partition, name or extra too long…
@@ -80,11 +81,15 @@ class Writer {
   // Errors: not a partition, or a data or overlay partition. Already primary: nothing is written.
   Outcome<> set_primary(std::uint32_t id);
 
-  // Brings everything to disk; a new image gets its name. The Writer can only be destroyed after.
+  // Brings everything to disk; a new image gets its name, and its Writer can only be destroyed
+  // after. Changes of a present image may go on, up to the next finish().
   Outcome<> finish();
 
-  // Objects as they are now, used slots in table order.
+  // Objects as finish() will leave them, used slots in table order.
   [[nodiscard]] std::vector<Descriptor> descriptors() const;
+
+  // The image as finish() will leave it; data is read from fd(). Only for a present image.
+  [[nodiscard]] Outcome<Image> image() const;
 
  private:
   using RawDescriptor = std::array<std::uint8_t, kDescriptorBytes>;
@@ -98,9 +103,14 @@ class Writer {
 
   Writer() = default;
 
-  Outcome<> write_slot(std::size_t slot, const RawDescriptor& raw);
-  Outcome<> write_header();
+  static constexpr std::int64_t kNothingToTakeBack = -1;
+
+  void set_slot(std::size_t slot, const RawDescriptor& raw);
   void count_free();
+  Outcome<> remember_size();
+  Outcome<> write_table(std::int64_t offset);
+  Outcome<> put_table(std::int64_t offset);
+  Outcome<> commit();
   Outcome<std::int64_t> data_end() const;
   [[nodiscard]] std::int64_t now() const;
   [[nodiscard]] bool used(std::size_t slot) const noexcept;
@@ -114,6 +124,9 @@ class Writer {
   std::string temporary_;  // name in there where O_TMPFILE does not work
   bool fresh_ = false;
   bool deterministic_ = false;
+  bool changed_ = false;
+  std::int64_t committed_end_ = 0;                  // of what the file's own table names
+  std::int64_t bytes_before_ = kNothingToTakeBack;  // the file's size before the first change
   std::array<std::uint8_t, kHeaderBytes> header_{};
   std::vector<RawDescriptor> table_;
   std::optional<Begun> begun_;

@@ -450,14 +450,72 @@ TEST_SUITE("policy/sif writer") {
         auto w = Writer::open(dir.file("a.sif"));
         REQUIRE(w);
         REQUIRE(w->add({.name = "x"}, "x"));
+        REQUIRE(w->finish());
       }
       CHECK(image_at(dir.file("a.sif")).header().free == 1);
       {
         auto w = Writer::open(dir.file("a.sif"));
         REQUIRE(w->remove(1));
+        REQUIRE(w->finish());
       }
       CHECK(image_at(dir.file("a.sif")).header().free == 2);
     }
+  }
+
+  TEST_CASE(
+      "changes take effect at once, in finish(); without it the file is byte for byte as before") {
+    const Scratch dir;
+    const std::string path = dir.file("a.sif");
+    std::filesystem::copy_file(kImages + "one-group.sif", path);
+    const std::string before = contents(path);
+    {
+      auto w = Writer::open(path);
+      REQUIRE(w->add({.name = "x"}, "some bytes"));
+      REQUIRE(w->remove(1));
+      const auto image = w->image();
+      REQUIRE(image);
+      CHECK(image->descriptors().size() == 2);
+      CHECK(image->object(3).has_value());
+      CHECK(image_at(path).descriptors().size() == 2);
+      CHECK(image_at(path).object(1).has_value());
+    }
+    CHECK(contents(path) == before);
+    {
+      auto w = Writer::open(path);
+      REQUIRE(w->remove(1));
+      REQUIRE(w->add({.name = "x"}, "some bytes"));
+      REQUIRE(w->finish());
+      CHECK((*image_at(path).object(1))->name == "x");  // the slot is used again
+      REQUIRE(w->remove(2));  // and on, up to the next finish()
+      CHECK(image_at(path).object(2).has_value());
+      REQUIRE(w->finish());
+    }
+    CHECK(image_at(path).descriptors().size() == 1);
+    CHECK(image_at(path).header().table_offset == 4096);
+  }
+
+  TEST_CASE("an image whose change was interrupted, with its table behind the data, is whole") {
+    const Scratch dir;
+    const std::string path = dir.file("a.sif");
+    std::filesystem::copy_file(kImages + "one-group.sif", path);
+    const Image before = image_at(path);
+    std::string bytes = contents(path);
+    const std::string table = bytes.substr(4096, 48 * 585);
+    bytes.resize((bytes.size() + 4095) / 4096 * 4096);
+    put(bytes, 96, le(bytes.size(), 8));
+    bytes += table;
+    bytes.replace(4096, 700, std::string(700, '\x7f'));  // the old place, half written
+    std::ofstream(path, std::ios::binary) << bytes;
+    CHECK(image_at(path).descriptors().size() == before.descriptors().size());
+    {
+      auto w = Writer::open(path);
+      REQUIRE(w);
+      REQUIRE(w->add({.name = "x"}, "x"));
+      REQUIRE(w->finish());
+    }
+    CHECK(image_at(path).header().table_offset == 4096);
+    CHECK(image_at(path).descriptors().size() == before.descriptors().size() + 1);
+    CHECK((*image_at(path).object(1))->raw == before.descriptors()[0].raw);
   }
 
   TEST_CASE("another partition becomes primary") {
