@@ -1,7 +1,6 @@
 #include "frontend/crypt/commands.h"
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -93,12 +92,18 @@ std::vector<const sif::Descriptor*> wrapped_keys(const sif::Image& image, std::u
   return found;
 }
 
-Outcome<LuksHeader::Opened> open_with(const LuksHeader& header,
-                                      const OpenImage& image,
-                                      const KeyMaterial& material,
-                                      const KdfLimits& limits) {
+struct OpenedImage {
+  LuksHeader::Opened luks;
+  std::uint32_t message = 0;  // the object that held the wrapped secret; 0 for a passphrase
+};
+
+Outcome<OpenedImage> open_with(const LuksHeader& header,
+                               const OpenImage& image,
+                               const KeyMaterial& material,
+                               const KdfLimits& limits) {
   if (!material.pem) {
-    return header.unlock(material.bytes.bytes(), limits);
+    POSTERN_TRY_ASSIGN(LuksHeader::Opened luks, header.unlock(material.bytes.bytes(), limits));
+    return OpenedImage{.luks = std::move(luks)};
   }
   Problem last{.what = "the image holds no key that was wrapped for an RSA key",
                .cure = "it was encrypted with a passphrase"};
@@ -106,10 +111,16 @@ Outcome<LuksHeader::Opened> open_with(const LuksHeader& header,
     POSTERN_TRY_ASSIGN(const std::string text, sif::read_object(image.file.get(), *image.info.sif,
                                                                 *message, kMaxMessageBytes));
     auto secret = unwrap_secret(text, material.bytes, material.name);
-    if (secret) {
-      return header.unlock(secret->bytes(), limits);
+    if (!secret) {
+      last = std::move(secret).error();
+      continue;
     }
-    last = std::move(secret).error();
+    // A rekey that was interrupted may leave a message whose slot is not there (yet, or any more).
+    auto luks = header.unlock(secret->bytes(), limits);
+    if (luks) {
+      return OpenedImage{.luks = *std::move(luks), .message = message->id};
+    }
+    last = std::move(luks).error();
   }
   return last;
 }
@@ -213,11 +224,18 @@ Outcome<std::uint32_t> copy_image(const OpenImage& source, sif::Writer& writer, 
   return root_id;
 }
 
-Outcome<sif::Writer> create_output(const ConvertOptions& options, const sif::Image& source) {
+// Whoever could not read the source cannot read the copy.
+Outcome<sif::Writer> create_output(const ConvertOptions& options, const OpenImage& input) {
+  const sif::Image& source = *input.info.sif;
+  struct stat status{};
+  if (::fstat(input.file.get(), &status) != 0) {
+    return system_problem("reading the mode of " + options.input, errno);
+  }
   if (!options.force && ::access(options.output.c_str(), F_OK) == 0) {
     return Problem{.what = options.output + " already exists", .cure = "--force replaces it"};
   }
   sif::CreateOptions create;
+  create.mode = status.st_mode & 0777;
   create.launch = source.header().launch;
   create.capacity = std::max<std::int64_t>(source.header().total, sif::kDefaultCapacity);
   return sif::Writer::create(options.output, create);
@@ -241,7 +259,7 @@ Outcome<Ok> encrypt(const ConvertOptions& options) {
                      LuksHeader::format(data_bytes, kSectorBytes, volume_key.bytes()));
   POSTERN_TRY(header.add_secret(volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
 
-  POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, *source.info.sif));
+  POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, source));
   std::uint32_t group = 1;
   POSTERN_TRY_ASSIGN(
       const std::uint32_t partition,
@@ -280,18 +298,17 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
       const LuksHeader header,
       LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
-                     open_with(header, source, material, options.limits));
+  POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));
   const CryptGeometry& geometry = header.geometry();
 
-  POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, *source.info.sif));
+  POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, source));
   const auto in_the_clear = [&](const sif::Descriptor& /*object*/,
                                 sif::ObjectInput input) -> Outcome<std::uint32_t> {
     std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
     POSTERN_TRY_ASSIGN(const std::uint64_t at, writer.begin(input));
     message::Progress progress("Decrypting", geometry.data_bytes);
     POSTERN_TRY(
-        run_cipher(CipherJob{.key = opened.volume_key.bytes(),
+        run_cipher(CipherJob{.key = opened.luks.volume_key.bytes(),
                              .sector_bytes = geometry.sector_bytes,
                              .iv_offset = geometry.iv_offset,
                              .from = source.file.get(),
@@ -308,72 +325,54 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
 
 namespace {
 
-// Brings the changed parts of a header back into the image. LUKS2 has two copies of its metadata:
-// the second is on disk before the first is touched, so a crash leaves one that is whole.
-Outcome<Ok> write_header(const LuksHeader& header, int image, std::uint64_t offset) {
-  constexpr std::uint64_t kStep = 16 * 1024;  // divides every metadata size of the specification
-  std::array<char, 16> start{};
-  if (::pread(header.file(), start.data(), start.size(), 0) != static_cast<ssize_t>(start.size())) {
-    return system_problem("reading the new header", errno);
-  }
-  std::uint64_t metadata = 0;
-  for (std::size_t i = 8; i < 16; ++i) {
-    metadata = metadata << 8 | static_cast<unsigned char>(start[i]);
-  }
-  std::vector<char> now(kStep);
-  std::vector<char> then(kStep);
-  for (std::uint64_t at = header.geometry().data_offset; at >= kStep;) {
-    at -= kStep;
-    const auto place = static_cast<off_t>(offset + at);
-    if (::pread(header.file(), now.data(), kStep, static_cast<off_t>(at)) !=
-            static_cast<ssize_t>(kStep) ||
-        ::pread(image, then.data(), kStep, place) != static_cast<ssize_t>(kStep)) {
-      return system_problem("reading the header", errno);
-    }
-    if (now != then && ::pwrite(image, now.data(), kStep, place) != static_cast<ssize_t>(kStep)) {
-      return system_problem("writing the header", errno);
-    }
-    if ((at == 2 * metadata || at == metadata || at == 0) && ::fsync(image) != 0) {
-      return system_problem("writing the header", errno);
+// Signatures and seals, which cover the bytes of the header.
+std::vector<std::uint32_t> covering_objects(const sif::Image& image) {
+  std::vector<std::uint32_t> ids;
+  for (const sif::Descriptor& object : image.descriptors()) {
+    if (object.type == sif::DataType::kSignature || is_seal(object)) {
+      ids.push_back(object.id);
     }
   }
-  return Ok{};
+  return ids;
 }
 
 }  // namespace
 
 Outcome<Ok> rekey(const RekeyOptions& options) {
-  POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.image));
+  // ORDER: the lock before the header is read, so that two commands do not undo each other's work.
+  auto writing = sif::Writer::open(options.image);
+  if (!writing) {
+    return Problem{.what = options.image + ": " + writing.error().what,
+                   .cure = writing.error().cure};
+  }
+  sif::Writer writer = *std::move(writing);
+  POSTERN_TRY_ASSIGN(const OpenImage source,
+                     identify(UniqueFd(::fcntl(writer.fd(), F_DUPFD_CLOEXEC, 3)), options.image));
   if (!source.info.encrypted) {
     return Problem{.what = options.image + " is not encrypted",
                    .cure = "`postern encrypt` makes an encrypted copy"};
   }
-  std::vector<std::uint32_t> covering;
-  for (const sif::Descriptor& object : source.info.sif->descriptors()) {
-    if (object.type == sif::DataType::kSignature || is_seal(object)) {
-      covering.push_back(object.id);
-    }
-  }
+  const std::vector<std::uint32_t> covering = covering_objects(*source.info.sif);
   if (!covering.empty() && !options.drop_signatures) {
     return Problem{
         .what = options.image + " is signed or sealed, and its keys are part of what is covered",
         .cure = "--drop-signatures removes them; sign the image again afterwards"};
   }
-  POSTERN_TRY_ASSIGN(
-      LuksHeader header,
-      LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
+  const sif::Extent extent = source.info.extent;
+  POSTERN_TRY_ASSIGN(LuksHeader header,
+                     LuksHeader::load(source.file.get(), extent.offset, extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
-                     open_with(header, source, material, options.limits));
+  POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));
   POSTERN_TRY_ASSIGN(KeyMaterial wanted, need_key(options.new_key, false, true));
   POSTERN_TRY_ASSIGN(const NewSecret secret, new_secret(std::move(wanted)));
   POSTERN_TRY(
-      header.add_secret(opened.volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
+      header.add_secret(opened.luks.volume_key.bytes(), secret.bytes.bytes(), secret.full_entropy));
   if (!options.keep) {
-    POSTERN_TRY(header.remove_slot(opened.slot));
+    POSTERN_TRY(header.remove_slot(opened.luks.slot));
   }
 
-  POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::open(options.image));
+  // ORDER: what the new key needs is there before the header that asks for it; what the old key
+  // needed goes when the header no longer does.
   for (const std::uint32_t id : covering) {
     POSTERN_TRY(writer.remove(id));
   }
@@ -381,16 +380,10 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
     POSTERN_TRY(writer.add(message_object(source.info.root_group, source.info.root_object),
                            std::string_view(secret.message)));
   }
-  POSTERN_TRY(write_header(header, writer.fd(), source.info.extent.offset));
-  if (!options.keep && material.pem) {
-    // The message of the slot that is gone opens nothing any more. Which one it was: those that the
-    // given key unwraps.
-    for (const sif::Descriptor* message : wrapped_keys(*source.info.sif, source.info.root_object)) {
-      auto text = sif::read_object(source.file.get(), *source.info.sif, *message, kMaxMessageBytes);
-      if (text && unwrap_secret(*text, material.bytes, material.name)) {
-        POSTERN_TRY(writer.remove(message->id));
-      }
-    }
+  POSTERN_TRY(writer.finish());
+  POSTERN_TRY(header.store(writer.fd(), extent.offset, extent.bytes));
+  if (!options.keep && opened.message != 0) {
+    POSTERN_TRY(writer.remove(opened.message));
   }
   return writer.finish();
 }
@@ -403,9 +396,8 @@ Outcome<Ok> unlock(const UnlockOptions& options) {
       const LuksHeader header,
       LuksHeader::load(source.file.get(), source.info.extent.offset, source.info.extent.bytes));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const LuksHeader::Opened opened,
-                     open_with(header, source, material, options.limits));
-  const auto key = opened.volume_key.bytes();
+  POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));
+  const auto key = opened.luks.volume_key.bytes();
   if (::pwrite(options.key_fd, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
       ::fcntl(options.key_fd, F_ADD_SEALS,
               F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frontend/crypt/prompt.h"
+#include "frontend/message/exposed.h"
 #include "protocol/base/unique_fd.h"
 
 extern char** environ;  // NOLINT: POSIX leaves the declaration to the program
@@ -141,6 +142,7 @@ const char* environment(const std::string& name) {
 Outcome<std::optional<KeyMaterial>> pem_file(const std::string& path) {
   POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(path));
   POSTERN_TRY_ASSIGN(SecretBytes pem, read_secret(file.get(), path, kMaxPemBytes));
+  message::warn_if_exposed(file.get(), path, std::string_view(pem.chars(), pem.size()));
   return std::optional(KeyMaterial{.pem = true, .bytes = std::move(pem), .name = path});
 }
 

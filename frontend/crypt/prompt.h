@@ -1,4 +1,4 @@
-// Asking for a secret on the controlling terminal.
+// Asking for a passphrase.
 #pragma once
 
 #include <string>
@@ -10,9 +10,8 @@ namespace postern::crypt {
 
 inline constexpr std::size_t kMaxPassphraseBytes = 4096;
 
-// Shows `prompt` on /dev/tty and reads a line from it without echo; the line end is not part of the
-// secret. The terminal is put back also when a signal ends the program. Error: no controlling
-// terminal.
+// A line from the terminal, without echo, or from standard input if that is none
+// (message::ask_line).
 Outcome<SecretBytes> prompt_secret(const std::string& prompt);
 
 }  // namespace postern::crypt

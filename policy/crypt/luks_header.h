@@ -99,6 +99,12 @@ class LuksHeader {
   Outcome<Ok> remove_slot(int slot);
   [[nodiscard]] std::vector<int> slots() const;
 
+  // Brings the header, as add_secret and remove_slot have made it, into the image that it was
+  // loaded from. At every instant, and whatever part of the writes reaches the disk, the image is
+  // opened by what opened it before or by what opens it after. What removed slots held is
+  // overwritten last.
+  Outcome<Ok> store(int image, std::uint64_t offset, std::uint64_t bytes) const;
+
   // The header's bytes, [0, geometry().data_offset): what stands at the start of the partition.
   [[nodiscard]] int file() const noexcept { return file_.get(); }
 

@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
+import termios
 import time
 
 import harness
@@ -149,8 +151,10 @@ def wrong_and_missing_keys_are_said(b):
 
 
 def a_prompt_needs_a_terminal(b):
-    """--passphrase without a terminal says so; with one it asks without echo"""
+    """--passphrase without a terminal reads a line of standard input, or says so; with one it asks without echo"""
     path = by_passphrase()
+    b.run("exec", "--passphrase", path, "cat", "/marker", start_new_session=True, stdin=PASS + "\n").prints("plain as day\n")
+    b.run("exec", "--passphrase", path, "cat", start_new_session=True, stdin=PASS + "\nthe rest\n").prints("the rest\n")
     b.run("exec", "--passphrase", path, "echo", "ran", start_new_session=True).fails(255, "no terminal", "--passphrase-fd")
     parent, child = os.openpty()
     os.chown(os.ttyname(child), b.user.uid, b.user.gid)
@@ -160,7 +164,6 @@ def a_prompt_needs_a_terminal(b):
     seen = b""
     while b"passphrase: " not in seen:
         seen += os.read(parent, 1000)
-    time.sleep(0.1)  # the prompt is written before echo goes off
     os.write(parent, PASS.encode() + b"\n")
     out, err = process.communicate(timeout=60)
     try:
@@ -170,6 +173,66 @@ def a_prompt_needs_a_terminal(b):
     os.close(parent)
     harness.Result(process.returncode, out, err).prints("plain as day\n")
     assert PASS.encode() not in seen, seen
+
+
+def at_a_prompt(b, path, before=b""):
+    """Starts on a terminal of its own; returns the process and the terminal's other end, at the question."""
+    parent, child = os.openpty()
+    os.chown(os.ttyname(child), b.user.uid, b.user.gid)
+    os.write(parent, before)
+    process = b.popen(command=["setsid", "--ctty", b.postern, "decrypt", "--passphrase", path, path + ".plain"],
+                      stdin=child, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    seen = b""
+    while b"passphrase: " not in seen:
+        seen += os.read(parent, 1000)
+    return process, parent, child
+
+
+def what_is_typed_ahead_counts(b):
+    """a passphrase that was typed before the question is asked is not thrown away"""
+    path = by_passphrase()
+    process, parent, child = at_a_prompt(b, path, PASS.encode() + b"\n")
+    out, err = process.communicate(timeout=60)
+    os.close(parent)
+    os.close(child)
+    harness.Result(process.returncode, out, err).ok()
+    os.unlink(path + ".plain")
+
+
+def a_signal_ends_a_prompt_at_once(b):
+    """SIGTERM, SIGINT and SIGHUP end a question, and the terminal echoes again"""
+    path = by_passphrase()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        process, parent, child = at_a_prompt(b, path)
+        assert not termios.tcgetattr(child)[3] & termios.ECHO
+        process.send_signal(number)
+        process.communicate(timeout=60)
+        assert process.returncode == -number, process.returncode
+        assert termios.tcgetattr(child)[3] & termios.ECHO
+        os.close(parent)
+        os.close(child)
+    assert not os.path.exists(path + ".plain")
+
+
+def copies_are_as_private_as_their_source(b):
+    """decrypt and encrypt keep the mode; a private key that others can read is used with a word, once"""
+    path = by_pem()
+    for mode in (0o600, 0o755, 0o640):
+        private = os.path.join(b.work, f"private-{mode:o}.sif")
+        shutil.copy(path, private)
+        os.chown(private, b.user.uid, b.user.gid)
+        os.chmod(private, mode)
+        result = b.run("decrypt", "--pem-path", PEM, private, private + ".plain").ok()
+        assert os.stat(private + ".plain").st_mode & 0o777 == mode, oct(os.stat(private + ".plain").st_mode)
+        assert "open to others" not in result.err, result
+        b.run("encrypt", "--pem-path", PUBLIC, private + ".plain", private + ".again").ok()
+        assert os.stat(private + ".again").st_mode & 0o777 == mode
+    loose = os.path.join(b.work, "loose.pem")
+    shutil.copy(PEM, loose)
+    os.chown(loose, b.user.uid, b.user.gid)
+    os.chmod(loose, 0o644)
+    result = b.run("exec", "--pem-path", loose, path, "cat", "/marker").prints("plain as day\n")
+    assert result.err.count(f"chmod 600 {loose}") == 1, result
 
 
 def a_locked_pem_asks_for_its_passphrase(b):
@@ -477,8 +540,8 @@ def fifty_under_sigkill(b):
 
 
 bench.main([made_without_root_and_without_plaintext, passphrase_by_file_descriptor_command_and_environment,
-            pem_by_file_and_environment, wrong_and_missing_keys_are_said, a_prompt_needs_a_terminal,
-            a_locked_pem_asks_for_its_passphrase, no_key_where_others_look, two_starts_share_and_a_wrong_key_does_not_join,
+            pem_by_file_and_environment, wrong_and_missing_keys_are_said, a_prompt_needs_a_terminal, what_is_typed_ahead_counts,
+            a_signal_ends_a_prompt_at_once, copies_are_as_private_as_their_source, a_locked_pem_asks_for_its_passphrase, no_key_where_others_look, two_starts_share_and_a_wrong_key_does_not_join,
             decrypt_gives_the_same_bytes, rekey_keeps_the_data, damaged_headers_are_refused, a_truncated_image_is_refused,
             killed_at_any_instant, a_header_that_is_missing_or_anothers, altered_ciphertext, ranks_of_an_encrypted_image,
             two_users_of_one_image, fifty_under_sigkill])
