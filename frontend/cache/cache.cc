@@ -299,10 +299,15 @@ Outcome<Cache> Cache::open(bool disabled, std::function<bool()> cancelled) {
       return out;
     }
   }
-  // Others have no business in it: an entry is run as it lies there.
+  // An entry is run as it lies there: whoever else may write it decides what runs.
   struct stat status{};
-  if (::stat(root.c_str(), &status) == 0 && status.st_uid == ::getuid()) {
-    (void)::chmod(root.c_str(), 0700);
+  if (::stat(root.c_str(), &status) != 0 || status.st_uid != ::geteuid()) {
+    message::warning("Cache disabled - cache location " + root + " belongs to another user.");
+    out.root_.clear();
+    return out;
+  }
+  if (::chmod(root.c_str(), 0700) != 0) {
+    return system_problem("closing '" + root + "' to others", errno);
   }
   return out;
 }

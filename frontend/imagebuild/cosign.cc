@@ -8,7 +8,7 @@
 
 #include "frontend/net/reference.h"
 #include "policy/json/strict.h"
-#include "policy/signature/base64.h"
+#include "policy/text/base64.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
@@ -89,7 +89,7 @@ Outcome<> verify_cosign(net::Registry& registry,
   std::string why = "the registry holds no signature for it";
   for (const CosignSignature& one : signatures) {
     POSTERN_TRY_ASSIGN(const std::string payload, registry.document(one.payload, one.size));
-    const auto bytes = signature::decode_base64(one.signature);
+    const auto bytes = text::decode_base64(one.signature);
     if (!bytes || !key.verify(payload, *bytes)) {
       why = "the signature does not hold";
       continue;

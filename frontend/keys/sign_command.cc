@@ -268,6 +268,7 @@ Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> 
   if (!root || (*root)->group == 0 || (group && *group != (*root)->group)) {
     return Ok{};
   }
+  Snapshot bytes(writer.fd());
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
                      seal::find_seal(image, bytes, **root));
   if (present) {
@@ -338,6 +339,7 @@ Outcome<> seal(const option::Arguments& arguments) {
   if (partition->partition() == nullptr) {
     return Problem{"object " + std::to_string(partition->id) + " is not a partition"};
   }
+  Snapshot bytes(writer.fd());
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> present,
                      seal::find_seal(image, bytes, *partition));
   if (present) {

@@ -325,6 +325,8 @@ Outcome<> Client::Engine::Transfer::prepare() {
     return Problem{.what = "libcurl cannot be started"};
   }
   POSTERN_TRY_ASSIGN(ParsedUrl parsed, parse_url(url_));
+  // As libcurl writes it: "HTTPS://" is https for every rule below.
+  url_ = part_of(parsed.get(), CURLUPART_URL);
   // Credentials in a URL go the way of all others, so that redirects do not carry them on.
   if (const std::string user = part_of(parsed.get(), CURLUPART_USER, CURLU_URLDECODE);
       !user.empty()) {
@@ -413,7 +415,7 @@ void Client::Engine::Transfer::set_request_body() {
 }
 
 Outcome<> Client::Engine::Transfer::set_tls() {
-  if (!url_.starts_with("https:") && !url_.starts_with("HTTPS:")) {
+  if (!url_.starts_with("https:")) {
     return Ok{};
   }
   if (!options_->verify_tls) {

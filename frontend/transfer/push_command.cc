@@ -19,6 +19,7 @@
 #include "frontend/transfer/verify.h"
 #include "policy/json/strict.h"
 #include "policy/sif/reader.h"
+#include "policy/text/printable.h"
 
 namespace postern::transfer {
 namespace {
@@ -258,34 +259,30 @@ Outcome<> tag(const option::Arguments& arguments) {
 // ---- search
 
 void print_found(const std::vector<net::Library::Found>& found,
-                 const std::string& text,
+                 const std::string& query,
                  const std::string& architecture) {
   if (found.empty()) {
     std::printf("No container images found for %s matching \"%s\".\n\n", architecture.c_str(),
-                text.c_str());
+                query.c_str());
     return;
   }
   std::printf("Found %zu container images for %s matching \"%s\":\n\n", found.size(),
-              architecture.c_str(), text.c_str());
+              architecture.c_str(), query.c_str());
   for (const net::Library::Found& one : found) {
-    std::string out = "\t" + one.name + "\n";
+    std::string out = "\t" + text::printable(one.name) + "\n";
     std::string lower = one.description;
     for (char& c : lower) {
       c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
     }
     if (!lower.empty() && lower != "no description") {
-      out += "\t\t" + one.description + "\n";
+      out += "\t\t" + text::printable(one.description) + "\n";
     }
     std::string signers;
     for (const std::string& fingerprint : one.fingerprints) {
       signers += (signers.empty() ? "" : ",") + fingerprint;
     }
     if (!signers.empty()) {
-      out += "\t\tSigned by: " + signers + "\n";
-    }
-    // What a server says goes to a terminal: no control characters but our own.
-    for (char& c : out) {
-      c = (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') || c == 0x7f ? '?' : c;
+      out += "\t\tSigned by: " + text::printable(signers) + "\n";
     }
     std::printf("%s\n", out.c_str());
   }

@@ -17,6 +17,7 @@
 #include "frontend/transfer/command.h"
 #include "frontend/transfer/sub_commands.h"
 #include "policy/json/strict.h"
+#include "policy/text/printable.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::transfer {
@@ -487,7 +488,7 @@ Outcome<> key_list(const option::Arguments& arguments) {
     std::size_t number = 0;
     for (const net::KeyServer& server : servers) {
       if (!server.skip) {
-        out += "   #" + std::to_string(++number) + "  " + server.uri +
+        out += "   #" + std::to_string(++number) + "  " + text::printable(server.uri) +
                (server.insecure ? "" : "  🔒") + "\n";
       }
     }

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "frontend/transfer/command.h"
+#include "policy/text/printable.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::transfer {
@@ -55,11 +56,12 @@ int run_sub_command(std::string_view command,
              words.subspan(1), found->act);
 }
 
-void print_table(const std::vector<std::vector<std::string>>& rows) {
+void print_table(std::vector<std::vector<std::string>> rows) {
   std::vector<std::size_t> widths;
-  for (const auto& row : rows) {
+  for (auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
     for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = text::printable(row[i]);  // servers may have said it
       widths[i] = std::max(widths[i], width_of(row[i]));
     }
   }

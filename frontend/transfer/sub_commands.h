@@ -29,6 +29,6 @@ int run_sub_command(std::string_view command,
                     std::span<const std::string> words);
 
 // An empty line, then columns with two spaces between, on standard output.
-void print_table(const std::vector<std::vector<std::string>>& rows);
+void print_table(std::vector<std::vector<std::string>> rows);
 
 }  // namespace postern::transfer

@@ -479,6 +479,13 @@ def without_a_cache(bench):
     target, done = pull(bench, f"docker://{plain.host}/group/image:1", env=env)
     assert done.code == 0 and "Cache disabled" in done.err or done.code == 255, done
     os.chmod(env["POSTERN_CACHEDIR"], 0o755)
+    # A place that somebody else may fill says nothing about what runs.
+    env = cache(bench, "shared")
+    os.makedirs(env["POSTERN_CACHEDIR"] + "/cache")
+    os.chmod(env["POSTERN_CACHEDIR"] + "/cache", 0o777)
+    target, done = pull(bench, f"docker://{plain.host}/group/image:1", env=env)
+    assert "belongs to another user" in done.ok().err, done
+    bench.run("exec", target, "cat", "/data/old").prints("new\n")
 
 
 def cache_commands(bench):

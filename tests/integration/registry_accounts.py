@@ -466,7 +466,7 @@ class LibraryServer(world.Server):
             self.data(request, {})
         elif kind == "v1/search":
             self.data(request, {"image": [{"entityName": "e", "collectionName": "c", "containerName": "found", "tags": ["1", "2"],
-                                           "description": "a thing", "fingerprints": ["AB"]}] if query["value"] == "thing" else []})
+                                           "description": "a thing\x1b[2J\n\tlibrary://forged", "fingerprints": ["AB"]}] if query["value"] == "thing" else []})
         else:
             self.missing(request)
 
@@ -565,7 +565,7 @@ def library_push(bench):
     assert ("e/c/n", "1", "amd64") in server.images and ("e/c/n", "2", "amd64") in server.images
     bench.run("push", "-U", image, "library://e/n:1", env=env).fails(255, "malformed image path")
     done = bench.run("search", "thing", env=env).ok()
-    assert done.out == 'Found 1 container images for amd64 matching "thing":\n\n\tlibrary://e/c/found:1,2\n\t\ta thing\n\t\tSigned by: AB\n\n', done
+    assert done.out == 'Found 1 container images for amd64 matching "thing":\n\n\tlibrary://e/c/found:1,2\n\t\ta thing\\x1b[2J\\x0a\\x09library://forged\n\t\tSigned by: AB\n\n', done
     done = bench.run("search", "nothing", env=env).ok()
     assert done.out == 'No container images found for amd64 matching "nothing".\n\n', done
     bench.run("search", "ab", env=env).fails(255, "at least 3 characters")
