@@ -10,8 +10,11 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <squashfuse/squashfuse.h>
 #include <unistd.h>
+
+extern "C" {
+#include <squashfuse/squashfuse.h>  // its headers are C alone
+}
 
 #include "frontend/squashfs/extent.h"
 #include "frontend/squashfs/image.h"

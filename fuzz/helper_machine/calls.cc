@@ -779,6 +779,17 @@ long make_entry(int parent, const char* name, mode_t mode) {
   return 0;
 }
 
+// unlinkat(2): a link of the image that leads nowhere, where a mount point must be.
+long remove_entry(int parent, const char* name, int flags) {
+  hold_mounting();
+  hold(is_component(name) && flags == 0, "what is removed is a name, and no directory");
+  if (!K.is(parent, Kind::kPlace)) return -EBADF;
+  hold(K.at(parent).on_overlay, "nothing is removed outside our own overlay");
+  hold((K.effective & ~kForMounting) == 0,
+       "a link is removed with the capabilities for mounting alone");
+  return 0;
+}
+
 void fill(struct stat* status, mode_t mode, dev_t device, ino_t inode = 2, dev_t rdev = 0) {
   *status = {};
   status->st_mode = mode;
@@ -1640,6 +1651,12 @@ WRAPPED(int, mkdirat, int directory, const char* path, mode_t mode) {
   if (g_kernel == nullptr) return __real_mkdirat(directory, path, mode);
   return static_cast<int>(
       K.call(SYS_mkdirat, [&] { return make_entry(directory, path, mode | S_IFDIR); }));
+}
+
+WRAPPED(int, unlinkat, int directory, const char* path, int flags) {
+  if (g_kernel == nullptr) return __real_unlinkat(directory, path, flags);
+  return static_cast<int>(
+      K.call(SYS_unlinkat, [&] { return remove_entry(directory, path, flags); }));
 }
 
 WRAPPED(int, mknodat, int directory, const char* path, mode_t mode, dev_t device) {
