@@ -1,16 +1,16 @@
-// Block devices of an image root: loop, then dm-verity, then dm-crypt. Raw ioctls, not libdevmapper:
-// that library reads the environment, /proc and udev's state, and pulls in libselinux, whose
-// constructor runs before main.
-#include <linux/dm-ioctl.h>
-#include <linux/loop.h>
-#include <signal.h>
-
+// Block devices of an image root: loop, then dm-verity, then dm-crypt. Raw ioctls, not
+// libdevmapper: that library reads the environment, /proc and udev's state, and pulls in
+// libselinux, whose constructor runs before main.
 #include <cstddef>
 #include <cstring>
 
+#include <linux/dm-ioctl.h>
+#include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
+
+#include <signal.h>
 
 #include "helper/steps.h"
 
@@ -20,14 +20,16 @@ namespace {
 
 constexpr std::size_t kSector = 512, kKeyBytes = 64;
 
-// The loop driver would read through a descriptor that was opened for writing only; and a FUSE server can
-// wedge the kernel's block layer. That it holds bytes at rest (no pseudo file) is the judge's to see.
+// The loop driver would read through a descriptor that was opened for writing only; and a FUSE
+// server can wedge the kernel's block layer. That it holds bytes at rest (no pseudo file) is the
+// judge's to see.
 bool is_image(int fd, struct stat& status) noexcept {
   constexpr unsigned kFuse = 0x65735546;
   struct statfs system{};
   const int flags = ::fcntl(fd, F_GETFL);
-  return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY && ::fstat(fd, &status) == 0 &&
-         S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 && system.f_type != kFuse;
+  return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY &&
+         ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
+         system.f_type != kFuse;
 }
 
 Device open_device(const char* name, std::uint64_t number) noexcept {
@@ -36,30 +38,41 @@ Device open_device(const char* name, std::uint64_t number) noexcept {
   return device;
 }
 
-// Whether a loop device is free, or as large as ours. Others are not opened: that would wait for their teardown, and
-// the status for their file system, which may hang; sysfs waits for neither.
+// Whether a loop device is free, or as large as ours. Others are not opened: that would wait for
+// their teardown, and the status for their file system, which may hang; sysfs waits for neither.
 bool may_be_ours(std::uint32_t number, std::uint64_t bytes) noexcept {
   std::array<char, 24> size{};
-  const UniqueFd file(::open(Text().add("/sys/block/loop").add(number).add("/size").text(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd file(
+      ::open(Text().add("/sys/block/loop").add(number).add("/size").text(), O_RDONLY | O_CLOEXEC));
   const bool known = ::read(file.get(), size.data(), size.size() - 1) > 0;
   const Text wanted = Text().add(bytes / kSector).add("\n");
-  return !known || std::strcmp(size.data(), "0\n") == 0 || std::strcmp(size.data(), wanted.text()) == 0;
+  return !known || std::strcmp(size.data(), "0\n") == 0 ||
+         std::strcmp(size.data(), wanted.text()) == 0;
 }
 
-// Read-only, no partition scan, gone with its last user: the device of an earlier start, which the same caller made
-// of the same extent of the same unchanged file, or the first free one. Simultaneous first starts walk the same way,
-// so they meet at one device: who is not the first to configure it asks again what it is.
-// INVARIANT: what is shared is what the kernel says that it is, under a name that only root can give. The descriptor
-// keeps the autoclear away, so that it stays so.
+// Read-only, no partition scan, gone with its last user: the device of an earlier start, which the
+// same caller made of the same extent of the same unchanged file, or the first free one.
+// Simultaneous first starts walk the same way, so they meet at one device: who is not the first to
+// configure it asks again what it is. INVARIANT: what is shared is what the kernel says that it is,
+// under a name that only root can give. The descriptor keeps the autoclear away, so that it stays
+// so.
 Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes) noexcept {
   struct stat file{};
   POSTERN_TRY(require(is_image(image, file), Op::kLoop, EBADF));
-  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
-  Text name = Text().add("postern ").add(::getuid()).add(" ").add(static_cast<std::uint64_t>(file.st_ctim.tv_sec));
+  POSTERN_TRY_ASSIGN(const UniqueFd control,
+                     own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
+  Text name = Text()
+                  .add("postern ")
+                  .add(::getuid())
+                  .add(" ")
+                  .add(static_cast<std::uint64_t>(file.st_ctim.tv_sec));
   name.add(".").add(static_cast<std::uint64_t>(file.st_ctim.tv_nsec));
   loop_config config{.fd = static_cast<std::uint32_t>(image)};
   loop_info64& ours = config.info;
-  ours = {.lo_device = file.st_dev, .lo_inode = file.st_ino, .lo_offset = offset, .lo_sizelimit = bytes};
+  ours = {.lo_device = file.st_dev,
+          .lo_inode = file.st_ino,
+          .lo_offset = offset,
+          .lo_sizelimit = bytes};
   ours.lo_flags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
   std::memcpy(ours.lo_file_name, name.text(), LO_NAME_SIZE - 1);
   for (int tries = 0; tries < 100'000; ++tries) {  // some hundred milliseconds
@@ -67,7 +80,8 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
     Device loop = open_device("/dev/loop", ours.lo_number);
     if (!loop.fd.valid()) {
       // EEXIST: somebody else has just added it, and its node is not there yet.
-      const bool added = errno == ENOENT && ::ioctl(control.get(), LOOP_CTL_ADD, ours.lo_number) >= 0;
+      const bool added =
+          errno == ENOENT && ::ioctl(control.get(), LOOP_CTL_ADD, ours.lo_number) >= 0;
       POSTERN_TRY(require(added || errno == EEXIST, Op::kLoop));
       continue;
     }
@@ -81,7 +95,8 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
   return Error{.err = EBUSY, .op = Op::kLoop};
 }
 
-// One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel). The parameters may hold a key.
+// One dm_ioctl with its one target behind it (dm-ioctl.h of the kernel). The parameters may hold a
+// key.
 struct Mapping {
   dm_ioctl head{.version = {DM_VERSION_MAJOR, 0, 0}};
   dm_target_spec target{};
@@ -99,6 +114,7 @@ struct Mapping {
     return require(::ioctl(control, request, this) == 0, Op::kMapping);
   }
 };
+
 static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_target_spec));
 
 Text number_of(const Device& device) noexcept {
@@ -107,8 +123,9 @@ Text number_of(const Device& device) noexcept {
   return Text().add(major(status.st_rdev)).add(":").add(minor(status.st_rdev));
 }
 
-// The live mapping of that name, where it is in all that `wanted` says: the kernel prints a table as we write it.
-// ORDER: opened, then asked again. What is open cannot go, so that name and number are of the same device.
+// The live mapping of that name, where it is in all that `wanted` says: the kernel prints a table
+// as we write it. ORDER: opened, then asked again. What is open cannot go, so that name and number
+// are of the same device.
 Result<Device> find_mapping(int control, const Mapping& wanted) noexcept {
   Mapping found;
   std::memcpy(found.head.name, wanted.head.name, sizeof found.head.name);
@@ -124,36 +141,45 @@ Result<Device> find_mapping(int control, const Mapping& wanted) noexcept {
   return same ? Result<Device>(std::move(device)) : Error{.err = EEXIST, .op = Op::kMapping};
 }
 
-// The mapping of `type` over `data`, whose number makes its name: that of an earlier start, thus of the same caller
-// and image, with the same table; or a new one. It gets that name when it is whole, so that nobody waits for a maker
-// that stands still; of simultaneous ones the first to be named is the one that stays. Where the name is something
-// else's, ours keeps its own.
-// INVARIANT: a mapping is removed with its last user. Deferred removal can be armed only once the
-// device has a table and is open, so until then nothing that the caller may send ends the helper: it
-// holds no user id of the caller's, and signals of the terminal and of the clock wait.
-Result<Device> map_device(const char* type, std::uint64_t bytes, const Device& data, Mapping& mapping) noexcept {
+// The mapping of `type` over `data`, whose number makes its name: that of an earlier start, thus of
+// the same caller and image, with the same table; or a new one. It gets that name when it is whole,
+// so that nobody waits for a maker that stands still; of simultaneous ones the first to be named is
+// the one that stays. Where the name is something else's, ours keeps its own. INVARIANT: a mapping
+// is removed with its last user. Deferred removal can be armed only once the device has a table and
+// is open, so until then nothing that the caller may send ends the helper: it holds no user id of
+// the caller's, and signals of the terminal and of the clock wait.
+Result<Device> map_device(const char* type,
+                          std::uint64_t bytes,
+                          const Device& data,
+                          Mapping& mapping) noexcept {
   constexpr std::uint32_t kLoad = DM_READONLY_FLAG | DM_SECURE_DATA_FLAG;
   Text name = Text().add("postern-").add(number_of(data).text());
-  std::memcpy(mapping.head.name, name.text(), sizeof mapping.head.name - 1);  // NUL-padded, and short
+  std::memcpy(mapping.head.name, name.text(),
+              sizeof mapping.head.name - 1);  // NUL-padded, and short
   std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
   mapping.target.length = bytes / kSector;
-  POSTERN_TRY_ASSIGN(const UniqueFd control, own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), Op::kMapping));
+  POSTERN_TRY_ASSIGN(const UniqueFd control,
+                     own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), Op::kMapping));
   if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
   Mapping ours = mapping;
   name.add("-").add(static_cast<unsigned>(::getpid()));
   std::memcpy(ours.head.name, name.text(), sizeof ours.head.name - 1);
   sigset_t all, before;
   ::sigfillset(&all);
-  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0, Op::kMapping));
+  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0,
+                      Op::kMapping));
   POSTERN_TRY(ours.call(control.get(), DM_DEV_CREATE, 0));
   Device device;
-  if (ours.call(control.get(), DM_TABLE_LOAD, kLoad)) device = open_device("/dev/dm-", minor(ours.head.dev));
+  if (ours.call(control.get(), DM_TABLE_LOAD, kLoad))
+    device = open_device("/dev/dm-", minor(ours.head.dev));
   POSTERN_TRY(ours.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
   // errno is still that of whichever of the two failed: what succeeded since has not touched it.
-  POSTERN_TRY(require(device.fd.valid() && ::sigprocmask(SIG_SETMASK, &before, nullptr) == 0, Op::kMapping));
+  POSTERN_TRY(require(device.fd.valid() && ::sigprocmask(SIG_SETMASK, &before, nullptr) == 0,
+                      Op::kMapping));
   // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
   POSTERN_TRY(ours.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
-  std::memcpy(&ours.target, mapping.head.name, sizeof ours.target);  // where DM_DEV_RENAME has the new name
+  std::memcpy(&ours.target, mapping.head.name,
+              sizeof ours.target);  // where DM_DEV_RENAME has the new name
   if (!ours.call(control.get(), DM_DEV_RENAME, 0))
     if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
   return device;
@@ -165,8 +191,16 @@ Result<Device> map_verity(const Plan& plan, Device data) noexcept {
   if (g.data_blocks == 0) return data;
   const Text lower = number_of(data);
   Mapping mapping;
-  mapping.parameters.add("1 ").add(lower.text()).add(" ").add(lower.text()).add(" 4096 4096 ").add(g.data_blocks);
-  mapping.parameters.add(" ").add((g.tree_offset - plan->image_offset) / 4096).add(" sha256 ").hex(g.root_hash);
+  mapping.parameters.add("1 ")
+      .add(lower.text())
+      .add(" ")
+      .add(lower.text())
+      .add(" 4096 4096 ")
+      .add(g.data_blocks);
+  mapping.parameters.add(" ")
+      .add((g.tree_offset - plan->image_offset) / 4096)
+      .add(" sha256 ")
+      .hex(g.root_hash);
   mapping.parameters.add(g.salt_bytes == 0 ? " -" : " ").hex(std::span(g.salt).first(g.salt_bytes));
   return map_device("verity", g.data_blocks * 4096, data, mapping);
 }
@@ -177,10 +211,15 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
   const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
   // Only a memfd has seals.
-  const bool whole = ::fcntl(key, F_GET_SEALS) >= 0 && ::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes;
+  const bool whole =
+      ::fcntl(key, F_GET_SEALS) >= 0 && ::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes;
   POSTERN_TRY(require(whole, Op::kMapping, EKEYREJECTED));
   Mapping mapping;
-  mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes)).add(" ").add(g.iv_offset).add(" ");
+  mapping.parameters.add("aes-xts-plain64 ")
+      .hex(std::span(bytes).first(kKeyBytes))
+      .add(" ")
+      .add(g.iv_offset)
+      .add(" ");
   mapping.parameters.add(number_of(data).text()).add(" ").add(g.data_offset / kSector);
   mapping.parameters.add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
   ::explicit_bzero(bytes.data(), bytes.size());
@@ -191,7 +230,8 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
 
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept {
   if (plan->layers[0].kind != RootKind::kImage) return Device{};
-  POSTERN_TRY_ASSIGN(Device loop, attach_loop(descriptors[0].get(), plan->image_offset, plan->image_bytes));
+  POSTERN_TRY_ASSIGN(Device loop,
+                     attach_loop(descriptors[0].get(), plan->image_offset, plan->image_bytes));
   POSTERN_TRY_ASSIGN(Device verified, map_verity(plan, std::move(loop)));
   return map_crypt(plan, descriptors, std::move(verified));
 }

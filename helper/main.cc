@@ -1,19 +1,21 @@
 // postern-helper: the steps, in order. README.md is the guide to this folder.
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <signal.h>
-
 #include <cstddef>
 
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+
+#include <signal.h>
 
 #include "helper/build_paths.h"
 #include "helper/mounts.h"
 #include "helper/steps.h"
 
 // The C++ library's hook for a broken precondition (an index out of range): no text, no abort.
-void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept { postern::die_of_bug(); }
+void std::__glibcxx_assert_fail(const char*, int, const char*, const char*) noexcept {
+  postern::die_of_bug();
+}
 
 namespace postern::helper {
 
@@ -21,11 +23,12 @@ namespace {
 
 Verdict g_verdict;
 
-// Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null. Dispositions
-// and mask of the caller's signals are restored by postern-init, from the record.
+// Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null.
+// Dispositions and mask of the caller's signals are restored by postern-init, from the record.
 Result<> scrub_environment() noexcept {
   for (int fd = 0; fd < kSocket; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0) POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
+    if (::fcntl(fd, F_GETFD) < 0)
+      POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
   ::environ = nullptr;
   sigset_t none;
   ::sigemptyset(&none);
@@ -33,15 +36,18 @@ Result<> scrub_environment() noexcept {
   ::alarm(kHelperDeadlineSeconds);
   ::umask(077);
   const bool closed = ::close_range(kSocket + 1, ~0U, 0) == 0;
-  return require(closed && ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0, Op::kStart);
+  return require(closed && ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0,
+                 Op::kStart);
 }
 
-// AT_SECURE and geteuid() prove nothing: the ids do, in the first user namespace (nsfs.h of the kernel).
+// AT_SECURE and geteuid() prove nothing: the ids do, in the first user namespace (nsfs.h of the
+// kernel).
 Result<Caller> record_caller(int argc) noexcept {
   constexpr ino_t kFirstUserNamespace = 0xeffffffd;
   uid_t uid = 0, euid = 0, suid = 0;
   struct stat ns{};
-  POSTERN_TRY(require(::getresuid(&uid, &euid, &suid) == 0 && ::stat("/proc/self/ns/user", &ns) == 0, Op::kStart));
+  POSTERN_TRY(require(
+      ::getresuid(&uid, &euid, &suid) == 0 && ::stat("/proc/self/ns/user", &ns) == 0, Op::kStart));
   if (argc != 1) return refuse(HelperRefusal::kArguments);
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(HelperRefusal::kNoNewPrivs);
   if (ns.st_ino != kFirstUserNamespace) return refuse(HelperRefusal::kUserNamespace);
@@ -51,13 +57,16 @@ Result<Caller> record_caller(int argc) noexcept {
   return Caller{uid, ::getgid()};
 }
 
-// The frontend's one datagram: a byte, the request, which nobody here reads, and the descriptors that it
-// names. The kernel gives them the lowest free numbers, in order.
+// The frontend's one datagram: a byte, the request, which nobody here reads, and the descriptors
+// that it names. The kernel gives them the lowest free numbers, in order.
 Result<std::span<UniqueFd>> receive(std::array<UniqueFd, kMaxDescriptors>& fds) noexcept {
   alignas(cmsghdr) std::array<std::byte, CMSG_LEN(sizeof(int) * (1 + kMaxDescriptors))> control;
   std::byte byte{};
   iovec part{&byte, sizeof byte};
-  msghdr message{.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.data(), .msg_controllen = control.size()};
+  msghdr message{.msg_iov = &part,
+                 .msg_iovlen = 1,
+                 .msg_control = control.data(),
+                 .msg_controllen = control.size()};
   if (::recvmsg(kSocket, &message, 0) != sizeof byte) return refuse(HelperRefusal::kNoSocket);
   const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
   const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
@@ -79,8 +88,8 @@ constexpr std::array kFilter = std::to_array<sock_filter>({
     {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_PROCESS},
 });
 
-// From here no exec, no fork, no new socket. ORDER: after the child is cloned, which must not inherit
-// the filter.
+// From here no exec, no fork, no new socket. ORDER: after the child is cloned, which must not
+// inherit the filter.
 Result<> lock_down() noexcept {
   auto program = kFilter;
   const sock_fprog filter{program.size(), program.data()};
@@ -93,11 +102,14 @@ Result<> lock_down() noexcept {
 Result<> join_child(const Plan& plan, const Child& child) noexcept {
   const std::uint64_t before = mount_id("/");
   Error state{.err = ECHILD, .op = Op::kSpawn};
-  if (::read(child.channel.get(), &state, sizeof state) != sizeof state || state.err != 0) return state;
-  const int kinds = CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);  // where mounts are made
+  if (::read(child.channel.get(), &state, sizeof state) != sizeof state || state.err != 0)
+    return state;
+  const int kinds =
+      CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);  // where mounts are made
   POSTERN_TRY(require(::setns(child.process.get(), kinds) == 0, Op::kSpawn));
   const std::uint64_t after = mount_id("/");
-  // Proof: a mount has another id in each namespace. What follows would else rebuild the host's root.
+  // Proof: a mount has another id in each namespace. What follows would else rebuild the host's
+  // root.
   return require(before != 0 && after != 0 && before != after, Op::kSpawn, ESTALE);
 }
 
@@ -113,26 +125,30 @@ Result<> serve(int argc, Reply& reply) noexcept {
   POSTERN_TRY(ask_judge(caller, fds.size(), g_verdict));
   reply.item = g_verdict.refusal_item;
   if (g_verdict.refusal != 0) return refuse(HelperRefusal{g_verdict.refusal});
-  POSTERN_TRY_ASSIGN(const Plan plan, check_verdict(g_verdict, fds.size(), kNamespaces ^ CLONE_NEWUSER));
+  POSTERN_TRY_ASSIGN(const Plan plan,
+                     check_verdict(g_verdict, fds.size(), kNamespaces ^ CLONE_NEWUSER));
   POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
   POSTERN_TRY(lock_down());
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
   POSTERN_TRY(join_child(plan, child));
-  take_ids(caller, kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER), kMounting, 0);
+  take_ids(caller, kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER), kMounting,
+           0);
   POSTERN_TRY_ASSIGN(const std::uint64_t root_mount, build_root(plan, fds, device.path.text()));
-  // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no payload.
+  // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no
+  // payload.
   reply.pid = child.pid;
   POSTERN_TRY(send_reply(reply));
-  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount, Op::kStart);
+  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount,
+                 Op::kStart);
 }
 
 }  // namespace
 
 }  // namespace postern::helper
 
-// Exit status: 0 the payload runs; a refusal of the helper's own (1 … 49); 50 anything else; what the
-// frontend needs is in the reply.
+// Exit status: 0 the payload runs; a refusal of the helper's own (1 … 49); 50 anything else; what
+// the frontend needs is in the reply.
 int main(int argc, char** /*argv*/) {
   postern::Reply reply{};
   const postern::Result<> result = postern::helper::serve(argc, reply);

@@ -21,11 +21,12 @@ constexpr unsigned kPlainReadOnly = kPlain | MOUNT_ATTR_RDONLY;
 // MS_SLAVE takes a clone out of its peer groups.
 Result<> restrict_mount(int mount, const char* path, unsigned attributes, Op op) noexcept {
   mount_attr attr{.attr_set = attributes, .propagation = MS_SLAVE};
-  return require(::mount_setattr(mount, path, AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr) == 0, op);
+  return require(
+      ::mount_setattr(mount, path, AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr) == 0, op);
 }
 
-// A detached copy of a mount tree, restricted before anybody can reach it. Always recursive: else it
-// would uncover what a mount hides.
+// A detached copy of a mount tree, restricted before anybody can reach it. Always recursive: else
+// it would uncover what a mount hides.
 Result<UniqueFd> clone_tree(int fd, const char* path, unsigned attributes, Op op) noexcept {
   constexpr unsigned kClone = AT_EMPTY_PATH | AT_RECURSIVE | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC;
   POSTERN_TRY_ASSIGN(UniqueFd tree, own(::open_tree(fd, path, kClone), op));
@@ -34,7 +35,9 @@ Result<UniqueFd> clone_tree(int fd, const char* path, unsigned attributes, Op op
 }
 
 Result<UniqueFd> new_tmpfs(std::uint64_t bytes, std::uint32_t mode, Op op) noexcept {
-  return new_mount("tmpfs", {{"size", Text().add(bytes).text()}, {"mode", Text().add(mode, 8).text()}}, kPlain, op);
+  return new_mount("tmpfs",
+                   {{"size", Text().add(bytes).text()}, {"mode", Text().add(mode, 8).text()}},
+                   kPlain, op);
 }
 
 Result<> attach(int mount, int target, const char* path, Op op) noexcept {
@@ -59,7 +62,8 @@ Result<> make_directory(const char* name) noexcept {
 Result<UniqueFd> mount_layer(RootKind kind, UniqueFd& source, const char* device) noexcept {
   if (kind == RootKind::kFuse) return new_fuse_mount(source.get(), false);
   if (kind == RootKind::kDirectory) return std::move(source);
-  return new_mount("squashfs", {{"source", device}, {"ro", nullptr}}, kPlainReadOnly, Op::kMountRoot);
+  return new_mount("squashfs", {{"source", device}, {"ro", nullptr}}, kPlainReadOnly,
+                   Op::kMountRoot);
 }
 
 // The root at "a", the layers above it at "b", "c", … of the session; `lower` becomes "c:b:a".
@@ -68,7 +72,8 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
     const std::array<char, 2> name{static_cast<char>('a' + i), '\0'};
     const LayerEntry& layer = root.plan->layers[i];
     POSTERN_TRY(make_directory(name.data()));
-    POSTERN_TRY_ASSIGN(UniqueFd mount, mount_layer(layer.kind, root.descriptors[layer.descriptor], device));
+    POSTERN_TRY_ASSIGN(UniqueFd mount,
+                       mount_layer(layer.kind, root.descriptors[layer.descriptor], device));
     POSTERN_TRY(attach(mount.get(), AT_FDCWD, name.data(), Op::kMountRoot));
     // overlayfs looks below the mounts of a layer and would show what they hide. To the first
     // MNT_EXPIRE, a mount that has none and no user answers EAGAIN, any other EBUSY (umount(2)).
@@ -86,7 +91,8 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
   const std::uint8_t stored = root.plan->upper_descriptor;
   const char* const xattr = (root.plan->namespaces & CLONE_NEWUSER) != 0 ? "userxattr" : nullptr;
   for (const char* name : {"top", "rw"}) POSTERN_TRY(make_directory(name));
-  if (stored != kNoDescriptor) POSTERN_TRY(attach(root.descriptors[stored].get(), AT_FDCWD, "rw", Op::kOverlay));
+  if (stored != kNoDescriptor)
+    POSTERN_TRY(attach(root.descriptors[stored].get(), AT_FDCWD, "rw", Op::kOverlay));
   for (const char* name : {"rw/upper", "rw/work"}) POSTERN_TRY(make_directory(name));
   use_capabilities(kAllThatAreLeft);
   // clang-format off
@@ -107,12 +113,14 @@ Result<> mount_root(Root& root, const char* device) noexcept {
   const bool overlaid = root.plan->overlay == 1;
   Text lower;
   struct stat status{};
-  POSTERN_TRY_ASSIGN(const UniqueFd session, new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
+  POSTERN_TRY_ASSIGN(const UniqueFd session,
+                     new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
   POSTERN_TRY(attach(session.get(), AT_FDCWD, "/", Op::kSession));
   POSTERN_TRY(require(::fchdir(session.get()) == 0, Op::kSession));
   POSTERN_TRY(mount_layers(root, device, lower));
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
-  POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC), Op::kMountRoot));
+  POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC),
+                                   Op::kMountRoot));
   POSTERN_TRY(require(::fstat(root.top.get(), &status) == 0, Op::kMountRoot));
   root.overlay = overlaid ? status.st_dev : 0;
   return Ok{};
@@ -126,7 +134,8 @@ Result<> create(const Root& root, int parent, const char* name, bool directory) 
   struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
   use_capabilities(status.st_dev == root.overlay ? kAllThatAreLeft : 0);
-  const int made = directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
+  const int made =
+      directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
   const int err = errno;
   use_capabilities(kMounting);
   return require(made == 0 || err == EEXIST, Op::kTarget, err);
@@ -143,7 +152,8 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e) noexcept {
     if (end != nullptr) *end = '\0';
     Result<UniqueFd> next = open_inside(root.top.get(), path.data(), O_PATH);
     if (!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) {
-      POSTERN_TRY(create(root, at->get(), name, end != nullptr || (e.flags & kDirectoryTarget) != 0));
+      POSTERN_TRY(
+          create(root, at->get(), name, end != nullptr || (e.flags & kDirectoryTarget) != 0));
       next = open_inside(root.top.get(), path.data(), O_PATH);
     }
     at = std::move(next);
@@ -154,9 +164,9 @@ Result<UniqueFd> target(const Root& root, const OperationEntry& e) noexcept {
 
 // ---------------------------------------------------------------------------------- operations
 
-// A clone of a memfd cannot be attached (ENOENT), so its bytes are copied into a file of the session,
-// which nobody else can reach, and that is bound. Only a memfd has seals: no other file's bytes are
-// read with our rights.
+// A clone of a memfd cannot be attached (ENOENT), so its bytes are copied into a file of the
+// session, which nobody else can reach, and that is bound. Only a memfd has seals: no other file's
+// bytes are read with our rights.
 Result<UniqueFd> copy_file(int source, std::uint16_t item) noexcept {
   constexpr int kNew = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
   const Text name = Text().add(item);
@@ -169,18 +179,28 @@ Result<UniqueFd> copy_file(int source, std::uint16_t item) noexcept {
   return clone_tree(AT_FDCWD, name.text(), kPlainReadOnly, Op::kMount);
 }
 
-Result<UniqueFd> make_mount(const Root& root, const OperationEntry& e, std::uint16_t item) noexcept {
+Result<UniqueFd> make_mount(const Root& root,
+                            const OperationEntry& e,
+                            std::uint16_t item) noexcept {
   switch (e.operation) {
-    case Operation::kFile: return copy_file(root.descriptors[e.descriptor].get(), item);
-    case Operation::kTmpfs: return new_tmpfs(e.size, e.mode, Op::kMount);
-    case Operation::kProc: return clone_tree(AT_FDCWD, "/proc", kPlain, Op::kMount);
-    case Operation::kSysfs: return clone_tree(AT_FDCWD, "/sys", kPlain, Op::kMount);
-    case Operation::kDevHost: return clone_tree(AT_FDCWD, "/dev", MOUNT_ATTR_NOSUID, Op::kMount);
+    case Operation::kFile:
+      return copy_file(root.descriptors[e.descriptor].get(), item);
+    case Operation::kTmpfs:
+      return new_tmpfs(e.size, e.mode, Op::kMount);
+    case Operation::kProc:
+      return clone_tree(AT_FDCWD, "/proc", kPlain, Op::kMount);
+    case Operation::kSysfs:
+      return clone_tree(AT_FDCWD, "/sys", kPlain, Op::kMount);
+    case Operation::kDevHost:
+      return clone_tree(AT_FDCWD, "/dev", MOUNT_ATTR_NOSUID, Op::kMount);
     case Operation::kDevpts:
-      return new_mount("devpts", {{"mode", "0620"}, {"ptmxmode", "0666"}}, MOUNT_ATTR_NOSUID, Op::kMount);
-    case Operation::kMqueue: return new_mount("mqueue", {}, kPlain, Op::kMount);
+      return new_mount("devpts", {{"mode", "0620"}, {"ptmxmode", "0666"}}, MOUNT_ATTR_NOSUID,
+                       Op::kMount);
+    case Operation::kMqueue:
+      return new_mount("mqueue", {}, kPlain, Op::kMount);
     case Operation::kBind:
-    case Operation::kDevice: break;
+    case Operation::kDevice:
+      break;
   }
   return std::move(root.descriptors[e.descriptor]);
 }
@@ -200,8 +220,10 @@ Result<> settle(Result<> result, const OperationEntry& e, std::uint16_t item) no
 
 bool is_host_device(int node) noexcept {
   struct stat status{}, dev{}, pts{};
-  const bool known = ::fstat(node, &status) == 0 && S_ISCHR(status.st_mode) && ::stat("/dev", &dev) == 0;
-  return known && (dev.st_dev == status.st_dev || (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
+  const bool known =
+      ::fstat(node, &status) == 0 && S_ISCHR(status.st_mode) && ::stat("/dev", &dev) == 0;
+  return known && (dev.st_dev == status.st_dev ||
+                   (::stat("/dev/pts", &pts) == 0 && pts.st_dev == status.st_dev));
 }
 
 // Puts a clone in the place of its source, nothing where that fails.
@@ -217,15 +239,19 @@ Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexce
   const bool writable_root = plan->writable == 1 && plan->overlay == 0;
   for (const LayerEntry& layer : std::span(plan->layers).first(plan->layer_count))
     if (layer.kind == RootKind::kDirectory)
-      POSTERN_TRY(clone_into(descriptors[layer.descriptor], writable_root ? kPlain : kPlainReadOnly));
-  if (plan->upper_descriptor != kNoDescriptor) POSTERN_TRY(clone_into(descriptors[plan->upper_descriptor], kPlain));
+      POSTERN_TRY(
+          clone_into(descriptors[layer.descriptor], writable_root ? kPlain : kPlainReadOnly));
+  if (plan->upper_descriptor != kNoDescriptor)
+    POSTERN_TRY(clone_into(descriptors[plan->upper_descriptor], kPlain));
   for (std::uint16_t i = 0; i < plan->operation_count; ++i) {
     const OperationEntry& e = plan->operations[i];
     const bool device = e.operation == Operation::kDevice;
     if (e.operation != Operation::kBind && !device) continue;
     UniqueFd& fd = descriptors[e.descriptor];
     if (device && !is_host_device(fd.get())) fd.reset();
-    const unsigned attributes = device ? MOUNT_ATTR_NOSUID : (e.flags & kReadOnly) != 0 ? kPlainReadOnly : kPlain;
+    const unsigned attributes = device                       ? MOUNT_ATTR_NOSUID
+                                : (e.flags & kReadOnly) != 0 ? kPlainReadOnly
+                                                             : kPlain;
     POSTERN_TRY(settle(clone_into(fd, attributes), e, i));
   }
   return Ok{};
@@ -234,8 +260,10 @@ Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexce
 Result<> furnish_namespaces(const Plan& plan) noexcept {
   const std::size_t name_bytes = ::strnlen(plan->hostname.data(), plan->hostname.size());
   POSTERN_TRY(restrict_mount(AT_FDCWD, "/", 0, Op::kSession));
-  POSTERN_TRY(require(name_bytes == 0 || ::sethostname(plan->hostname.data(), name_bytes) == 0, Op::kHostname));
-  constexpr std::array kFresh{std::tuple(CLONE_NEWPID, "proc", "/proc"), std::tuple(CLONE_NEWNET, "sysfs", "/sys")};
+  POSTERN_TRY(require(name_bytes == 0 || ::sethostname(plan->hostname.data(), name_bytes) == 0,
+                      Op::kHostname));
+  constexpr std::array kFresh{std::tuple(CLONE_NEWPID, "proc", "/proc"),
+                              std::tuple(CLONE_NEWNET, "sysfs", "/sys")};
   for (const auto& [flag, type, place] : kFresh) {
     if ((plan->namespaces & static_cast<std::uint32_t>(flag)) == 0) continue;
     POSTERN_TRY_ASSIGN(const UniqueFd mount, new_mount(type, {}, kPlain, Op::kFurnish));
@@ -244,7 +272,9 @@ Result<> furnish_namespaces(const Plan& plan) noexcept {
   return Ok{};
 }
 
-Result<std::uint64_t> build_root(const Plan& plan, std::span<UniqueFd> descriptors, const char* root_device) noexcept {
+Result<std::uint64_t> build_root(const Plan& plan,
+                                 std::span<UniqueFd> descriptors,
+                                 const char* root_device) noexcept {
   use_capabilities(kMounting);
   ::umask(022);
   Root root{plan, descriptors};
@@ -252,11 +282,14 @@ Result<std::uint64_t> build_root(const Plan& plan, std::span<UniqueFd> descripto
   for (std::uint16_t i = 0; i < plan->operation_count; ++i)
     POSTERN_TRY(settle(run(root, plan->operations[i], i), plan->operations[i], i));
   mount_attr seal{.attr_set = plan->writable == 1 ? 0U : MOUNT_ATTR_RDONLY};
-  POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &seal, sizeof seal) == 0, Op::kMountRoot));
-  // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies on top
-  // of it, so two mounts are detached; that nothing is left above "/" is proved by its mount id.
+  POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &seal, sizeof seal) == 0,
+                      Op::kMountRoot));
+  // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies
+  // on top of it, so two mounts are detached; that nothing is left above "/" is proved by its mount
+  // id.
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
-                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 && ::chdir("/") == 0;
+                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 &&
+                     ::chdir("/") == 0;
   POSTERN_TRY(require(moved, Op::kSession));
   const std::uint64_t mount = mount_id("/");
   POSTERN_TRY(require(mount != 0 && mount_id("/..") == mount, Op::kSession, EBUSY));

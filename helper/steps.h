@@ -8,21 +8,26 @@
 
 namespace postern::helper {
 
-// The frontend's socketpair. Request descriptor i has the number kJudgeDescriptorBase + i here as well, and
-// in the payload's process while it waits.
+// The frontend's socketpair. Request descriptor i has the number kJudgeDescriptorBase + i here as
+// well, and in the payload's process while it waits.
 inline constexpr int kSocket = 3;
 
 // An error without errno is a refusal: `item` is its code.
-inline Error refuse(HelperRefusal code) noexcept { return Error{.item = static_cast<std::uint16_t>(code)}; }
+inline Error refuse(HelperRefusal code) noexcept {
+  return Error{.item = static_cast<std::uint16_t>(code)};
+}
 
 struct Caller {
   uid_t uid;
   gid_t gid;
 };
 
-// Takes the ids for good, keeping `kept` of the capabilities, `effective` and `inheritable` of these.
-// Proved by reading back; a failure ends the process.
-void take_ids(Caller ids, std::uint64_t kept, std::uint64_t effective, std::uint64_t inheritable) noexcept;
+// Takes the ids for good, keeping `kept` of the capabilities, `effective` and `inheritable` of
+// these. Proved by reading back; a failure ends the process.
+void take_ids(Caller ids,
+              std::uint64_t kept,
+              std::uint64_t effective,
+              std::uint64_t inheritable) noexcept;
 
 // Runs the judge on the request as the judge's own user and reads its verdict, which nothing has
 // checked yet. Refuses: kJudgeUser, kJudgeFailed.
@@ -30,12 +35,13 @@ Result<> ask_judge(Caller caller, std::size_t descriptors, Verdict& verdict) noe
 
 struct Child {
   UniqueFd process;  // pidfd
-  UniqueFd channel;  // says when its namespaces are furnished; the mount id of its new root releases
-                     // it, closing ends it
-  pid_t pid = -1;    // a child of the frontend
+  UniqueFd channel;  // says when its namespaces are furnished; the mount id of its new root
+                     // releases it, closing ends it
+  pid_t pid = -1;  // a child of the frontend
 };
 
-// The payload's process: in its new namespaces, which it furnishes, then without any privilege, waiting.
+// The payload's process: in its new namespaces, which it furnishes, then without any privilege,
+// waiting.
 Result<Child> spawn_payload_child(const Plan& plan, Caller caller) noexcept;
 
 struct Device {
@@ -43,8 +49,8 @@ struct Device {
   Text path;
 };
 
-// Loop, verity and crypt devices of an image root, read-only, each gone with its last user; an empty
-// path for other roots.
+// Loop, verity and crypt devices of an image root, read-only, each gone with its last user; an
+// empty path for other roots.
 Result<Device> make_devices(const Plan& plan, std::span<UniqueFd> descriptors) noexcept;
 
 }  // namespace postern::helper

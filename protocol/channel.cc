@@ -1,3 +1,5 @@
+#include "protocol/channel.h"
+
 #include <array>
 #include <cstddef>
 #include <cstring>
@@ -5,17 +7,17 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "protocol/channel.h"
-
 namespace postern {
 
 Result<> send_request(int socket, int request, std::span<const int> descriptors) noexcept {
   if (descriptors.size() > kMaxDescriptors) {
     return Error{.err = EMSGSIZE, .op = Op::kStart};
   }
+
   struct alignas(cmsghdr) Control {
     std::array<std::byte, CMSG_SPACE(sizeof(int) * (1 + kMaxDescriptors))> bytes;
   } control;
+
   const std::size_t bytes = sizeof request + descriptors.size_bytes();
 
   char byte = 0;

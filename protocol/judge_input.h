@@ -5,7 +5,8 @@
 // limits, umask 077, default signals. Its descriptors, all others closed:
 //
 //      0–2    /dev/null
-//      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the judge
+//      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the
+//      judge
 //             reads it, writes one whole Verdict over it and exits 0
 //      4      the request (protocol/launch.capnp): the caller's, so of any kind and size, and the
 //             caller may write it meanwhile. Read once, into memory of the judge's own

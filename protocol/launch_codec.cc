@@ -4,19 +4,22 @@
 
 #ifdef __clang__
 // Cap'n Proto 0.9 compares `const char*` with kj::StringPtr and counts on the reversed operator==,
-// which clang leaves out in C++20 where an operator!= is declared as well (P2468). Before its headers.
+// which clang leaves out in C++20 where an operator!= is declared as well (P2468). Before its
+// headers.
 namespace kj {
-inline bool operator==(const char* a, const StringPtr& b) { return b == a; }
+inline bool operator==(const char* a, const StringPtr& b) {
+  return b == a;
+}
 }  // namespace kj
 #endif
-
-#include <capnp/message.h>
-#include <kj/exception.h>
 
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <string>
+
+#include <capnp/message.h>
+#include <kj/exception.h>
 
 #include "protocol/launch.capnp.h"
 #include "protocol/launch_form.h"
@@ -37,12 +40,16 @@ constexpr std::uint64_t kTraversalWords = 64 * 1024;
 // KJ turns the trace of an exception into text by running addr2line through the shell (0.9), or
 // llvm-symbolizer from PATH (later). So no trace is taken when an exception is made, no exception
 // is ever turned into text, and nothing is logged.
-// KJ insists that it lies on the stack, where AddressSanitizer does not put the locals of a function
-// that it instruments: hence the attribute of encode and decode.
+// KJ insists that it lies on the stack, where AddressSanitizer does not put the locals of a
+// function that it instruments: hence the attribute of encode and decode.
 class Quiet final : public kj::ExceptionCallback {
  public:
-  void logMessage(kj::LogSeverity /*severity*/, const char* /*file*/, int /*line*/, int /*depth*/,
+  void logMessage(kj::LogSeverity /*severity*/,
+                  const char* /*file*/,
+                  int /*line*/,
+                  int /*depth*/,
                   kj::String&& /*text*/) override {}
+
   StackTraceMode stackTraceMode() override { return StackTraceMode::NONE; }
 };
 
@@ -51,9 +58,13 @@ std::optional<std::uint8_t> index_of(std::uint8_t wire) {
 }
 
 // Text of the wire may hold NULs: check_form refuses them where they matter.
-std::string string_of(capnp::Text::Reader text) { return std::string(text.begin(), text.size()); }
+std::string string_of(capnp::Text::Reader text) {
+  return std::string(text.begin(), text.size());
+}
 
-capnp::Text::Reader text_of(const std::string& text) { return capnp::Text::Reader(text.c_str(), text.size()); }
+capnp::Text::Reader text_of(const std::string& text) {
+  return capnp::Text::Reader(text.c_str(), text.size());
+}
 
 void write_mounts(const LaunchRequest& request, wire::Launch::Builder& message) {
   auto mounts = message.initMounts(static_cast<unsigned>(request.mounts.size()));
@@ -124,7 +135,9 @@ LaunchRequest read(wire::Launch::Reader message) {
 }
 
 // The segment table of a message of one segment of `words` words.
-std::array<std::uint32_t, 2> table_for(std::size_t words) { return {0, static_cast<std::uint32_t>(words)}; }
+std::array<std::uint32_t, 2> table_for(std::size_t words) {
+  return {0, static_cast<std::uint32_t>(words)};
+}
 
 // Empty where the message is too long. May throw.
 std::vector<std::byte> serialize(const LaunchRequest& request) {
@@ -184,8 +197,8 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-[[gnu::no_sanitize_address]] Result<std::vector<std::byte>, Refusal> encode(const LaunchRequest& request,
-                                                                            std::size_t descriptors) noexcept {
+[[gnu::no_sanitize_address]] Result<std::vector<std::byte>, Refusal> encode(
+    const LaunchRequest& request, std::size_t descriptors) noexcept {
   POSTERN_TRY(check_form(request, descriptors));
   try {
     const Quiet quiet;
@@ -199,9 +212,10 @@ Result<LaunchRequest, Refusal> parse(std::span<const std::byte> bytes) {
   }
 }
 
-[[gnu::no_sanitize_address]] Result<LaunchRequest, Refusal> decode(std::span<const std::byte> bytes,
-                                                                   std::size_t descriptors) noexcept {
-  if (bytes.size() <= kTableBytes || bytes.size() > kMaxRequestBytes || bytes.size() % kWordBytes != 0) {
+[[gnu::no_sanitize_address]] Result<LaunchRequest, Refusal> decode(
+    std::span<const std::byte> bytes, std::size_t descriptors) noexcept {
+  if (bytes.size() <= kTableBytes || bytes.size() > kMaxRequestBytes ||
+      bytes.size() % kWordBytes != 0) {
     return Refusal{RefusalCode::kMalformedRequest};
   }
   try {

@@ -20,6 +20,7 @@ namespace postern {
 // BOUNDARY: a caller's bytes become a request here. Pure. What it returns passed check_form for
 // `descriptors`, and `bytes` is exactly what encode makes of it: no byte is left without meaning.
 // Refusal: kMalformedRequest, kProtocolVersion, kDescriptorCount.
-[[nodiscard]] Result<LaunchRequest, Refusal> decode(std::span<const std::byte> bytes, std::size_t descriptors) noexcept;
+[[nodiscard]] Result<LaunchRequest, Refusal> decode(std::span<const std::byte> bytes,
+                                                    std::size_t descriptors) noexcept;
 
 }  // namespace postern

@@ -24,7 +24,9 @@ bool take_optional(Used& used, std::size_t descriptors, const std::optional<std:
   return !index || take(used, descriptors, *index);
 }
 
-bool has_nul(std::string_view text) { return text.find('\0') != std::string_view::npos; }
+bool has_nul(std::string_view text) {
+  return text.find('\0') != std::string_view::npos;
+}
 
 bool known(RootKind kind) {
   switch (kind) {
@@ -53,8 +55,10 @@ bool known(Operation operation) {
 
 // hostname(7): letters, digits, hyphens and dots.
 bool is_hostname(std::string_view name) {
-  constexpr std::string_view kAllowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
-  return name.size() <= kMaxHostnameBytes && name.find_first_not_of(kAllowed) == std::string_view::npos;
+  constexpr std::string_view kAllowed =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
+  return name.size() <= kMaxHostnameBytes &&
+         name.find_first_not_of(kAllowed) == std::string_view::npos;
 }
 
 // The helper's own check of the verdict (protocol/verdict_check.cc) admits the same.
@@ -79,7 +83,8 @@ std::uint8_t flags_of(Operation operation) {
 }
 
 bool mount_fields_fit(const MountRequest& mount) {
-  if (!known(mount.operation) || (mount.flags & ~flags_of(mount.operation)) != 0 || !is_target(mount.target)) {
+  if (!known(mount.operation) || (mount.flags & ~flags_of(mount.operation)) != 0 ||
+      !is_target(mount.target)) {
     return false;
   }
   if (mount.descriptor.has_value() != takes_descriptor(mount.operation)) {
@@ -90,8 +95,9 @@ bool mount_fields_fit(const MountRequest& mount) {
 
 bool whole_fits(const LaunchRequest& request) {
   if (!known(request.root) || !known(request.scratch) || (request.namespaces & ~kNamespaces) != 0 ||
-      request.scratch_bytes > kMaxSessionBytes || (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 ||
-      !is_hostname(request.hostname) || request.layers.size() > kMaxLayers || request.mounts.size() > kMaxOperations) {
+      request.scratch_bytes > kMaxSessionBytes ||
+      (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 || !is_hostname(request.hostname) ||
+      request.layers.size() > kMaxLayers || request.mounts.size() > kMaxOperations) {
     return false;
   }
   // Without a namespace of its own the name would be the host's.
@@ -105,7 +111,8 @@ bool whole_fits(const LaunchRequest& request) {
     return false;
   }
   // An image and a FUSE server of ours are read-only by nature.
-  if (request.writable_root && (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone)) {
+  if (request.writable_root &&
+      (request.root != RootKind::kDirectory || request.scratch != Scratch::kNone)) {
     return false;
   }
   // Layers are put together by an overlay, which has an upper layer.
@@ -145,7 +152,8 @@ bool is_target(std::string_view path) noexcept {
     }
     path.remove_prefix(1);
     const std::string_view component = path.substr(0, path.find('/'));
-    if (component.empty() || component == "." || component == ".." || component.size() > kMaxComponent) {
+    if (component.empty() || component == "." || component == ".." ||
+        component.size() > kMaxComponent) {
       return false;
     }
     path.remove_prefix(component.size());
@@ -162,7 +170,8 @@ Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descrip
   }
   Used used;
   if (!take(used, descriptors, 0) || !take_optional(used, descriptors, request.upper) ||
-      !take_optional(used, descriptors, request.volume_key) || !take_optional(used, descriptors, request.join_net) ||
+      !take_optional(used, descriptors, request.volume_key) ||
+      !take_optional(used, descriptors, request.join_net) ||
       !take(used, descriptors, request.init) || !take(used, descriptors, request.record)) {
     return Refusal{RefusalCode::kDescriptorCount};
   }

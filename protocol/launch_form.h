@@ -15,7 +15,8 @@ namespace postern {
 // `descriptors` descriptors is used exactly once and the root is descriptor 0, and fields that
 // exclude each other are not both set.
 // Refusal: kMalformedRequest or kDescriptorCount, item = the offending mount or layer.
-[[nodiscard]] Result<Ok, Refusal> check_form(const LaunchRequest& request, std::size_t descriptors) noexcept;
+[[nodiscard]] Result<Ok, Refusal> check_form(const LaunchRequest& request,
+                                             std::size_t descriptors) noexcept;
 
 // An absolute path below the root in its normal form: no empty, "." or ".." component, no trailing
 // slash, no NUL; at most kMaxTargetBytes with its NUL.

@@ -1,4 +1,5 @@
-// The bounds on what a caller can size that the helper relies on. Units in the names or beside them.
+// The bounds on what a caller can size that the helper relies on. Units in the names or beside
+// them.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,8 @@ inline constexpr std::size_t kMaxOperations = 320, kMaxLayers = 16, kArenaBytes 
 // The kernel's: PATH_MAX, the NUL counted; HOST_NAME_MAX, without; NGROUPS_MAX.
 inline constexpr std::size_t kMaxTargetBytes = 4096, kMaxHostnameBytes = 64, kMaxGroups = 65536;
 
-// A generated file (passwd, group, resolv.conf …) that the plan places in the root; a tmpfs of a container.
+// A generated file (passwd, group, resolv.conf …) that the plan places in the root; a tmpfs of a
+// container.
 inline constexpr std::uint64_t kMaxFileBytes = 4 * 1024 * 1024, kMaxSessionBytes = 1ULL << 40;
 
 // One overall deadline of the helper, in seconds: from exec to exit, whatever the peer does.

@@ -41,19 +41,19 @@ enum class RefusalCode : std::uint16_t {
   kOwnerLimit,           // [limit] owners
   kGroupLimit,           // [limit] groups
   kPathLimit,            // [limit] paths
-  kUnboundRoot,          // limits or an ECL are active: a FUSE or directory root cannot be vouched for
-  kNamespaceForbidden,   // [allow] pid, ipc, uts, net, cgroup namespaces
-  kBindForbidden,        // [allow] user-binds = false
-  kBindTarget,           // a bind target that the site forbids
-  kOverlayForbidden,     // [allow] overlay = false
-  kCapability,           // capability.toml does not grant it
-  kKernelMount,          // kernel-mount forbids mounting this image by the kernel
-  kNetworkNamespace,     // [allow] netns-paths does not list it
-  kSessionSize,          // scratch larger than session.max-size
-  kMountForbidden,       // [mount] proc, sys, dev, tmp … = false
-  kImageMalformed,       // the image is not what it says: SIF, squashfs, architecture
-  kNoRootPartition,      // no, or more than one, primary system partition
-  kAuditLog,             // the audit line could not be written
+  kUnboundRoot,  // limits or an ECL are active: a FUSE or directory root cannot be vouched for
+  kNamespaceForbidden,  // [allow] pid, ipc, uts, net, cgroup namespaces
+  kBindForbidden,       // [allow] user-binds = false
+  kBindTarget,          // a bind target that the site forbids
+  kOverlayForbidden,    // [allow] overlay = false
+  kCapability,          // capability.toml does not grant it
+  kKernelMount,         // kernel-mount forbids mounting this image by the kernel
+  kNetworkNamespace,    // [allow] netns-paths does not list it
+  kSessionSize,         // scratch larger than session.max-size
+  kMountForbidden,      // [mount] proc, sys, dev, tmp … = false
+  kImageMalformed,      // the image is not what it says: SIF, squashfs, architecture
+  kNoRootPartition,     // no, or more than one, primary system partition
+  kAuditLog,            // the audit line could not be written
 
   // --- policy: signatures and ECL (200..249). ecl.toml
   kEclNoGroup = 200,  // no execgroup matches the image's directory
@@ -73,6 +73,7 @@ enum class RefusalCode : std::uint16_t {
 constexpr bool operator==(RefusalCode code, HelperRefusal helper) noexcept {
   return static_cast<std::uint16_t>(code) == static_cast<std::uint16_t>(helper);
 }
+
 static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid &&
               RefusalCode::kRealRoot == HelperRefusal::kRealRoot &&
               RefusalCode::kNoNewPrivs == HelperRefusal::kNoNewPrivs &&

@@ -135,6 +135,7 @@ struct RefusalBlock {
   RefusalCode first;
   RefusalCode last;
 };
+
 inline constexpr std::array kRefusalBlocks = std::to_array<RefusalBlock>({
     {RefusalCode::kNotSetuid, RefusalCode::kKernelTooOld},
     {RefusalCode::kMalformedRequest, RefusalCode::kMalformedVerdict},
@@ -146,7 +147,8 @@ inline constexpr std::array kRefusalBlocks = std::to_array<RefusalBlock>({
 constexpr bool refusals_are_complete() {
   std::size_t row = 0;
   for (const RefusalBlock& block : kRefusalBlocks) {
-    for (auto code = static_cast<unsigned>(block.first); code <= static_cast<unsigned>(block.last); ++code, ++row) {
+    for (auto code = static_cast<unsigned>(block.first); code <= static_cast<unsigned>(block.last);
+         ++code, ++row) {
       if (row >= kRefusals.size() || static_cast<unsigned>(kRefusals[row].code) != code) {
         return false;
       }

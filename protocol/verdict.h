@@ -6,10 +6,10 @@
 // targets are paths inside the new root.
 #pragma once
 
-#include <sched.h>
-
 #include <array>
 #include <cstdint>
+
+#include <sched.h>
 
 #include "protocol/limits.h"
 
@@ -18,14 +18,15 @@ namespace postern {
 inline constexpr std::uint32_t kVerdictMagic = 0x50565232;  // "PVR2"
 inline constexpr std::uint8_t kNoDescriptor = 0xff;
 
-// What a request may ask for as new: clone(2). The user namespace is user-namespace mode's alone, where it exists
-// before the plan is executed.
+// What a request may ask for as new: clone(2). The user namespace is user-namespace mode's alone,
+// where it exists before the plan is executed.
 inline constexpr std::uint32_t kNamespaces =
     CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP;
 
 enum class Decision : std::uint8_t { kRefuse, kAllow };
 
-// What a layer is made of. The root is the lowest; those above it (--overlay X:ro) are no images of the kernel's.
+// What a layer is made of. The root is the lowest; those above it (--overlay X:ro) are no images of
+// the kernel's.
 //   kImage      a regular file: loop device, optional verity, optional crypt, kernel squashfs
 //   kFuse       an open /dev/fuse whose server the caller runs
 //   kDirectory  a directory
@@ -42,7 +43,17 @@ enum class RootKind : std::uint8_t { kImage = 1, kFuse, kDirectory };
 //   kDevice   descriptor: one device node of the host's devtmpfs or devpts, bound at target
 //   kDevpts   fresh devpts instance: newinstance,ptmxmode=0666
 //   kMqueue   fresh mqueue: meaningful in a new ipc namespace
-enum class Operation : std::uint8_t { kBind = 1, kFile, kTmpfs, kProc, kSysfs, kDevHost, kDevice, kDevpts, kMqueue };
+enum class Operation : std::uint8_t {
+  kBind = 1,
+  kFile,
+  kTmpfs,
+  kProc,
+  kSysfs,
+  kDevHost,
+  kDevice,
+  kDevpts,
+  kMqueue
+};
 
 // Bits of OperationEntry::flags.
 //   kReadOnly         kBind, kFile (always is)
@@ -90,14 +101,13 @@ struct CryptGeometry {
 };
 
 // magic            kVerdictMagic
-// refusal          RefusalCode; refusal_item is the index of the offending item of the request, 0 where none
-// All that follows is meaningful only where decision is kAllow.
+// refusal          RefusalCode; refusal_item is the index of the offending item of the request, 0
+// where none All that follows is meaningful only where decision is kAllow.
 //   overlay            1: an upper layer above the others, for missing mount points
 //   writable           1: the payload may write it, or the root directory where there is none
-//   upper_descriptor   directory holding upper/ and work/: user-namespace mode only, else on a tmpfs
-//   net_descriptor     network namespace to join, kNoDescriptor where none
-//   init_descriptor    postern-init, executed by the child
-//   record_descriptor  launch record, for postern-init alone
+//   upper_descriptor   directory holding upper/ and work/: user-namespace mode only, else on a
+//   tmpfs net_descriptor     network namespace to join, kNoDescriptor where none init_descriptor
+//   postern-init, executed by the child record_descriptor  launch record, for postern-init alone
 //   namespaces         CLONE_NEW… bits
 //   image_offset       bytes; RootKind::kImage
 //   image_bytes        what the loop device shows: the hash tree of a seal included
@@ -111,7 +121,8 @@ struct Verdict {
   Decision decision;
   std::uint16_t refusal;
   std::uint32_t refusal_item;
-  std::uint8_t overlay, writable, upper_descriptor, net_descriptor, init_descriptor, record_descriptor;
+  std::uint8_t overlay, writable, upper_descriptor, net_descriptor, init_descriptor,
+      record_descriptor;
   std::uint32_t namespaces;
   std::uint64_t image_offset, image_bytes;
   VerityGeometry verity;

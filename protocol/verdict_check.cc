@@ -1,17 +1,18 @@
-#include <linux/capability.h>
+#include "protocol/verdict_check.h"
 
 #include <algorithm>
 #include <array>
 #include <string_view>
 #include <utility>
 
-#include "protocol/verdict_check.h"
+#include <linux/capability.h>
 
 namespace postern {
 
 namespace {
 
-constexpr std::uint64_t kMaxExtentBytes = 1ULL << 60;  // offset + length stay far from 2^63 (loff_t)
+constexpr std::uint64_t kMaxExtentBytes = 1ULL
+                                          << 60;  // offset + length stay far from 2^63 (loff_t)
 constexpr std::uint32_t kBlock = 4096, kSector = 512;  // dm-verity data and hash blocks; of a disk
 
 bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexcept {
@@ -25,23 +26,30 @@ struct DescriptorUse {
   std::size_t taken = 0;
   std::array<bool, kNoDescriptor> used{};
 
-  bool take(std::uint8_t i) noexcept { return i < count && !std::exchange(used[i], true) && ++taken != 0; }
+  bool take(std::uint8_t i) noexcept {
+    return i < count && !std::exchange(used[i], true) && ++taken != 0;
+  }
+
   bool take_optional(std::uint8_t i) noexcept { return i == kNoDescriptor || take(i); }
 };
+
 static_assert(kMaxDescriptors < kNoDescriptor);
 
-// Absolute, below "/", short, and already normal: no empty, "." or ".." component, no trailing slash.
+// Absolute, below "/", short, and already normal: no empty, "." or ".." component, no trailing
+// slash.
 bool is_target(std::string_view path) noexcept {
   bool good = !path.empty() && path.size() < kMaxTargetBytes;
   while (good && !path.empty()) {
     const std::string_view name = path.substr(1, path.find('/', 1) - 1);
-    good = path.front() == '/' && !name.empty() && name != "." && name != ".." && name.size() <= 255;
+    good =
+        path.front() == '/' && !name.empty() && name != "." && name != ".." && name.size() <= 255;
     path.remove_prefix(name.size() + 1);
   }
   return good;
 }
 
-// What an operation may set; all else in its entry must be zero. One without a row is refused (CVE-2026-41163).
+// What an operation may set; all else in its entry must be zero. One without a row is refused
+// (CVE-2026-41163).
 struct OperationRule {
   Operation operation;
   bool descriptor;  // takes exactly one, or none
@@ -70,30 +78,37 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
 // INVARIANT: the arena's last byte is NUL (check_whole), so a text ends inside it.
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
   const auto* const rule = std::ranges::find(kOperations, e.operation, &OperationRule::operation);
-  return rule != kOperations.end() && (e.flags & ~rule->flags) == 0 && (e.mode & ~rule->mode) == 0 &&
-         e.size <= rule->size && (e.size == 0) == (rule->size == 0) && e.target < v.arena.size() &&
-         is_target(&v.arena[e.target]) && (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);
+  return rule != kOperations.end() && (e.flags & ~rule->flags) == 0 &&
+         (e.mode & ~rule->mode) == 0 && e.size <= rule->size &&
+         (e.size == 0) == (rule->size == 0) && e.target < v.arena.size() &&
+         is_target(&v.arena[e.target]) &&
+         (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);
 }
 
 // Extent, verity and crypt, each inside the one before; none where the root is no image.
 bool check_image(const Verdict& v, DescriptorUse& use) noexcept {
   const VerityGeometry& t = v.verity;
   const CryptGeometry& c = v.crypt;
-  if (v.layers[0].kind != RootKind::kImage) return v.image_bytes == 0 && t.data_blocks == 0 && c.data_bytes == 0;
+  if (v.layers[0].kind != RootKind::kImage)
+    return v.image_bytes == 0 && t.data_blocks == 0 && c.data_bytes == 0;
   const std::uint64_t whole = t.data_blocks != 0 ? t.data_blocks * kBlock : v.image_bytes;
-  const std::uint64_t tree = t.tree_offset - v.image_offset;  // wraps to out of range where it lies before
-  const bool sealed = fits(0, t.data_blocks, v.image_bytes / kBlock) && t.salt_bytes <= t.salt.size() &&
-                      tree >= t.data_blocks * kBlock && tree % kBlock == 0 && t.tree_bytes % kBlock == 0 &&
-                      fits(tree, t.tree_bytes + kBlock, v.image_bytes + kBlock);  // one data block has no tree
-  const bool encrypted = (c.sector_bytes == kSector || c.sector_bytes == kBlock) && c.data_offset % kSector == 0 &&
-                         c.data_bytes % c.sector_bytes == 0 && fits(c.data_offset, c.data_bytes, whole) &&
+  const std::uint64_t tree =
+      t.tree_offset - v.image_offset;  // wraps to out of range where it lies before
+  const bool sealed =
+      fits(0, t.data_blocks, v.image_bytes / kBlock) && t.salt_bytes <= t.salt.size() &&
+      tree >= t.data_blocks * kBlock && tree % kBlock == 0 && t.tree_bytes % kBlock == 0 &&
+      fits(tree, t.tree_bytes + kBlock, v.image_bytes + kBlock);  // one data block has no tree
+  const bool encrypted = (c.sector_bytes == kSector || c.sector_bytes == kBlock) &&
+                         c.data_offset % kSector == 0 && c.data_bytes % c.sector_bytes == 0 &&
+                         fits(c.data_offset, c.data_bytes, whole) &&
                          c.iv_offset <= kMaxExtentBytes / kSector && use.take(c.key_descriptor);
   return v.image_offset % kSector == 0 && fits(v.image_offset, v.image_bytes, kMaxExtentBytes) &&
          (t.data_blocks == 0 || sealed) && (c.data_bytes == 0 || encrypted);
 }
 
-// Without an overlay there is one layer, which is writable only where it is a directory. An upper layer that the host
-// can reach lets a copy-up leave a root-owned setuid file there, so it is for user namespaces.
+// Without an overlay there is one layer, which is writable only where it is a directory. An upper
+// layer that the host can reach lets a copy-up leave a root-owned setuid file there, so it is for
+// user namespaces.
 bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {
   bool good = v.layer_count >= 1 && v.layer_count <= v.layers.size() && v.layers[0].descriptor == 0;
   for (std::size_t i = 0; good && i < v.layer_count; ++i) {
@@ -102,9 +117,11 @@ bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {
     good = l.kind >= lowest && l.kind <= RootKind::kDirectory && use.take(l.descriptor);
   }
   return good && v.overlay <= 1 && v.writable <= 1 && fits(0, v.scratch_bytes, kMaxSessionBytes) &&
-         (v.overlay == 1 || (v.layer_count == 1 && v.writable <= (v.layers[0].kind == RootKind::kDirectory ? 1 : 0))) &&
+         (v.overlay == 1 || (v.layer_count == 1 &&
+                             v.writable <= (v.layers[0].kind == RootKind::kDirectory ? 1 : 0))) &&
          use.take_optional(v.upper_descriptor) &&
-         (v.upper_descriptor == kNoDescriptor || (v.overlay == 1 && (v.namespaces & CLONE_NEWUSER) != 0));
+         (v.upper_descriptor == kNoDescriptor ||
+          (v.overlay == 1 && (v.namespaces & CLONE_NEWUSER) != 0));
 }
 
 // A host name only in a namespace of its own. What is in it is the kernel's to bound.
@@ -116,16 +133,23 @@ bool check_namespaces(const Verdict& v, std::uint32_t allowed, DescriptorUse& us
 }
 
 // All but the operations.
-bool check_whole(const Verdict& v, std::size_t descriptors, std::uint32_t allowed, DescriptorUse& use) noexcept {
-  return v.magic == kVerdictMagic && v.decision == Decision::kAllow && descriptors <= kMaxDescriptors &&
-         v.operation_count <= kMaxOperations && v.arena.front() == '\0' && v.arena.back() == '\0' &&
-         (v.capabilities >> (CAP_LAST_CAP + 1)) == 0 && check_layers(v, use) && check_image(v, use) &&
-         check_namespaces(v, allowed, use) && use.take(v.init_descriptor) && use.take(v.record_descriptor);
+bool check_whole(const Verdict& v,
+                 std::size_t descriptors,
+                 std::uint32_t allowed,
+                 DescriptorUse& use) noexcept {
+  return v.magic == kVerdictMagic && v.decision == Decision::kAllow &&
+         descriptors <= kMaxDescriptors && v.operation_count <= kMaxOperations &&
+         v.arena.front() == '\0' && v.arena.back() == '\0' &&
+         (v.capabilities >> (CAP_LAST_CAP + 1)) == 0 && check_layers(v, use) &&
+         check_image(v, use) && check_namespaces(v, allowed, use) && use.take(v.init_descriptor) &&
+         use.take(v.record_descriptor);
 }
 
 }  // namespace
 
-Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std::uint32_t allowed) noexcept {
+Result<Plan> check_verdict(const Verdict& verdict,
+                           std::size_t descriptors,
+                           std::uint32_t allowed) noexcept {
   DescriptorUse use{descriptors};
   std::uint16_t item = 0;
   bool good = check_whole(verdict, descriptors, allowed, use);
@@ -133,8 +157,9 @@ Result<Plan> check_verdict(const Verdict& verdict, std::size_t descriptors, std:
     good = check_operation(verdict, verdict.operations[item], use);
     if (good) ++item;
   }
-  return good && use.taken == use.count ? Result<Plan>(Plan(verdict))
-                                        : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
+  return good && use.taken == use.count
+             ? Result<Plan>(Plan(verdict))
+             : Error{.err = EBADMSG, .op = Op::kCheckVerdict, .item = item};
 }
 
 }  // namespace postern

@@ -9,7 +9,9 @@ namespace postern {
 // here may be hostile (STYLE: "bug").
 inline constexpr int kExitBug = 254;
 
-[[noreturn]] inline void die_of_bug() noexcept { ::_exit(kExitBug); }
+[[noreturn]] inline void die_of_bug() noexcept {
+  ::_exit(kExitBug);
+}
 
 // The pointer, which must not be null.
 template <class T>

@@ -1,7 +1,6 @@
-// What a process has and sees: capabilities, the mount that a path leads to. Proved after each change.
+// What a process has and sees: capabilities, the mount that a path leads to. Proved after each
+// change.
 #pragma once
-
-#include <fcntl.h>
 
 #include <array>
 #include <cstring>
@@ -9,6 +8,8 @@
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+
+#include <fcntl.h>
 
 #include "protocol/base/syscall.h"
 
@@ -20,14 +21,17 @@ inline std::uint64_t mount_id(const char* path) noexcept {
   return ::statx(AT_FDCWD, path, 0, STATX_MNT_ID, &status) == 0 ? status.stx_mnt_id : 0;
 }
 
-constexpr std::uint64_t bit(unsigned n) noexcept { return std::uint64_t{1} << n; }
+constexpr std::uint64_t bit(unsigned n) noexcept {
+  return std::uint64_t{1} << n;
+}
 
 constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN), kAllThatAreLeft = ~std::uint64_t{0};
 
-// Keeps of the permitted set what `permitted` allows, and makes exactly the rest of the sets what is
-// asked, as far as still permitted. Proved by reading back; a failure ends the process, because it
-// would leave a privilege on.
-inline void use_capabilities(std::uint64_t effective, std::uint64_t inheritable = 0,
+// Keeps of the permitted set what `permitted` allows, and makes exactly the rest of the sets what
+// is asked, as far as still permitted. Proved by reading back; a failure ends the process, because
+// it would leave a privilege on.
+inline void use_capabilities(std::uint64_t effective,
+                             std::uint64_t inheritable = 0,
                              std::uint64_t permitted = kAllThatAreLeft) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> want{}, have{};

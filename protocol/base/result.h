@@ -16,8 +16,8 @@ namespace postern {
 
 struct Ok {};
 
-// What was being done when a system call failed, as far as a message needs it. The number travels in
-// replies; the words are on the frontend's side (frontend/userns/failure.cc).
+// What was being done when a system call failed, as far as a message needs it. The number travels
+// in replies; the words are on the frontend's side (frontend/userns/failure.cc).
 // clang-format off
 enum class Op : std::uint16_t {
   kNone, kStart, kJudge, kCheckVerdict,        // the process itself; its judge; the verdict's form
@@ -38,20 +38,32 @@ template <class T = Ok, class E = Error>
 class [[nodiscard]] Result {
  public:
   // The two deliberate implicit conversions of the tree: `return value;` and `return Error{…};`.
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
-  Result(E error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
-  Result() requires std::is_same_v<T, Ok> : Result(Ok{}) {}
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor)
+
+  Result(E error)
+      : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
+
+  Result()
+    requires std::is_same_v<T, Ok>
+      : Result(Ok{}) {}
 
   [[nodiscard]] bool has_value() const noexcept { return state_.index() == 0; }
+
   explicit operator bool() const noexcept { return has_value(); }
 
   T* operator->() noexcept { return checked(std::get_if<0>(&state_)); }
+
   const T* operator->() const noexcept { return checked(std::get_if<0>(&state_)); }
+
   T& operator*() & noexcept { return *operator->(); }
+
   const T& operator*() const& noexcept { return *operator->(); }
+
   T&& operator*() && noexcept { return std::move(*operator->()); }
 
   [[nodiscard]] const E& error() const& noexcept { return *checked(std::get_if<1>(&state_)); }
+
   [[nodiscard]] E&& error() && noexcept { return std::move(*checked(std::get_if<1>(&state_))); }
 
  private:

@@ -29,14 +29,17 @@ class Text {
     used_ += more.copy(&text_[used_], more.size());
     return *this;
   }
+
   Text& add(std::uint64_t value, int base = 10) noexcept {
     std::array<char, 20> digits{};
     return add({digits.begin(), std::to_chars(digits.begin(), digits.end(), value, base).ptr});
   }
+
   Text& hex(std::span<const std::uint8_t> bytes) noexcept {
     for (const std::uint8_t byte : bytes) add(byte / 16U, 16).add(byte % 16U, 16);
     return *this;
   }
+
   const char* text() const noexcept { return text_.data(); }
 
  private:
