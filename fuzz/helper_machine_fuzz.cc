@@ -53,7 +53,11 @@ Facts read_facts(Bytes in) {
   f.another_capability = (start & 32) != 0;
   f.helper_gone = (start & 64) != 0;
   f.extra_descriptor = (start & 128) != 0;
-  f.closed = in.next() & 7;
+  const std::uint8_t around = in.next();
+  f.closed = around & 7;
+  f.peer = (around >> 3) & 3;
+  f.unlisted = (around >> 5) & 3;
+  f.writer = (around >> 7) != 0;
   f.message = in.next();
   f.groups = in.next() % 32;
   f.judge_directory = in.next();
@@ -156,12 +160,11 @@ void build_verdict(Bytes& in, Case& run) {
                                       : root % 3 == 1 ? Sent::kFuse
                                                       : Sent::kRegular);
   if (root % 3 == 2) build_image(in, v, roles);
-  v.overlay = shape & 1;
+  v.overlay = root % 3 == 0 ? 0 : shape & 1;
   v.writable = (shape & 2) != 0 && (v.overlay == 1 || root % 3 == 0) ? 1 : 0;
   for (unsigned more = v.overlay == 1 ? (shape >> 2) & 3U : 0; more > 0; --more) {
-    const bool fuse = (shape & 16) != 0;
-    v.layers[v.layer_count].kind = fuse ? RootKind::kFuse : RootKind::kDirectory;
-    v.layers[v.layer_count].descriptor = roles.take(fuse ? Sent::kFuse : Sent::kDirectory);
+    v.layers[v.layer_count].kind = RootKind::kFuse;
+    v.layers[v.layer_count].descriptor = roles.take(Sent::kFuse);
     ++v.layer_count;
   }
   const std::uint8_t spaces = in.next();
@@ -174,9 +177,7 @@ void build_verdict(Bytes& in, Case& run) {
   if ((spaces & 128) != 0 && (v.namespaces & CLONE_NEWUTS) != 0)
     std::memcpy(v.hostname.data(), "node7", 5);
   const std::uint8_t capabilities = in.next();
-  if (capabilities != 0)
-    v.capabilities = std::uint64_t{1} << (capabilities % (CAP_LAST_CAP + 1)) |
-                     std::uint64_t{1} << (capabilities / 7);
+  v.capabilities = postern::kGrantable & (capabilities * 0x0101010101010101ULL);
   v.init_descriptor = roles.take(Sent::kRegular);
   v.record_descriptor = roles.take(Sent::kMemfd);
   std::size_t arena = 1;
@@ -223,8 +224,9 @@ Case read_case(const std::uint8_t* data, std::size_t size) {
   // Of the facts, which process is followed, and what the helper meets in any world, count for
   // nothing.
   const auto wrong = [&](std::size_t i) { return in.get(i) != 0; };
-  run.in_order =
-      run.faults.empty() && !run.patched && kind == 0 && count == 0 && (in.get(1) & 0x5f) == 0;
+  run.in_order = run.faults.empty() && !run.patched && kind == 0 && count == 0 &&
+                 (in.get(1) & 0x5f) == 0 && (in.get(2) & 0x18) == 0 &&
+                 (run.facts.unlisted == 0 || run.verdict.capabilities == 0);
   for (std::size_t i = 3; i < 9; ++i) run.in_order = run.in_order && (i == 4 || !wrong(i));
   for (std::size_t i = 9; i < 29; ++i) run.in_order = run.in_order && !wrong(i);
   if (count == 1) run.sent.push_back(Sent::kPipe), ++run.descriptors, run.patched = true;

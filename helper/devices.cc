@@ -19,6 +19,7 @@ namespace postern::helper {
 namespace {
 
 constexpr std::size_t kSector = 512, kKeyBytes = 64;
+constexpr std::string_view kPrefix = "postern-";  // of the names of our mappings
 
 // The loop driver would read through a descriptor that was opened for writing only; and a FUSE
 // server can wedge the kernel's block layer. That it holds bytes at rest (no pseudo file) is the
@@ -27,13 +28,14 @@ bool is_image(int fd, struct stat& status) noexcept {
   constexpr unsigned kFuse = 0x65735546;
   struct statfs system{};
   const int flags = ::fcntl(fd, F_GETFL);
-  return flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY &&
-         ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) && ::fstatfs(fd, &system) == 0 &&
-         system.f_type != kFuse;
+  const bool readable = flags >= 0 && (flags & O_PATH) == 0 && (flags & O_ACCMODE) != O_WRONLY &&
+                        ::pread(fd, nullptr, 0, 0) == 0;
+  return readable && ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode) &&
+         ::fstatfs(fd, &system) == 0 && system.f_type != kFuse;
 }
 
 Device open_device(const char* name, std::uint64_t number) noexcept {
-  Device device{.path = Text().add(name).add(number)};
+  Device device{.path = Text().add(name, number)};
   device.fd.reset(::open(device.path.text(), O_RDONLY | O_CLOEXEC));
   return device;
 }
@@ -43,9 +45,9 @@ Device open_device(const char* name, std::uint64_t number) noexcept {
 bool may_be_ours(std::uint32_t number, std::uint64_t bytes) noexcept {
   std::array<char, 24> size{};
   const UniqueFd file(
-      ::open(Text().add("/sys/block/loop").add(number).add("/size").text(), O_RDONLY | O_CLOEXEC));
+      ::open(Text().add("/sys/block/loop", number, "/size").text(), O_RDONLY | O_CLOEXEC));
   const bool known = ::read(file.get(), size.data(), size.size() - 1) > 0;
-  const Text wanted = Text().add(bytes / kSector).add("\n");
+  const Text wanted = Text().add(bytes / kSector, "\n");
   return !known || std::strcmp(size.data(), "0\n") == 0 ||
          std::strcmp(size.data(), wanted.text()) == 0;
 }
@@ -61,12 +63,9 @@ Result<Device> attach_loop(int image, std::uint64_t offset, std::uint64_t bytes)
   POSTERN_TRY(require(is_image(image, file), Op::kLoop, EBADF));
   POSTERN_TRY_ASSIGN(const UniqueFd control,
                      own(::open("/dev/loop-control", O_RDWR | O_CLOEXEC), Op::kLoop));
-  Text name = Text()
-                  .add("postern ")
-                  .add(::getuid())
-                  .add(" ")
-                  .add(static_cast<std::uint64_t>(file.st_ctim.tv_sec));
-  name.add(".").add(static_cast<std::uint64_t>(file.st_ctim.tv_nsec));
+  const auto [seconds, nanoseconds] = file.st_ctim;
+  const Text name = Text().add("postern ", ::getuid(), " ", std::uint64_t(seconds), ".",
+                               std::uint64_t(nanoseconds));
   loop_config config{.fd = static_cast<std::uint32_t>(image)};
   loop_info64& ours = config.info;
   ours = {.lo_device = file.st_dev,
@@ -102,7 +101,16 @@ struct Mapping {
   dm_target_spec target{};
   Text parameters;
 
+  Mapping() = default;
+
+  Mapping(std::string_view type, std::uint64_t bytes) {
+    type.copy(target.target_type, sizeof target.target_type - 1);
+    target.length = bytes / kSector;
+  }
+
   ~Mapping() { ::explicit_bzero(this, sizeof *this); }
+
+  void set_name(std::string_view name) { head.name[name.copy(head.name, DM_NAME_LEN - 1)] = 0; }
 
   // The kernel overwrites sizes, and finds a device by name only where no number is given.
   Result<> call(int control, unsigned long request, std::uint32_t flags) noexcept {
@@ -120,7 +128,7 @@ static_assert(offsetof(Mapping, parameters) == sizeof(dm_ioctl) + sizeof(dm_targ
 Text number_of(const Device& device) noexcept {
   struct stat status{};
   POSTERN_CHECK(::fstat(device.fd.get(), &status) == 0);
-  return Text().add(major(status.st_rdev)).add(":").add(minor(status.st_rdev));
+  return Text().add(major(status.st_rdev), ":", minor(status.st_rdev));
 }
 
 // The live mapping of that name, where it is in all that `wanted` says: the kernel prints a table
@@ -128,7 +136,7 @@ Text number_of(const Device& device) noexcept {
 // are of the same device.
 Result<Device> find_mapping(int control, const Mapping& wanted) noexcept {
   Mapping found;
-  std::memcpy(found.head.name, wanted.head.name, sizeof found.head.name);
+  found.set_name(wanted.head.name);
   POSTERN_TRY(found.call(control, DM_DEV_STATUS, 0));
   const std::uint64_t number = found.head.dev;
   Device device = open_device("/dev/dm-", minor(number));
@@ -141,47 +149,77 @@ Result<Device> find_mapping(int control, const Mapping& wanted) noexcept {
   return same ? Result<Device>(std::move(device)) : Error{.err = EEXIST, .op = Op::kMapping};
 }
 
-// The mapping of `type` over `data`, whose number makes its name: that of an earlier start, thus of
-// the same caller and image, with the same table; or a new one. It gets that name when it is whole,
-// so that nobody waits for a maker that stands still; of simultaneous ones the first to be named is
-// the one that stays. Where the name is something else's, ours keeps its own. INVARIANT: a mapping
-// is removed with its last user. Deferred removal can be armed only once the device has a table and
-// is open, so until then nothing that the caller may send ends the helper: it holds no user id of
-// the caller's, and signals of the terminal and of the clock wait.
-Result<Device> map_device(const char* type,
-                          std::uint64_t bytes,
-                          const Device& data,
-                          Mapping& mapping) noexcept {
+// A lock of one byte of /dev/mapper/control, which only root can open. Whoever makes a mapping
+// holds that of its number; it goes with the process, however that ends (fcntl(2), "Open file
+// description locks").
+bool lock_maker(int control, std::int64_t maker) noexcept {
+  struct flock lock{.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = maker, .l_len = 1};
+  return ::fcntl(control, F_OFD_SETLK, &lock) == 0;
+}
+
+// Mappings that nobody could arm, because root, a cgroup or the OOM killer ended their makers: they
+// have the maker's number behind their name. One that is in use stays (dm-ioctl.h).
+void remove_abandoned(int control) noexcept {
+  static struct {
+    dm_ioctl head;
+    std::array<char, 1 << 16> list;
+  } all{
+      {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof all, .data_start = sizeof all.head},
+      {}};
+
+  dm_name_list entry{.next = ::ioctl(control, DM_LIST_DEVICES, &all) == 0 ? 1U : 0U};
+  for (std::size_t at = 0; entry.next != 0; at += entry.next) {
+    std::memcpy(&entry, &all.list[at], offsetof(dm_name_list, name));
+    const std::string_view name(&all.list[at + offsetof(dm_name_list, name)]);
+    const std::size_t digits = name.find('-', kPrefix.size()) + 1;
+    std::int64_t maker = -1;
+    if (name.starts_with(kPrefix) && digits != 0)
+      std::from_chars(name.data() + digits, name.data() + name.size(), maker);
+    if (maker < 0 || !lock_maker(control, maker)) continue;
+    Mapping abandoned;
+    abandoned.set_name(name);
+    (void)abandoned.call(control, DM_DEV_REMOVE, 0);
+  }
+}
+
+// The mapping over `data`, whose number makes its name: that of an earlier start, thus of the same
+// caller and image, with the same table; or a new one. It gets that name when it is whole, so that
+// nobody waits for a maker that stands still; of simultaneous ones the first to be named is the one
+// that stays. Where the name is something else's, ours keeps its own. INVARIANT: a mapping is
+// removed with its last user. Deferred removal can be armed only once the device has a table and is
+// open, so until then nothing that the caller may send ends the helper: it holds no user id of the
+// caller's, and signals of the terminal and of the clock wait.
+Result<Device> map_device(const Device& data, Mapping& mapping) noexcept {
   constexpr std::uint32_t kLoad = DM_READONLY_FLAG | DM_SECURE_DATA_FLAG;
-  Text name = Text().add("postern-").add(number_of(data).text());
-  std::memcpy(mapping.head.name, name.text(),
-              sizeof mapping.head.name - 1);  // NUL-padded, and short
-  std::strncpy(mapping.target.target_type, type, sizeof mapping.target.target_type - 1);
-  mapping.target.length = bytes / kSector;
-  POSTERN_TRY_ASSIGN(const UniqueFd control,
+  constexpr unsigned long kAll = ~0UL, kNone = 0;
+  const auto mask = [](const unsigned long& signals) {
+    return ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &signals, nullptr, 8) == 0;
+  };
+  const Text name = Text().add(kPrefix, number_of(data));
+  mapping.set_name(name.text());
+  POSTERN_TRY_ASSIGN(const UniqueFd file,
                      own(::open("/dev/mapper/control", O_RDWR | O_CLOEXEC), Op::kMapping));
-  if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
+  const int control = file.get();
+  if (Result<Device> found = find_mapping(control, mapping)) return found;
+  remove_abandoned(control);
   Mapping ours = mapping;
-  name.add("-").add(static_cast<unsigned>(::getpid()));
-  std::memcpy(ours.head.name, name.text(), sizeof ours.head.name - 1);
-  sigset_t all, before;
-  ::sigfillset(&all);
-  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && ::sigprocmask(SIG_SETMASK, &all, &before) == 0,
-                      Op::kMapping));
-  POSTERN_TRY(ours.call(control.get(), DM_DEV_CREATE, 0));
+  const pid_t maker = ::getpid();
+  ours.set_name(Text().add(name, "-", static_cast<unsigned>(maker)).text());
+  (void)lock_maker(control, maker);  // taken: then that process vouches for this one
+  POSTERN_TRY(require(::setresuid(0, 0, 0) == 0 && mask(kAll), Op::kMapping));
+  POSTERN_TRY(ours.call(control, DM_DEV_CREATE, 0));
   Device device;
-  if (ours.call(control.get(), DM_TABLE_LOAD, kLoad))
+  if (ours.call(control, DM_TABLE_LOAD, kLoad))
     device = open_device("/dev/dm-", minor(ours.head.dev));
-  POSTERN_TRY(ours.call(control.get(), DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
+  POSTERN_TRY(ours.call(control, DM_DEV_REMOVE, DM_DEFERRED_REMOVE));
   // errno is still that of whichever of the two failed: what succeeded since has not touched it.
-  POSTERN_TRY(require(device.fd.valid() && ::sigprocmask(SIG_SETMASK, &before, nullptr) == 0,
-                      Op::kMapping));
+  POSTERN_TRY(require(device.fd.valid() && mask(kNone), Op::kMapping));
   // Without DM_SUSPEND_FLAG this call resumes (dm-ioctl.h).
-  POSTERN_TRY(ours.call(control.get(), DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
-  std::memcpy(&ours.target, mapping.head.name,
-              sizeof ours.target);  // where DM_DEV_RENAME has the new name
-  if (!ours.call(control.get(), DM_DEV_RENAME, 0))
-    if (Result<Device> found = find_mapping(control.get(), mapping)) return found;
+  POSTERN_TRY(ours.call(control, DM_DEV_SUSPEND, DM_SECURE_DATA_FLAG));
+  // DM_DEV_RENAME has the new name where a target would be.
+  std::memcpy(&ours.target, mapping.head.name, sizeof ours.target);
+  if (!ours.call(control, DM_DEV_RENAME, 0))
+    if (Result<Device> found = find_mapping(control, mapping)) return found;
   return device;
 }
 
@@ -190,19 +228,12 @@ Result<Device> map_verity(const Plan& plan, Device data) noexcept {
   const VerityGeometry& g = plan->verity;
   if (g.data_blocks == 0) return data;
   const Text lower = number_of(data);
-  Mapping mapping;
-  mapping.parameters.add("1 ")
-      .add(lower.text())
-      .add(" ")
-      .add(lower.text())
-      .add(" 4096 4096 ")
-      .add(g.data_blocks);
-  mapping.parameters.add(" ")
-      .add((g.tree_offset - plan->image_offset) / 4096)
-      .add(" sha256 ")
-      .hex(g.root_hash);
-  mapping.parameters.add(g.salt_bytes == 0 ? " -" : " ").hex(std::span(g.salt).first(g.salt_bytes));
-  return map_device("verity", g.data_blocks * 4096, data, mapping);
+  const std::uint64_t tree = (g.tree_offset - plan->image_offset) / 4096;
+  Mapping mapping("verity", g.data_blocks * 4096);
+  mapping.parameters.add("1 ", lower, " ", lower, " 4096 4096 ", g.data_blocks, " ", tree);
+  mapping.parameters.add(" sha256 ").hex(g.root_hash).add(g.salt_bytes == 0 ? " -" : " ");
+  mapping.parameters.hex(std::span(g.salt).first(g.salt_bytes));
+  return map_device(data, mapping);
 }
 
 Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Device data) noexcept {
@@ -210,20 +241,15 @@ Result<Device> map_crypt(const Plan& plan, std::span<UniqueFd> descriptors, Devi
   if (g.data_bytes == 0) return data;
   const int key = descriptors[g.key_descriptor].get();
   std::array<std::uint8_t, kKeyBytes + 1> bytes{};
-  // Only a memfd has seals.
-  const bool whole =
-      ::fcntl(key, F_GET_SEALS) >= 0 && ::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes;
+  const bool whole = ::fcntl(key, F_GET_SEALS) > 0 &&  // only a memfd has seals
+                     ::pread(key, bytes.data(), bytes.size(), 0) == kKeyBytes;
   POSTERN_TRY(require(whole, Op::kMapping, EKEYREJECTED));
-  Mapping mapping;
-  mapping.parameters.add("aes-xts-plain64 ")
-      .hex(std::span(bytes).first(kKeyBytes))
-      .add(" ")
-      .add(g.iv_offset)
-      .add(" ");
-  mapping.parameters.add(number_of(data).text()).add(" ").add(g.data_offset / kSector);
+  Mapping mapping("crypt", g.data_bytes);
+  mapping.parameters.add("aes-xts-plain64 ").hex(std::span(bytes).first(kKeyBytes));
+  mapping.parameters.add(" ", g.iv_offset, " ", number_of(data), " ", g.data_offset / kSector);
   mapping.parameters.add(g.sector_bytes == kSector ? "" : " 1 sector_size:4096");
   ::explicit_bzero(bytes.data(), bytes.size());
-  return map_device("crypt", g.data_bytes, data, mapping);
+  return map_device(data, mapping);
 }
 
 }  // namespace

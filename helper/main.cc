@@ -1,10 +1,15 @@
 // postern-helper: the steps, in order. README.md is the guide to this folder.
 #include <cstddef>
+#include <cstring>
 
+#include <linux/dm-ioctl.h>
 #include <linux/filter.h>
+#include <linux/loop.h>
 #include <linux/seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 
 #include <signal.h>
 
@@ -23,38 +28,52 @@ namespace {
 
 Verdict g_verdict;
 
-// Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null.
-// Dispositions and mask of the caller's signals are restored by postern-init, from the record.
-Result<> scrub_environment() noexcept {
-  for (int fd = 0; fd < kSocket; ++fd)
-    if (::fcntl(fd, F_GETFD) < 0)
-      POSTERN_TRY(require(::open("/dev/null", O_RDWR | O_CLOEXEC) == fd, Op::kStart));
+// What the later steps use, by README.md, section 3. All else goes before anything of the caller's
+// is awaited, and of this, each step has only its part effective.
+constexpr std::uint64_t kOwning = bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER);
+constexpr std::uint64_t kJoining = kMounting | bit(CAP_SYS_CHROOT) | bit(CAP_SYS_PTRACE);
+constexpr std::uint64_t kAfterChild = kOwning | kJoining | bit(CAP_SETUID) | bit(CAP_SETGID);
+constexpr std::uint64_t kHeld = kAfterChild | bit(CAP_SETPCAP) | bit(CAP_LEASE) | kGrantable;
+
+// Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null. Of the
+// signals, all 64, also those that the C library keeps for itself; postern-init restores the
+// caller's, from the record. Timers of the process survive exec (getitimer(2)).
+Result<> reset_inherited() noexcept {
+  constexpr std::array<unsigned long, 4> kDefault{};  // struct sigaction of the kernel, and a mask
+  constexpr itimerval kOff{};
   ::environ = nullptr;
-  sigset_t none;
-  ::sigemptyset(&none);
-  for (int number = 1; number < NSIG; ++number) ::signal(number, SIG_DFL);
+  bool done = ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &kDefault, nullptr, 8) == 0;
+  for (int number = 1; number <= 64; ++number)
+    (void)::syscall(SYS_rt_sigaction, number, &kDefault, nullptr, 8);
+  for (const auto timer : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF})
+    done = ::setitimer(timer, &kOff, nullptr) == 0 && done;
   ::alarm(kHelperDeadlineSeconds);
+  for (int fd = 0; fd < kSocket; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0) done = ::open("/dev/null", O_RDWR | O_CLOEXEC) == fd && done;
   ::umask(077);
-  const bool closed = ::close_range(kSocket + 1, ~0U, 0) == 0;
-  return require(closed && ::sigprocmask(SIG_SETMASK, &none, nullptr) == 0 && ::chdir("/") == 0,
-                 Op::kStart);
+  return require(close_from(kSocket + 1) && ::chdir("/") == 0 && done, Op::kStart);
 }
 
 // AT_SECURE and geteuid() prove nothing: the ids do, in the first user namespace (nsfs.h of the
-// kernel).
-Result<Caller> record_caller(int argc) noexcept {
+// kernel). And the socket is that of the process that started this one.
+Result<Ids> record_caller(int argc) noexcept {
   constexpr ino_t kFirstUserNamespace = 0xeffffffd;
   uid_t uid = 0, euid = 0, suid = 0;
+  gid_t gid = 0, egid = 0, sgid = 0;
   struct stat ns{};
-  POSTERN_TRY(require(
-      ::getresuid(&uid, &euid, &suid) == 0 && ::stat("/proc/self/ns/user", &ns) == 0, Op::kStart));
+  ucred peer{};
+  socklen_t bytes = sizeof peer;
+  const bool known = ::getresuid(&uid, &euid, &suid) == 0 && ::getresgid(&gid, &egid, &sgid) == 0;
+  POSTERN_TRY(require(known && ::stat("/proc/self/ns/user", &ns) == 0, Op::kStart));
   if (argc != 1) return refuse(HelperRefusal::kArguments);
   if (::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0) return refuse(HelperRefusal::kNoNewPrivs);
   if (ns.st_ino != kFirstUserNamespace) return refuse(HelperRefusal::kUserNamespace);
   if (uid == 0) return refuse(HelperRefusal::kRealRoot);
   if (euid != 0 || suid != 0) return refuse(HelperRefusal::kNotSetuid);
-  POSTERN_TRY(require(::prctl(PR_SET_DUMPABLE, 0) == 0, Op::kStart));
-  return Caller{uid, ::getgid()};
+  const bool ours = ::getsockopt(kSocket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 &&
+                    peer.uid == uid && peer.pid == ::getppid();
+  if (!ours) return refuse(HelperRefusal::kNoSocket);
+  return Ids{uid, 0, gid, peer.pid};
 }
 
 // The frontend's one datagram: a byte, the request, which nobody here reads, and the descriptors
@@ -72,10 +91,14 @@ Result<std::span<UniqueFd>> receive(std::array<UniqueFd, kMaxDescriptors>& fds) 
   const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
                      rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS;
   POSTERN_TRY(require(whole, Op::kStart, EMSGSIZE));
-  const std::size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int) - 1;
-  for (std::size_t i = 0; i < count; ++i) fds[i].reset(kJudgeDescriptorBase + static_cast<int>(i));
-  POSTERN_CHECK(::fcntl(kJudgeDescriptorBase + static_cast<int>(count) - 1, F_GETFD) >= 0);
-  return std::span(fds).first(count);
+  const std::size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+  for (std::size_t i = 0; i < count; ++i) {
+    int number = -1;
+    std::memcpy(&number, CMSG_DATA(rights) + i * sizeof number, sizeof number);
+    POSTERN_CHECK(number == kJudgeRequestFd + static_cast<int>(i));
+    if (i > 0) fds[i - 1].reset(number);
+  }
+  return std::span(fds).first(count - 1);
 }
 
 // The filter: on this architecture, what helper/SYSCALLS lists; else the end.
@@ -93,19 +116,18 @@ constexpr std::array kFilter = std::to_array<sock_filter>({
 Result<> lock_down() noexcept {
   auto program = kFilter;
   const sock_fprog filter{program.size(), program.data()};
-  POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kStart));
-  return require(::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0, Op::kStart);
+  const bool locked = ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+  return require(locked && ::prctl(PR_GET_SECCOMP) == SECCOMP_MODE_FILTER, Op::kStart);
 }
 
-// ORDER: as root, because the kernel lets only CAP_SYS_PTRACE enter by the pidfd of an undumpable
-// process; nothing is looked up in the new namespace before the caller's ids are taken.
+// ORDER: with CAP_SYS_PTRACE, without which the kernel lets nobody enter by the pidfd of an
+// undumpable process; nothing is looked up in the new namespace before the caller's ids are taken.
 Result<> join_child(const Plan& plan, const Child& child) noexcept {
   const std::uint64_t before = mount_id("/");
   Error state{.err = ECHILD, .op = Op::kSpawn};
   if (::read(child.channel.get(), &state, sizeof state) != sizeof state || state.err != 0)
     return state;
-  const int kinds =
-      CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);  // where mounts are made
+  const int kinds = CLONE_NEWNS | static_cast<int>(plan->namespaces & CLONE_NEWIPC);
   POSTERN_TRY(require(::setns(child.process.get(), kinds) == 0, Op::kSpawn));
   const std::uint64_t after = mount_id("/");
   // Proof: a mount has another id in each namespace. What follows would else rebuild the host's
@@ -119,28 +141,35 @@ Result<> send_reply(const Reply& reply) noexcept {
 
 Result<> serve(int argc, Reply& reply) noexcept {
   std::array<UniqueFd, kMaxDescriptors> received;
-  POSTERN_TRY(scrub_environment());
-  POSTERN_TRY_ASSIGN(const Caller caller, record_caller(argc));
+  POSTERN_TRY(reset_inherited());
+  POSTERN_TRY_ASSIGN(const Ids caller, record_caller(argc));
+  POSTERN_TRY(lift_limits(reply.item));
+  // ORDER: before any process of ours can exist that the caller may trace (ptrace(2)).
+  POSTERN_TRY(require(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, Op::kStart));
+  POSTERN_TRY(require(::prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1, Op::kStart, EPERM));
+  take_ids(caller, kHeld, 0);
   POSTERN_TRY_ASSIGN(const std::span<UniqueFd> fds, receive(received));
   POSTERN_TRY(ask_judge(caller, fds.size(), g_verdict));
   reply.item = g_verdict.refusal_item;
   if (g_verdict.refusal != 0) return refuse(HelperRefusal{g_verdict.refusal});
   POSTERN_TRY_ASSIGN(const Plan plan,
                      check_verdict(g_verdict, fds.size(), kNamespaces ^ CLONE_NEWUSER));
+  POSTERN_TRY(check_grantable(plan));
   POSTERN_TRY_ASSIGN(const Child child, spawn_payload_child(plan, caller));
   POSTERN_TRY(lock_down());
+  use_capabilities(kMounting | bit(CAP_DAC_OVERRIDE), kAfterChild);
   POSTERN_TRY_ASSIGN(const Device device, make_devices(plan, fds));
   POSTERN_TRY(clone_sources(plan, fds));
+  use_capabilities(kJoining);
   POSTERN_TRY(join_child(plan, child));
-  take_ids(caller, kMounting | bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER), kMounting,
-           0);
+  take_ids({caller.uid, caller.uid, caller.gid, caller.parent}, kMounting | kOwning, kMounting);
   POSTERN_TRY_ASSIGN(const std::uint64_t root_mount, build_root(plan, fds, device.path.text()));
   // ORDER: the frontend knows of the payload before it runs. Without a frontend there is no
   // payload.
   reply.pid = child.pid;
   POSTERN_TRY(send_reply(reply));
-  return require(::write(child.channel.get(), &root_mount, sizeof root_mount) == sizeof root_mount,
-                 Op::kStart);
+  const ssize_t told = ::write(child.channel.get(), &root_mount, sizeof root_mount);
+  return require(told == sizeof root_mount, Op::kStart);
 }
 
 }  // namespace

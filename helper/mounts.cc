@@ -4,6 +4,8 @@
 #include <tuple>
 
 #include <sys/sendfile.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
 
 #include "protocol/base/mount_object.h"
 #include "protocol/base/process.h"
@@ -36,7 +38,7 @@ Result<UniqueFd> clone_tree(int fd, const char* path, unsigned attributes, Op op
 
 Result<UniqueFd> new_tmpfs(std::uint64_t bytes, std::uint32_t mode, Op op) noexcept {
   return new_mount("tmpfs",
-                   {{"size", Text().add(bytes).text()}, {"mode", Text().add(mode, 8).text()}},
+                   {{"size", Text().add(bytes).text()}, {"mode", Text().number(mode, 8).text()}},
                    kPlain, op);
 }
 
@@ -72,15 +74,10 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
     const std::array<char, 2> name{static_cast<char>('a' + i), '\0'};
     const LayerEntry& layer = root.plan->layers[i];
     POSTERN_TRY(make_directory(name.data()));
-    POSTERN_TRY_ASSIGN(UniqueFd mount,
+    POSTERN_TRY_ASSIGN(const UniqueFd mount,
                        mount_layer(layer.kind, root.descriptors[layer.descriptor], device));
     POSTERN_TRY(attach(mount.get(), AT_FDCWD, name.data(), Op::kMountRoot));
-    // overlayfs looks below the mounts of a layer and would show what they hide. To the first
-    // MNT_EXPIRE, a mount that has none and no user answers EAGAIN, any other EBUSY (umount(2)).
-    mount.reset();
-    const bool alone = ::umount2(name.data(), MNT_EXPIRE | UMOUNT_NOFOLLOW) != 0 && errno == EAGAIN;
-    POSTERN_TRY(require(alone || root.plan->overlay == 0, Op::kOverlay, EBUSY));
-    lower.add(name.data()).add(i == 0 ? "" : ":");
+    lower.add(name.data(), i == 0 ? "" : ":");
   }
   return Ok{};
 }
@@ -115,6 +112,11 @@ Result<> mount_root(Root& root, const char* device) noexcept {
   struct stat status{};
   POSTERN_TRY_ASSIGN(const UniqueFd session,
                      new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
+  // Proof that mount_setattr(2) does what it says, on a mount whose statfs(2) waits for no server.
+  struct statfs proof{};
+  POSTERN_TRY(restrict_mount(session.get(), "", MOUNT_ATTR_NODIRATIME, Op::kSession));
+  const bool told = ::fstatfs(session.get(), &proof) == 0 && (proof.f_flags & ST_NODIRATIME) != 0;
+  POSTERN_TRY(require(told, Op::kSession, EPERM));
   POSTERN_TRY(attach(session.get(), AT_FDCWD, "/", Op::kSession));
   POSTERN_TRY(require(::fchdir(session.get()) == 0, Op::kSession));
   POSTERN_TRY(mount_layers(root, device, lower));
@@ -172,7 +174,7 @@ Result<UniqueFd> copy_file(int source, std::uint16_t item) noexcept {
   const Text name = Text().add(item);
   POSTERN_TRY_ASSIGN(const UniqueFd copy, own(::open(name.text(), kNew, 0644), Op::kMount));
   off_t offset = 0;
-  ssize_t sent = ::fcntl(source, F_GET_SEALS) >= 0 ? 1 : -1;
+  ssize_t sent = ::fcntl(source, F_GET_SEALS) > 0 ? 1 : -1;
   while (sent > 0 && offset <= static_cast<off_t>(kMaxFileBytes))
     sent = ::sendfile(copy.get(), source, &offset, kMaxFileBytes);
   POSTERN_TRY(require(sent == 0, Op::kMount, sent > 0 ? EFBIG : 0));
@@ -266,7 +268,8 @@ Result<> furnish_namespaces(const Plan& plan) noexcept {
                               std::tuple(CLONE_NEWNET, "sysfs", "/sys")};
   for (const auto& [flag, type, place] : kFresh) {
     if ((plan->namespaces & static_cast<std::uint32_t>(flag)) == 0) continue;
-    POSTERN_TRY_ASSIGN(const UniqueFd mount, new_mount(type, {}, kPlain, Op::kFurnish));
+    POSTERN_TRY_ASSIGN(const UniqueFd mount,
+                       new_mount(type, {}, kPlain | MOUNT_ATTR_NOEXEC, Op::kFurnish));
     POSTERN_TRY(attach(mount.get(), AT_FDCWD, place, Op::kFurnish));
   }
   return Ok{};

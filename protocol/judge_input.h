@@ -22,15 +22,16 @@
 
 namespace postern {
 
-inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4932;  // "PJI2"
+inline constexpr std::uint32_t kJudgeInputMagic = 0x504a4933;  // "PJI3"
 
 enum : int { kJudgeFd = 3, kJudgeRequestFd, kJudgeDescriptorBase };
 
 // uid, gid: the caller's real ids, as the kernel gave them to the helper.
 // descriptor_count: of those that came with the request.
+// open_for_writing: 1 if some process has the root's file open for writing (fcntl(2), F_SETLEASE).
 struct JudgeInput {
   std::uint32_t magic = kJudgeInputMagic;
-  std::uint32_t uid, gid, descriptor_count;
+  std::uint32_t uid, gid, descriptor_count, open_for_writing;
 };
 
 }  // namespace postern

@@ -20,6 +20,12 @@ inline constexpr std::size_t kMaxTargetBytes = 4096, kMaxHostnameBytes = 64, kMa
 // container.
 inline constexpr std::uint64_t kMaxFileBytes = 4 * 1024 * 1024, kMaxSessionBytes = 1ULL << 40;
 
+// What a site may grant in setuid mode at all, as bits of capability(7). Each of these leaves
+// files, ids, other processes, the kernel and the node's configuration alone: 10 NET_BIND_SERVICE,
+// 11 NET_BROADCAST, 13 NET_RAW, 14 IPC_LOCK, 23 SYS_NICE, 35 WAKE_ALARM, 36 BLOCK_SUSPEND.
+// helper/README.md, section 8, says of the others why not.
+inline constexpr std::uint64_t kGrantable = 0x18'0080'6c00;
+
 // One overall deadline of the helper, in seconds: from exec to exit, whatever the peer does.
 inline constexpr unsigned kHelperDeadlineSeconds = 20;
 

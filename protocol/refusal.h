@@ -23,6 +23,8 @@ enum class RefusalCode : std::uint16_t {
   kJudgeUser,      // the judge's system user does not exist
   kJudgeFailed,    // the judge died or answered nonsense
   kKernelTooOld,   // a system call that we need is missing
+  kLimit,          // a resource limit is too small and cannot be raised; item = its number
+  kCeiling,        // a capability was granted that root does not let anybody grant
 
   // --- request and verdict form (50..99)
   kMalformedRequest = 50,  // not a request message, or a field out of bounds
@@ -54,6 +56,7 @@ enum class RefusalCode : std::uint16_t {
   kImageMalformed,      // the image is not what it says: SIF, squashfs, architecture
   kNoRootPartition,     // no, or more than one, primary system partition
   kAuditLog,            // the audit line could not be written
+  kOverlayDirectory,    // an overlay over, or into, a directory: user-namespace mode only
 
   // --- policy: signatures and ECL (200..249). ecl.toml
   kEclNoGroup = 200,  // no execgroup matches the image's directory
@@ -81,7 +84,9 @@ static_assert(RefusalCode::kNotSetuid == HelperRefusal::kNotSetuid &&
               RefusalCode::kArguments == HelperRefusal::kArguments &&
               RefusalCode::kNoSocket == HelperRefusal::kNoSocket &&
               RefusalCode::kJudgeUser == HelperRefusal::kJudgeUser &&
-              RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed);
+              RefusalCode::kJudgeFailed == HelperRefusal::kJudgeFailed &&
+              RefusalCode::kLimit == HelperRefusal::kLimit &&
+              RefusalCode::kCeiling == HelperRefusal::kCeiling);
 
 // A "no": its code, and the index of the item of the request that it is about (of `mounts`, or of
 // `layers` where the code is about a layer), 0 where it is about the whole.

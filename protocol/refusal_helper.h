@@ -9,7 +9,7 @@ namespace postern {
 // clang-format off
 enum class HelperRefusal : std::uint16_t {
   kNotSetuid = 1, kRealRoot, kNoNewPrivs, kUserNamespace, kArguments = 6, kNoSocket,
-  kJudgeUser = 9, kJudgeFailed,
+  kJudgeUser = 9, kJudgeFailed, kLimit = 12, kCeiling,
 };
 // clang-format on
 

@@ -47,6 +47,12 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
    "the judge gave no verdict", "have the installation checked: postern doctor"},
   {RefusalCode::kKernelTooOld, "helper.kernel", "",
    "the kernel lacks a system call that setuid mode needs", "use --userns, or Linux 5.14 or later"},
+  {RefusalCode::kLimit, "helper.limit", "",
+   "a hard resource limit would end setuid mode midway, and the node lets nobody raise it",
+   "raise the hard limit (ulimit -H, or the batch system's option), or use --userns"},
+  {RefusalCode::kCeiling, "helper.grantable", "grantable",
+   "a capability was granted that root does not let anybody grant on this node",
+   "leave it out of --add-caps, or have root make the file of its number: postern-security(7)"},
 
   {RefusalCode::kMalformedRequest, "request.form", "",
    "the request is malformed", "postern and postern-helper may be of different versions: have both installed anew"},
@@ -89,7 +95,7 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
   {RefusalCode::kBindTarget, "forbid.bind-targets", "postern.toml",
    "nothing may be mounted at this place in the container", "choose another target"},
   {RefusalCode::kOverlayForbidden, "allow.overlay", "postern.toml",
-   "overlays are not allowed, or this kind needs user-namespace mode", "leave out --overlay and --writable-tmpfs, or use --userns"},
+   "overlays are not allowed", "leave out --overlay and --writable-tmpfs, or use --userns"},
   {RefusalCode::kCapability, "capability", "capability.toml",
    "a capability that was asked for is not granted to this user", "leave it out of --add-caps; postern capability list shows what is granted"},
   {RefusalCode::kKernelMount, "kernel-mount.squashfs", "postern.toml",
@@ -106,6 +112,9 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
    "the image does not have exactly one primary system partition", "postern sif list shows its partitions"},
   {RefusalCode::kAuditLog, "audit.required", "postern.toml",
    "the audit line could not be written", "have the syslog daemon started"},
+  {RefusalCode::kOverlayDirectory, "overlay.directory", "",
+   "an overlay over a directory would read it with the rights of root, so setuid mode lays overlays over images only",
+   "use --userns, or an image in the place of the directory"},
 
   {RefusalCode::kEclNoGroup, "ecl.no-group", "ecl.toml",
    "no rule of the execution control list covers the image's directory", "use an image from a directory that is covered"},
@@ -137,9 +146,9 @@ struct RefusalBlock {
 };
 
 inline constexpr std::array kRefusalBlocks = std::to_array<RefusalBlock>({
-    {RefusalCode::kNotSetuid, RefusalCode::kKernelTooOld},
+    {RefusalCode::kNotSetuid, RefusalCode::kCeiling},
     {RefusalCode::kMalformedRequest, RefusalCode::kMalformedVerdict},
-    {RefusalCode::kConfigMissing, RefusalCode::kAuditLog},
+    {RefusalCode::kConfigMissing, RefusalCode::kOverlayDirectory},
     {RefusalCode::kEclNoGroup, RefusalCode::kSeal},
     {RefusalCode::kCryptHeader, RefusalCode::kCryptForbidden},
 });

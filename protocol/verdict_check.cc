@@ -106,22 +106,24 @@ bool check_image(const Verdict& v, DescriptorUse& use) noexcept {
          (t.data_blocks == 0 || sealed) && (c.data_bytes == 0 || encrypted);
 }
 
-// Without an overlay there is one layer, which is writable only where it is a directory. An upper
-// layer that the host can reach lets a copy-up leave a root-owned setuid file there, so it is for
-// user namespaces.
+// Without an overlay there is one layer, which is writable only if it is a directory.
+// INVARIANT I14: an overlay acts with the credentials of its mounter for as long as it lives
+// (overlayfs.txt of the kernel, "Permission model"). Only a user namespace's overlay, whose mounter
+// has no rights outside, may lie over a host directory or have an upper layer there.
 bool check_layers(const Verdict& v, DescriptorUse& use) noexcept {
+  const bool lends = (v.namespaces & CLONE_NEWUSER) == 0;
   bool good = v.layer_count >= 1 && v.layer_count <= v.layers.size() && v.layers[0].descriptor == 0;
   for (std::size_t i = 0; good && i < v.layer_count; ++i) {
     const LayerEntry& l = v.layers[i];
     const RootKind lowest = i == 0 ? RootKind::kImage : RootKind::kFuse;
-    good = l.kind >= lowest && l.kind <= RootKind::kDirectory && use.take(l.descriptor);
+    const RootKind highest = lends && v.overlay == 1 ? RootKind::kFuse : RootKind::kDirectory;
+    good = l.kind >= lowest && l.kind <= highest && use.take(l.descriptor);
   }
   return good && v.overlay <= 1 && v.writable <= 1 && fits(0, v.scratch_bytes, kMaxSessionBytes) &&
          (v.overlay == 1 || (v.layer_count == 1 &&
                              v.writable <= (v.layers[0].kind == RootKind::kDirectory ? 1 : 0))) &&
          use.take_optional(v.upper_descriptor) &&
-         (v.upper_descriptor == kNoDescriptor ||
-          (v.overlay == 1 && (v.namespaces & CLONE_NEWUSER) != 0));
+         (v.upper_descriptor == kNoDescriptor || (v.overlay == 1 && !lends));
 }
 
 // A host name only in a namespace of its own. What is in it is the kernel's to bound.
@@ -132,6 +134,13 @@ bool check_namespaces(const Verdict& v, std::uint32_t allowed, DescriptorUse& us
          (v.hostname.front() == '\0' || (v.namespaces & CLONE_NEWUTS) != 0);
 }
 
+// INVARIANT I15: no verdict passes the ceiling. In a user namespace a capability reaches nothing of
+// the host's, so that all that exist may be granted.
+std::uint64_t may_grant(const Verdict& v) noexcept {
+  constexpr std::uint64_t kAll = (std::uint64_t{1} << (CAP_LAST_CAP + 1)) - 1;
+  return (v.namespaces & CLONE_NEWUSER) != 0 ? kAll : kGrantable;
+}
+
 // All but the operations.
 bool check_whole(const Verdict& v,
                  std::size_t descriptors,
@@ -140,8 +149,8 @@ bool check_whole(const Verdict& v,
   return v.magic == kVerdictMagic && v.decision == Decision::kAllow &&
          descriptors <= kMaxDescriptors && v.operation_count <= kMaxOperations &&
          v.arena.front() == '\0' && v.arena.back() == '\0' &&
-         (v.capabilities >> (CAP_LAST_CAP + 1)) == 0 && check_layers(v, use) &&
-         check_image(v, use) && check_namespaces(v, allowed, use) && use.take(v.init_descriptor) &&
+         (v.capabilities & ~may_grant(v)) == 0 && check_layers(v, use) && check_image(v, use) &&
+         check_namespaces(v, allowed, use) && use.take(v.init_descriptor) &&
          use.take(v.record_descriptor);
 }
 

@@ -164,6 +164,9 @@ class Launch {
   // Until the helper is gone and the payload runs.
   Outcome<> start() {
     POSTERN_TRY(open_paths(plan_));
+    if (plan_.request.root == RootKind::kDirectory) {
+      plan_.request.scratch = Scratch::kNone;  // reason_against_directories
+    }
     const bool by_kernel = kernel_first();
     Outcome<std::optional<Refusal>> answer = attempt(by_kernel);
     if (answer && *answer && (*answer)->code == RefusalCode::kKernelMount && by_kernel &&
@@ -482,6 +485,34 @@ std::string reason_against(const config::SiteConfig& site) {
   return is_nested() ? "this process is inside a user namespace" : "";
 }
 
+// An overlay keeps the rights of who mounts it: in setuid mode, of root. Over a directory it would
+// show what the caller may not read, so there is none, and a directory has no mount points but its
+// own.
+static std::string reason_against_directories(const plan::LaunchPlan& plan) {
+  const LaunchRequest& request = plan.request;
+  const auto is_directory = [](const LayerRequest& layer) {
+    return layer.kind == RootKind::kDirectory;
+  };
+  if (std::any_of(request.layers.begin(), request.layers.end(), is_directory)) {
+    return "an overlay that is a directory needs a user namespace";
+  }
+  if (request.root != RootKind::kDirectory) {
+    return "";
+  }
+  if (request.scratch == Scratch::kWritable || !request.layers.empty()) {
+    return "an overlay over an image that is a directory needs a user namespace";
+  }
+  for (const MountRequest& mount : request.mounts) {
+    struct stat status{};
+    const std::string place = plan.sources.front().path + mount.target;
+    if ((mount.flags & kOptional) == 0 && ::lstat(place.c_str(), &status) != 0) {
+      return "the directory has no " + mount.target +
+             " to mount on, and making one over it needs a user namespace";
+    }
+  }
+  return "";
+}
+
 std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfig& site) {
   if (plan.fakeroot != plan::Fakeroot::kNone) {
     return "--fakeroot needs a user namespace";
@@ -492,7 +523,11 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
   const bool served =
       std::any_of(plan.sources.begin(), plan.sources.end(),
                   [](const plan::Source& source) { return source.kind == Kind::kServed; });
-  return served ? "a bind from inside an image needs a user namespace" : reason_against(site);
+  if (served) {
+    return "a bind from inside an image needs a user namespace";
+  }
+  const std::string directories = reason_against_directories(plan);
+  return directories.empty() ? reason_against(site) : directories;
 }
 
 Outcome<int> launch(plan::LaunchPlan plan,

@@ -4,6 +4,8 @@
 #include <filesystem>
 #include <string_view>
 
+#include <sys/resource.h>
+
 #include "policy/config/capabilities.h"
 #include "protocol/refusal_table.h"
 
@@ -28,6 +30,26 @@ std::string capability_words(std::uint32_t bit) {
   return names.empty() ? "" : " (" + names.front() + ")";
 }
 
+// By the number of its RLIMIT_….
+std::string limit_words(std::uint32_t resource) {
+  switch (resource) {
+    case RLIMIT_CPU:
+      return " (CPU time: ulimit -t)";
+    case RLIMIT_FSIZE:
+      return " (size of files: ulimit -f)";
+    case RLIMIT_DATA:
+      return " (size of data: ulimit -d)";
+    case RLIMIT_NOFILE:
+      return " (open files: ulimit -n)";
+    case RLIMIT_AS:
+      return " (address space: ulimit -v)";
+    case RLIMIT_RTTIME:
+      return " (CPU time of real-time scheduling: ulimit -R)";
+    default:
+      return "";
+  }
+}
+
 // Which of the things that were asked for.
 std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
   switch (refusal.code) {
@@ -35,6 +57,8 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
       return " (" + namespace_name(refusal.item) + ")";
     case RefusalCode::kCapability:
       return capability_words(refusal.item);
+    case RefusalCode::kLimit:
+      return limit_words(refusal.item);
     case RefusalCode::kBindForbidden:
     case RefusalCode::kBindTarget:
     case RefusalCode::kMountForbidden:
@@ -70,6 +94,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kJudgeUser:
     case RefusalCode::kJudgeFailed:
     case RefusalCode::kKernelTooOld:
+    case RefusalCode::kCeiling:
     case RefusalCode::kMalformedRequest:
     case RefusalCode::kProtocolVersion:
     case RefusalCode::kDescriptorCount:
@@ -83,6 +108,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kNetworkNamespace:
     case RefusalCode::kSessionSize:
     case RefusalCode::kAuditLog:
+    case RefusalCode::kOverlayDirectory:
       return "";
   }
   return "";

@@ -20,7 +20,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/vfs.h>
 
 #include <fcntl.h>
@@ -113,6 +115,11 @@ void hold_mounting() {
 
 // ------------------------------------------------------------------- ids, capabilities
 
+// What the helper may still hold when it listens, with what a site can grant.
+constexpr std::uint64_t kListening =
+    kForMounting | (1ULL << CAP_SETUID) | (1ULL << CAP_SETGID) | (1ULL << CAP_SETPCAP) |
+    (1ULL << CAP_SYS_CHROOT) | (1ULL << CAP_SYS_PTRACE) | (1ULL << CAP_LEASE) | postern::kGrantable;
+
 // capabilities(7), "Effect of user ID changes on capabilities".
 void set_ids(Ids next) {
   const Ids old = K.uid;
@@ -127,7 +134,7 @@ void set_ids(Ids next) {
   }
   if (old.effective == 0 && next.effective != 0) K.effective = 0;
   if (old.effective != 0 && next.effective == 0) K.effective = K.permitted;
-  if (old.effective != next.effective) K.death_signal = false;
+  if (old.effective != next.effective) K.death_signal = false, K.dumpable = true;
   if (K.who == Who::kHelper && is_callers()) K.ids_taken = true;
 }
 
@@ -180,6 +187,10 @@ long control_process(int option, unsigned long a2, unsigned long a3) {
       if (a2 != 1) return -EINVAL;
       K.no_new_privs = true;
       return 0;
+    case PR_GET_KEEPCAPS:
+      return K.keep_capabilities ? 1 : 0;
+    case PR_GET_SECCOMP:
+      return K.filter.empty() ? 0 : SECCOMP_MODE_FILTER;
     case PR_SET_DUMPABLE:
       K.dumpable = a2 == 1;
       return 0;
@@ -472,10 +483,46 @@ void tell_mapping(dm_ioctl& head, const Mapping& m) {
   head.target_count = m.live ? m.targets : 0;
 }
 
+// dm-ioctl.h: each name behind its number and the distance to the next, which starts at a multiple
+// of 8.
+long list_mappings(const dm_ioctl& head, char* to) {
+  std::size_t at = 0;
+  for (std::size_t n = 0; n < K.mappings.size(); ++n) {
+    if (K.mappings[n].removed) continue;
+    const std::string& name = K.mappings[n].name;
+    const std::size_t bytes = (offsetof(dm_name_list, name) + name.size() + 8) / 8 * 8;
+    if (head.data_start + at + bytes > head.data_size) return -ENOSPC;
+    dm_name_list entry{.dev = (253ULL << 8) | n, .next = static_cast<std::uint32_t>(bytes)};
+    bool last = true;
+    for (std::size_t more = n + 1; more < K.mappings.size(); ++more)
+      last = last && K.mappings[more].removed;
+    if (last) entry.next = 0;
+    std::memcpy(to + at, &entry, offsetof(dm_name_list, name));
+    std::memcpy(to + at + offsetof(dm_name_list, name), name.c_str(), name.size() + 1);
+    at += bytes;
+  }
+  return 0;
+}
+
+// One that another start left: only for good, only if its maker is gone, only if nobody uses it.
+long remove_left(Mapping& m, std::uint32_t flags) {
+  const std::size_t dash = m.name.find('-', 8);
+  hold((flags & DM_DEFERRED_REMOVE) == 0 && dash != std::string::npos,
+       "of other starts, only what they could not arm is removed");
+  const long maker = std::stol(m.name.substr(dash + 1));
+  hold(std::find(K.locked.begin(), K.locked.end(), maker) != K.locked.end(),
+       "no mapping of another start is removed while its maker is there");
+  if (m.opened > 0) return -EBUSY;
+  m.removed = true;
+  return 0;
+}
+
 long control_mapping(unsigned long request, void* argument) {
   auto& head = *static_cast<dm_ioctl*>(argument);
   hold(head.version[0] == DM_VERSION_MAJOR, "a request to device-mapper names its version");
   if (!admin()) return -EPERM;
+  if (request == DM_LIST_DEVICES)
+    return list_mappings(head, static_cast<char*>(argument) + head.data_start);
   if (request == DM_DEV_CREATE) return create_mapping(head);
   if (head.dev == 0) make_others(head.name, false);
   Mapping* const m = find_mapping(head);
@@ -504,6 +551,7 @@ long control_mapping(unsigned long request, void* argument) {
     return 0;
   }
   if (request == DM_DEV_REMOVE) {
+    if ((head.flags & DM_DEFERRED_REMOVE) == 0) return remove_left(*m, head.flags);
     hold(m->ours, "no mapping of another start is removed");
     hold((head.flags & DM_DEFERRED_REMOVE) != 0, "a mapping is removed when its last user is gone");
     (m->opened > 0 ? m->armed : m->removed) = true;
@@ -592,8 +640,6 @@ long configure_context(int fd, unsigned command, const char* key, const char* va
     hold(option("upperdir") != nullptr && *option("upperdir") == "rw/upper" &&
              *option("workdir") == "rw/work",
          "the upper layer is on the helper's own tmpfs");
-    hold(K.layers_probed == (1U << verdict().layer_count) - 1U,
-         "an overlay is never laid over mounts");
     std::string lower;
     for (std::size_t i = verdict().layer_count; i-- > 0;) {
       lower += static_cast<char>('a' + i);
@@ -603,6 +649,11 @@ long configure_context(int fd, unsigned command, const char* key, const char* va
          "the layers of an overlay are the verdict's, the root the lowest");
     hold((K.effective & ~kForMounting) == 0,
          "copy-up acts with the capabilities for mounting alone");
+    // The overlay keeps what is effective now: it may lie over nothing that the caller does not
+    // reach without it.
+    for (std::size_t i = 0; i < verdict().layer_count; ++i)
+      hold(K.effective == 0 || sent_kind(verdict().layers[i].descriptor) != Sent::kDirectory,
+           "an overlay lends its mounter's capabilities over no directory of the host");
   } else {
     hold(c.type == "tmpfs" || c.type == "devpts" || c.type == "mqueue" ||
              (K.who == Who::kPayload && (c.type == "proc" || c.type == "sysfs")),
@@ -642,6 +693,7 @@ void hold_attributes(const Mount& m) {
 
 long attach(Mount& m, int target, std::string_view path) {
   hold_mounting();
+  hold(m.type != "proc" || (m.all & MOUNT_ATTR_NOEXEC) != 0, "a procfs of ours is noexec");
   hold_attributes(m);
   if (m.attached) return -EINVAL;
   if (target != AT_FDCWD) {
@@ -783,6 +835,7 @@ long stat_descriptor(int fd, struct stat* status) {
     case Kind::kMount:
     case Kind::kFile:
     case Kind::kSize:
+    case Kind::kLog:
       break;
   }
   broken("only sent descriptors, devices and places are asked for their status");
@@ -808,8 +861,8 @@ long open_constant(std::string_view path, int flags) {
     K.file_sent = 0;
     return K.add(Kind::kFile, true);
   }
-  hold(!K.in_child_namespace && K.uid.effective == 0,
-       "devices are opened as root in the host's namespace");
+  hold(!K.in_child_namespace && (K.has(CAP_DAC_OVERRIDE) || K.lied),
+       "devices are opened with the right to, in the host's namespace");
   if (path == "/dev/loop-control") return K.add(Kind::kLoopControl, true);
   if (path == "/dev/mapper/control") return K.add(Kind::kDmControl, true);
   if (const int n = number_after(path, "/dev/loop"); n >= 0) {
@@ -842,7 +895,18 @@ long receive(msghdr* message) {
   hold(K.alarm_set && !K.signals_blocked, "one deadline bounds whatever a peer does");
   hold(K.mask == 077, "the caller's umask does not count");
   hold((::environ == nullptr), "the caller's environment is dropped before anything else");
-  hold(K.child_signal_default, "the caller's signal dispositions do not count");
+  hold(K.signals_default == ~(1ULL << (SIGKILL - 1) | 1ULL << (SIGSTOP - 1)),
+       "the caller's signal dispositions do not count");
+  hold(K.timers_off == ((1U << ITIMER_REAL) | (1U << ITIMER_VIRTUAL) | (1U << ITIMER_PROF)),
+       "the caller's timers do not count");
+  hold(K.lifted_limits == 0xffff || !K.in.faults.empty(),
+       "the caller's resource limits do not count");
+  hold(K.in.facts.peer == 0 || K.in.facts.peer == 3,
+       "only the caller's own process, which started the helper, is listened to");
+  hold(K.no_new_privs, "no process of ours can gain privileges by exec");
+  hold(K.effective == 0 && (K.permitted & ~kListening) == 0,
+       "while the helper listens, no capability is effective and few are left");
+  hold((K.death_signal && K.parent_seen) || K.lied, "no helper outlives its frontend");
   for (int fd = 4; fd < static_cast<int>(K.table.size()); ++fd)
     hold(K.is(fd, Kind::kClosed), "inherited descriptors are closed before others come");
   const unsigned shape = K.in.facts.message % 8;
@@ -1008,8 +1072,11 @@ WRAPPED(pid_t, getppid, void) {
   return static_cast<pid_t>(K.call(
       SYS_getppid,
       [&]() -> long {
-        K.parent_seen = K.death_signal && !K.in.facts.helper_gone;
-        return K.in.facts.helper_gone ? 1 : kHelperPid;
+        const bool gone = K.who == Who::kJudge && K.in.facts.helper_gone;
+        K.parent_seen = K.death_signal && !gone;
+        if (K.who == Who::kPayload)
+          return (verdict().namespaces & CLONE_NEWPID) != 0 ? 0 : kFrontendPid;
+        return gone ? 1 : K.who == Who::kJudge ? kHelperPid : kFrontendPid;
       },
       false, false));
 }
@@ -1021,7 +1088,8 @@ WRAPPED(int, prctl, int option, ...) {
              a4 = va_arg(list, unsigned long), a5 = va_arg(list, unsigned long);
   va_end(list);
   if (g_kernel == nullptr) return __real_prctl(option, a2, a3, a4, a5);
-  const bool question = option == PR_GET_NO_NEW_PRIVS || option == PR_CAPBSET_READ;
+  const bool question = option == PR_GET_NO_NEW_PRIVS || option == PR_CAPBSET_READ ||
+                        option == PR_GET_KEEPCAPS || option == PR_GET_SECCOMP;
   // No exit status tells the last capability but this failure (capabilities(7)).
   return static_cast<int>(K.call(
       SYS_prctl,
@@ -1050,6 +1118,7 @@ WRAPPED(pid_t, waitpid, pid_t pid, int* status, int options) {
   if (g_kernel == nullptr) return __real_waitpid(pid, status, options);
   return static_cast<pid_t>(K.call(SYS_wait4, [&]() -> long {
     hold(pid == kJudgePid && options == 0 && K.judged, "only the judge is waited for");
+    hold(K.effective == 0, "while the judge decides, no capability is effective");
     hold(K.alarm_set && !K.signals_blocked, "one deadline bounds whatever a peer does");
     switch (K.in.facts.judge_end % 8) {
       case 1:
@@ -1150,33 +1219,56 @@ WRAPPED(unsigned, alarm, unsigned seconds) {
       false, false));
 }
 
-WRAPPED(sighandler_t, signal, int number, sighandler_t handler) {
-  if (g_kernel == nullptr) return __real_signal(number, handler);
-  const long result = K.call(
-      SYS_rt_sigaction,
-      [&]() -> long {
-        hold(handler == SIG_DFL, "the helper handles no signal");
-        if (number == SIGKILL || number == SIGSTOP) return -EINVAL;
-        if (number == SIGCHLD) K.child_signal_default = true;
-        return 0;
-      },
-      false, false);
-  return result == 0 ? SIG_DFL : SIG_ERR;
+WRAPPED(int, setitimer, __itimer_which_t which, const itimerval* value, itimerval* before) {
+  if (g_kernel == nullptr) return __real_setitimer(which, value, before);
+  return static_cast<int>(K.call(SYS_setitimer, [&] {
+    hold(value->it_value.tv_sec == 0 && value->it_value.tv_usec == 0 && !K.alarm_set,
+         "timers of the caller's are only ever switched off, before the one deadline is set");
+    K.timers_off |= 1U << which;
+    return 0L;
+  }));
 }
 
-WRAPPED(int, sigprocmask, int how, const sigset_t* set, sigset_t* before) {
-  if (g_kernel == nullptr) return __real_sigprocmask(how, set, before);
-  return static_cast<int>(K.call(SYS_rt_sigprocmask, [&]() -> long {
-    hold(how == SIG_SETMASK && set != nullptr, "signals are blocked all, or none");
-    if (before != nullptr) {
-      ::sigemptyset(before);
-      if (K.signals_blocked) ::sigfillset(before);
-    }
-    K.signals_blocked = ::sigismember(set, SIGTERM) == 1 && ::sigismember(set, SIGINT) == 1 &&
-                        ::sigismember(set, SIGALRM) == 1 && ::sigismember(set, SIGHUP) == 1 &&
-                        ::sigismember(set, SIGQUIT) == 1 && ::sigismember(set, SIGXCPU) == 1;
-    return 0;
+WRAPPED(int, getsockopt, int fd, int level, int name, void* value, socklen_t* bytes) {
+  if (g_kernel == nullptr) return __real_getsockopt(fd, level, name, value, bytes);
+  return static_cast<int>(K.call(SYS_getsockopt, [&] {
+    hold(fd == 3 && level == SOL_SOCKET && name == SO_PEERCRED && *bytes == sizeof(ucred),
+         "descriptor 3 is asked for its peer");
+    auto& peer = *static_cast<ucred*>(value);
+    peer = {.pid = K.in.facts.peer == 2 ? 1 : kFrontendPid,
+            .uid = K.in.facts.peer == 1 ? 1001U : K.caller_uid(),
+            .gid = K.caller_gid()};
+    return 0L;
   }));
+}
+
+WRAPPED(int, socket, int domain, int type, int protocol) {
+  if (g_kernel == nullptr) return __real_socket(domain, type, protocol);
+  return static_cast<int>(K.call(SYS_socket, [&] {
+    hold(domain == AF_UNIX && type == (SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK) && K.judged,
+         "a socket is made for the log, which makes nobody wait");
+    return long{K.add(Kind::kLog, true)};
+  }));
+}
+
+WRAPPED(ssize_t,
+        sendto,
+        int fd,
+        const void* data,
+        size_t bytes,
+        int flags,
+        const sockaddr* to,
+        socklen_t) {
+  if (g_kernel == nullptr) return __real_sendto(fd, data, bytes, flags, to, 0);
+  return K.call(SYS_sendto, [&] {
+    const std::string_view line(static_cast<const char*>(data), bytes);
+    hold(K.is(fd, Kind::kLog) || K.lied || !K.in.faults.empty(), "the log gets a line");
+    hold(line ==
+             "<84>postern-helper: refused: the judge died, uid=" + std::to_string(K.caller_uid()),
+         "what the helper logs is constant but for the caller's id");
+    hold((flags & MSG_NOSIGNAL) != 0 && to->sa_family == AF_UNIX, "the log raises no signal");
+    return static_cast<long>(bytes);
+  });
 }
 
 WRAPPED(mode_t, umask, mode_t mask) {
@@ -1311,6 +1403,21 @@ WRAPPED(int, fcntl64, int fd, int command, ...) {
     const Sent kind = d.kind == Kind::kSent ? sent_kind(d.index) : Sent::kPipe;
     if (command == F_GET_SEALS)
       return kind == Sent::kMemfd ? F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW : -EINVAL;
+    if (command == F_SETLEASE) {
+      hold(d.kind == Kind::kSent && d.index == 0 && !K.judged,
+           "the root's file is asked for a lease before the judge is asked");
+      if (argument == F_UNLCK) return 0;
+      hold(argument == F_RDLCK, "a lease is one for reading");
+      return !K.has(CAP_LEASE) ? -EACCES : K.in.facts.writer ? -EAGAIN : 0;
+    }
+    if (command == F_OFD_SETLK) {
+      const auto& lock = *reinterpret_cast<const struct flock*>(argument);
+      hold(d.kind == Kind::kDmControl && lock.l_type == F_WRLCK && lock.l_len == 1,
+           "who makes a mapping locks its number");
+      if (lock.l_start == 78) return -EAGAIN;  // another start, which is at it
+      K.locked.push_back(lock.l_start);
+      return 0;
+    }
     hold(command == F_GETFL, "a descriptor is asked for its flags, mode and seals, nothing else");
     return kind == Sent::kWriteOnly ? O_WRONLY : kind == Sent::kPathOnly ? O_PATH : O_RDONLY;
   }));
@@ -1402,6 +1509,10 @@ WRAPPED(ssize_t, pread64, int fd, void* data, size_t bytes, off64_t offset) {
            "the verdict is read once and whole");
       return read_judge(data, bytes);
     }
+    if (bytes == 0 && K.is(fd, Kind::kSent) && K.at(fd).index == 0) {
+      const Sent kind = sent_kind(0);
+      return kind == Sent::kWriteOnly || kind == Sent::kPathOnly ? -EBADF : 0;
+    }
     hold(K.is(fd, Kind::kSent) && K.at(fd).index == verdict().crypt.key_descriptor &&
              is_memfd(K.at(fd).index),
          "of the request, only a key in a memfd is read");
@@ -1477,8 +1588,17 @@ WRAPPED(int, stat64, const char* path, struct stat* status) {
 WRAPPED(int, lstat64, const char* path, struct stat* status) {
   if (g_kernel == nullptr) return __real_lstat64(path, status);
   return static_cast<int>(K.call(SYS_newfstatat, [&]() -> long {
-    hold(std::string_view(path) == postern::helper::kJudgeDirectory,
-         "the judge's user is that of its directory");
+    const std::string_view p(path);
+    if (p.starts_with(postern::helper::kGrantableDirectory)) {
+      hold(is_number(p.substr(std::strlen(postern::helper::kGrantableDirectory))),
+           "root's list of capabilities is one of numbers");
+      const unsigned how = K.in.facts.unlisted;
+      if (how == 1) return -ENOENT;
+      fill(status, how == 3 ? S_IFLNK | 0777 : S_IFREG | 0644, kImageDevice);
+      status->st_uid = how == 2 ? K.caller_uid() : 0;
+      return 0;
+    }
+    hold(p == postern::helper::kJudgeDirectory, "the judge's user is that of its directory");
     const unsigned how = K.in.facts.judge_directory % 8;
     if (how == 1) return -ENOENT;
     fill(status, how == 2 ? S_IFLNK | 0777 : S_IFDIR | 0700, kImageDevice);
@@ -1491,8 +1611,14 @@ WRAPPED(int, lstat64, const char* path, struct stat* status) {
 WRAPPED(int, fstatfs64, int fd, struct statfs* system) {
   if (g_kernel == nullptr) return __real_fstatfs64(fd, system);
   return static_cast<int>(K.call(SYS_fstatfs, [&]() -> long {
-    if (!K.is(fd, Kind::kSent)) return -EBADF;
     *system = {};
+    if (K.is(fd, Kind::kMount)) {
+      const Mount& m = K.mounts[static_cast<std::size_t>(K.at(fd).index)];
+      hold(m.type == "tmpfs" && !m.attached, "of mounts, only the session is asked what it is");
+      system->f_flags = (m.all & MOUNT_ATTR_NODIRATIME) != 0 ? ST_NODIRATIME : 0;
+      return 0;
+    }
+    if (!K.is(fd, Kind::kSent)) return -EBADF;
     system->f_type = sent_kind(K.at(fd).index) == Sent::kOnFuse ? 0x65735546 : 0xef53;
     return 0;
   }));
@@ -1635,14 +1761,6 @@ WRAPPED(int, umount2, const char* path, int flags) {
       [&]() -> long {
         hold_mounting();
         if (!admin()) return -EPERM;
-        if ((flags & MNT_EXPIRE) != 0) {
-          hold(is_layer_name(path) && (flags & UMOUNT_NOFOLLOW) != 0, "only layers are probed");
-          if (K.cwd != Cwd::kSession) return -ENOENT;
-          const unsigned layer = static_cast<unsigned>(path[0] - 'a');
-          if (((K.in.facts.layers_with_mounts >> (layer % 16)) & 1) != 0) return -EBUSY;
-          K.layers_probed |= 1U << layer;
-          return -EAGAIN;
-        }
         hold(std::string_view(path) == "." && flags == MNT_DETACH,
              "only what lies above the new root is detached");
         if (K.cwd == Cwd::kDetached) return -EINVAL;
@@ -1664,6 +1782,7 @@ namespace {
 long clone_child(long flags, int* process) {
   hold(K.who == Who::kHelper && K.judged && !K.cloned, "the helper clones once, after the judge");
   hold(K.filter.empty(), "the child is cloned before the lock");
+  hold(K.uid.effective == K.caller_uid() || K.lied, "new namespaces are charged to the caller");
   hold(flags == (static_cast<long>(verdict().namespaces) | CLONE_NEWNS | CLONE_PARENT |
                  CLONE_PIDFD | SIGCHLD),
        "the child is the frontend's, in its own mount namespace and those of the verdict");
@@ -1691,6 +1810,22 @@ long clone_child(long flags, int* process) {
   }
   *process = K.add(Kind::kPid, true);
   return kPayloadPid;
+}
+
+// The caller's limits are 4096, of everything.
+long limit(long resource, const rlimit* value, rlimit* old) {
+  if (old != nullptr) *old = {4096, 4096};
+  if (value == nullptr) return 0;
+  if (K.who == Who::kPayload) {
+    hold(K.release_read && value->rlim_cur == 4096 && value->rlim_max == 4096,
+         "the payload gets the caller's limits, last");
+    K.restored_limits |= 1ULL << resource;
+    return 0;
+  }
+  hold(K.who == Who::kHelper && !K.received && value->rlim_max >= 4096,
+       "limits are lifted before anything of the caller's is awaited, and none is lowered");
+  K.lifted_limits |= 1ULL << resource;
+  return 0;
 }
 
 long pivot(const char* root, const char* old) {
@@ -1732,8 +1867,27 @@ WRAPPED(long, syscall, long nr, ...) {
       return K.call(nr, [&] { return pivot(text(0), text(1)); }, true);
     case SYS_prlimit64:
       return K.call(nr, [&] {
-        hold(K.who == Who::kJudge && a[0] == 0 && a[3] == 0, "only the judge's limits are changed");
-        return 0L;
+        return limit(a[1], reinterpret_cast<const rlimit*>(a[2]), reinterpret_cast<rlimit*>(a[3]));
+      });
+    case SYS_rt_sigaction:
+      return K.call(
+          nr,
+          [&]() -> long {
+            const auto* const action = reinterpret_cast<const unsigned long*>(a[1]);
+            hold(action[0] == 0 && a[0] >= 1 && a[0] <= 64 && a[3] == 8,
+                 "the helper handles no signal");
+            if (a[0] == SIGKILL || a[0] == SIGSTOP) return -EINVAL;
+            K.signals_default |= 1ULL << (a[0] - 1);
+            return 0;
+          },
+          false, false);
+    case SYS_rt_sigprocmask:
+      return K.call(nr, [&]() -> long {
+        const unsigned long mask = *reinterpret_cast<const unsigned long*>(a[1]);
+        hold(a[0] == SIG_SETMASK && a[3] == 8 && (mask == 0 || mask == ~0UL),
+             "signals are blocked all, or none");
+        K.signals_blocked = mask != 0;
+        return 0;
       });
     case SYS_setgroups:
       return K.call(

@@ -34,15 +34,19 @@ constexpr std::uint32_t kArch = AUDIT_ARCH_AARCH64;
 constexpr std::uint32_t kArch = AUDIT_ARCH_X86_64;
 #endif
 
-// seccomp(2), for the three instructions that a list of numbers needs; all else is a refusal.
+// seccomp(2), for the instructions that a list of numbers and of their arguments' values needs; all
+// else is a refusal. An argument is taken for one that the list allows: tests/boundary/filters
+// tries the others.
 bool allows(const std::vector<sock_filter>& program, std::uint32_t nr, std::uint32_t arch) {
   std::uint32_t accumulator = 0;
+  bool argument = false;
   for (std::size_t i = 0; i < program.size(); ++i) {
     const sock_filter& f = program[i];
     if (f.code == (BPF_LD | BPF_W | BPF_ABS)) {
+      argument = f.k >= offsetof(seccomp_data, args);
       accumulator = f.k == offsetof(seccomp_data, arch) ? arch : nr;
     } else if (f.code == (BPF_JMP | BPF_JEQ | BPF_K)) {
-      i += accumulator == f.k ? f.jt : f.jf;
+      i += argument || accumulator == f.k ? f.jt : f.jf;
     } else {
       return f.code == (BPF_RET | BPF_K) && f.k == SECCOMP_RET_ALLOW;
     }
@@ -70,6 +74,7 @@ Kernel::Kernel(const Case& input) : in(input), permitted(kAll), bounding(kAll) {
   const unsigned real = f.ids == 1 ? 0 : caller_uid();
   const unsigned owner = f.ids == 2 ? caller_uid() : 0;
   uid = {real, owner, f.ids == 3 ? caller_uid() : owner};
+  dumpable = owner == 0;  // else it has no privilege, and is its caller's to trace
   gid = {caller_gid(), caller_gid(), caller_gid()};
   if (f.another_capability) bounding |= std::uint64_t{1} << (CAP_LAST_CAP + 1);
   permitted = owner == 0 ? bounding : 0;
@@ -77,6 +82,9 @@ Kernel::Kernel(const Case& input) : in(input), permitted(kAll), bounding(kAll) {
   no_new_privs = f.no_new_privs;
   table.resize(384);
   mappings.reserve(16);  // the calls keep pointers into it
+  // Left by makers that were killed: one of which nobody is left, one that is still being made.
+  mappings.push_back({.name = "postern-7:9-77"});
+  mappings.push_back({.name = "postern-7:8-78"});
   for (int fd = 0; fd < 3; ++fd)
     if (((f.closed >> fd) & 1) == 0) at(fd) = {.kind = Kind::kStandard};
   at(3) = {.kind = Kind::kSocket};
@@ -90,7 +98,9 @@ FaultAt Kernel::enter(long nr) {
     if (fault.call == calls && fault.fault != Fault::kNone) found = fault;
   ++calls;
   hold(calls < 200000, "the program ends");
-  hold(!dumpable, "no process of ours can be traced before the payload's exec");
+  // ptrace(2): by who has the same ids and all of its capabilities. fs.suid_dumpable is 1 here.
+  hold(!dumpable || permitted != 0 || uid.real != uid.saved || lied,
+       "no process of ours can be traced before the payload's exec");
   hold(filter.empty() || allowed_by_filter(nr, kArch),
        "after the lock, only what helper/SYSCALLS lists is called");
   hold(!released || nr == SYS_close || nr == SYS_exit_group,
@@ -151,7 +161,7 @@ bool Kernel::allowed_by_filter(long nr, std::uint32_t arch) const {
 // What fork(2) and clone(2) give the child.
 void Kernel::become(Who next) {
   who = next;
-  death_signal = false;
+  death_signal = parent_seen = false;
   alarm_set = false;
 }
 
@@ -166,6 +176,10 @@ void Kernel::check_exec_judge() {
   hold(uid == judge && gid == judge, "the judge has its own ids and no other");
   hold(groups_dropped || in.facts.groups == 0, "the judge has no supplementary group");
   hold((permitted | effective | inheritable | ambient) == 0, "the judge has no capability");
+  JudgeInput told;
+  std::memcpy(&told, judge_input.data(), std::min(judge_input.size(), sizeof told));
+  hold(told.open_for_writing == (in.facts.writer ? 1U : 0U) || lied || !in.faults.empty(),
+       "the judge is told whether the root's file is open for writing");
   hold(no_new_privs || lied, "the judge cannot gain privileges by exec");
   hold((death_signal && parent_seen) || lied, "the judge ends with the helper");
   hold(cwd == Cwd::kSlash || lied, "the judge starts in /");
@@ -193,8 +207,11 @@ void Kernel::check_exec_init() {
   hold(uid == caller_u && gid == caller_g, "the payload has the caller's ids and no other");
   hold(((permitted | effective | inheritable | ambient) & ~granted) == 0,
        "the payload has no capability that was not granted");
-  // With no_new_privs the set gives nothing; that a drop was a lie is not read back.
-  hold((bounding & ~granted) == 0 || lied,
+  hold((granted & ~kGrantable) == 0 && (granted == 0 || in.facts.unlisted == 0),
+       "no verdict grants what the ceiling or root's list does not hold");
+  hold((death_signal && parent_seen) || lied, "the payload ends with the frontend");
+  hold(restored_limits == 0xffff, "the payload has the caller's resource limits");
+  hold((bounding & ~granted) == 0,
        "the payload's bounding set holds no capability that was not granted");
   hold(no_new_privs, "the payload cannot gain privileges by exec");
   hold(filter.empty(), "the payload does not inherit the helper's filter");
@@ -231,6 +248,7 @@ void Kernel::check_end(int status, bool killed) {
          "a mapping is never left without armed removal");
   for (const Loop& l : loops)
     hold(!l.ours || (l.autoclear && l.read_only), "a loop device of ours goes with its last user");
+  hold(!mappings[1].removed, "a mapping that is being made is left alone");
   if (killed) return;
   const bool bug = status == kExitBug;
   if (who != Who::kHelper) {
@@ -275,6 +293,9 @@ unsigned run(const Case& input) {
   }
   hold(!input.in_order || kernel.executed || kernel.released,
        "a start where nothing is wrong succeeds");
+  const bool maps = kernel.mappings.size() > 2 && kernel.mappings.back().ours;
+  hold(!input.in_order || !maps || kernel.mappings[0].removed,
+       "who makes a mapping removes those that are left of killed makers");
   g_kernel = nullptr;
   ::environ = environment;
   return kernel.calls;

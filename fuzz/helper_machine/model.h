@@ -62,6 +62,9 @@ struct Facts {
   std::uint8_t ids = 0;           // 1 real root, 2 not setuid, 3 saved id not root
   std::uint8_t closed = 0;        // bit n: descriptor n of 0 … 2
   std::uint8_t message = 0;       // see calls.cc, recvmsg
+  std::uint8_t peer = 0;          // of descriptor 3: 1 another user's, 2 another process's
+  std::uint8_t unlisted = 0;      // capabilities: 1 no file, 2 the caller's, 3 a link
+  bool writer = false;            // some process has the root's file open for writing
   bool extra_descriptor = false;  // SO_PASSPIDFD: behind the ones that were sent
   std::uint8_t groups = 0;        // supplementary groups
   std::uint8_t judge_directory = 0;
@@ -146,7 +149,8 @@ enum class Kind : std::uint8_t {
   kMount,
   kPlace,
   kFile,
-  kSize
+  kSize,
+  kLog
 };
 
 struct Descriptor {
@@ -213,7 +217,9 @@ class Kernel {
   std::vector<sock_filter> filter;  // installed, or claimed to be
   std::vector<Descriptor> table;
   bool death_signal = false, parent_seen = false, alarm_set = false;
-  bool signals_blocked = true, child_signal_default = false;
+  bool signals_blocked = true;
+  std::uint64_t signals_default = 0, lifted_limits = 0, restored_limits = 0;
+  unsigned timers_off = 0;
   unsigned mask = 022;
   Cwd cwd = Cwd::kCallers;
   bool in_child_namespace = false, network_joined = false;
@@ -238,10 +244,10 @@ class Kernel {
   std::array<Loop, 8> loops;
   std::vector<Mapping> mappings;
   std::vector<std::string> names_asked;
+  std::vector<long> locked;  // numbers of makers
   bool session_attached = false, top_attached = false, root_attached = false, pivoted = false,
        top_detached = false;
   unsigned uncovered = 0;
-  unsigned layers_probed = 0;
   std::vector<std::string> created;
   unsigned lookups = 0;
   std::string expected_source;
@@ -320,6 +326,6 @@ inline constexpr std::uint64_t kHostRoot = 21, kChildRoot = 57, kNewRoot = 90, k
 inline constexpr dev_t kImageDevice = 0x801, kOverlayDevice = 0x31, kSessionDevice = 0x32,
                        kForeignDevice = 0x802, kDevtmpfs = 6, kDevpts = 24;
 inline constexpr ino_t kImageInode = 4711;
-inline constexpr pid_t kHelperPid = 4000, kJudgePid = 4001, kPayloadPid = 4002;
+inline constexpr pid_t kFrontendPid = 3999, kHelperPid = 4000, kJudgePid = 4001, kPayloadPid = 4002;
 
 }  // namespace postern::machine

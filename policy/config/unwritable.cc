@@ -64,7 +64,7 @@ bool is_unwritable(int fd, const MountTable& mounts) noexcept {
   struct statfs where{};
   return ::fstat(fd, &status) == 0 && ::fstatfs(fd, &where) == 0 && where.f_type != kFuseMagic &&
          S_ISREG(status.st_mode) && status.st_uid == 0 &&
-         (status.st_mode & (S_IWGRP | S_IWOTH)) == 0 && mounts.shows(fd);
+         (status.st_mode & (S_IWGRP | S_IWOTH)) == 0 && !mounts.has_writer() && mounts.shows(fd);
 }
 
 }  // namespace postern::config

@@ -137,17 +137,23 @@ Rule check_root(const Facts& facts, const LaunchRequest& request, const SiteConf
   return no(RefusalCode::kMalformedRequest);
 }
 
+// An overlay keeps the rights of the helper that mounts it, so under one lie images only: over a
+// directory it would read what its user may not, and a copy-up into one that the host can reach
+// would leave root-owned setuid files there.
 Rule check_overlay(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
   const bool asks = request.scratch == Scratch::kWritable || !request.layers.empty();
-  // A copy-up into a directory that the host can reach leaves root-owned setuid files there.
-  if (request.scratch == Scratch::kDirectory || (asks && !site.allow_overlay)) {
+  if (asks && !site.allow_overlay) {
     return no(RefusalCode::kOverlayForbidden);
   }
+  if (request.scratch == Scratch::kDirectory ||
+      (request.scratch != Scratch::kNone && request.root == RootKind::kDirectory)) {
+    return no(RefusalCode::kOverlayDirectory);
+  }
   for (std::size_t item = 0; item < request.layers.size(); ++item) {
-    const bool admitted = request.layers[item].kind == RootKind::kFuse
-                              ? admits_any_server(site, facts.ecl_active)
-                              : site.allow_directory && !limits_are_active(site, facts.ecl_active);
-    if (!admitted) {
+    if (request.layers[item].kind != RootKind::kFuse) {
+      return no(RefusalCode::kOverlayDirectory, item);
+    }
+    if (!admits_any_server(site, facts.ecl_active)) {
       return no(RefusalCode::kUnboundRoot, item);
     }
   }

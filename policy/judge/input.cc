@@ -45,7 +45,10 @@ Result<Input> read_input(int fd) noexcept {
       group_bytes % sizeof(gid_t) != 0 || group_bytes > kMaxGroups * sizeof(gid_t)) {
     return malformed();
   }
-  Input input{.uid = head.uid, .gid = head.gid, .descriptors = head.descriptor_count};
+  Input input{.uid = head.uid,
+              .gid = head.gid,
+              .descriptors = head.descriptor_count,
+              .open_for_writing = head.open_for_writing != 0};
   input.groups.resize(group_bytes / sizeof(gid_t));
   if (!read_exactly(fd, std::as_writable_bytes(std::span(input.groups)), sizeof head) ||
       ::lseek(fd, 0, SEEK_SET) != 0) {

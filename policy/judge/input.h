@@ -13,6 +13,7 @@ struct Input {
   std::uint32_t uid = 0;
   std::uint32_t gid = 0;
   std::size_t descriptors = 0;        // of the request
+  bool open_for_writing = false;      // the root's file, by some process
   std::vector<std::uint32_t> groups;  // supplementary
 };
 

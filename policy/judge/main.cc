@@ -51,6 +51,7 @@ struct Policy {
   Facts facts;
   std::vector<FileId> networks;
   MountTable mounts;
+  bool open_for_writing = false;  // the root's file
   std::optional<Signatures> signatures;
 };
 
@@ -134,6 +135,9 @@ Trusted<> read_policy(int root, Policy& policy) {
         site_binds(site, site.mount_home ? home_of(policy.facts.uid) : std::string());
   }
   policy.mounts = MountTable::read();
+  if (policy.open_for_writing) {
+    policy.mounts.note_writer();
+  }
   if (signatures_matter(policy)) {
     POSTERN_TRY_ASSIGN(Signatures signatures, Signatures::prepare(kKeyring, policy.ecl, kRootFd));
     policy.signatures.emplace(std::move(signatures));
@@ -205,6 +209,7 @@ bool judge(Input input) {
   policy.facts.gid = input.gid;
   policy.facts.groups = std::move(input.groups);
   policy.facts.groups.push_back(input.gid);
+  policy.open_for_writing = input.open_for_writing;
 
   AuditRecord record{.uid = input.uid, .gid = input.gid, .verdict = &g_verdict};
   const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));

@@ -31,8 +31,8 @@ constexpr std::uint64_t kMounting = bit(CAP_SYS_ADMIN), kAllThatAreLeft = ~std::
 // is asked, as far as still permitted. Proved by reading back; a failure ends the process, because
 // it would leave a privilege on.
 inline void use_capabilities(std::uint64_t effective,
-                             std::uint64_t inheritable = 0,
-                             std::uint64_t permitted = kAllThatAreLeft) noexcept {
+                             std::uint64_t permitted = kAllThatAreLeft,
+                             std::uint64_t inheritable = 0) noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   std::array<__user_cap_data_struct, 2> want{}, have{};
   POSTERN_CHECK(::syscall(SYS_capget, &header, want.data()) == 0);

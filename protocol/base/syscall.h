@@ -24,25 +24,35 @@ inline Result<UniqueFd> own(long fd, Op op) noexcept {
 // A short text of our own making: constants and numbers. Too long is a bug, not a cut text.
 class Text {
  public:
-  Text& add(std::string_view more) noexcept {
-    POSTERN_CHECK(more.size() < text_.size() - used_);
-    used_ += more.copy(&text_[used_], more.size());
+  // Texts, and numbers in decimal.
+  Text& add(const auto&... parts) noexcept {
+    (put(parts), ...);
     return *this;
   }
 
-  Text& add(std::uint64_t value, int base = 10) noexcept {
-    std::array<char, 20> digits{};
-    return add({digits.begin(), std::to_chars(digits.begin(), digits.end(), value, base).ptr});
+  Text& number(std::uint64_t value, int base) noexcept {
+    std::array<char, 22> digits{};
+    put({digits.begin(), std::to_chars(digits.begin(), digits.end(), value, base).ptr});
+    return *this;
   }
 
   Text& hex(std::span<const std::uint8_t> bytes) noexcept {
-    for (const std::uint8_t byte : bytes) add(byte / 16U, 16).add(byte % 16U, 16);
+    for (const std::uint8_t byte : bytes) number(byte / 16U, 16).number(byte % 16U, 16);
     return *this;
   }
 
   const char* text() const noexcept { return text_.data(); }
 
  private:
+  void put(std::uint64_t value) noexcept { number(value, 10); }
+
+  void put(const Text& more) noexcept { put(std::string_view(more.text())); }
+
+  void put(std::string_view more) noexcept {
+    POSTERN_CHECK(more.size() < text_.size() - used_);
+    used_ += more.copy(&text_[used_], more.size());
+  }
+
   std::array<char, 512> text_{};
   std::size_t used_ = 0;
 };

@@ -51,7 +51,8 @@ class Request:
     """Fields by name; `descriptors` in order. Defaults: a directory root with nothing else."""
 
     def __init__(self, root_fd, kind=DIRECTORY, **fields):
-        self.version, self.root, self.scratch, self.writable, self.scratch_bytes = 2, kind, MOUNT_POINTS, 0, 16 << 20
+        self.version, self.root, self.writable, self.scratch_bytes = 2, kind, 0, 16 << 20
+        self.scratch = NO_SCRATCH if kind == DIRECTORY else MOUNT_POINTS
         self.upper = self.key = self.net = self.init = self.record = NONE
         self.namespaces = self.capabilities = 0
         self.hostname, self.layers, self.mounts, self.descriptors = "", [], [], [root_fd]
@@ -102,8 +103,7 @@ class Reply:
 def memfd(content, seals=0, name="liar"):
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.write(fd, content)
-    if seals:
-        fcntl.fcntl(fd, 1033, seals)  # F_ADD_SEALS
+    fcntl.fcntl(fd, 1033, seals or 1)  # F_ADD_SEALS, F_SEAL_SEAL
     return fd
 
 

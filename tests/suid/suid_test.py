@@ -33,6 +33,7 @@ ONLY = sys.argv[6] if len(sys.argv) > 6 else ""
 NOT_SETUID, REAL_ROOT, NO_NEW_PRIVS, USER_NAMESPACE, ARGUMENTS, NO_SOCKET = 1, 2, 3, 4, 6, 7
 JUDGE_USER, JUDGE_FAILED = 9, 10
 MALFORMED, VERSION, COUNT, KIND, IMAGE_DESCRIPTOR = 50, 51, 52, 53, 54
+OVERLAY_DIRECTORY = 121
 
 CASES = []
 
@@ -181,7 +182,7 @@ def an_image_on_fuse_is_refused():
 @case
 def namespaces_hostname_and_every_system_mount():
     def attack():
-        r = request("facts\nlist /sys/class/net\nlist /dev\nread /etc/generated", namespaces=liar.PID | liar.IPC | liar.UTS | liar.NET | liar.CGROUP, hostname="inside")
+        r = request("facts\nlist /sys/class/net\nlist /dev\nread /etc/generated", liar.IMAGE, IMAGE, namespaces=liar.PID | liar.IPC | liar.UTS | liar.NET | liar.CGROUP, hostname="inside")
         r.mount(liar.SYSFS, "/sys", flags=4)
         r.mount(liar.TMPFS, "/dev", flags=4)
         r.mount(liar.DEVICE, "/dev/null", r.add(path_fd("/dev/null")))
@@ -464,15 +465,17 @@ def mount_points_are_never_made_in_the_hosts_directories():
 @case
 def links_of_the_root_stay_inside_it():
     root = W.make_root("links")
-    for name, to in (("dev", "/etc"), ("proc", "../../../../../../etc"), ("up", "../../../../../../.."), ("magic", "/proc/self/root")):
+    for name, to in (("dev", "/etc"), ("lib", "../../../../../../etc"), ("up", "../../../../../../.."), ("magic", "/proc/self/root")):
         os.symlink(to, f"{root}/{name}")
 
+    image = W.squashfs("links.sqfs", root)
+
     def attack(target):
-        r = Request(path_fd(root))
+        r = Request(os.open(image, os.O_RDONLY), liar.IMAGE)
         r.init, r.record = r.add(path_fd(W.probe)), r.add(liar.memfd(b""))
         r.mount(liar.FILE, target, r.add(liar.memfd(b"x")))
         return start(r)
-    for target in ("/dev/passwd-of-the-attack", "/proc/passwd-of-the-attack", "/up/etc/passwd-of-the-attack"):
+    for target in ("/dev/passwd-of-the-attack", "/lib/passwd-of-the-attack", "/up/etc/passwd-of-the-attack"):
         runs(W.as_user(lambda target=target: attack(target)), target)
     check(not os.path.exists("/etc/passwd-of-the-attack") and not os.path.exists(f"{root}/etc/passwd-of-the-attack"), "escaped")
     outcome = W.as_user(lambda: attack("/magic/etc/passwd"))
@@ -502,8 +505,7 @@ def what_a_mount_hides_stays_hidden():
             return start(r)
         check(not any("secret" in x for x in facts(runs(W.as_user(lambda: root(liar.NO_SCRATCH))), "list")), "a root uncovered it")
         for scratch in (liar.MOUNT_POINTS, liar.WRITABLE):
-            outcome = W.as_user(lambda scratch=scratch: root(scratch))
-            check(outcome[1] == 10 and outcome[2] == 16, f"an overlay over it: {outcome}")
+            refused(W.as_user(lambda scratch=scratch: root(scratch)), OVERLAY_DIRECTORY, "an overlay over it")
     finally:
         subprocess.run(["umount", f"{tree}/covered"], check=True)
 
@@ -516,7 +518,7 @@ def a_persistent_upper_layer_is_not_for_this_mode():
     subprocess.run(["chown", "-R", str(worlds.T1), upper], check=True)
 
     def attack():
-        r = request(scratch=liar.STORED)
+        r = request("facts", liar.IMAGE, IMAGE, scratch=liar.STORED)
         r.upper = r.add(path_fd(upper))
         return start(r)
     outcome = W.as_user(attack)
@@ -654,7 +656,7 @@ def waiting(image, count=1, uid=worlds.T1):
                 os.close(fd)
         ends = [(s.reply(), s.wait()) for s in starts]
         return [reply.pid if status == 0 else f"{reply} {status}" for reply, status in ends]
-    pids = W.as_user(attack, uid=uid)
+    pids = W.as_user(attack, uid=uid, stay=True)
     check(all(isinstance(pid, int) for pid in pids), f"every start runs: {[pid for pid in pids if not isinstance(pid, int)][:3]}")
     return pids
 
@@ -838,7 +840,8 @@ def the_overall_deadline_ends_a_silent_start():
 
 
 # x86-64 numbers. A call that only pretends to have worked must be found out by reading back.
-PRETENDED = {"setresuid": 117, "setresgid": 119, "capset": 126, "setns": 308, "pivot_root": 155, "chdir": 80, "umount2": 166}
+PRETENDED = {"setresuid": 117, "setresgid": 119, "capset": 126, "setns": 308, "pivot_root": 155, "chdir": 80, "umount2": 166, "prctl": 157,
+             "fcntl": 72, "close_range": 436, "getgid": 104, "getresgid": 120, "mount_setattr": 442, "getgroups": 115}
 FAILING = PRETENDED | {
     "setgroups": 116, "prctl": 157, "fcntl": 72, "clone": 56, "socketpair": 53, "memfd_create": 319, "getgroups": 115, "sethostname": 170,
     "wait4": 61, "statx": 332, "openat2": 437, "open_tree": 428, "move_mount": 429, "mount_setattr": 442, "fsopen": 430,

@@ -70,6 +70,7 @@ class World:
         if os.geteuid() != 0:
             skip("needs root to install a setuid program")
         self.libexec, self.confdir = libexec, confdir
+        self.staying = []  # processes of as_user(stay=True)
         self.helper = f"{libexec}/postern-helper"
         for path in (libexec, confdir):
             while not os.path.isdir(path):
@@ -105,7 +106,7 @@ class World:
 
     def make_root(self, name, owner=T1):
         root = f"{self.work}/{name}"
-        for directory in ("", "/etc", "/bin", "/usr"):
+        for directory in ("", "/etc", "/bin", "/usr", "/proc", "/home", "/bind"):
             os.mkdir(root + directory)
         with open(root + "/etc/hostname", "w") as file:
             file.write("image\n")
@@ -221,6 +222,7 @@ class World:
         end = time.monotonic() + seconds
         while self.processes() and time.monotonic() < end:
             time.sleep(0.01)
+        self.staying = [pid for pid in self.staying if os.waitpid(pid, os.WNOHANG)[0] == 0]
         return self.processes()
 
     def check_unchanged(self, mounts, loops):
@@ -253,9 +255,10 @@ class World:
 
     # --------------------------------------------------------------------------------- as the user
 
-    def as_user(self, function, uid=T1, groups=None, keep_sys_admin=False, join=None):
+    def as_user(self, function, uid=T1, groups=None, keep_sys_admin=False, join=None, stay=False):
         """Runs function() in a child with the user's ids; returns its JSON-able result. `join`: the
-        cgroup.procs of a group that the child enters first."""
+        cgroup.procs of a group that the child enters first. `stay`: the child lives as long as what it
+        started, which would else end with it."""
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -281,11 +284,19 @@ class World:
             finally:
                 with os.fdopen(write_end, "w") as out:
                     out.write(answer)
+                while stay:
+                    try:
+                        os.wait()
+                    except ChildProcessError:
+                        stay = False
                 os._exit(0)
         os.close(write_end)
         with os.fdopen(read_end) as answers:
             text = answers.read()
-        os.waitpid(pid, 0)
+        if stay:
+            self.staying.append(pid)
+        else:
+            os.waitpid(pid, 0)
         answer = json.loads(text or '{"error": "the child died"}')
         if "error" in answer:
             raise AssertionError(answer["error"])

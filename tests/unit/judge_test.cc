@@ -46,6 +46,11 @@ struct World {
     site.kernel_mount_trusted_paths = {"/apps"};
   }
 
+  void use_directory() {
+    request.root = RootKind::kDirectory;
+    request.scratch = Scratch::kNone;
+  }
+
   Result<Ok, Refusal> ask() {
     static Verdict verdict;
     return decide(facts, request, descriptors, site, verdict);
@@ -73,19 +78,19 @@ constexpr RefusalCode kYes = RefusalCode::kNone;
 const Case kCases[] = {
   {"a FUSE root with nothing special", [](World&) {}, kYes},
   {"suid mode off", [](World& w) { w.site.suid_enabled = false; }, RefusalCode::kSuidDisabled},
-  {"a directory root", [](World& w) { w.request.root = RootKind::kDirectory; }, kYes},
-  {"directories not allowed", [](World& w) { w.request.root = RootKind::kDirectory; w.site.allow_directory = false; }, RefusalCode::kContainerKind},
+  {"a directory root", [](World& w) { w.use_directory(); }, kYes},
+  {"directories not allowed", [](World& w) { w.use_directory(); w.site.allow_directory = false; }, RefusalCode::kContainerKind},
   {"a FUSE root may hold a directory", [](World& w) { w.site.allow_directory = false; }, RefusalCode::kUnboundRoot},
   {"a FUSE root may hold a SIF", [](World& w) { w.site.allow_sif = false; }, RefusalCode::kUnboundRoot},
   {"a FUSE root may hold a squashfs", [](World& w) { w.site.allow_squashfs = false; }, RefusalCode::kUnboundRoot},
   {"a FUSE root may be decrypted", [](World& w) { w.site.allow_encrypted = false; }, RefusalCode::kUnboundRoot},
-  {"a directory is no SIF", [](World& w) { w.request.root = RootKind::kDirectory; w.site.allow_sif = false; }, kYes},
+  {"a directory is no SIF", [](World& w) { w.use_directory(); w.site.allow_sif = false; }, kYes},
   {"FUSE under a path limit", [](World& w) { w.site.limit_paths = {"/"}; }, RefusalCode::kUnboundRoot},
   {"FUSE under an owner limit", [](World& w) { w.site.limit_owners = {"root"}; }, RefusalCode::kUnboundRoot},
   {"FUSE under a group limit", [](World& w) { w.site.limit_groups = {"root"}; }, RefusalCode::kUnboundRoot},
   {"FUSE under an ECL", [](World& w) { w.facts.ecl_active = true; }, RefusalCode::kUnboundRoot},
-  {"a directory under a path limit", [](World& w) { w.request.root = RootKind::kDirectory; w.site.limit_paths = {"/"}; }, RefusalCode::kUnboundRoot},
-  {"a directory under an ECL", [](World& w) { w.request.root = RootKind::kDirectory; w.facts.ecl_active = true; }, RefusalCode::kUnboundRoot},
+  {"a directory under a path limit", [](World& w) { w.use_directory(); w.site.limit_paths = {"/"}; }, RefusalCode::kUnboundRoot},
+  {"a directory under an ECL", [](World& w) { w.use_directory(); w.facts.ecl_active = true; }, RefusalCode::kUnboundRoot},
 
   {"a trusted image", [](World& w) { w.use_image(); }, kYes},
   {"an image without facts", [](World& w) { w.use_image(); w.facts.image.reset(); }, RefusalCode::kImageDescriptor},
@@ -137,10 +142,11 @@ const Case kCases[] = {
   {"no overlay", [](World& w) { w.request.scratch = Scratch::kWritable; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
   {"no overlay, but mount points", [](World& w) { w.site.allow_overlay = false; }, kYes},
   {"no overlay, and a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.allow_overlay = false; }, RefusalCode::kOverlayForbidden},
-  {"an upper layer on the host", [](World& w) { w.request.scratch = Scratch::kDirectory; w.request.upper = 4; w.descriptors = 5; }, RefusalCode::kOverlayForbidden},
+  {"an upper layer on the host", [](World& w) { w.request.scratch = Scratch::kDirectory; w.request.upper = 4; w.descriptors = 5; }, RefusalCode::kOverlayDirectory},
   {"a layer", [](World& w) { w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; }, kYes},
   {"a layer over a limited image", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}}; w.descriptors = 5; w.site.limit_paths = {"/apps"}; }, RefusalCode::kUnboundRoot},
-  {"a directory layer where none is allowed", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kDirectory, 4}}; w.descriptors = 5; w.site.allow_directory = false; }, RefusalCode::kUnboundRoot},
+  {"a directory layer", [](World& w) { w.use_image(); w.request.layers = {{RootKind::kFuse, 4}, {RootKind::kDirectory, 5}}; w.descriptors = 6; }, RefusalCode::kOverlayDirectory, 1},
+  {"a directory root under an overlay", [](World& w) { w.use_directory(); w.request.scratch = Scratch::kMountPoints; }, RefusalCode::kOverlayDirectory},
 
   {"as large as the site allows", [](World& w) { w.request.scratch_bytes = 64 << 20; }, kYes},
   {"larger than the site allows", [](World& w) { w.request.scratch_bytes = (64 << 20) + 1; }, RefusalCode::kSessionSize},
@@ -201,6 +207,7 @@ TEST_CASE("the table reaches every refusal that decide can give") {
                                  RefusalCode::kPathLimit,          RefusalCode::kUnboundRoot,
                                  RefusalCode::kNamespaceForbidden, RefusalCode::kBindForbidden,
                                  RefusalCode::kBindTarget,         RefusalCode::kOverlayForbidden,
+                                 RefusalCode::kOverlayDirectory,
                                  RefusalCode::kCapability,         RefusalCode::kKernelMount,
                                  RefusalCode::kNetworkNamespace,   RefusalCode::kSessionSize,
                                  RefusalCode::kMountForbidden,     RefusalCode::kImageMalformed,

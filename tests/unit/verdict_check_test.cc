@@ -4,6 +4,8 @@
 #include <functional>
 #include <memory>
 
+#include <linux/capability.h>
+
 #include <doctest/doctest.h>
 
 #include "protocol/launch_request.h"
@@ -40,7 +42,7 @@ std::unique_ptr<Verdict> valid() {
       .data_blocks = 100, .tree_offset = 40960 + 101 * 4096, .tree_bytes = 4096, .salt_bytes = 32};
   v->crypt = {.data_bytes = 4096, .data_offset = 8192, .sector_bytes = 512, .key_descriptor = 3};
   v->scratch_bytes = 1 << 20;
-  v->capabilities = 1;
+  v->capabilities = 1 << 13;
   std::strcpy(v->hostname.data(), "node-1.site");
   v->layer_count = 2;
   v->layers[0] = {RootKind::kImage, 0};
@@ -92,6 +94,8 @@ const Case kRefused[] = {
     {"layers without an overlay", [](Verdict& v) { v.overlay = 0; }},
     {"no layer", [](Verdict& v) { v.layer_count = 0; }},
     {"a root of another descriptor", [](Verdict& v) { v.layers[0].descriptor = 5; v.layers[1].descriptor = 0; }},
+    {"a directory layer under an overlay, setuid", [](Verdict& v) { v.layers[1].kind = RootKind::kDirectory; }},
+    {"a directory root under an overlay, setuid", [](Verdict& v) { v.image_bytes = 0; v.verity = {}; v.crypt = {}; v.layers[0].kind = RootKind::kDirectory; v.layers[1].descriptor = 3; v.operations[1] = {Operation::kBind, 0, 5, 1, 0, 0}; }},
     {"a layer that is an image", [](Verdict& v) { v.layers[1].kind = RootKind::kImage; }},
     {"an upper layer of the host, setuid", [](Verdict& v) { v.upper_descriptor = 5; v.layer_count = 1; }},
     {"scratch of no size", [](Verdict& v) { v.scratch_bytes = 0; }},
@@ -176,7 +180,7 @@ const Case kAllowed[] = {
     {"verity of one block, without a tree", [](Verdict& v) { v.verity.tree_bytes = 0; }},
     {"short salt", [](Verdict& v) { v.verity.salt_bytes = 0; }},
     {"4096-byte crypt sectors", [](Verdict& v) { v.crypt.sector_bytes = 4096; }},
-    {"all capabilities that exist", [](Verdict& v) { v.capabilities = (1ULL << 41) - 1; }},
+    {"all capabilities that a site can grant", [](Verdict& v) { v.capabilities = postern::kGrantable; }},
     {"no hostname", [](Verdict& v) { v.hostname = {}; v.namespaces = 0; }},
     {"longest hostname", [](Verdict& v) { v.hostname.fill('a'); }},
     {"target with dots in a name", [](Verdict& v) { target(v, "/..a/b.."); }},
@@ -221,6 +225,48 @@ TEST_SUITE("protocol/verdict_check") {
     CHECK_FALSE(check_verdict(*v, 3, kSuid));
     v->overlay = 1;
     CHECK(check_verdict(*v, 3, kSuid));
+  }
+
+  TEST_CASE("an overlay over a directory is for a user namespace, where its mounter has no rights") {
+    const auto v = directory();
+    CHECK(check_verdict(*v, 3, kSuid));
+    v->overlay = 1;
+    CHECK_FALSE(check_verdict(*v, 3, kSuid));
+    v->namespaces = CLONE_NEWUSER;
+    CHECK(check_verdict(*v, 3, postern::kNamespaces));
+    v->layer_count = 2;
+    v->layers[1] = {RootKind::kDirectory, 3};
+    CHECK(check_verdict(*v, 4, postern::kNamespaces));
+    v->namespaces = 0;
+    v->layers[0].kind = RootKind::kFuse;
+    CHECK_FALSE(check_verdict(*v, 4, kSuid));
+    v->layers[1].kind = RootKind::kFuse;
+    CHECK(check_verdict(*v, 4, kSuid));
+  }
+
+  TEST_CASE("no verdict passes the ceiling, and the ceiling holds nothing that leads to root") {
+    for (const unsigned never :
+         {CAP_CHOWN,     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER,     CAP_FSETID,
+          CAP_KILL,      CAP_SETGID,       CAP_SETUID,          CAP_SETPCAP,    CAP_LINUX_IMMUTABLE,
+          CAP_NET_ADMIN, CAP_IPC_OWNER,    CAP_SYS_MODULE,      CAP_SYS_RAWIO,  CAP_SYS_CHROOT,
+          CAP_SYS_ADMIN, CAP_SYS_BOOT,     CAP_SYS_PTRACE,      CAP_SYS_PACCT,  CAP_SYS_RESOURCE,
+          CAP_SYS_TIME,  CAP_MKNOD,        CAP_SYS_TTY_CONFIG,  CAP_LEASE,      CAP_AUDIT_WRITE,
+          CAP_SETFCAP,   CAP_MAC_OVERRIDE, CAP_MAC_ADMIN,       CAP_SYSLOG,     CAP_AUDIT_CONTROL,
+          CAP_PERFMON,   CAP_BPF,          CAP_AUDIT_READ,      CAP_CHECKPOINT_RESTORE}) {
+      CHECK((postern::kGrantable >> never & 1) == 0);
+    }
+    for (unsigned number = 0; number < 64; ++number) {
+      CAPTURE(number);
+      const auto v = valid();
+      v->capabilities = std::uint64_t{1} << number;
+      CHECK(check_verdict(*v, kDescriptors, kSuid).has_value() ==
+            ((postern::kGrantable >> number & 1) != 0));
+      const auto inside = directory();
+      inside->namespaces = CLONE_NEWUSER;
+      inside->capabilities = v->capabilities;
+      CHECK(check_verdict(*inside, 3, postern::kNamespaces).has_value() ==
+            (number <= CAP_LAST_CAP));
+    }
   }
 
   TEST_CASE("every operation has its rule") {
