@@ -1,7 +1,7 @@
 #!/bin/bash
 # Plants known bugs, one at a time, in a copy of the tree and shows that the suites catch each. Prints TAP.
 #
-# plants/NAME.patch begins with lines "Caught-by: KIND WHAT": suid PART-OF-A-CASE, unit TEST, fuzz TARGET (its
+# plants/NAME.patch begins with lines "Caught-by: KIND WHAT": suid or lent PART-OF-A-CASE, unit TEST, fuzz TARGET (its
 # corpus) or vm TEST (of tests/vm/image_stack.py). At least one of these must fail with the bug, and all of them
 # pass without it.
 #
@@ -25,6 +25,8 @@ build() { ninja -C build "${targets[@]}" >build.log 2>&1; }
 run() {
   case $1 in
     suid) python3 tests/suid/suid_test.py "$PWD/build/helper/postern-helper" "$PWD/build/policy/judge/postern-judge" \
+            "$PWD/build/tests/suid/suid-probe" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
+    lent) python3 tests/suid/lent.py "$PWD/build/helper/postern-helper" "$PWD/build/policy/judge/postern-judge" \
             "$PWD/build/tests/suid/suid-probe" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
     unit) "build/tests/unit/unit_$2" >run.log 2>&1 ;;
     fuzz) "build/fuzz/replay_$2" "fuzz/corpus/$2" >run.log 2>&1 ;;
