@@ -1,5 +1,6 @@
 #include "frontend/doctor/facts.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <charconv>
@@ -12,9 +13,11 @@
 #include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
+#include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
@@ -27,6 +30,7 @@
 #include "frontend/system/libexec.h"
 #include "frontend/system/subids.h"
 #include "policy/config/trusted_file.h"
+#include "policy/ecl/ecl.h"
 #include "policy/image/image.h"
 #include "protocol/base/unique_fd.h"
 
@@ -213,7 +217,11 @@ bool privileged(const char* name) {
   for (const char* directory : {"/usr/bin/", "/usr/local/bin/", "/bin/"}) {
     const std::string path = std::string(directory) + name;
     struct stat status{};
+    struct statvfs mount{};
     if (::stat(path.c_str(), &status) == 0) {
+      if (::statvfs(path.c_str(), &mount) == 0 && (mount.f_flag & ST_NOSUID) != 0) {
+        return false;
+      }
       return (status.st_uid == 0 && (status.st_mode & S_ISUID) != 0) ||
              ::getxattr(path.c_str(), "security.capability", nullptr, 0) > 0;
     }
@@ -237,6 +245,33 @@ HelperFacts helper_facts() {
   return h;
 }
 
+// The judge denies every start if one of these files is not as it must be, as with postern.toml.
+void list_facts(Facts& facts) {
+  const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  const std::string file = POSTERN_CONFDIR "/ecl.toml";
+  const auto text = config::read_trusted(root.get(), file);
+  if (!text) {
+    facts.config_fault = text.error().problem.what;
+    return;
+  }
+  const auto list = ecl::parse_ecl(*text, file);
+  if (!list) {
+    facts.config_fault = list.error().what;
+    return;
+  }
+  facts.list_active = list->activated;
+  facts.list_asks_for_seals =
+      std::any_of(list->groups.begin(), list->groups.end(),
+                  [](const ecl::Group& group) { return group.binding == ecl::Binding::kSealed; });
+}
+
+bool has_log_daemon() {
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = "/dev/log"};
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  // SAFETY: the cast is the interface of connect(2).
+  return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+}
+
 void site_facts(Facts& facts) {
   facts.config_path = POSTERN_CONFDIR "/postern.toml";
   facts.judge_user = POSTERN_JUDGE_USER;
@@ -247,10 +282,13 @@ void site_facts(Facts& facts) {
     const auto site = config::load_trusted(facts.config_path);
     if (site) {
       facts.suid_enabled = site->suid_enabled;
+      facts.audit_required = site->audit_required;
+      list_facts(facts);
     } else {
       facts.config_fault = site.error().problem.what;
     }
   }
+  facts.log_daemon = has_log_daemon();
 }
 
 void cgroup_facts(Facts& facts) {
@@ -267,16 +305,6 @@ void cgroup_facts(Facts& facts) {
   }
 }
 
-bool has_line_ending(const std::string& text, std::string_view name) {
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.ends_with(name)) {
-      return true;
-    }
-  }
-  return false;
-}
-
 }  // namespace
 
 std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
@@ -289,6 +317,33 @@ std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
     return {0, 0};
   }
   return {major, minor};
+}
+
+// A line: id, parent, device, root, mount point, options, optional fields, "-", type, source, and
+// the options of the file system. The last line of a mount point is the mount that is seen there.
+void mount_facts(std::string_view mountinfo, Facts& facts) {
+  std::istringstream lines{std::string(mountinfo)};
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string word;
+    std::string place;
+    for (int i = 0; i < 5 && words >> place; ++i) {
+    }
+    while (words >> word && word != "-") {
+    }
+    std::string type;
+    std::string source;
+    std::string options;
+    words >> type >> source >> options;
+    if (place == "/") {
+      facts.root_is_initramfs = type == "rootfs";
+    } else if (place == "/proc" && type == "proc") {
+      const std::size_t hidden = options.find("hidepid=");
+      facts.proc_hides_others = hidden != std::string::npos && options[hidden + 8] != '0' &&
+                                options.compare(hidden + 8, 3, "off") != 0;
+      facts.proc_has_only_pids = options.find("subset=pid") != std::string::npos;
+    }
+  }
 }
 
 Attempt try_user_namespace() {
@@ -333,8 +388,10 @@ Facts gather() {
   cgroup_facts(f);
   f.helper = helper_facts();
   site_facts(f);
-  f.device_mapper = has_line_ending(contents("/proc/misc"), " device-mapper");
-  f.loop_devices = has_line_ending(contents("/proc/devices"), " loop");
+  // In sysfs: a /proc with subset=pid has neither misc nor devices.
+  f.device_mapper = ::access("/sys/class/misc/device-mapper", F_OK) == 0;
+  f.loop_devices = ::access("/sys/class/misc/loop-control", F_OK) == 0;
+  mount_facts(contents("/proc/self/mountinfo"), f);
   for (const sif::Architecture a : image::interpreters("/proc/sys/fs/binfmt_misc")) {
     f.interpreters.emplace_back(sif::name_of(a));
   }

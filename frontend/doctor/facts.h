@@ -56,8 +56,15 @@ struct Facts {
   bool config_present = false;
   std::string config_fault;  // why the site's policy cannot be relied on
   bool suid_enabled = false;
+  bool audit_required = false;  // postern.toml: no start without a line in the log
+  bool log_daemon = false;      // one listens on /dev/log
+  bool list_active = false;     // ecl.toml
+  bool list_asks_for_seals = false;
   bool device_mapper = false;
   bool loop_devices = false;
+  bool root_is_initramfs = false;         // nothing is mounted over it, and it on nothing
+  bool proc_hides_others = false;         // proc(5): hidepid
+  bool proc_has_only_pids = false;        // proc(5): subset=pid
   std::vector<std::string> interpreters;  // architectures that binfmt_misc emulates
 };
 
@@ -65,6 +72,9 @@ Facts gather();
 
 // Major and minor of "6.1.0-18-amd64"; 0 and 0 where it is something else.
 std::pair<unsigned, unsigned> kernel_version(std::string_view release);
+
+// The options of /proc and what "/" is, as mountinfo (proc(5)) says.
+void mount_facts(std::string_view mountinfo, Facts& facts);
 
 // The tries, one by one.
 Attempt try_user_namespace();

@@ -135,6 +135,37 @@ Check cgroups(const Facts& f) {
   return c;
 }
 
+// What is installed and enabled as it must be, and yet no start would be admitted, or none would
+// come up.
+std::pair<std::string, std::string> start_obstacle(const Facts& f) {
+  if (f.audit_required && !f.log_daemon) {
+    return {
+        "the site requires an audit line (audit.required), and no syslog daemon listens on "
+        "/dev/log",
+        "start one (systemd-journald, rsyslog), or in " + f.config_path +
+            ": [audit] required = false"};
+  }
+  // An active list admits no server of the user's: the kernel must mount the image.
+  if (f.list_active && !f.loop_devices) {
+    return {
+        "the site's execution control list is active, and there are no loop devices to mount "
+        "images with",
+        "as root: modprobe loop, and `loop` in a file in /etc/modules-load.d/"};
+  }
+  if (f.list_active && f.list_asks_for_seals && !f.device_mapper) {
+    return {
+        "the site's execution control list admits sealed images, and there is no device-mapper "
+        "to check their blocks with",
+        "as root: modprobe -a dm-mod dm-verity, and both in a file in /etc/modules-load.d/"};
+  }
+  if (f.root_is_initramfs) {
+    return {"\"/\" is the initramfs itself, which pivot_root(2) cannot replace",
+            "let the node's start go on to a mounted root (switch_root to a tmpfs or a disk), or "
+            "use user namespaces"};
+  }
+  return {};
+}
+
 // What keeps suid mode from working, the first reason; empty = nothing.
 std::pair<std::string, std::string> suid_obstacle(const Facts& f) {
   const HelperFacts& h = f.helper;
@@ -170,7 +201,7 @@ std::pair<std::string, std::string> suid_obstacle(const Facts& f) {
   if (!f.suid_enabled) {
     return {"the site has not enabled it", "in " + f.config_path + ": [suid] enabled = true"};
   }
-  return {};
+  return start_obstacle(f);
 }
 
 Check helper(const Facts& f) {
@@ -190,6 +221,19 @@ Check device_mapper(const Facts& f) {
     c.cure =
         "only for sealed and encrypted images that the kernel mounts in suid mode, as root: "
         "modprobe -a loop dm-mod dm-verity dm-crypt";
+  }
+  return c;
+}
+
+// Containers run with each of these; what they see of other processes is less.
+Check proc(const Facts& f) {
+  Check c{.name = "proc", .works = true, .detail = "/proc shows every process"};
+  if (f.proc_has_only_pids) {
+    c.detail =
+        "/proc shows processes only (subset=pid): containers run, and find no /proc/cpuinfo, "
+        "/proc/meminfo and /proc/sys";
+  } else if (f.proc_hides_others) {
+    c.detail = "/proc hides the processes of other users (hidepid): containers run";
   }
   return c;
 }
@@ -251,11 +295,17 @@ const char* truth(bool value) {
 Report examine(const Facts& f) {
   Report r;
   const Check suid = helper(f);
-  r.checks = {kernel(f),      user_namespaces(f),
-              fuse(f),        overlay(f),
-              subordinate(f), cgroups(f),
-              suid,           device_mapper(f),
-              emulation(f),   site_policy(f, suid.works)};
+  r.checks = {kernel(f),
+              user_namespaces(f),
+              fuse(f),
+              overlay(f),
+              subordinate(f),
+              cgroups(f),
+              suid,
+              device_mapper(f),
+              proc(f),
+              emulation(f),
+              site_policy(f, suid.works)};
   r.user_namespace_mode = true;
   for (const Check& c : r.checks) {
     r.user_namespace_mode = r.user_namespace_mode && (c.works || !c.needed);

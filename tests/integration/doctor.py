@@ -76,6 +76,21 @@ def without_namespaces_it_says_so_and_exits_1():
 
 
 @test
+def a_proc_that_shows_less_is_said():
+    if os.geteuid() != 0:
+        raise tap.Skip("needs root, to mount another /proc")
+    _, usual = by_name(run(PROGRAM, "doctor", "--json"))
+    for option, word in {"hidepid=0": "every process", "hidepid=2": "hidepid", "subset=pid": "subset=pid"}.items():
+        script = f"mount -t proc -o {option} proc /proc && exec setpriv --reuid {USER} --regid {USER} --clear-groups {PROGRAM} doctor --json"
+        done = subprocess.run(["unshare", "--mount", "--propagation", "private", "sh", "-c", script], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=60, cwd="/")
+        _, checks = by_name(done)
+        assert word in checks["proc"]["detail"] and checks["proc"]["works"], checks["proc"]
+        for name in ("user-namespaces", "fuse", "device-mapper", "setuid-helper"):  # found out without what is hidden
+            assert checks[name]["works"] == usual[name]["works"], (option, checks[name])
+
+
+@test
 def wrong_usage_exits_1():
     done = run(PROGRAM, "doctor", "--nonsense")
     assert done.returncode == 1 and "Usage" in done.stderr and not done.stdout, done

@@ -179,6 +179,18 @@ TEST_SUITE("frontend/doctor") {
         {[](Facts& f) { f.config_fault = "writable by group"; }, "writable by group"},
         {[](Facts& f) { f.config_present = false; }, "no /etc/postern/postern.toml"},
         {[](Facts& f) { f.suid_enabled = false; }, "not enabled"},
+        {[](Facts& f) { f.audit_required = true; }, "audit.required"},
+        {[](Facts& f) {
+           f.list_active = true;
+           f.loop_devices = false;
+         },
+         "no loop devices"},
+        {[](Facts& f) {
+           f.list_active = f.list_asks_for_seals = true;
+           f.device_mapper = false;
+         },
+         "no device-mapper"},
+        {[](Facts& f) { f.root_is_initramfs = true; }, "initramfs"},
     };
     for (const Row& row : rows) {
       CAPTURE(row.words);
@@ -189,6 +201,57 @@ TEST_SUITE("frontend/doctor") {
       CHECK(contains(check(r, "setuid-helper").detail, row.words));
       CHECK_FALSE(check(r, "setuid-helper").cure.empty());
     }
+  }
+
+  TEST_CASE("suid mode is ready if what it asks for is there") {
+    Facts f = suid_host();
+    f.audit_required = f.log_daemon = true;
+    CHECK(examine(f).suid_mode);
+    f.list_active = f.list_asks_for_seals = true;
+    CHECK(examine(f).suid_mode);
+    f.device_mapper = f.list_asks_for_seals = false;
+    CHECK(examine(f).suid_mode);
+    f.loop_devices = f.list_active = false;
+    CHECK(examine(f).suid_mode);
+  }
+
+  TEST_CASE("mountinfo says what / and /proc are") {
+    struct Row {
+      const char* text;
+      bool initramfs;
+      bool hides;
+      bool only_pids;
+    };
+
+    const std::string disk = "25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n";
+    const std::string proc = "26 25 0:20 / /proc rw,nosuid shared:5 - proc proc rw";
+    const Row rows[] = {
+        {"", false, false, false},
+        {"1 1 0:2 / / rw - rootfs rootfs rw,size=1k\n", true, false, false},
+        {"1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / / rw - tmpfs tmpfs rw\n", false, false,
+         false},
+        {"\n", false, false, false},
+        {",hidepid=0\n", false, false, false},
+        {",hidepid=off\n", false, false, false},
+        {",hidepid=2\n", false, true, false},
+        {",gid=4,hidepid=invisible\n", false, true, false},
+        {",subset=pid\n", false, false, true},
+        {"\n27 25 0:21 / /srv/proc rw - proc proc rw,subset=pid\n", false, false, false},
+    };
+    for (const Row& row : rows) {
+      CAPTURE(row.text);
+      const bool whole = *row.text >= '0' && *row.text <= '9';
+      Facts f;
+      mount_facts(whole ? row.text : disk + proc + row.text, f);
+      CHECK(f.root_is_initramfs == row.initramfs);
+      CHECK(f.proc_hides_others == row.hides);
+      CHECK(f.proc_has_only_pids == row.only_pids);
+    }
+    Facts f = good_host();
+    f.proc_hides_others = true;
+    CHECK(contains(check(examine(f), "proc").detail, "hidepid"));
+    f.proc_has_only_pids = true;
+    CHECK(contains(check(examine(f), "proc").detail, "subset=pid"));
   }
 
   TEST_CASE("a site's policy is enforced only where users have no other way") {
