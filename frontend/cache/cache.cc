@@ -335,10 +335,17 @@ Outcome<Claim> Cache::claim(Type type, const std::string& key) const {
     }
     Claim out(std::move(fd), path, waiting.partial(), false);
     out.cancelled_ = cancelled_;
-    if (::access(path.c_str(), F_OK) != 0) {
-      return out;
+    // It was finished between the first look and the lock; or something lies there that is no
+    // entry.
+    if (open_entry(path).valid()) {
+      out.discard();
+      continue;
     }
-    out.discard();  // it was finished between the first look and the lock
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return system_problem("removing '" + path + "', which is no entry of the cache", errno,
+                            "remove it, or choose another place with POSTERN_CACHEDIR");
+    }
+    return out;
   }
 }
 

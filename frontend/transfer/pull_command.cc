@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 #include <sys/stat.h>
 
@@ -127,7 +129,11 @@ Outcome<> fetch(const option::Arguments& arguments) {
     problem.what = "Unable to handle " + uri + " uri: " + problem.what;
     return problem;
   }
-  const std::string line = (scratch.empty() ? "keep " + image->path : "once " + scratch) + "\n";
+  // Whoever asked may have another directory.
+  std::error_code unknown;
+  const std::string path =
+      std::filesystem::absolute(scratch.empty() ? image->path : scratch, unknown).string();
+  const std::string line = (scratch.empty() ? "keep " : "once ") + path + "\n";
   std::fputs(line.c_str(), stdout);
   return Ok{};
 }

@@ -488,6 +488,27 @@ def without_a_cache(bench):
     bench.run("exec", target, "cat", "/data/old").prints("new\n")
 
 
+def odd_places(bench):
+    """a cache and a directory for temporary files by relative names; something in the cache that is no entry"""
+    env = {"POSTERN_CACHEDIR": "relative"}
+    uri = f"docker://{plain.host}/group/image:1"
+    bench.run("exec", uri, "cat", "/data/old", env=env).prints("new\n")
+    os.makedirs(bench.work + "/scratch", exist_ok=True)
+    os.chmod(bench.work + "/scratch", 0o777)
+    bench.run("exec", "--disable-cache", "--tmpdir", "scratch", uri, "cat", "/data/old", env=env).prints("new\n")
+    assert os.listdir(bench.work + "/scratch") == []
+    place = bench.work + "/relative/cache/oci-tmp"
+    name = os.listdir(place)[0]
+    os.chmod(os.path.join(place, name), 0)
+    bench.run("exec", uri, "cat", "/data/old", env=env).prints("new\n")
+    os.remove(os.path.join(place, name))
+    os.symlink("/etc/passwd", os.path.join(place, name))
+    bench.run("exec", uri, "cat", "/data/old", env=env).prints("new\n")
+    os.remove(os.path.join(place, name))
+    os.mkdir(os.path.join(place, name))
+    bench.run("exec", uri, "true", env=env).fails(255, "no entry of the cache", name)
+
+
 def cache_commands(bench):
     """cache list and clean: what is there, by type and age; a dry run removes nothing"""
     env = cache(bench)
@@ -577,7 +598,7 @@ def tls(bench):
 
 TESTS = [pull_and_run, name_of_the_file, second_pull_uses_the_cache, every_action_takes_uris, compressions, platforms, by_digest,
          lies, media_types, statuses, cut_at_each_place, cut_in_headers, stalls, killed, damaged_cache, many_at_once,
-         without_a_cache, cache_commands, redirects_lose_credentials, through_a_proxy, tls]
+         without_a_cache, odd_places, cache_commands, redirects_lose_credentials, through_a_proxy, tls]
 
 if __name__ == "__main__":
     bench.main(TESTS)
