@@ -2,8 +2,8 @@
 # Plants known bugs, one at a time, in a copy of the tree and shows that the suites catch each. Prints TAP.
 #
 # plants/NAME.patch begins with lines "Caught-by: KIND WHAT": suid or lent PART-OF-A-CASE, unit TEST, fuzz TARGET (its
-# corpus) or vm TEST (of tests/vm/image_stack.py). At least one of these must fail with the bug, and all of them
-# pass without it.
+# corpus), integration FILE CASE, or vm TEST (of tests/vm/image_stack.py). At least one of these must fail with the
+# bug, and all of them pass without it.
 #
 # Usage, as root: test-the-tests.sh [NAME ...]
 set -uo pipefail
@@ -29,6 +29,7 @@ run() {
     lent) python3 tests/suid/lent.py "$PWD/build/helper/postern-helper" "$PWD/build/policy/judge/postern-judge" \
             "$PWD/build/tests/suid/suid-probe" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
     unit) "build/tests/unit/unit_$2" >run.log 2>&1 ;;
+    integration) POSTERN_BUILD="$PWD/build" python3 tests/integration/${2% *} "${2#* }" >run.log 2>&1 ;;
     fuzz) "build/fuzz/replay_$2" "fuzz/corpus/$2" >run.log 2>&1 ;;
     vm) bash tests/vm/boot.sh "$PWD/tests/vm/image_stack.py" "$PWD/build/helper/postern-helper" \
           "${vm_programs[@]/#/$PWD/build/}" /usr/local/libexec/postern /usr/local/etc/postern "$2" >run.log 2>&1 ;;
@@ -41,7 +42,8 @@ while read -r unit; do targets+=("tests/unit/unit_$unit"); done \
   < <(sed -n 's/^Caught-by: unit //p' "${plants[@]}" | sort -u)
 while read -r target; do targets+=("fuzz/replay_$target"); done \
   < <(sed -n 's/^Caught-by: fuzz //p' "${plants[@]}" | sort -u)
-grep -q '^Caught-by: vm ' "${plants[@]}" && targets+=("${vm_programs[@]}")
+grep -q '^Caught-by: \(vm\|integration\) ' "${plants[@]}" && targets+=("${vm_programs[@]}")
+grep -q '^Caught-by: integration ' "${plants[@]}" && targets+=(tests/integration/neighbour)
 build || { tail -20 build.log; exit 1; }
 echo "1..${#plants[@]}"
 number=0 failed=0

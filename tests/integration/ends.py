@@ -159,7 +159,9 @@ def sigkill_of_the_front_end(b):
         assert process.stdout.readline() == b"ready\n"
         wait_until(lambda: b.processes("sleep 7654"), "no child")
         process.kill()
-        process.communicate(timeout=30)
+        process.wait(timeout=30)  # its streams are open in a child that lives on
+        process.stdout.close()
+        process.stderr.close()
         wait_until(lambda: not b.processes("sleep 8765"), f"{mode}: the payload lives on")
         if survives:
             time.sleep(0.3)
