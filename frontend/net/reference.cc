@@ -72,9 +72,19 @@ bool is_host(std::string_view host) {
   if (host.starts_with('[')) {
     return true;
   }
-  return !name.empty() && name.front() != '-' && name.front() != '.' && name.back() != '-' &&
-         std::all_of(name.begin(), name.end(),
-                     [](char c) { return (is_word(c) && c != '_') || c == '.' || c == '-'; });
+  while (true) {  // labels, joined by dots
+    const std::size_t dot = name.find('.');
+    const std::string_view label = name.substr(0, dot);
+    if (label.empty() || label.front() == '-' || label.back() == '-' ||
+        !std::all_of(label.begin(), label.end(),
+                     [](char c) { return (is_word(c) && c != '_') || c == '-'; })) {
+      return false;
+    }
+    if (dot == std::string_view::npos) {
+      return true;
+    }
+    name.remove_prefix(dot + 1);
+  }
 }
 
 bool is_tag(std::string_view tag) {

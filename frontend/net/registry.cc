@@ -171,6 +171,7 @@ std::optional<Challenge> parse_challenge(std::string_view header) {
     std::string name = lower(rest.substr(start, equals - start));
     name.erase(name.find_last_not_of(" \t") + 1);
     rest.remove_prefix(equals + 1);
+    rest.remove_prefix(std::min(rest.find_first_not_of(" \t"), rest.size()));  // RFC 9110 §5.6.6
     std::string value;
     if (rest.starts_with('"')) {
       std::size_t at = 1;
