@@ -349,7 +349,7 @@ class Parser {
       skip_blanks();
       parentheses = take(")");
     }
-    if (name.empty() || (!keyword && !parentheses)) {
+    if (name.empty() || name.find('=') != std::string::npos || (!keyword && !parentheses)) {
       at_ = start;
       line_ = line;
       return nullptr;

@@ -22,6 +22,7 @@ options = sorted({name for table in ("action_options.cc", "command.cc")
                   for name in re.findall(r'\{"([a-z][a-z0-9-]+)", (?:0|\'.\'), "', source("frontend/cli/" + table))})
 fetching = sorted({name for path in sorted((ROOT / "frontend/transfer").glob("*.cc"))
                    for name in re.findall(r'\{"([a-z][a-z0-9-]+)", (?:0|\'.\'), "', path.read_text(encoding="utf-8"))})
+compared = set(re.findall(r"\*--([a-z0-9-]+)\*", page("postern-compat.7.scd")))
 codes = re.findall(r"kExit\w+ = (\d+);", source("protocol/exit_codes.h"))
 
 checks = [
@@ -30,6 +31,9 @@ checks = [
     ("every option is in postern(1)", [o for o in options if f"--{o}*" not in page("postern.1.scd")], options),
     ("every option of fetching and sending is in postern-images(1)",
      [o for o in fetching if f"--{o}*" not in page("postern-images.1.scd")], fetching),
+    ("every option of exec that the compatibility page names is one, or is said not to be there",
+     [o for o in compared if o not in options and f"*--{o}*: not there" not in page("postern-compat.7.scd")
+      and o not in page("postern-compat.7.scd").split("# OPTIONS OF OTHER COMMANDS")[-1]], compared),
     ("every exit code is in postern(1)", [c for c in codes if f"*{c}*" not in page("postern.1.scd")], codes),
 ]
 print(f"1..{len(checks)}")

@@ -292,7 +292,7 @@ def command_tests(image, squash):
 
 
 def mistake_tests(image):
-    expect("no command", [], status=1, error="^Usage:")
+    expect("no command", [], output="^Usage:", status=1)
     expect("an unknown command", ["nosuch"], status=1, error='^Error: unknown command "nosuch" for "postern"')
     expect("an unknown flag", ["exec", "--nosuch", image, "true"], status=1,
            error='^Error for command "exec": unknown flag: --nosuch\n')

@@ -83,7 +83,7 @@ def binds_follow_links_inside(b):
     top = b.rootfs("linked")
     os.symlink("/host-etc", top + "/outward")
     os.symlink("../../../../etc", top + "/upward")
-    b.run("exec", "--bind", f"{PLAIN}:/outward", top, "true").fails(255, "/outward")
+    b.run("exec", "--bind", f"{PLAIN}:/outward", top, "cat", "/outward/file").prints("plain\n")
     assert not os.path.exists("/host-etc")
     result = b.run("exec", "--bind", f"{PLAIN}/file:/upward/new-file", top, "cat", "/etc/new-file")
     result.prints("plain\n")

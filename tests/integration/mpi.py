@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Open MPI of the host starts ranks that are containers of one image: shared memory and single-copy transfers work."""
+"""Open MPI and MPICH of the host start ranks that are containers of one image: shared memory and single-copy transfers work."""
 import glob
 import os
 import re
@@ -100,4 +100,21 @@ def single_copy(b):
     assert copied >= RANKS * (4 << 20), f"{copied} bytes by single copies"
 
 
-bench.main([over_shared_memory, single_copy])
+def hydra(b):
+    """MPICH's Hydra hands each rank its connection as an open descriptor, by number (PMI_FD)"""
+    if shutil.which("mpicc.mpich") is None or shutil.which("mpiexec.hydra") is None:
+        raise harness.Skip("needs mpich and libmpich-dev")
+    top = b.rootfs("mpich", files={"only-in-the-image": "yes\n", "ring.c": PROGRAM})
+    subprocess.run(["mpicc.mpich", "-o", top + "/ring", top + "/ring.c"], check=True)
+    for link in ("lib", "lib64"):
+        os.symlink("usr/" + link, top + "/" + link)
+        os.makedirs(top + "/usr/" + link, exist_ok=True)
+    copy_closure(top, top + "/ring")
+    image = b.squashfs(top)
+    for options in ([], ["--pid"]):
+        result = b.run(command=["mpiexec.hydra", "-n", "2", b.postern, "exec", *options, image, "/ring"], timeout=120).ok()
+        assert sorted(" ".join(line.split()[:4]) for line in result.lines) == ["rank 0 of 2", "rank 1 of 2"], repr(result)
+        assert result.out.count("image yes") == 2, repr(result)
+
+
+bench.main([over_shared_memory, single_copy, hydra])

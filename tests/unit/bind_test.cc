@@ -91,7 +91,7 @@ TEST_SUITE("frontend/run binds") {
              Row{"type=bind,\"src=/new\nline\",dst=/b", "[/new\nline|/b]"},
              Row{"type=bind,src=x.sif,dst=/b,image-src=/s,id=2", "[x.sif|/b|src /s|id 2]"},
              Row{"\n\n", ""},
-             Row{"src=/a,dst=/b", "!type=bind is missing"},
+             Row{"src=/a,dst=/b", "[/a|/b]"},
              Row{"type=tmpfs,dst=/b", "!type \"tmpfs\" is unknown"},
              Row{"type=bind,src=/a", "!destination= is missing"},
              Row{"type=bind,dst=/b", "!source is empty"},
