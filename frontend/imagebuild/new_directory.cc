@@ -1,7 +1,9 @@
 #include "frontend/imagebuild/new_directory.h"
 
 #include <cerrno>
+#include <filesystem>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include <sys/file.h>
@@ -70,7 +72,13 @@ bool remove_in_namespace(int parent, const std::string& name) {
 
 Outcome<NewDirectory> NewDirectory::create(const std::string& target) {
   std::string clean = without_slashes(target);
-  const std::string parent = parent_directory(clean);
+  // Absolute: programs of the build that run elsewhere are told it.
+  std::error_code missing;
+  const std::string parent = std::filesystem::canonical(parent_directory(clean), missing).string();
+  if (missing) {
+    return system_problem("making a directory in '" + parent_directory(clean) + "'",
+                          missing.value());
+  }
   POSTERN_TRY(system::check_safe_directory(parent));
   remove_abandoned(parent);
   const UniqueFd place(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));

@@ -11,6 +11,7 @@
 
 #include "frontend/imagebuild/bootstrap_tool.h"
 #include "frontend/imagebuild/directory_source.h"
+#include "frontend/imagebuild/fingerprints.h"
 #include "frontend/imagebuild/host_files.h"
 #include "frontend/imagebuild/layers.h"
 #include "frontend/message/message.h"
@@ -374,6 +375,13 @@ Outcome<Plan> open_plan(const Recipe& recipe, const BuildOptions& options) {
                                                               .variant = options.variant,
                                                               .pin = options.pin,
                                                               .remote = options.remote.get()}));
+  }
+  if (!recipe.fingerprints.empty()) {
+    if (plan.opened.files.empty()) {
+      return Problem{
+          .what = "the header 'Fingerprints' needs a SIF as the source: nothing else is signed"};
+    }
+    POSTERN_TRY(check_fingerprints(plan.opened.files[0].get(), recipe.fingerprints));
   }
   POSTERN_TRY_ASSIGN(plan.tree, plan.opened.source->index());
   return plan;

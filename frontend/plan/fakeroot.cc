@@ -72,7 +72,10 @@ Fakeroot choose_fakeroot(const Identity& caller, bool asked) {
 Outcome<std::vector<std::uint8_t>> imitation_filter(Fakeroot kind, bool mounts) {
   std::string profile(kProfileStart);
   profile += kDeviceRules;
-  profile += kind == Fakeroot::kRootMapped ? kIdentityRule : std::string_view{};
+  const bool single_id =
+      kind == Fakeroot::kRootMapped ||
+      (kind == Fakeroot::kAllIds && !system::holds_id(system::own_user_ids(), 1));
+  profile += single_id ? kIdentityRule : std::string_view{};
   profile += mounts ? kMountRule : std::string_view{};
   profile += "]}";
   std::vector<std::string> warnings;

@@ -134,7 +134,7 @@ def post_runs_as_root_of_a_container_and_its_files_are_roots():
   echo the test ran
 """)
     text = make("out.sif", "image.def")
-    assert "Running %post" in text and "+ mkdir -p /srv/deep" in text
+    assert "Running post scriptlet" in text and "+ mkdir -p /srv/deep" in text
     tree = listing("out.sif")
     assert tree[b"/made"] == {"mode": "-rwsr-xr-x", "owner": "0/0", "size": "2", "link": None} and content("out.sif", "made") == b"0\n"
     assert tree[b"/srv/deep/file"]["owner"] == "0/0"

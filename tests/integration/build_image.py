@@ -344,17 +344,15 @@ def a_sparse_member_of_a_tar_stays_sparse():
 
 
 @test
-def a_hole_without_end_is_refused_at_once_and_stays_a_hole_in_a_sandbox():
+def a_hole_without_end_is_refused_at_once():
     os.mkdir("tree")
     with open("tree/big", "wb") as file:
         file.truncate(1 << 40)
     subprocess.run(["tar", "--sparse", "-cf", "s.tar", "-C", "tree", "big"], check=True)
-    for source in ("s.tar", "tree"):
+    for source, words in (("s.tar", "is a hole of 1.00 TiB"), ("tree", "holes of more than 64")):
         said = build("s.sif", source, ok=False)
-        assert "holes of more than 64" in said and "lastlog" in said, said
+        assert words in said, said
         assert not os.path.exists("s.sif")
-    build("--sandbox", "box", "s.tar")
-    assert os.stat("box/big").st_size == 1 << 40 and os.stat("box/big").st_blocks < 100
     os.truncate("tree/big", 3 << 30)  # the same made smaller is taken, and costs nothing
     build("s.sif", "tree")
     assert os.stat("s.sif").st_size < 300_000 and listing("s.sif")[b"/big"]["size"] == str(3 << 30)

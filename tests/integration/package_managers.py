@@ -11,13 +11,15 @@ import functools
 import http.server
 import os
 import pathlib
-import pwd
 import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import users  # noqa: E402
 
 BUILD, POSTERN = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:3])
 PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[1:]))
@@ -73,21 +75,24 @@ def root_file_system():
 
 
 class User:
-    def __init__(self, name, subordinate):
-        run("useradd", "--create-home", "--shell", "/bin/sh", name)
-        entry = pwd.getpwnam(name)
-        self.name, self.uid, self.gid, self.home = name, entry.pw_uid, entry.pw_gid, entry.pw_dir
+    """An account with the ranges of RANGES, or with none, in /etc/subuid and /etc/subgid."""
+
+    def __init__(self, subordinate):
+        entry = users.account()
+        self.name, self.uid, self.gid, self.home = entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir
+        self.set_ranges(RANGES if subordinate else ())
+
+    def set_ranges(self, ranges):
         # useradd(8) gives ranges of its own where the host's defaults say so.
-        for file in ("/etc/subuid", "/etc/subgid"):
-            lines = [line for line in pathlib.Path(file).read_text().splitlines(True) if not line.startswith(name + ":")]
-            lines += [f"{name}:{first}:{count}\n" for first, count in RANGES] if subordinate else []
-            pathlib.Path(file).write_text("".join(lines))
+        with users.alone("subids"):
+            for file in ("/etc/subuid", "/etc/subgid"):
+                lines = [line for line in pathlib.Path(file).read_text().splitlines(True) if not line.startswith(self.name + ":")]
+                lines += [f"{self.name}:{first}:{count}\n" for first, count in ranges]
+                pathlib.Path(file).write_text("".join(lines))
 
     def remove(self):
-        run("userdel", "--remove", "--force", self.name, ok=False)
-        for file in ("/etc/subuid", "/etc/subgid"):
-            lines = [line for line in pathlib.Path(file).read_text().splitlines(True) if not line.startswith(self.name + ":")]
-            pathlib.Path(file).write_text("".join(lines))
+        self.set_ranges(())
+        users.remove_account(self.name)
 
 
 class Repository:
@@ -159,6 +164,9 @@ From: {base}
 """
 
 
+BUSYBOX_SOURCE = "Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n  /bin/busybox /bin/chown\n  /bin/busybox /bin/mkdir\n"
+
+
 class Case:
     """One caller and the directory it builds in."""
 
@@ -218,22 +226,18 @@ def dnf(case, expected):
 
 def owners_in_an_image(case):
     """What %post made of owners is what the image has, and a failed build leaves nothing behind."""
-    text = ("Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n  /bin/busybox /bin/chown\n  /bin/busybox /bin/mkdir\n"
-            "%post\n  mkdir -m 700 /x /y\n  chown 33 /x\n  chown 60:40000 /y\n")
+    text = (BUSYBOX_SOURCE + "%post\n  mkdir -m 700 /x /y\n  chown 33 /x\n  chown 60:40000 /y\n")
     case.build(text, output="image.sif")
-    done = case.run(POSTERN, "exec", "--fakeroot", "image.sif", "/bin/sh", "-c", "exec -a busybox /bin/sh -c 'exit 0'", ok=False)
     listing = subprocess.run(["unsquashfs", "-lln", "-o", str(offset(case.place / "image.sif")), str(case.place / "image.sif")],
                              stdout=subprocess.PIPE, text=True, check=True).stdout
     owners = {line.split()[-1]: line.split()[1] for line in listing.splitlines() if "squashfs-root/" in line}
     assert owners["squashfs-root/x"] == "33/0" and owners["squashfs-root/y"] == "60/40000", owners
     case.build(text + "  exit 1\n", output="bad.sif", ok=False)
     assert os.listdir(case.place / "tmp") == [], os.listdir(case.place / "tmp")
-    return done
 
 
 def a_killed_build_is_removed_by_the_next(case):
-    text = ("Bootstrap: scratch\n%files\n  /bin/busybox /bin/sh\n  /bin/busybox /bin/chown\n  /bin/busybox /bin/mkdir\n"
-            "%post\n  mkdir -m 700 /x\n  chown 33 /x\n  while :; do :; done\n")
+    text = (BUSYBOX_SOURCE + "%post\n  mkdir -m 700 /x\n  chown 33 /x\n  while :; do :; done\n")
     (case.place / "loop.def").write_text(text)
     process = subprocess.Popen([BUILD, "build", "--tmpdir", "tmp", "--sandbox", "never", "loop.def"], cwd=case.place, user=case.user.uid, group=case.user.gid,
                                extra_groups=[], env={"PATH": os.environ["PATH"], "HOME": case.user.home, "POSTERN_LIBEXEC": PLACES},
@@ -262,17 +266,17 @@ def main():
         os.chmod("/dev/fuse", 0o666)
     base = root_file_system()
     failed = 0
-    users = []
+    accounts = []
     with tempfile.TemporaryDirectory(prefix="postern-packages-", dir="/var/tmp") as scratch:
         top = pathlib.Path(scratch)
         top.chmod(0o755)
         repository = Repository(top)
         try:
-            users = [User(f"pk{os.getpid()}s", True), User(f"pk{os.getpid()}n", False)]
-            cases = [Case(user, top, base, repository.url) for user in (*users, None)]
+            accounts = [User(True), User(False)]
+            cases = [Case(user, top, base, repository.url) for user in (*accounts, None)]
             tests = []
             for case, kind, expected in zip(cases, ("subordinate ids", "no subordinate ids", "root"),
-                                            (lambda n: subordinate(n) if n else users[0].uid, lambda n: users[1].uid, lambda n: n)):
+                                            (lambda n: subordinate(n) if n else accounts[0].uid, lambda n: accounts[1].uid, lambda n: n)):
                 tests += [(f"apt-get, {kind}", functools.partial(apt, case, expected)), (f"dnf, {kind}", functools.partial(dnf, case, expected))]
             tests += [("owners in an image, subordinate ids", functools.partial(owners_in_an_image, cases[0])),
                       ("owners in an image, root", functools.partial(owners_in_an_image, cases[2])),
@@ -291,7 +295,7 @@ def main():
                         print("# " + line[:300], flush=True)
         finally:
             repository.close()
-            for user in users:
+            for user in accounts:
                 user.remove()
     return 1 if failed else 0
 

@@ -188,7 +188,8 @@ TEST_SUITE("frontend/build") {
   TEST_CASE("templates: per stage, one level deep, over lines, not in comments") {
     const auto done = parsed(
         "Bootstrap: a\nFrom: {{ X }}\n%arguments\nX=one\nQ=\"q\"\n%post\n{{\n Q }} # {{ NONE }}\n"
-        "#!{{X}}\nbootstrap: b\nFrom: {{X}}\n%arguments\nX={{ Y }}/{{NONE}}\nY={{X}}\n");
+        "#!{{X}}\nbootstrap: b\nFrom: {{X}}/{{Z}}\n%arguments\nX={{ Y }}\nY={{X}}\n",
+        {{"Z", "{{NONE}}"}});
     REQUIRE(done);
     CHECK(done->stages[0].header.at("from") == "one");
     CHECK(done->stages[0].post->text == "\"q\" # {{ NONE }}\n#!one\n");
