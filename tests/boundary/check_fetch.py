@@ -20,6 +20,7 @@ MAY_READ = {
 }
 LIBRARIES = ["policy/snapshot/libsnapshot.a", "policy/sif/libsif.a", "policy/image/libimage.a", "policy/seal/libseal.a",
              "policy/seal/libseal_cover.a", "policy/crypt/libluks2.a", "policy/signature/libsignature.a", "policy/signature/libdigest.a",
+             "policy/signature/libpem_key.a",
              "policy/ecl/libecl.a", "policy/ecl/libecl_facts.a", "policy/judge/libdecide.a", "policy/judge/libjudge.a",
              "policy/config/libconfig.a", "policy/admit/libadmit.a", "policy/path/libpath.a", "policy/text/libtext.a",
              "policy/json/libjson.a"]
