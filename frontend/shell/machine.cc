@@ -477,7 +477,7 @@ int Machine::case_of(const Node& node) {
 
 int Machine::simple(const Node& node) {
   const unsigned line = node.line;
-  status_ = node.words.empty() ? 0 : status_;
+  substituted_.reset();
   const Arguments words = fields(node.words);
   line_ = line;
   if (flow_ != Flow::kNormal) {
@@ -494,15 +494,12 @@ int Machine::simple(const Node& node) {
   }
   int status = 0;
   if (words.empty()) {
-    const int before = status_;
-    status_ = 0;
+    bool done = true;
     for (const Assignment& assignment : node.assignments) {
-      if (!assign(assignment)) {
-        status_ = 1;
-        break;
-      }
+      done = done && assign(assignment);
     }
-    status = flow_ == Flow::kNormal ? status_ : before;
+    // XCU 2.9.1: the status of the last command substitution, if there was one.
+    status = done ? substituted_.value_or(0) : 1;
   } else {
     status = with_assignments(node, words);
   }
@@ -898,6 +895,7 @@ std::string Machine::capture(const Node& command) {
     out.append(buffer.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
   }
   status_ = pid > 0 ? wait_for(pid) : 1;
+  substituted_ = status_;
   std::erase(out, '\0');
   while (!out.empty() && out.back() == '\n') {
     out.pop_back();

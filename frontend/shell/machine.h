@@ -196,11 +196,12 @@ class Machine {
   std::size_t steps_ = 0;
   std::size_t bytes_ = 0;
   int last_background_ = 0;
-  bool stop_on_error_ = false;  // set -e
-  bool stop_on_unset_ = false;  // set -u
-  bool export_all_ = false;     // set -a
-  bool no_globbing_ = false;    // set -f
-  bool trace_ = false;          // set -x
+  std::optional<int> substituted_;  // status of the last $(…) since the command began
+  bool stop_on_error_ = false;      // set -e
+  bool stop_on_unset_ = false;      // set -u
+  bool export_all_ = false;         // set -a
+  bool no_globbing_ = false;        // set -f
+  bool trace_ = false;              // set -x
   bool pipe_fail_ = false;
 };
 

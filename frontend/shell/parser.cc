@@ -107,10 +107,16 @@ class Parser {
     return at_ + ahead < text_.size() ? text_[at_ + ahead] : '\0';
   }
 
+  // Behind the end, where the position may stand after an error, there is nothing.
+  [[nodiscard]] std::string_view piece(std::size_t begin,
+                                       std::size_t length = std::string_view::npos) const {
+    return text_.substr(std::min(begin, text_.size()), length);
+  }
+
   [[nodiscard]] bool at_end() const { return at_ >= text_.size(); }
 
   bool take(std::string_view what) {
-    if (!text_.substr(std::min(at_, text_.size())).starts_with(what)) {
+    if (!piece(at_).starts_with(what)) {
       return false;
     }
     at_ += what.size();
@@ -156,7 +162,7 @@ class Parser {
       }
       ++end;
     }
-    return text_.substr(at_, end - at_);
+    return piece(at_, end - at_);
   }
 
   bool take_reserved(std::string_view word) {
@@ -266,6 +272,12 @@ class Parser {
     skip_blanks();
     auto node = compound();
     if (node == nullptr) {
+      static constexpr std::array<std::string_view, 8> kOutOfPlace = {"then", "elif", "else", "fi",
+                                                                      "do",   "done", "esac", "}"};
+      const std::string_view first = ahead();
+      if (std::find(kOutOfPlace.begin(), kOutOfPlace.end(), first) != kOutOfPlace.end()) {
+        fail("unexpected \"" + std::string(first) + '"');
+      }
       return simple();
     }
     if (node->kind != Node::Kind::kFunction) {
@@ -554,7 +566,7 @@ class Parser {
       } else if (peek() == ')' && open > 0) {
         --open;
       } else if (peek() == ')' && peek(1) == ')') {
-        const std::string_view text = text_.substr(start, at_ - start);
+        const std::string_view text = piece(start, at_ - start);
         at_ += 2;
         return std::string(text);
       } else if (peek() == '\n') {
@@ -618,18 +630,17 @@ class Parser {
       return false;
     }
     Assignment out;
-    out.name = text_.substr(at_, end - at_);
+    out.name = piece(at_, end - at_);
     const std::size_t start = at_;
     at_ = end;
     if (peek() == '[' && !declares) {
       const std::size_t close = text_.find(']', at_);
       if (close == std::string_view::npos ||
-          (text_.substr(close + 1, 1) != "=" && text_.substr(close + 1, 2) != "+=")) {
+          (piece(close + 1, 1) != "=" && piece(close + 1, 2) != "+=")) {
         at_ = start;
         return false;
       }
-      out.index =
-          std::make_shared<Word>(expression(std::string(text_.substr(at_ + 1, close - at_ - 1))));
+      out.index = std::make_shared<Word>(expression(std::string(piece(at_ + 1, close - at_ - 1))));
       at_ = close + 1;
     }
     out.append = peek() == '+' && peek(1) == '=';
@@ -658,13 +669,13 @@ class Parser {
       ++at_;
     }
     if (at_ > start && at_ - start < 5 && (peek() == '<' || peek() == '>')) {
-      out.fd = std::stoi(std::string(text_.substr(start, at_ - start)));
+      out.fd = std::stoi(std::string(piece(start, at_ - start)));
     } else {
       at_ = start;
     }
     static constexpr std::array<std::string_view, 12> kOperations = {
         "&>>", "&>", "<<<", "<<-", "<<", "<&", "<>", "<", ">>", ">&", ">|", ">"};
-    const std::string_view rest = text_.substr(std::min(at_, text_.size()));
+    const std::string_view rest = piece(at_);
     if (rest.starts_with("<(") || rest.starts_with(">(")) {
       fail("process substitution is not supported");
       return false;
@@ -712,7 +723,7 @@ class Parser {
       bool closed = false;
       while (!at_end() && !closed) {
         std::size_t end = std::min(text_.find('\n', at_), text_.size());
-        std::string_view line = text_.substr(at_, end - at_);
+        std::string_view line = piece(at_, end - at_);
         while (strip && line.starts_with('\t')) {
           line.remove_prefix(1);
         }
@@ -777,7 +788,7 @@ class Parser {
         at_ += 2;
         ++line_;
       } else if (at_ + 1 < text_.size()) {
-        add_text(out, text_.substr(at_ + 1, 1), true);
+        add_text(out, piece(at_ + 1, 1), true);
         at_ += 2;
       } else {
         add_text(out, "\\", true);
@@ -798,7 +809,7 @@ class Parser {
     } else if (c == '`') {
       backquote(out, false);
     } else {
-      add_text(out, text_.substr(at_, 1), false);
+      add_text(out, piece(at_, 1), false);
       ++at_;
     }
   }
@@ -809,7 +820,7 @@ class Parser {
       fail("a quote is not closed");
       return;
     }
-    const std::string_view text = text_.substr(at_ + 1, end - at_ - 1);
+    const std::string_view text = piece(at_ + 1, end - at_ - 1);
     line_ += static_cast<unsigned>(std::count(text.begin(), text.end(), '\n'));
     add_text(out, text, true);
     at_ = end + 1;
@@ -886,7 +897,7 @@ class Parser {
         at_ += 2;
         ++line_;
       } else if (next == '$' || next == '`' || next == '\\' || (next == '"' && quote == '"')) {
-        add_text(out, text_.substr(at_ + 1, 1), true);
+        add_text(out, piece(at_ + 1, 1), true);
         at_ += 2;
       } else {
         add_text(out, "\\", true);
@@ -898,7 +909,7 @@ class Parser {
       backquote(out, true);
     } else {
       line_ += c == '\n' ? 1U : 0U;
-      add_text(out, text_.substr(at_, 1), true);
+      add_text(out, piece(at_, 1), true);
       ++at_;
     }
   }
@@ -994,7 +1005,7 @@ class Parser {
     } else if (!at_end() && std::string_view("@*#?-$!").find(peek()) != std::string_view::npos) {
       ++at_;
     }
-    return std::string(text_.substr(start, at_ - start));
+    return std::string(piece(start, at_ - start));
   }
 
   void braced(Word& out, bool quoted) {
@@ -1020,8 +1031,7 @@ class Parser {
         fail("\"]\" is expected");
         return;
       }
-      part.index =
-          std::make_shared<Word>(expression(std::string(text_.substr(at_ + 1, close - at_ - 1))));
+      part.index = std::make_shared<Word>(expression(std::string(piece(at_ + 1, close - at_ - 1))));
       at_ = close + 1;
     }
     if (!take("}")) {
@@ -1034,7 +1044,7 @@ class Parser {
     static constexpr std::array<std::string_view, 22> kOperations = {
         ":-", ":=", ":+", ":?", "##", "%%", "//", "/#", "/%", "^^", ",,",
         "-",  "=",  "+",  "?",  "#",  "%",  "/",  "^",  ",",  "@",  ":"};
-    const std::string_view rest = text_.substr(std::min(at_, text_.size()));
+    const std::string_view rest = piece(at_);
     const auto* found =
         std::find_if(kOperations.begin(), kOperations.end(),
                      [rest](std::string_view one) { return rest.starts_with(one); });
