@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   // Variables alone: nothing of this process or its files is seen or changed.
   shell::Session session(environment, shell::Reach::kVariables);
   if (session.run(text, "script").ended != shell::Ended::kBeyond) {
-    for (const auto& variable : session.environment().variables()) {
+    const shell::Environment after = session.environment();
+    for (const auto& variable : after.variables()) {
       if (variable.name.empty() || variable.name.find('=') != std::string::npos) {
         __builtin_trap();
       }

@@ -30,11 +30,14 @@ class Members {
 
   void take(const char* member, Texts& out) {
     const Json* object = find(member);
-    if (object != nullptr && !object->is_object()) {
+    if (object == nullptr) {
+      return;
+    }
+    if (!object->is_object()) {
       leave_out(member, "not an object");
       return;
     }
-    for (const auto& [key, value] : (object != nullptr ? *object : Json::object()).items()) {
+    for (const auto& [key, value] : object->items()) {
       out[key] = value.is_string() ? value.get<std::string>() : dump(value);
     }
   }
