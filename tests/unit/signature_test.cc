@@ -211,9 +211,9 @@ TEST_SUITE("signature") {
     for (std::size_t i = 0; i < 7; ++i) {
       const std::size_t start = i * 400000;
       jobs.push_back({i % 2 == 0 ? Algorithm::kSha256 : Algorithm::kSha512,
-                      {{start, 300000}, {start + 1, 5}}});
+                      {{start, 300000}, {start + 350000, 5}}});
       expected.push_back(signature::digest_of(
-          jobs.back().algorithm, bytes.substr(start, 300000) + bytes.substr(start + 1, 5)));
+          jobs.back().algorithm, bytes.substr(start, 300000) + bytes.substr(start + 350000, 5)));
     }
     for (const unsigned threads : {1U, 3U, 16U}) {
       std::uint64_t seen = 0;
@@ -224,6 +224,22 @@ TEST_SUITE("signature") {
       CHECK(seen == 7 * 300005);
     }
     CHECK_FALSE(signature::hash_file(Fresh(fd.get()), {{Algorithm::kSha256, {{3 << 20, 1}}}}));
+    // Several jobs may name the same bytes, which are read once for all of them; parts that overlap
+    // would have to be read twice.
+    std::uint64_t seen = 0;
+    const auto shared = signature::hash_file(
+        Fresh(fd.get()),
+        {{Algorithm::kSha256, {{0, 1000}}},
+         {Algorithm::kSha512, {{0, 1000}}},
+         {Algorithm::kSha256, {{0, 1000}, {5000, 7}}}},
+        [&](std::uint64_t n) { seen += n; });
+    REQUIRE(shared);
+    CHECK(seen == 1007);
+    CHECK((*shared)[1] == signature::digest_of(Algorithm::kSha512, bytes.substr(0, 1000)));
+    CHECK((*shared)[2] == signature::digest_of(Algorithm::kSha256,
+                                               bytes.substr(0, 1000) + bytes.substr(5000, 7)));
+    CHECK_FALSE(signature::hash_file(
+        Fresh(fd.get()), {{Algorithm::kSha256, {{0, 1000}}}, {Algorithm::kSha256, {{999, 10}}}}));
   }
 
   TEST_CASE("metadata: what is written is read, with names in any case and unknown members") {
