@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Root works on and in what another user prepared: it executes and writes nothing that this user chose."""
+import os
+import shutil
+import stat
+import subprocess
+import tarfile
+
+import harness
+
+harness.PARTS["libexec/postern/postern-build"] = "frontend/imagebuild/postern-build"
+harness.PARTS["libexec/postern/postern-keys"] = "frontend/keys/postern-keys"
+bench = harness.Bench()
+ROOT = bench.rootfs()
+VICTIM = os.path.join(bench.top, "of-root")  # what the user's links lead to
+os.mkdir(VICTIM, 0o755)
+
+
+def as_root(*arguments, ok=None, env=None, cwd=None, before=()):
+    done = subprocess.run([*before, bench.postern, *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                          cwd=cwd or bench.top, env={"PATH": os.environ["PATH"], "HOME": "/root", **(env or {})})
+    assert ok is None or (done.returncode == 0) == ok, f"{arguments}: exit {done.returncode}: {done.stdout}{done.stderr}"
+    return done
+
+
+def link(target, path):
+    os.symlink(target, path)
+    os.lchown(path, bench.user.uid, bench.user.gid)
+
+
+def untouched():
+    assert os.listdir(VICTIM) == [] and stat.S_IMODE(os.stat(VICTIM).st_mode) == 0o755, os.listdir(VICTIM)
+
+
+def overlays(b):
+    """links in another user's --overlay are not followed; a directory of root's own is written to"""
+    theirs = b.make_directory("overlay")
+    link(VICTIM, theirs + "/upper")
+    done = as_root("exec", "--overlay", theirs, ROOT, "touch", "/written")
+    assert "belongs to another user" in done.stderr, done.stderr
+    untouched()
+    own = os.path.join(b.top, "own-overlay")
+    os.mkdir(own)
+    os.symlink(VICTIM, own + "/upper")
+    assert "link" in as_root("exec", "--overlay", own, ROOT, "touch", "/written", ok=False).stderr
+    untouched()
+    os.unlink(own + "/upper")
+    as_root("exec", "--overlay", own, ROOT, "touch", "/written", ok=True)
+    assert os.path.exists(own + "/upper/written")
+
+
+def work_directories(b):
+    """links in another user's --workdir are not followed, and nothing of theirs is used; root's own is"""
+    theirs = b.make_directory("their-work")
+    for name in ("tmp", "scratch"):
+        link(VICTIM, f"{theirs}/{name}")
+    for more in (["touch", "/tmp/written"], ["--scratch", "/s", "true"]):
+        options = more[:2] if more[0] == "--scratch" else []
+        done = as_root("exec", "--contain", "--workdir", theirs, *options, ROOT, *more[len(options):], ok=False)
+        assert "is a link" in done.stderr or "belongs to another user" in done.stderr, done.stderr
+        untouched()
+    own = os.path.join(b.top, "own-work")
+    os.mkdir(own)
+    as_root("exec", "--contain", "--workdir", own, "--scratch", "/s", ROOT, "touch", "/tmp/written", "/s/too", ok=True)
+    assert os.path.exists(own + "/tmp/written") and os.path.exists(own + "/scratch/s/too")
+
+
+def key_directories(b):
+    """another user's gpg.conf is not obeyed: --keysdir, KEYSDIR, HOME; a directory of root's own works"""
+    home = b.make_directory("home")
+    theirs = b.make_directory("home/.postern")
+    theirs = b.make_directory("home/.postern/keys", mode=0o700)
+    for name, text in (("gpg.conf", f"logger-file {VICTIM}/log\n"), ("pubring.gpg", "")):
+        with open(f"{theirs}/{name}", "w") as file:
+            file.write(text)
+        os.chown(f"{theirs}/{name}", b.user.uid, b.user.gid)
+    for arguments, env in ((["key", "list", "--keysdir", theirs], {}), (["key", "list"], {"POSTERN_KEYSDIR": theirs}), (["key", "list"], {"HOME": home})):
+        done = as_root(*arguments, env=env)
+        assert done.returncode != 0 and ("another user" in done.stderr or "users can exchange" in done.stderr), (arguments, done)
+        untouched()
+    as_root("key", "list", "--keysdir", os.path.join(b.top, "own-keys"), ok=True)
+
+
+def temporary_directories(b):
+    """TMPDIR in a user's directory is not used by `key import --global`, and is an error for a build with programs"""
+    theirs = b.make_directory("their-tmp")
+    site = os.path.join(b.top, "site")
+    os.makedirs(site)
+    open(site + "/postern.toml", "w").close()
+    key = os.path.join(b.top, "key.pem")
+    subprocess.run(["gpg", "--homedir", site, "--batch", "--passphrase", "", "--quick-generate-key", "t <t@example.org>", "rsa2048"], check=True,
+                   capture_output=True)
+    with open(key, "wb") as file:
+        file.write(subprocess.run(["gpg", "--homedir", site, "--export"], check=True, capture_output=True).stdout)
+    subprocess.run(["gpgconf", "--homedir", site, "--kill", "all"], capture_output=True)
+    trace = os.path.join(b.top, "trace")
+    as_root("--config", site + "/postern.toml", "key", "import", "--global", key, env={"TMPDIR": theirs}, ok=True,
+            before=["strace", "-f", "-qq", "-e", "trace=mkdir,mkdirat", "-o", trace])
+    with open(trace) as file:
+        assert theirs not in file.read()
+    with open(os.path.join(b.top, "x.def"), "w") as file:
+        file.write(f"Bootstrap: localimage\nFrom: {ROOT}\n%post\n  true\n")
+    said = as_root("build", "x.sif", "x.def", env={"TMPDIR": theirs}, ok=False).stderr
+    assert "users can exchange" in said and os.listdir(theirs) == [], said
+    as_root("build", "--sandbox", theirs + "/box", ROOT, ok=False)
+    as_root("build", "x.sif", "x.def", ok=True)
+
+
+def archives(b):
+    """set-user-ID programs, devices and trusted attributes of an archive reach no sandbox, unless asked for"""
+    archive = os.path.join(b.top, "foreign.tar")
+    with tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        program = tarfile.TarInfo("bin/root-shell")
+        program.mode = 0o6755
+        program.pax_headers = {"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.kept": "1"}
+        tar.addfile(program)
+        device = tarfile.TarInfo("dev/memory")
+        device.type, device.mode, device.devmajor, device.devminor = tarfile.CHRTYPE, 0o666, 1, 1
+        tar.addfile(device)
+    said = as_root("build", "--sandbox", "box", archive, ok=True).stderr
+    assert "1 set-user-ID or set-group-ID" in said and "1 device nodes" in said and "1 trusted or security attributes" in said, said
+    box = os.path.join(b.top, "box")
+    assert stat.S_IMODE(os.stat(box + "/bin/root-shell").st_mode) == 0o755 and not os.path.lexists(box + "/dev/memory")
+    assert os.listxattr(box + "/bin/root-shell") == ["user.kept"]
+    as_root("build", "--sandbox", "--keep-privileged", "kept", archive, ok=True)
+    kept = os.path.join(b.top, "kept")
+    assert stat.S_IMODE(os.stat(kept + "/bin/root-shell").st_mode) == 0o6755
+    assert os.getxattr(kept + "/bin/root-shell", "trusted.overlay.opaque") == b"y"
+    shutil.rmtree(kept)
+
+
+def ids_of_root(b):
+    """root's container runs as root, with every id, and without rights over the host's devices"""
+    box = os.path.join(b.top, "ids")
+    shutil.copytree(ROOT, box, symlinks=True)
+    os.symlink("busybox", box + "/bin/chown")
+    os.symlink("busybox", box + "/bin/mknod")
+    done = as_root("exec", "--writable", box, "sh", "-c", "id -u; touch /f; chown 42:43 /f; stat -c %u:%g /f; mknod /node c 1 3 || echo refused", ok=True)
+    assert done.stdout.split() == ["0", "42:43", "refused"], done
+    assert (os.stat(box + "/f").st_uid, os.stat(box + "/f").st_gid) == (42, 43)
+
+
+bench.main([overlays, work_directories, key_directories, temporary_directories, archives, ids_of_root])
