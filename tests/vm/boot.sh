@@ -30,7 +30,8 @@ trap 'exit 143' TERM INT HUP
 
 # What the guest runs. It sees $work as it sees every other file of this machine.
 {
-  [ -z "${!POSTERN_@}" ] || declare -p "${!POSTERN_@}"
+  variables=("${!POSTERN_@}")
+  [ ${#variables[@]} = 0 ] || declare -p "${variables[@]}"
   printf 'cd %q\n' "$PWD"
   printf '%q ' "$@"
 } >"$work/command"
