@@ -35,6 +35,7 @@ constexpr std::string_view kLocalOptions =
     "no-auto-key-retrieve\n"
     "no-permission-warning\n"
     "no-greeting\n"
+    "lock-never\n"  // ours is flock(2), which ends with its process, on another host too
     "personal-digest-preferences SHA256 SHA384 SHA512\n"
     "cert-digest-algo SHA384\n";
 constexpr std::string_view kAgentOptions =
@@ -356,6 +357,7 @@ Outcome<KeyDirectory> KeyDirectory::open_local(const std::string& path) {
   POSTERN_TRY(out.shorten_home());
   POSTERN_TRY(write_once(path + "/gpg.conf", kLocalOptions));
   POSTERN_TRY(write_once(path + "/gpg-agent.conf", kAgentOptions));
+  POSTERN_TRY(out.restore_ring());
   // While this mark is there, the keys of Apptainer may not all have been taken over.
   const std::string mark = path + "/postern.adopting";
   const bool fresh = !exists(path + "/pubring.kbx") && !exists(path + "/pubring.gpg");
@@ -368,6 +370,26 @@ Outcome<KeyDirectory> KeyDirectory::open_local(const std::string& path) {
     ::unlink(mark.c_str());
   }
   return out;
+}
+
+// GnuPG replaces a ring in two steps: the old one becomes NAME~, then the new one NAME. Between
+// them there is none.
+Outcome<> KeyDirectory::restore_ring() const {
+  const auto lost = [&](const std::string& name) {
+    return !exists(path_ + "/pubring.kbx") && !exists(path_ + "/pubring.gpg") &&
+           exists(path_ + name + "~");
+  };
+  for (const std::string name : {"/pubring.kbx", "/pubring.gpg"}) {
+    if (!lost(name)) {
+      continue;
+    }
+    POSTERN_TRY_ASSIGN(const Agent alone, Agent::allow(home_));  // or another command is at it
+    const std::string ring = path_ + name;
+    if (lost(name) && ::rename((ring + "~").c_str(), ring.c_str()) != 0) {
+      return system_problem("restoring " + ring, errno);
+    }
+  }
+  return Ok{};
 }
 
 Outcome<> KeyDirectory::adopt_apptainer_keys() {

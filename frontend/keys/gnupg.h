@@ -99,6 +99,7 @@ class KeyDirectory {
   KeyDirectory() = default;
   Outcome<Context> context(bool armor = false) const;
   Outcome<> adopt_apptainer_keys();
+  Outcome<> restore_ring() const;
   Outcome<> shorten_home();
   [[nodiscard]] bool has_ring() const;
 

@@ -238,6 +238,8 @@ def attempt(case, number, fault, names):
         return None
     except Lost as lost:
         return f"{where}: after a second attempt: lost: {lost}"
+    except subprocess.TimeoutExpired as late:
+        return f"{fault} at change {number}: {late.cmd[-1]} does not end"
     finally:
         shutil.rmtree(top, ignore_errors=True)
 
@@ -429,7 +431,7 @@ def sif_cases(m):
         require(done.returncode == 0, f"neither as before nor signed: {[o[4] for o in now]}: {done.stderr.decode()}")
 
     def sealed(_path, now, before):
-        require(now[:len(before)] == before and [o[4] for o in now[len(before):]] == ["postern.seal.tree", "postern.seal"],
+        require(now[:len(before)] == before and [o[4] for o in now[len(before):]] == ["postern.verity", "postern.seal"],
                 f"objects: {[o[4] for o in now]}")
 
     def added(_path, now, before):

@@ -260,6 +260,9 @@ def a_keyring_whose_making_was_interrupted_is_made_whole(w):
     assert "F34371D0ACD5D09EB9BD853A80600A5FA11BBD29" in w.run("key", "list").stdout
     assert "trust-model always" in (ring / "gpg.conf").read_text() and (ring / "gpg-agent.conf").stat().st_size > 0
     assert not (ring / "postern.adopting").exists()
+    name = next(n for n in ("pubring.kbx", "pubring.gpg") if (ring / n).exists())
+    (ring / name).rename(ring / (name + "~"))                    # GnuPG, killed between its two renames
+    assert "F34371D0ACD5D09EB9BD853A80600A5FA11BBD29" in w.run("key", "list").stdout
 
 
 @test
