@@ -168,6 +168,13 @@ Problem step_problem(const plan::LaunchPlan& plan, const Failure& failure) {
           .cure =
               "a bind or the image lies on a file server that does not answer, or the image's "
               "server was stopped: try again, or leave out binds"};
+    case Step::kEnded:
+      return Problem{
+          .what = "the process of the container ended before its program ran",
+          .cure =
+              "it was killed, most likely because memory is short: see the limits of the job; "
+              "or the kernel refused it capabilities in its own user namespace: try "
+              "`postern doctor`"};
     case Step::kExecute:
       return system_problem("executing postern-init", err,
                             err == ENOEXEC ? "it is built for another architecture" : "");
@@ -248,6 +255,7 @@ bool is_lost_server(const Failure& failure) noexcept {
     case Step::kDrop:
     case Step::kExecute:
     case Step::kDeadline:
+    case Step::kEnded:
       break;
   }
   return false;

@@ -28,6 +28,7 @@ enum class Step : std::uint8_t {
   kDrop,
   kExecute,   // postern-init
   kDeadline,  // none of these came to an end in time
+  kEnded,     // the process was killed, or ended itself on a broken precondition
 };
 
 struct Failure {

@@ -303,6 +303,7 @@ class Process {
     }
     // ORDER: after the last change of ids and capabilities, which may clear it (prctl(2)).
     die_with_frontend();
+    setup_.prepared = true;
     // Most payloads need nothing that postern-init alone can do: one exec less. Our descriptors end
     // with the next one, whichever it is; those that were open before us stay.
     check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);
@@ -389,6 +390,10 @@ int start_payload(PayloadSetup& setup) {
   }
   held.reset();
   wait_for_program(setup, executed.get(), pid);
+  if (!setup.prepared && !setup.failed) {
+    setup.failure = {start::Step::kEnded, Error{.err = ECHILD, .op = Op::kStart}, 0};
+    setup.failed = true;
+  }
   if (setup.pid < 0 && !setup.failed) {
     setup.pid = pid;
     return 0;

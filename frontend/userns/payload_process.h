@@ -30,6 +30,7 @@ struct PayloadSetup {
   pid_t pid = -1;
   start::Failure failure;
   bool failed = false;
+  bool prepared = false;  // all that is left is the program's execution
 };
 
 // Returns 0 once postern-init runs, setup.pid being a child of this process; else setup.failure is

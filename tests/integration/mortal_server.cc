@@ -45,8 +45,10 @@ int main(int /*argc*/, char** argv) {
       continue;
     }
     const int reason = WSTOPSIG(status);
-    if (reason == (SIGTRAP | 0x80) && ++stops == 2 * number) {
-      ::kill(child, SIGKILL);
+    if (reason == (SIGTRAP | 0x80) && ++stops == 2 * std::labs(number)) {
+      if (number > 0) {
+        ::kill(child, SIGKILL);
+      }
       continue;
     }
     const bool ours = reason == SIGTRAP || reason == SIGSTOP || reason == (SIGTRAP | 0x80);
