@@ -66,10 +66,9 @@ void check_names(const build::Tree& tree) {
 
 // The bytes behind the first NUL NUL form feed are a second layer.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  using namespace std::string_view_literals;
   postern::message::configure(postern::message::Level::kFatal, false);
   const std::string_view all(reinterpret_cast<const char*>(data), size);  // SAFETY: bytes are chars
-  const auto cut = all.find("\0\0\f"sv);
+  const auto cut = all.find(std::string_view("\0\0\f", 3));
   const std::uint64_t first = cut == all.npos ? size : cut;
   const postern::UniqueFd file(::memfd_create("layers", MFD_CLOEXEC));
   if (::write(file.get(), data, size) != static_cast<ssize_t>(size)) {
