@@ -130,7 +130,9 @@ const sif::Descriptor* first_of(const sif::Image& image, sif::DataType type) {
   return found == all.end() ? nullptr : &*found;
 }
 
-Outcome<Metadata> metadata_object(Snapshot& bytes, const sif::Image& image, const sif::Descriptor& object) {
+Outcome<Metadata> metadata_object(Snapshot& bytes,
+                                  const sif::Image& image,
+                                  const sif::Descriptor& object) {
   POSTERN_TRY_ASSIGN(const std::string text,
                      sif::read_object(bytes, image, object, kMaxMetadataBytes));
   return parse_metadata(text);
@@ -139,6 +141,12 @@ Outcome<Metadata> metadata_object(Snapshot& bytes, const sif::Image& image, cons
 Outcome<Metadata> from_tree(int fd, const image::ImageInfo& info) {
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Tree> tree, open_tree(fd, info));
   return collect(*tree);
+}
+
+bool says_nothing(const Metadata& metadata) {
+  return metadata.apps.empty() && metadata.environment.empty() && metadata.labels.empty() &&
+         metadata.runscript.empty() && metadata.test.empty() && metadata.helpfile.empty() &&
+         metadata.deffile.empty() && metadata.startscript.empty();
 }
 
 // The metadata object says it all; without one, or if it is malformed, the file system does; what
@@ -179,6 +187,10 @@ Outcome<Metadata> inspect_open(int fd) {
     metadata.deffile = *std::move(deffile);
   }
   metadata.left_out.insert(metadata.left_out.begin(), left_out.begin(), left_out.end());
+  if (!metadata.left_out.empty() && says_nothing(metadata)) {
+    return Problem{.what = metadata.left_out.front(),
+                   .cure = "the image is damaged: fetch or build it again"};
+  }
   return metadata;
 }
 

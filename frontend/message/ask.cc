@@ -108,9 +108,10 @@ struct Read {
   std::size_t size = 0;
 };
 
-// In the terminal's own line mode, so that there is nothing to take back if it is given up. ORDER: echo
-// goes off before the question, which a program at the other end may answer at once.
-Outcome<Read> ask_once(int fd, int to, const std::string& prompt, bool secret, std::span<std::byte> answer) {
+// In the terminal's own line mode, so that there is nothing to take back if it is given up. ORDER:
+// echo goes off before the question, which a program at the other end may answer at once.
+Outcome<Read> ask_once(
+    int fd, int to, const std::string& prompt, bool secret, std::span<std::byte> answer) {
   const Signals signals;
   std::optional<Silence> silence;
   if (secret) {
@@ -154,12 +155,17 @@ Outcome<std::size_t> ask_line(const std::string& prompt, bool secret, std::span<
   const int from = terminal.valid() ? terminal.get() : STDIN_FILENO;
   const int to = terminal.valid() ? terminal.get() : STDERR_FILENO;
   while (true) {
-    POSTERN_TRY_ASSIGN(const Read read, ask_once(from, to, prompt, secret, answer));
-    if (read.signal == 0) {
-      return read.size;
+    const Outcome<Read> read = ask_once(from, to, prompt, secret, answer);
+    // A terminal shows the end of the line that is typed. What comes from a pipe leaves the
+    // question without one.
+    if (!terminal.valid() && ::write(to, "\n", 1) < 0) {
+      return system_problem("asking a question", errno);
     }
-    ::raise(read.signal);  // ends or stops this program
-    if (read.signal != SIGTSTP) {
+    if (!read || read->signal == 0) {
+      return read ? Outcome<std::size_t>(read->size) : read.error();
+    }
+    ::raise(read->signal);  // ends or stops this program
+    if (read->signal != SIGTSTP) {
       return Problem{.what = "interrupted"};  // by a signal with a handler of its own
     }
   }

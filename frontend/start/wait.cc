@@ -36,6 +36,16 @@ std::int64_t now() {
   return time.tv_sec * 1'000'000'000 + time.tv_nsec;
 }
 
+// By which a person or a batch system ends a program.
+sigset_t ending_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    ::sigaddset(&set, number);
+  }
+  return set;
+}
+
 class Waiter {
  public:
   Waiter(const Payload& payload, const BlockedSignals& signals)
@@ -141,16 +151,38 @@ BlockedSignals::BlockedSignals() noexcept {
   for (const int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT, SIGSYS}) {
     ::sigdelset(&set_, fault);
   }
-  sigset_t at_first = set_;
-  for (const int end : {SIGINT, SIGTERM, SIGHUP}) {
-    ::sigdelset(&at_first, end);
-  }
-  ::sigprocmask(SIG_BLOCK, &at_first, &before_);
+  ::sigprocmask(SIG_BLOCK, &set_, &before_);
+  let_end();
   ::signal(SIGCHLD, SIG_DFL);  // ignored, it would throw the payload's status away (wait(2))
+}
+
+void BlockedSignals::let_end() noexcept {
+  const sigset_t ends = ending_signals();
+  ::sigprocmask(SIG_UNBLOCK, &ends, nullptr);
 }
 
 void BlockedSignals::hold_all() noexcept {
   ::sigprocmask(SIG_BLOCK, &set_, nullptr);
+  const sigset_t ends = ending_signals();
+  ends_ = UniqueFd(::signalfd(-1, &ends, SFD_CLOEXEC));
+}
+
+int BlockedSignals::poll_or_end(pollfd& event, int milliseconds) const noexcept {
+  const std::int64_t deadline = now() + std::int64_t{milliseconds} * 1'000'000;
+  for (std::int64_t left = milliseconds; left >= 0; left = (deadline - now()) / 1'000'000) {
+    std::array<pollfd, 2> both = {event, pollfd{ends_.get(), POLLIN, 0}};
+    const int ready = ::poll(both.data(), both.size(), static_cast<int>(left));
+    event.revents = both[0].revents;
+    if (ready <= 0 || event.revents != 0) {
+      return ready;
+    }
+    // It is pending. Unblocked, it ends this process, unless it is ignored (nohup): then it is
+    // gone.
+    const sigset_t ends = ending_signals();
+    ::sigprocmask(SIG_UNBLOCK, &ends, nullptr);
+    ::sigprocmask(SIG_BLOCK, &ends, nullptr);
+  }
+  return 0;
 }
 
 BlockedSignals::~BlockedSignals() {

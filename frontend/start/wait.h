@@ -5,7 +5,10 @@
 
 #include <sys/types.h>
 
+#include <poll.h>
 #include <signal.h>
+
+#include "protocol/base/unique_fd.h"
 
 namespace postern::start {
 
@@ -20,14 +23,24 @@ class BlockedSignals {
   BlockedSignals(const BlockedSignals&) = delete;
   BlockedSignals& operator=(const BlockedSignals&) = delete;
 
-  // The payload runs: it gets the others too from now on.
+  // From now on the payload gets the others too. Before its process is made: what comes while it
+  // begins to run is its own.
   void hold_all() noexcept;
+
+  // There is no payload after all: those that end programs end this process again.
+  void let_end() noexcept;
+
+  // poll(2) of one descriptor, after hold_all(). A signal by which a person or a batch system ends
+  // a program ends this process if it comes before the event; later ones stay for the payload.
+  int poll_or_end(pollfd& event, int milliseconds) const noexcept;
 
   [[nodiscard]] const sigset_t& set() const noexcept { return set_; }
 
  private:
   sigset_t set_;
   sigset_t before_;
+  UniqueFd
+      ends_;  // signalfd(2) of those that end programs; not valid if there was no descriptor left
 };
 
 struct Payload {

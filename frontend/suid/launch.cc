@@ -123,8 +123,8 @@ Outcome<> open_paths(plan::LaunchPlan& plan) {
     if (source.kind == Kind::kPath) {
       // A namespace is entered by an open file: ioctl_ns(2) and setns(2) take no O_PATH.
       const bool is_namespace = plan.request.join_net == i;
-      source.fd = UniqueFd(
-          ::open(source.path.c_str(), is_namespace ? O_RDONLY | O_CLOEXEC : plan::open_flags(source)));
+      source.fd = UniqueFd(::open(source.path.c_str(),
+                                  is_namespace ? O_RDONLY | O_CLOEXEC : plan::open_flags(source)));
       if (!source.fd.valid()) {
         if (!start::is_optional(plan, i)) {
           return start::source_problem(plan, i, errno);
@@ -164,8 +164,15 @@ bool is_list_active(const std::string& site_file) {
 
 class Launch {
  public:
-  Launch(plan::LaunchPlan& plan, const config::SiteConfig& site, const std::string& site_file)
-      : plan_(plan), site_(site), site_file_(site_file), ecl_active_(is_list_active(site_file)) {}
+  Launch(plan::LaunchPlan& plan,
+         const config::SiteConfig& site,
+         const std::string& site_file,
+         start::BlockedSignals& signals)
+      : plan_(plan),
+        signals_(signals),
+        site_(site),
+        site_file_(site_file),
+        ecl_active_(is_list_active(site_file)) {}
 
   // Until the helper is gone and the payload runs.
   Outcome<> start() {
@@ -458,6 +465,7 @@ class Launch {
     const bool answered = got == static_cast<ssize_t>(sizeof reply);
     Outcome<> handed = Ok{};
     if (answered && reply.refusal == 0 && reply.err == 0) {
+      signals_.hold_all();  // ORDER: before the payload is given what it runs
       handed = hand_over();
     }
     const int status = system::wait_for_end(helper);
@@ -490,6 +498,7 @@ class Launch {
   }
 
   plan::LaunchPlan& plan_;
+  start::BlockedSignals& signals_;
   const config::SiteConfig& site_;
   const std::string& site_file_;
   std::vector<start::Server> servers_;
@@ -600,11 +609,10 @@ Outcome<int> launch(plan::LaunchPlan plan,
                     std::optional<ImageAccounts> accounts) {
   POSTERN_TRY(finish_accounts(plan, accounts));
   start::BlockedSignals signals;
-  Launch start(plan, site, site_file);
+  Launch start(plan, site, site_file, signals);
   POSTERN_TRY(start.start());
   accounts.reset();
   const std::string image = plan.image_name;
-  signals.hold_all();
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.report();

@@ -109,8 +109,12 @@ Outcome<Ok> make_verdict(const plan::LaunchPlan& plan, Verdict& verdict) {
 
 class Launch {
  public:
-  Launch(plan::LaunchPlan& plan, Verdict& verdict, Opened& opened)
-      : plan_(plan), verdict_(verdict), opened_(opened), ids_{::geteuid(), ::getegid()} {}
+  Launch(plan::LaunchPlan& plan, Verdict& verdict, Opened& opened, start::BlockedSignals& signals)
+      : plan_(plan),
+        verdict_(verdict),
+        opened_(opened),
+        signals_(signals),
+        ids_{::geteuid(), ::getegid()} {}
 
   // Until the payload runs, with an image server of its own at last.
   Outcome<Ok> start() {
@@ -186,10 +190,13 @@ class Launch {
     for (const start::Server& server : servers_) {
       setup.servers.push_back(&server);
     }
+    setup.signals = &signals_;
+    signals_.hold_all();
     if (start_payload(setup) == 0) {
       pid_ = setup.pid;
       return true;
     }
+    signals_.let_end();
     const bool joined = !servers_.empty() && servers_[0].joined();
     std::string last_words;
     for (start::Server& server : servers_) {
@@ -220,6 +227,7 @@ class Launch {
   plan::LaunchPlan& plan_;
   Verdict& verdict_;
   Opened& opened_;
+  start::BlockedSignals& signals_;
   start::Ids ids_;
   UniqueFd frontend_;
   UniqueFd user_namespace_;
@@ -244,9 +252,8 @@ Outcome<int> launch(plan::LaunchPlan plan) {
   POSTERN_TRY(make_verdict(plan, *verdict));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
   start::BlockedSignals signals;
-  Launch start(plan, *verdict, opened);
+  Launch start(plan, *verdict, opened, signals);
   POSTERN_TRY(start.start());
-  signals.hold_all();
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.leave_servers();

@@ -340,7 +340,7 @@ namespace {
 // thread-local storage, so nothing is done here but to wait.
 void wait_for_program(PayloadSetup& setup, int executed, pid_t first) noexcept {
   pollfd end = {executed, POLLIN, 0};
-  if (::poll(&end, 1, kDeadlineMilliseconds) != 0) {
+  if (setup.signals->poll_or_end(end, kDeadlineMilliseconds) != 0) {
     return;
   }
   // What it waits for is most likely an image, whose server is stopped: without it, there is an

@@ -489,7 +489,7 @@ def ranks_of_an_encrypted_image(b):
         for process in running:
             line = process.stdout.readline()
             assert line == f"{DIGEST}  /data/blob\n".encode(), line + process.stderr.read()
-        assert len(b.processes("postern-squashfs --fuse-fd")) == 1
+        assert len(b.processes("postern-squashfs --starter")) == 1
     finally:
         with open(gate, "w"):
             pass
@@ -515,7 +515,7 @@ def two_users_of_one_image(b):
     assert (second.returncode, second.stdout) == (0, b"plain as day\n"), second
     third = subprocess.run([b.postern, "exec", path, "cat", "/marker"], env=base, **theirs)
     assert third.returncode == 255 and b"no key was given" in third.stderr, third
-    assert len(b.processes("postern-squashfs --fuse-fd")) == 1
+    assert len(b.processes("postern-squashfs --starter")) == 1
     first.communicate(b"\n", timeout=30)
 
 

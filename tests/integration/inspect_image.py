@@ -59,13 +59,13 @@ def squashfs(root, *options):
     return image
 
 
-def add_object(image, kind, name, data):
-    """One more object of a SIF, behind the others."""
+def replace_metadata(image, data, name=b"inspect-metadata.json"):
+    """Other bytes, or another name, for the metadata object of a SIF."""
     whole = bytearray(image.read_bytes())
     total, table = struct.unpack_from("<qq", whole, 88)
-    slot = next(i for i in range(total) if not whole[table + 585 * i + 4])
-    raw = struct.pack("<iBIIIqqqqqqq128s384s", kind, 1, slot + 1, 0xF0000001, 0, len(whole), len(data), len(data), 1, 1, 0, 0, name, b"")
-    whole[table + 585 * slot:table + 585 * (slot + 1)] = raw
+    at = next(at for at in range(table, table + 585 * total, 585) if whole[at + 73:at + 95] == b"inspect-metadata.json\0")
+    struct.pack_into("<qqq", whole, at + 17, len(whole), len(data), len(data))
+    struct.pack_into("128s", whole, at + 73, name)
     image.write_bytes(bytes(whole) + data)
 
 
@@ -173,11 +173,12 @@ def what_is_malformed_is_left_out(folder):
     assert "echo good" in inspect("-r", root)
     image = folder / "image.sif"
     shutil.copy(IMAGES / "busybox_amd64.sif", image)
+    replace_metadata(image, b"{}", name=b"another object")
     whole = json.loads(inspect("--all", image))["data"]["attributes"]
     for text, shown in ((b'{"data":{"attributes":{"labels":[],"helpfile":"help text"}}}', "help text"), (b"{broken", None), (b"", None),
                         (b'{"data":7}', None)):
         shutil.copy(IMAGES / "busybox_amd64.sif", image)
-        add_object(image, 0x4006, b"inspect-metadata.json", text)
+        replace_metadata(image, text)
         attributes = json.loads(inspect("--all", image))["data"]["attributes"]
         if shown is None:
             assert attributes == whole, attributes  # from the file system

@@ -20,7 +20,7 @@ SQUASHFS = bench.squashfs(ROOT)
 
 
 def servers(b):
-    return b.processes("postern-squashfs --fuse-fd")
+    return b.processes("postern-squashfs --starter")
 
 
 @contextlib.contextmanager
