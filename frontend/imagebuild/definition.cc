@@ -608,8 +608,21 @@ class Parser {
 Outcome<Definition> parse_definition(std::string_view text,
                                      const BuildArguments& arguments,
                                      std::vector<std::string>& unused) {
-  if (text.size() > kMaxDefinition || text.find('\0') != std::string_view::npos) {
-    return Problem{.what = "the definition file is too large or not text"};
+  if (text.size() > kMaxDefinition) {
+    return Problem{.what = "the definition file is larger than " +
+                           std::to_string(kMaxDefinition >> 20) + " MiB"};
+  }
+  if (text.starts_with("\xef\xbb\xbf")) {
+    return Problem{.what = "the definition file starts with a byte order mark",
+                   .cure = "save it as UTF-8 without one (in vim: :set nobomb)"};
+  }
+  if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos) {
+    const auto before = text.substr(0, zero);
+    Problem problem =
+        at_line(1 + static_cast<std::size_t>(std::count(before.begin(), before.end(), '\n')),
+                "a zero byte: a definition file is text");
+    problem.cure = "remove it, or save the file as UTF-8 without a byte order mark";
+    return problem;
   }
   if (const std::string_view word = dockerfile_instruction(text); !word.empty()) {
     return Problem{.what = "the file starts with " + std::string(word) +

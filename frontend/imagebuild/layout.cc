@@ -61,6 +61,29 @@ constexpr std::string_view kLastEnvironment =
     "# Defaults for what the image did not set.\n"
     "export PATH=\"${PATH:-\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"}\"\n"
     "export LD_LIBRARY_PATH=\"${LD_LIBRARY_PATH:-\"/.singularity.d/libs\"}\"\n";
+// `run --app`: this application's variables, programs, libraries and environment.
+constexpr std::string_view kAppEnvironment =
+    "#!/bin/sh\n"
+    "# The environment of the application that --app names.\n"
+    "postern_app=\"${APPTAINER_APPNAME:-${SINGULARITY_APPNAME:-}}\"\n"
+    "if [ -n \"$postern_app\" ] && [ -d \"/scif/apps/$postern_app\" ]; then\n"
+    "    export SCIF_APPS=/scif/apps\n"
+    "    export SCIF_APPROOT=\"/scif/apps/$postern_app\"\n"
+    "    export PATH=\"$SCIF_APPROOT:$PATH\"\n"
+    "    if [ -d \"$SCIF_APPROOT/bin\" ]; then\n"
+    "        export PATH=\"$SCIF_APPROOT/bin:$PATH\"\n"
+    "    fi\n"
+    "    if [ -d \"$SCIF_APPROOT/lib\" ]; then\n"
+    "        export LD_LIBRARY_PATH=\"$SCIF_APPROOT/lib:$LD_LIBRARY_PATH\"\n"
+    "    fi\n"
+    "    if [ -f \"$SCIF_APPROOT/scif/env/01-base.sh\" ]; then\n"
+    "        . \"$SCIF_APPROOT/scif/env/01-base.sh\"\n"
+    "    fi\n"
+    "    if [ -f \"$SCIF_APPROOT/scif/env/90-environment.sh\" ]; then\n"
+    "        . \"$SCIF_APPROOT/scif/env/90-environment.sh\"\n"
+    "    fi\n"
+    "fi\n"
+    "unset postern_app\n";
 constexpr std::string_view kNoEnvironment =
     "#!/bin/sh\n"
     "# The %environment section of a definition file comes here.\n";
@@ -421,6 +444,8 @@ Outcome<> add_apps(Additions& add, const std::map<std::string, AppScripts>& apps
   if (!apps.empty()) {
     POSTERN_TRY(
         add.replace(std::string(kMeta) + "/env/94-appsbase.sh", 0755, apps_environment(apps)));
+    POSTERN_TRY(
+        add.file(std::string(kMeta) + "/env/95-apps.sh", 0755, std::string(kAppEnvironment)));
   }
   for (const auto& [name, app] : apps) {
     const std::string root = "scif/apps/" + name;

@@ -55,6 +55,35 @@ std::string lower(std::string_view text) {
   return out;
 }
 
+// The first line with words is the first header of a definition file. A line that a zero byte ends
+// is the name of a tar archive's first member.
+bool starts_with_bootstrap(std::string_view head) {
+  const bool cut = head.find('\0') != std::string_view::npos;
+  head = head.substr(0, head.find('\0'));
+  while (!head.empty()) {
+    const std::size_t end = head.find('\n');
+    if (end == std::string_view::npos && cut) {
+      return false;
+    }
+    std::string_view line = head.substr(0, end);
+    head.remove_prefix(end == std::string_view::npos ? head.size() : end + 1);
+    while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front())) != 0) {
+      line.remove_prefix(1);
+    }
+    if (!line.empty() && line.front() != '#') {
+      return lower(line).starts_with("bootstrap");
+    }
+  }
+  return false;
+}
+
+// No control characters but those of text. Every archive and compressed file has some.
+bool is_text(std::string_view head) {
+  return std::none_of(head.begin(), head.end(), [](unsigned char c) {
+    return std::iscntrl(c) != 0 && std::isspace(c) == 0 && c != '\x1b' && c != 0x7f;
+  });
+}
+
 }  // namespace
 
 std::string_view bootstrap_name(SourceKind kind) {
@@ -143,22 +172,8 @@ SourceKind kind_of_head(std::string_view head) {
                                                 head.substr(line + 1).starts_with("hsqs")) {
     return SourceKind::kSquashfs;
   }
-  // A definition file is text whose first line with words is a header.
-  if (head.find('\0') == std::string_view::npos) {
-    while (!head.empty()) {
-      const std::size_t end = head.find('\n');
-      std::string_view line = head.substr(0, end);
-      head.remove_prefix(end == std::string_view::npos ? head.size() : end + 1);
-      while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front())) != 0) {
-        line.remove_prefix(1);
-      }
-      if (line.empty() || line.front() == '#') {
-        continue;
-      }
-      return lower(line).starts_with("bootstrap") ? SourceKind::kDefinition : SourceKind::kTar;
-    }
-  }
-  return SourceKind::kTar;
+  // Everything else that is text was meant as one: its parser names what is wrong.
+  return starts_with_bootstrap(head) || is_text(head) ? SourceKind::kDefinition : SourceKind::kTar;
 }
 
 Outcome<SourceSpec> identify_source(const std::string& text) {

@@ -36,8 +36,8 @@ def make(*arguments, **more):
     return build(*arguments, env={"POSTERN_LIBEXEC": PLACES, **more.pop("env", {})}, **more)
 
 
-def execute(image, *command, env=None):
-    done = subprocess.run([POSTERN, "exec", "--cleanenv", image, *command], capture_output=True, stdin=subprocess.DEVNULL,
+def execute(image, *command, env=None, app=None):
+    done = subprocess.run([POSTERN, "exec", "--cleanenv", *(["--app", app] if app else []), image, *command], capture_output=True, stdin=subprocess.DEVNULL,
                           env={**os.environ, **(env or {})})
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     return done.stdout.decode()
@@ -107,7 +107,7 @@ def files_and_texts_need_no_container():
     assert tree[b"/var/mail/someone"]["owner"] == "42/8"
     told = attributes("out.sif")
     assert told["labels"]["Author"] == "some body" and "Read this." in told["helpfile"] and "started" in told["startscript"]
-    assert told["apps"]["tool"]["labels"] == {"Kind": "hammer"} and "echo tool" in told["apps"]["tool"]["runscript"]
+    assert told["apps"]["tool"]["labels"] == {"Kind": "hammer", "SCIF_APP_NAME": "tool"} and "echo tool" in told["apps"]["tool"]["runscript"]
     assert "moon" in told["deffile"] and [o["type"] for o in objects("out.sif")][0] == 0x4001
     assert objects("out.sif")[0]["data"].decode() == told["deffile"]
     done = subprocess.run([POSTERN, "run", "out.sif", "a", "b c"], capture_output=True)
@@ -194,6 +194,13 @@ def what_cannot_be_built_says_why():
         "Bootstrap: localimage\n": "needs the header 'From:'",
         "Bootstrap: localimage\nForm: base.sif\n": "unknown header 'form'",
         "# a comment\nFROM alpine\nRUN true\n": "Dockerfile",
+        "#" * 5000 + "\nFROM alpine\nRUN true\n": "'FROM alpine' stands where",
+        "Form: base.sif\nBootstrap: localimage\n": "'Form: base.sif' stands where",
+        "{\"a\": 1}\n": "must start with 'Bootstrap: …'",
+        "%post\n  true\n": "a section before the header",
+        "#!/bin/sh\n": "definition file is empty",
+        "\ufeffBootstrap: localimage\nFrom: base.sif\n": "byte order mark",
+        "Bootstrap: localimage\nFrom: base.sif\n%post\n  echo \0\n": "line 4: a zero byte",
         "Bootstrap: docker\nFrom: 127.0.0.1:1/alpine:3\n": "cannot reach",
         "Bootstrap: localimage\nFrom: missing.sif\n": "missing.sif",
         "Bootstrap: localimage\nFrom: base.sif\n%files\n  missing /x\n": "'missing' is not there",
@@ -288,14 +295,15 @@ def a_child_adds_to_what_its_base_has():
     told = attributes("second.sif")
     assert told["labels"]["Color"] == "red" and told["labels"]["Size"] == "big" and "first help" in told["helpfile"]
     assert "echo first" in told["runscript"] and "second help" in told["deffile"]
-    assert b"first help" in content("second.sif", ".singularity.d/bootstrap_history/Apptainer0")
+    assert b"first help" in content("second.sif", ".singularity.d/bootstrap_history/Apptainer1")
+    assert b"localimage" in content("second.sif", ".singularity.d/bootstrap_history/Apptainer0"), "what base.sif was built from"
     make("--force", "second.sif", "second.def")
     assert attributes("second.sif")["labels"]["Color"] == "blue" and "second help" in attributes("second.sif")["helpfile"]
     pathlib.Path("third.def").write_text("Bootstrap: localimage\nFrom: second.sif\n%post\n  echo Color green >> $APPTAINER_LABELS\n%environment\n  export C=3\n")
     make("third.sif", "third.def")
     assert attributes("third.sif")["labels"]["Color"] == "green"
     assert execute("third.sif", "/bin/sh", "-c", "echo $A $B $C") == "1 12 3\n"
-    assert b"second help" in content("third.sif", ".singularity.d/bootstrap_history/Apptainer1")
+    assert b"second help" in content("third.sif", ".singularity.d/bootstrap_history/Apptainer2")
 
 
 @test
@@ -310,6 +318,14 @@ def apps_are_installed_in_their_own_place():
   cat "$SCIF_APPROOT/where"
 %applabels second-app
   Kind hammer
+%appenv second-app
+  export SEEN="$SCIF_APPDATA"
+%appinstall other
+  mkdir -p bin lib
+  printf '#!/bin/sh\\necho "program of $SCIF_APPNAME"\\n' > bin/own
+  chmod 755 bin/own
+%environment
+  export SEEN=none
 """)
     make("out.sif", "image.def")
     assert content("out.sif", "scif/apps/second-app/where") == b"second-app /scif/apps/second-app\n"
@@ -318,6 +334,13 @@ def apps_are_installed_in_their_own_place():
     assert attributes("out.sif")["apps"]["second-app"]["labels"] == {"Kind": "hammer", "SCIF_APP_NAME": "second-app"}
     done = subprocess.run([POSTERN, "run", "--app", "second-app", "out.sif"], capture_output=True)
     assert done.stdout == b"second-app /scif/apps/second-app\n", done
+    show = "echo $SCIF_APPNAME $SCIF_APPROOT $SCIF_APPMETA $SCIF_APPDATA $SCIF_APPINPUT $SCIF_APPOUTPUT $SCIF_DATA $SEEN ${PATH%%:*}"
+    assert execute("out.sif", "/bin/sh", "-c", show, app="second-app").split() == [
+        "second-app", "/scif/apps/second-app", "/scif/apps/second-app/scif", "/scif/data/second-app", "/scif/data/second-app/input",
+        "/scif/data/second-app/output", "/scif/data", "/scif/data/second-app", "/scif/apps/second-app/bin"]
+    assert execute("out.sif", "own", app="other") == "program of other\n"
+    assert "/scif/apps/other/lib:" in execute("out.sif", "/bin/sh", "-c", "echo $LD_LIBRARY_PATH", app="other")
+    assert execute("out.sif", "/bin/sh", "-c", "echo [$SCIF_APPROOT] $SEEN $(command -v own)") == "[] none\n", "without --app none of it is set"
 
 
 @test

@@ -728,10 +728,17 @@ def a_full_disk_is_a_clear_error():
     root = pathlib.Path("root")
     root.mkdir()
     (root / "f").write_bytes(os.urandom(6 << 20))
-    # A limit on file size fails writes as a full file system does (EFBIG in place of ENOSPC).
     done = subprocess.run(["prlimit", "--fsize=2097152", PROGRAM, "build", "x.sif", "root"], capture_output=True,
                           preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
-    assert done.returncode == 255 and b"File too large" in done.stderr and b"free some space" in done.stderr, done.stderr
+    assert done.returncode == 255 and b"File too large" in done.stderr and b"ulimit -f" in done.stderr, done.stderr
+    assert sorted(os.listdir(".")) == ["root"]
+    os.mkdir("small")
+    script = 'mount -t tmpfs -o size=$1 tmpfs small; "$0" build small/x.sif root; status=$?; ls small; exit $status'
+    for size, status in (("3m", 255), ("30m", 0)):
+        done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, PROGRAM, size], capture_output=True)
+        assert done.returncode == status and done.stdout == (b"" if status else b"x.sif\n"), done
+        assert (b"No space left on device" in done.stderr and b"free some space" in done.stderr) == (status == 255), done.stderr
+    os.rmdir("small")
     assert sorted(os.listdir(".")) == ["root"]
 
 

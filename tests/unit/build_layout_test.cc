@@ -138,7 +138,12 @@ TEST_SUITE("frontend/build") {
     CHECK(kind_of_head("# comment\n\n  BootStrap: localimage\nFrom: x\n") ==
           SourceKind::kDefinition);
     CHECK(kind_of_head("\x1f\x8b\x08") == SourceKind::kTar);
-    CHECK(kind_of_head("name of a file") == SourceKind::kTar);
+    CHECK(kind_of_head("FROM alpine\nRUN true\n") == SourceKind::kDefinition);
+    CHECK(kind_of_head("Form: base.sif\n") == SourceKind::kDefinition);
+    CHECK(kind_of_head("Bootstrap: docker\nFrom: x\n%post\n\x01") == SourceKind::kDefinition);
+    CHECK(kind_of_head(std::string("Bootstrap: docker\nFrom: \0", 25)) == SourceKind::kDefinition);
+    CHECK(kind_of_head(std::string("name of a file\0", 15)) == SourceKind::kTar);
+    CHECK(kind_of_head(std::string("bootstrap: x\0\n", 14)) == SourceKind::kTar);
     CHECK(kind_of_head(std::string("bootstrap\0", 10)) == SourceKind::kTar);
   }
 
