@@ -104,16 +104,17 @@ def remove_account(account_name):
 def remove_stale():
     """Accounts of runs that were killed."""
     for entry in pwd.getpwall():
-        if entry.pw_gecos == COMMENT and re.fullmatch(r"pt\d+", entry.pw_name) and not os.path.exists(f"/proc/{entry.pw_name[2:]}"):
+        ours = re.fullmatch(r"pt(\d+)[a-z]*", entry.pw_name)
+        if entry.pw_gecos == COMMENT and ours and not os.path.exists(f"/proc/{ours[1]}"):
             remove_account(entry.pw_name)
 
 
-def name():
-    """Of this run's account."""
-    return f"pt{os.getpid()}"
+def name(which=""):
+    """Of this run's account, or of one of its accounts: `which` is of small letters."""
+    return f"pt{os.getpid()}{which}"
 
 
-def account(number=None, home=None):
+def account(number=None, home=None, which=""):
     """A fresh account of this run; remove_account() takes it away. Without a number it gets the next one of the site's
     range, and subordinate ids with it; with one (from reserve()) it has that as uid and gid, and the home that exists."""
     remove_stale()
@@ -121,11 +122,11 @@ def account(number=None, home=None):
     if number is None:
         options.append("--create-home")
     else:
-        expect_success(change_accounts("groupadd", "--gid", str(number), name()))
+        expect_success(change_accounts("groupadd", "--gid", str(number), name(which)))
         # A log of last logins with a place for this number would be a sparse file of terabytes.
         options += ["--uid", str(number), "--gid", str(number), "--home-dir", home, "--no-log-init"]
-    expect_success(change_accounts("useradd", *options, name()))
-    return pwd.getpwnam(name())
+    expect_success(change_accounts("useradd", *options, name(which)))
+    return pwd.getpwnam(name(which))
 
 
 def expect_success(done):
