@@ -22,14 +22,15 @@ import tempfile
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
-BUILD, TRACER = sys.argv[1:3]
+BUILD, TRACER = map(os.path.abspath, sys.argv[1:3])
 CHOSEN = sys.argv[3:]
 TOP = tempfile.mkdtemp(prefix="postern-crash-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
 KEYS = BUILD + "/frontend/keys/postern-keys"
 CRYPT = BUILD + "/frontend/crypt/postern-crypt"
-MAKE = next(path for path in (BUILD + "/frontend/imagebuild/postern-build", BUILD + "/frontend/build/postern-build")
-            if os.path.exists(path))
+MAKE = BUILD + "/frontend/imagebuild/postern-build"
 POSTERN = BUILD + "/frontend/cli/postern"
+# Of a command with hundreds of changes, so many are tried, evenly; all of them if the case is named, or with EVERY=1.
+MOST_FAULTS, MOST_STATES = 60, 40
 FAULTS = ("kill", "torn", "short", "EIO", "ENOSPC")
 DIRECTORY_OF_MAKE = os.path.dirname(MAKE)
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": TOP + "/home", "LANG": "C", "TMPDIR": TOP + "/tmp",
@@ -186,6 +187,10 @@ class Case:
             else:
                 shutil.copy(source, target)
         return top
+
+    @property
+    def every(self):
+        return bool(CHOSEN) or os.environ.get("EVERY") == "1"
 
     def words(self, top):
         return [word.replace("@", top) for word in self.command]
@@ -353,18 +358,30 @@ class Disk:
                 yield {**kept, **choice, **{at: None for at in open_names[:upto]}}
 
 
+def sample(things, most):
+    """At most so many, evenly; the first and the last among them."""
+    if len(things) <= most:
+        return things
+    return [things[i * (len(things) - 1) // (most - 1)] for i in range(most)]
+
+
 def replay(case, disk, log):
     """Number of distinct states, and what went wrong."""
     disk.load(log)
     verdicts, wrong = {}, []
+    judged = None
+    if not case.every:
+        found = {}
+        for done in range(len(disk.operations) + 1):
+            for choice in disk.variants(done):
+                found.setdefault(digest_of(disk.state(choice)), done == len(disk.operations))
+        judged = {name for name, last in found.items() if last} | set(sample(list(found), MOST_STATES))
     for done in range(len(disk.operations) + 1):
         for choice in disk.variants(done):
             files = disk.state(choice)
-            digest = hashlib.blake2b()
-            for path, data in sorted(files.items()):
-                digest.update(path.encode() + b"\0" + len(data).to_bytes(8, "little"))
-                digest.update(data)
-            name = digest.digest()
+            name = digest_of(files)
+            if judged is not None and name not in judged:
+                continue
             if name not in verdicts:
                 verdicts[name] = verdict(case, disk, files)
             last = done == len(disk.operations)
@@ -376,6 +393,14 @@ def replay(case, disk, log):
         if len(wrong) > 5:
             break
     return len(verdicts), wrong
+
+
+def digest_of(files):
+    digest = hashlib.blake2b()
+    for path, data in sorted(files.items()):
+        digest.update(path.encode() + b"\0" + len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
 
 
 def verdict(case, disk, files):
@@ -408,8 +433,8 @@ def examine(case):
         names |= names_below(top)
         changes = changes_in(done)
         with ThreadPoolExecutor(2) as pool:
-            tried = list(pool.map(lambda pair: attempt(case, *pair, names),
-                                  [(number, fault) for number in range(1, changes + 1) for fault in case.faults]))
+            faults = [(number, fault) for number in range(1, changes + 1) for fault in case.faults]
+            tried = list(pool.map(lambda pair: attempt(case, *pair, names), faults if case.every else sample(faults, MOST_FAULTS)))
         wrong = [text for text in tried if text]
         states = 0
         if case.replay:
