@@ -272,8 +272,17 @@ Outcome<int> check(const option::Arguments& arguments) {
   if (!fd.valid()) {
     return system_problem("opening " + path, opening);
   }
-  POSTERN_TRY_ASSIGN(const ecl::Gathered gathered,
-                     facts_of(fd.get(), loaded.config, loaded.trusted));
+  const auto facts = facts_of(fd.get(), loaded.config, loaded.trusted);
+  if (!facts) {
+    // An answer like any other: a start asks this command, and says why in its own words.
+    const Problem& problem = facts.error();
+    std::fputs(("refuse: " + printable(problem.what) +
+                (problem.cure.empty() ? "" : "; " + printable(problem.cure)) + "\n")
+                   .c_str(),
+               stdout);
+    return kExitFatal;
+  }
+  const ecl::Gathered& gathered = *facts;
   const ecl::EclDecision decision = ecl::decide_ecl(loaded.config, gathered.facts);
   const bool allowed = decision.decision == Decision::kAllow;
   if (arguments.given("explain")) {

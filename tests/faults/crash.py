@@ -170,11 +170,12 @@ class Material:
 
 class Case:
     def __init__(self, name, files, command, check, environment=None, leftovers=(), durable=True, replay=True, faults=FAULTS,
-                 retry=True):
+                 retry=True, slow=False):
         self.name, self.files, self.command, self.check = name, files, command, check
         self.environment = {**ENVIRONMENT, **(environment or {})}
         self.leftovers = leftovers  # names that other programs' crashes may leave
         self.durable, self.replay, self.faults, self.retry = durable, replay, faults, retry
+        self.most_faults, self.most_states = (10, 6) if slow else (MOST_FAULTS, MOST_STATES)
 
     def fresh(self):
         """A directory as before the command."""
@@ -375,7 +376,7 @@ def replay(case, disk, log):
         for done in range(len(disk.operations) + 1):
             for choice in disk.variants(done):
                 found.setdefault(digest_of(disk.state(choice)), done == len(disk.operations))
-        judged = {name for name, last in found.items() if last} | set(sample(list(found), MOST_STATES))
+        judged = {name for name, last in found.items() if last} | set(sample(list(found), case.most_states))
     for done in range(len(disk.operations) + 1):
         for choice in disk.variants(done):
             files = disk.state(choice)
@@ -434,7 +435,7 @@ def examine(case):
         changes = changes_in(done)
         with ThreadPoolExecutor(2) as pool:
             faults = [(number, fault) for number in range(1, changes + 1) for fault in case.faults]
-            tried = list(pool.map(lambda pair: attempt(case, *pair, names), faults if case.every else sample(faults, MOST_FAULTS)))
+            tried = list(pool.map(lambda pair: attempt(case, *pair, names), faults if case.every else sample(faults, case.most_faults)))
         wrong = [text for text in tried if text]
         states = 0
         if case.replay:
@@ -518,7 +519,7 @@ def rekey_cases(m):
     yield Case("rekey --drop-signatures", {"image.sif": m.signed},
                [CRYPT, "rekey", "--drop-signatures", *pem[0], *new_pem, "@/image.sif"], by(*pem, m.signed, dropped=True))
     yield Case("rekey of a passphrase", {"image.sif": m.by_words}, [CRYPT, "rekey", *word[0], *new_word, "@/image.sif"],
-               by(*word, m.by_words), faults=("kill", "EIO"))
+               by(*word, m.by_words), faults=("kill", "EIO"), slow=True)
 
 
 def whole_file_cases(m):
