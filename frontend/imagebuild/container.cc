@@ -14,9 +14,9 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <spawn.h>
 #include <unistd.h>
 
+#include "frontend/imagebuild/guarded.h"
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/message/message.h"
 #include "frontend/plan/fakeroot.h"
@@ -47,18 +47,7 @@ std::string postern_path() {
   return "postern";
 }
 
-Outcome<int> wait_for(pid_t child) {
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0) {
-    if (errno != EINTR) {
-      return system_problem("waiting for a program", errno);
-    }
-  }
-  return status;
-}
-
-Outcome<> check_end(pid_t child, const std::string& what) {
-  POSTERN_TRY_ASSIGN(const int status, wait_for(child));
+Outcome<> check_end(int status, const std::string& what) {
   POSTERN_TRY(check_interrupt());
   if (WIFSIGNALED(status)) {
     return Problem{.what = what + " was ended by signal " + std::to_string(WTERMSIG(status))};
@@ -109,8 +98,7 @@ void become_tool(const std::string& root, std::vector<std::uint8_t>& filter) {
   const sock_fprog program = {
       .len = static_cast<unsigned short>(filter.size() / sizeof(sock_filter)),
       .filter = reinterpret_cast<sock_filter*>(filter.data())};
-  ready = ready && ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 &&
-          ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+  ready = ready && ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
           ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
   if (!ready) {
     ::_exit(126);
@@ -129,13 +117,9 @@ Outcome<> run_program(const std::string& program,
   if (inherited >= 0 && ::fcntl(inherited, F_SETFD, 0) != 0) {
     return system_problem("starting '" + program + "'", errno);
   }
-  pid_t child = -1;
-  const int failed =
-      ::posix_spawnp(&child, program.c_str(), nullptr, nullptr, argv.data(), environ);
-  if (failed != 0) {
-    return system_problem("starting '" + program + "'", failed, "is postern installed whole?");
-  }
-  return check_end(child, what);
+  POSTERN_TRY_ASSIGN(const int status,
+                     run_guarded([&] { ::execvp(program.c_str(), argv.data()); }, program));
+  return check_end(status, what);
 }
 
 Outcome<> run_with_imitation(const std::string& program,
@@ -153,18 +137,14 @@ Outcome<> run_with_imitation(const std::string& program,
   std::vector<std::string> words{program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   const std::vector<char*> argv = system::argv_of(words);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    become_tool(root, filter);
-    ::execv(argv[0], argv.data());
-    ::_exit(127);
-  }
-  if (child < 0) {
-    return system_problem("starting '" + program + "'", errno);
-  }
-  const auto done = check_end(child, what);
+  const auto status = run_guarded(
+      [&] {
+        become_tool(root, filter);
+        ::execv(argv[0], argv.data());
+      },
+      program);
   remove_device_places(root);
-  return done;
+  return status ? check_end(*status, what) : Outcome<>(status.error());
 }
 
 Outcome<> run_postern(const std::vector<std::string>& arguments, const std::string& what) {

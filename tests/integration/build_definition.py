@@ -184,6 +184,40 @@ def a_failing_program_fails_the_build_and_leaves_nothing():
     assert sorted(os.listdir(".")) == before
 
 
+def programs_of(word):
+    """Pids of the processes whose command line has this word."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@test
+def a_killed_build_ends_its_programs_and_what_they_started():
+    base()
+    os.mkdir("tmp")
+    for section, inside in (("%pre", False), ("%setup", False), ("%post", True)):
+        number = f"{os.getpid()}{['%pre', '%setup', '%post'].index(section)}"  # seconds that no other sleep has
+        sleep = "/bin/busybox sleep"
+        definition(f"{section}\n  {sleep} {number} &\n  ({sleep} {number} & {sleep} {number})\n  {sleep} {number}\n")
+        process = subprocess.Popen([PROGRAM, "build", "--tmpdir", "tmp", "out.sif", "image.def"], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        tap.wait_until(lambda: len(programs_of(number)) >= 3, lambda: f"{section} runs: {programs_of(number)}")
+        process.kill()
+        process.wait()
+        tap.wait_until(lambda: not programs_of(number), lambda: f"{section} is ended: {programs_of(number)}")
+        assert not os.path.exists("out.sif")
+    definition("%setup\n  kill -9 $$\n")
+    assert "%setup was ended by signal 9" in make("--tmpdir", "tmp", "out.sif", "image.def", ok=False)
+    definition("%setup\n  /bin/busybox sleep 0 &\n  (exit 5)\n")
+    assert "%setup failed with exit status 5" in make("--tmpdir", "tmp", "out.sif", "image.def", ok=False)
+    assert os.listdir("tmp") == [], "the leftovers of the killed builds went with the next"
+    shutil.rmtree("tmp")
+
+
 @test
 def what_cannot_be_built_says_why():
     base()
