@@ -32,8 +32,8 @@ Outcome<> make_directory(const std::string& path) {
                         errno == EACCES ? "the site's keyring is changed by root" : "");
 }
 
-Outcome<std::string> current_ring(const std::string& directory) {
-  const std::string path = directory + "/pubring.gpg";
+// Empty: there is no such file.
+Outcome<std::string> read_if_there(const std::string& path) {
   if (::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
     return std::string();
   }
@@ -56,11 +56,25 @@ Outcome<> write_ring(const std::string& directory, const KeyDirectory& scratch) 
                       signature::write_table(compiled.table), 0644);
 }
 
+// A certificate of the keyring that no root vouches for makes every start under a list a refusal.
+Outcome<> check_chain(const std::string& directory, const std::string& certificate) {
+  POSTERN_TRY_ASSIGN(const std::string roots, read_if_there(directory + "/roots.pem"));
+  if (roots.empty()) {
+    return Problem{"a certificate counts if a root certificate vouches for it, and " + directory +
+                       "/roots.pem is not there",
+                   "put the root certificate that issued it there, and import it again"};
+  }
+  POSTERN_TRY_ASSIGN(const std::string between, read_if_there(directory + "/intermediates.pem"));
+  POSTERN_TRY(signature::key_of_certificate({certificate, between, roots}, "the certificate"));
+  return Ok{};
+}
+
 Outcome<std::vector<std::string>> import_pem(const std::string& directory,
                                              const std::string& text) {
   std::string name;
   if (text.find(kCertificate) != std::string::npos) {
     POSTERN_TRY_ASSIGN(name, signature::certificate_fingerprint(text));
+    POSTERN_TRY(check_chain(directory, text));
   } else {
     POSTERN_TRY_ASSIGN(const signature::PublicKey key,
                        signature::PublicKey::from_pem(text, "the key"));
@@ -88,7 +102,7 @@ Outcome<std::vector<std::string>> import_global(const std::string& directory,
     return import_pem(directory, bytes);
   }
   POSTERN_TRY(signature::check_key_version(bytes));
-  POSTERN_TRY_ASSIGN(const std::string ring, current_ring(directory));
+  POSTERN_TRY_ASSIGN(const std::string ring, read_if_there(directory + "/pubring.gpg"));
   POSTERN_TRY_ASSIGN(KeyDirectory scratch, KeyDirectory::open_temporary());
   if (!ring.empty()) {
     POSTERN_TRY(scratch.import(ring));
@@ -115,7 +129,7 @@ Outcome<> remove_global(const std::string& directory, const std::string& fingerp
     return ::unlink(path.c_str()) == 0 ? Outcome<>(Ok{})
                                        : Outcome<>(system_problem("removing " + path, errno));
   }
-  POSTERN_TRY_ASSIGN(const std::string ring, current_ring(directory));
+  POSTERN_TRY_ASSIGN(const std::string ring, read_if_there(directory + "/pubring.gpg"));
   POSTERN_TRY_ASSIGN(KeyDirectory scratch, KeyDirectory::open_temporary());
   if (!ring.empty()) {
     POSTERN_TRY(scratch.import(ring));

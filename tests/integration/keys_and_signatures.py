@@ -838,7 +838,14 @@ def pem_keys_and_certificates_in_the_sites_keyring(w):
     run("x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "9", "-out", "site.crt", "-extfile", "ext")
     printed = subprocess.run(["openssl", "x509", "-in", str(w.top / "site.crt"), "-noout", "-fingerprint", "-sha256"], capture_output=True,
                              text=True, check=True).stdout.strip().split("=")[1]
+    assert "roots.pem" in w.run("key", "import", "--global", "site.crt", ok=2).stderr  # would deny every start
+    assert "roots.pem" not in w.run("ecl", "check", image, ok=255).stdout
+    run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "x.key", "-out", "x.crt", "-subj", "/CN=another", "-days", "9")
+    shutil.copy(w.top / "x.crt", w.conf / "keyring/roots.pem")
+    w.run("key", "import", "--global", "site.crt", ok=2)         # of another root
+    shutil.copy(w.top / "ca.crt", w.conf / "keyring/roots.pem")
     w.run("key", "import", "--global", "site.crt")
+    os.unlink(w.conf / "keyring/roots.pem")
     assert "roots.pem" in w.run("ecl", "check", image, ok=255).stdout
     shutil.copy(w.top / "ca.crt", w.conf / "keyring/roots.pem")
     rule(w, "whitelist", [], keysha256=[printed])

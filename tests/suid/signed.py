@@ -386,6 +386,72 @@ def a_keyring_that_was_changed_without_us_refuses_until_the_cure_is_followed():
     check(all(started(image, mode) for mode in MODES), "without it")
 
 
+def sealed_image():
+    """Sealed and signed by a key of the site."""
+    out = f"{HOME}/sealed.sif"
+    if not os.path.exists(out):
+        shutil.copy(IMAGES["none"], out)
+        own(out)
+        postern("sign", "-k", str(list(FINGERPRINTS).index("alice")), out, ok=0)
+    return out
+
+
+@test
+def each_start_is_decided_once():
+    """one start is one line of the audit: plain, signed and sealed images, under each kernel-mount.squashfs"""
+    images = {"plain": IMAGES["none"], "signed": IMAGES["one"], "sealed": sealed_image()}
+    with W.syslog() as journal:
+        seen = 0
+        for kernel in ("trusted", "limited", "never", "any"):
+            for name, image in images.items():
+                if name == "sealed" and kernel != "never":
+                    continue  # without device-mapper the helper is asked again, for a server in user space
+                W.configure(site=worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"'))
+                check(started(image, "suid"), f"{kernel}, {name}")
+                lines = journal()
+                check(len(lines) == seen + 1 and "decision=allow" in lines[-1], f"{kernel}, {name}: {lines[seen:]}")
+                seen = len(lines)
+
+
+@test
+def a_start_that_leaves_setuid_mode_says_so_once():
+    """-f, -o DIR, no_new_privs: one line names the reason; the site's settings that are gone stop setuid mode with a cure"""
+    W.configure()
+    image = IMAGES["none"]
+    os.makedirs(f"{HOME}/upper/upper", exist_ok=True)
+    own(f"{HOME}/upper", mode=0o755)
+    own(f"{HOME}/upper/upper", mode=0o755)
+    privileges = ["setpriv", "--no-new-privs", f"--reuid={worlds.T1}", f"--regid={worlds.T1}", "--clear-groups"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME}
+    reasons = {"--fakeroot needs": postern("exec", "--fakeroot", image, "echo", "x"),
+               "writable overlay directory needs": postern("exec", "--overlay", f"{HOME}/upper", image, "echo", "x"),
+               "no_new_privs is set": subprocess.run([*privileges, BINARY, "exec", image, "echo", "x"], stdin=subprocess.DEVNULL,
+                                                     capture_output=True, text=True, timeout=60, cwd=HOME, env=environment)}
+    for reason, done in reasons.items():
+        said = [line for line in done.stderr.splitlines() if "user-namespace mode, not setuid mode" in line]
+        check(done.returncode == 0 and done.stdout == "x\n" and len(said) == 1 and reason in said[0], f"{reason}: {say(done)}")
+    done = postern("exec", image, "echo", "x", ok=0)
+    check("setuid mode" not in done.stderr, say(done))
+    path = f"{CONFDIR}/postern.toml"
+    os.rename(path, path + ".gone")
+    try:
+        done = postern("exec", image, "echo", "x", ok=255)
+        check(path in done.stderr and "--userns" in done.stderr and done.stdout == "", say(done))
+        done = postern("exec", "--userns", image, "echo", "x", ok=0)
+        os.mkdir(path)
+        check(postern("exec", image, "echo", "x").returncode == 255, "a directory in the place of the settings")
+        os.rmdir(path)
+        with open(path, "w") as file:
+            file.write(worlds.SITE)
+        os.chmod(path, 0)
+        done = postern("exec", image, "echo", "x")
+        check(done.returncode == 255 and path in done.stderr and done.stdout == "", say(done))
+        os.unlink(path)
+    finally:
+        os.rename(path + ".gone", path)
+    check(started(image, "suid"), "with its settings again")
+
+
 @test
 def the_list_says_what_setuid_mode_does_with_what_it_admits():
     """ecl check: binding "hash" under "trusted" is admitted by the list and refused by the kernel's rule, and it says so"""
