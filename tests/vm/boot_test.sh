@@ -27,11 +27,13 @@ script='
   losetup -f >/dev/null && echo "loop"
   mkdir /sys/fs/cgroup/mine && echo $$ >/sys/fs/cgroup/mine/cgroup.procs && echo 32 >/sys/fs/cgroup/mine/pids.max && echo "group"
   [ -c /dev/fuse ] && setpriv --reuid 65534 --clear-groups test -w /dev/fuse && echo "fuse"
-  [ "$(ls -A /tmp | grep -v "^postern-")" = "" ] && echo "tmp"
+  # But for the tree, if it lies there: "$4" is the way to it.
+  kept=${4#/tmp/}
+  [ "$(ls -A /tmp | grep -v "^postern-" | grep -vxF "${kept%%/*}")" = "" ] && echo "tmp"
   setpriv --reuid 65534 --clear-groups --inh-caps=-all unshare -Ur id -u | sed "s/^/namespace /"
   echo "given $POSTERN_GIVEN"
   exit 3'
-said=$(POSTERN_GIVEN="two words" "$here/boot.sh" bash -c "$script" guest "$(uname -r)" "$here/$mark" "$mark" 2>&1)
+said=$(POSTERN_GIVEN="two words" "$here/boot.sh" bash -c "$script" guest "$(uname -r)" "$here/$mark" "$mark" "$here" 2>&1)
 status=$?
 
 if [ $status = 77 ]; then

@@ -523,7 +523,7 @@ def openpgp_keys_of_the_site_admit_a_sealed_image():
     for directory in (f"{LIBEXEC}/judge.d", "/tmp", "/var/tmp", "/dev/shm"):
         found = [name for name in os.listdir(directory) if os.lstat(f"{directory}/{name}").st_uid == worlds.JUDGE]
         check(found == [], f"the judge left {found} in {directory}")
-    for name in ("pubring.gpg", "gpg.conf"):
+    for name in ("pubring.gpg", "pubring.table", "gpg.conf"):
         os.remove(f"{ring}/{name}")
 
 
