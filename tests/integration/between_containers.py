@@ -62,9 +62,10 @@ def stop(*processes):
 
 def joined_and_right(b, victim):
     """A start beside a running one of the same image: it shares the server, and sees the image."""
-    before = servers(b)
+    before = servers(b)  # one of an earlier start may be about to end
     b.run("exec", *victim, "sh", "-c", "cat /which; wc -c < /big").prints("victim\n4000000\n")
-    assert servers(b) == before, (before, servers(b))
+    after = servers(b)
+    assert after and set(after) <= set(before), (before, after)
 
 
 def spoils(result):

@@ -32,6 +32,8 @@ PARTS = {
     "libexec/postern/postern-init": "frontend/init/postern-init",
     "libexec/postern/postern-squashfs": "frontend/squashfs/postern-squashfs",
 }
+# As meson installs them: from their first instruction on nobody of their user may look into them.
+UNREADABLE = ("libexec/postern/postern-squashfs", "libexec/postern/postern-crypt")
 APPLETS = ("sh cat ls id env echo true false sleep kill pwd mount readlink stat touch mkdir hostname "
            "head tr grep seq wc ps umask dd printf test ip ifconfig sort").split()
 
@@ -91,7 +93,7 @@ class Bench:
             path = os.path.join(self.top, "prefix", target)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             shutil.copy(os.path.join(build, source), path)
-            os.chmod(path, 0o755)
+            os.chmod(path, 0o711 if target in UNREADABLE else 0o755)
         return os.path.join(self.top, "prefix/bin/postern")
 
     # ------------------------------------------------------------------------------------ images
@@ -219,9 +221,17 @@ class Bench:
                     continue
         return found
 
+    @staticmethod
+    def command_line(pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                return f"{pid}: " + file.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            return f"{pid}: ended meanwhile"
+
     def leaks(self):
         return {name: value for name, value in (
-            ("processes", self.processes()), ("sockets", self.sockets()), ("files", sorted(set(self.temporary_files()) - self.files_before)),
+            ("processes", list(map(self.command_line, self.processes()))), ("sockets", self.sockets()), ("files", sorted(set(self.temporary_files()) - self.files_before)),
             ("mounts", sorted(self.host_mounts() - self.mounts_before)),
             ("loop devices", sorted(self.loops()))) if value}
 

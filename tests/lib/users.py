@@ -10,6 +10,7 @@ import grp
 import os
 import pwd
 import re
+import signal
 import subprocess
 import time
 
@@ -96,8 +97,28 @@ def change_accounts(*command):
             time.sleep(0.2)
 
 
+def end_processes(number):
+    """Of a user whose account goes: the next account gets the same number, and would have them for its own."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        found = []
+        for path in glob.glob("/proc/[0-9]*/status"):
+            with contextlib.suppress(OSError), open(path) as file:
+                status = file.read()
+                if f"\nUid:\t{number}\t" in status and "\nState:\tZ" not in status:
+                    found.append(int(path.split("/")[2]))
+        if not found:
+            return
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
 def remove_account(account_name):
-    """With its home, mail and group."""
+    """With its home, mail, group and processes, such as GnuPG's agent."""
+    with contextlib.suppress(KeyError):
+        end_processes(pwd.getpwnam(account_name).pw_uid)
     return change_accounts("userdel", "--remove", "--force", account_name)
 
 

@@ -28,7 +28,7 @@ for needed in (BUSYBOX, "/usr/bin/gpg", "/usr/bin/setfacl", "/dev/loop-control")
     if not os.path.exists(needed):
         worlds.skip(f"needs {needed}")
 W = worlds.World(HELPER, JUDGE, BUSYBOX, LIBEXEC, CONFDIR)
-for source, mode in ((INIT, 0o755), (SQUASHFS, 0o755), (KEYS, 0o755)):
+for source, mode in ((INIT, 0o755), (SQUASHFS, 0o711), (KEYS, 0o755)):
     W.install(source, os.path.basename(source), mode)
 HOME = W.home()
 BINARY = f"{W.work}/postern"
@@ -418,13 +418,13 @@ def a_start_that_leaves_setuid_mode_says_so_once():
     """-f, -o DIR, no_new_privs: one line names the reason; the site's settings that are gone stop setuid mode with a cure"""
     W.configure()
     image = IMAGES["none"]
-    os.makedirs(f"{HOME}/upper/upper", exist_ok=True)
-    own(f"{HOME}/upper", mode=0o755)
-    own(f"{HOME}/upper/upper", mode=0o755)
+    os.makedirs(f"{HOME}/writable/upper", exist_ok=True)
+    own(f"{HOME}/writable", mode=0o755)
+    own(f"{HOME}/writable/upper", mode=0o755)
     privileges = ["setpriv", "--no-new-privs", f"--reuid={worlds.T1}", f"--regid={worlds.T1}", "--clear-groups"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME}
     reasons = {"--fakeroot needs": postern("exec", "--fakeroot", image, "echo", "x"),
-               "writable overlay directory needs": postern("exec", "--overlay", f"{HOME}/upper", image, "echo", "x"),
+               "writable overlay directory needs": postern("exec", "--overlay", f"{HOME}/writable", image, "echo", "x"),
                "no_new_privs is set": subprocess.run([*privileges, BINARY, "exec", image, "echo", "x"], stdin=subprocess.DEVNULL,
                                                      capture_output=True, text=True, timeout=60, cwd=HOME, env=environment)}
     for reason, done in reasons.items():

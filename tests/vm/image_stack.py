@@ -52,7 +52,7 @@ with open("/tmp/passwd", "w") as file:
     file.write(passwd + f"ranker:x:{worlds.T1}:{worlds.T1}::{HOME}:/bin/sh\n"
                f"other:x:{worlds.T2}:{worlds.T2}::{HOME}:/bin/sh\n")
 run("mount", "--bind", "/tmp/passwd", "/etc/passwd")
-for source, mode in ((INIT, 0o755), (SQUASHFS, 0o755), (CRYPT, 0o755), (KEYS, 0o755)):
+for source, mode in ((INIT, 0o755), (SQUASHFS, 0o711), (CRYPT, 0o711), (KEYS, 0o755)):
     W.install(source, os.path.basename(source), mode)
 BINARY = f"{W.work}/postern"
 # Where its libexec directory is compiled in, it finds it from any place.
