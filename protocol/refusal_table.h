@@ -130,10 +130,13 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
    "the image is admitted, but its bytes are not bound as the rule asks",
    "have the image sealed, or owned by root and unwritable for others"},
   {RefusalCode::kSeal, "ecl.seal", "ecl.toml",
-   "the image's seal is malformed or does not belong to its root partition", "have the image sealed and signed again: postern sign"},
+   "the image's seal is malformed or does not belong to its root partition",
+   "delete its signatures and its seal (postern sif list, postern sif del), "
+   "then sign it, which seals it: postern sign"},
   {RefusalCode::kUnsealed, "ecl.unsealed", "ecl.toml",
    "the image is signed but not sealed, and too large to be hashed at each start (more than 2 GiB)",
-   "have it sealed and signed again: postern sign; or use --userns"},
+   "delete its signatures (postern sif list, postern sif del), "
+   "then sign it, which seals it: postern sign; or use --userns"},
 
   {RefusalCode::kCryptHeader, "crypt.header", "",
    "the encrypted partition's header asks for something that is not supported", "encrypt the image with postern encrypt"},

@@ -277,7 +277,7 @@ Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> 
   if (has_signature(image, (*root)->group)) {
     message::info(
         "The image is signed already, so it is not sealed: its signatures would not cover the "
-        "seal");
+        "seal; to seal it, delete them first: postern sif del");
     return Ok{};
   }
   if ((*root)->size % static_cast<std::int64_t>(seal::kBlockBytes) != 0) {

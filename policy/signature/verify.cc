@@ -571,7 +571,8 @@ class Verification {
     if (options_.max_hashed_bytes != 0 && total > options_.max_hashed_bytes) {
       return Failed{Failure::kTooLarge, 0,
                     std::to_string(total) + " bytes would have to be hashed at each start",
-                    "seal the image, and sign it again: postern sign"};
+                    "delete its signatures (postern sif del), then sign it, which seals it: "
+                    "postern sign"};
     }
     if (options_.announce) {
       options_.announce(total);

@@ -453,6 +453,32 @@ def a_start_that_leaves_setuid_mode_says_so_once():
 
 
 @test
+def what_is_too_large_to_hash_at_each_start_is_refused_before_any_work():
+    """signed, not sealed, 2 GiB and more: refused with the cure, and both cures cure"""
+    configure("whitelist", ["alice"])
+    large, size = f"{HOME}/large.sif", (2 << 30) + (1 << 20)
+    shutil.copy(IMAGES["none"], large)
+    own(large)
+    with open(large, "r+b") as file:  # zeros behind the file system, which belong to the partition
+        file.truncate(PARTITION + size)
+        file.seek(120)
+        file.write(struct.pack("<q", size))  # of all data
+        file.seek(4096 + 25)
+        file.write(struct.pack("<qq", size, size))
+    number = str(list(FINGERPRINTS).index("alice"))
+    postern("sign", "--no-seal", "-k", number, large, ok=0)
+    done = postern("exec", large, "echo", "x", ok=255)
+    check("more than 2 GiB" in done.stderr and "postern sign" in done.stderr and "--userns" in done.stderr, say(done))
+    check(started(large, "user namespace"), "--userns")
+    postern("sif", "del", "2", large, ok=0)
+    postern("sign", "-k", number, large, ok=0)
+    done = postern("exec", large, "echo", "x")  # a kernel without device-mapper says so, after the admission
+    check(done.returncode == 0 or "with device-mapper: No such device" in done.stderr, say(done))
+    check("bytes:      sealed" in postern("ecl", "check", "--explain", large, ok=0).stdout, "what was admitted")
+    os.unlink(large)
+
+
+@test
 def the_list_says_what_setuid_mode_does_with_what_it_admits():
     """ecl check: binding "hash" under "trusted" is admitted by the list and refused by the kernel's rule, and it says so"""
     image = IMAGES["one"]
