@@ -106,7 +106,9 @@ Situation situation_of(const Rules& rules, const Kind& kind, KernelMount kernel_
   }
   out.facts.image = image;
   out.facts.ecl_active = rules.list;
-  out.facts.ecl = ecl::decide_ecl(list, signatures);
+  if (rules.list || kind.sealed) {  // as Signatures::look_at()
+    out.facts.ecl = ecl::decide_ecl(list, signatures);
+  }
   return out;
 }
 

@@ -32,8 +32,9 @@ config::Trusted<Signatures> Signatures::prepare(const std::string& directory,
 }
 
 void Signatures::look_at(Snapshot& image, const ecl::EclConfig& list, Facts& facts) const {
-  // Without a list signatures only make bytes trusted that are bound: nothing else is worth hashing.
-  if (!list.activated && !facts.image->verity && !facts.image->unwritable) {
+  // Without a list a signature only lets the kernel mount the image. To hash all of it for that, at
+  // each start, costs more than a server in user space: only a seal is worth it.
+  if (!list.activated && !facts.image->verity) {
     return;
   }
   ecl::ImageFacts found;

@@ -413,6 +413,69 @@ def each_start_is_decided_once():
                 seen = len(lines)
 
 
+def route_table():
+    """(rules, image, kernel-mount.squashfs) -> how it runs, and how without device-mapper: as postern-security(7) says."""
+    page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man/postern-security.7.scd")
+    with open(page) as file:
+        text = file.read()
+    cells = [line[3:] for line in text[text.index('[[ *Rules*'):].split("\n\n")[0].splitlines()]
+    rows = [cells[at:at + 6] for at in range(6, len(cells), 6)]
+    kernels = [cell.strip('*"') for cell in cells[2:6]]
+    table = {}
+    for rules, kind, *words in rows:
+        for kernel, word in zip(kernels, words):
+            word, _, without = word.partition(" (")
+            table[rules, kind, kernel] = (word, without.rstrip(")") or word)
+    return table
+
+
+def route_taken(image):
+    """How an image runs: from a loop device that the kernel mounts, from a server in user space, or not at all."""
+    process = subprocess.Popen([BINARY, "exec", image, "sh", "-c", "echo runs; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, cwd=HOME, user=worlds.T1, group=worlds.T1, extra_groups=worlds.T1_GROUPS,
+                               env={"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME, "LANG": "C"})
+    runs = process.stdout.readline() == "runs\n"
+    loops, served = bool(W.loops()), any("postern-squashf" in name for _, name in W.processes())
+    out, err = process.communicate("end\n", timeout=60)
+    if not runs:
+        check(process.returncode == 255 and out == "" and "FATAL" in err, err)
+        return "refused"
+    check(process.returncode == 0 and loops != served, f"loop device: {loops}, server: {served}, {err}")
+    check(W.settle() == [], f"left: {W.processes()}")
+    return "kernel" if loops else "user space"
+
+
+@test
+def images_run_as_the_table_of_the_manual_says():
+    """each row of postern-security(7), HOW AN IMAGE RUNS, by a real start"""
+    of_root = {}
+    for name in ("none", "one"):
+        of_root[name] = f"{W.work}/table-{name}.sif"
+        shutil.copy(IMAGES[name], of_root[name])
+        own(of_root[name], 0, 0o644)
+    images = {"unsigned, of the user's": IMAGES["none"], "unsigned, of root's alone": of_root["none"], 'signed ("hash")': IMAGES["one"],
+              'signed, of root\'s alone ("unwritable")': of_root["one"], 'signed and sealed ("sealed")': sealed_image()}
+    with open("/proc/misc") as file:
+        device_mapper = "device-mapper" in file.read()
+    table = route_table()
+    check(len(table) == 4 * len(images) * 4, f"{len(table)} cells")
+    wrong = []
+    for (rules, kind, kernel), words in table.items():
+        configure("whitelist", ["alice"])
+        site = worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"')
+        if rules in ("a limit that it meets", "both"):
+            site += f'[limit]\npaths = ["{W.work}"]\n'
+        with open(f"{CONFDIR}/ecl.toml") as file:
+            ecl = file.read()
+        if rules not in ("a list that admits its signer", "both"):
+            ecl = "activated = false\n"
+        W.configure(site=site, ecl=ecl)
+        taken = route_taken(images[kind])
+        if taken != words[not device_mapper]:
+            wrong.append(f"{rules}, {kind}, {kernel}: {taken}, not {words[not device_mapper]}")
+    check(not wrong, "\n".join(wrong))
+
+
 @test
 def a_start_that_leaves_setuid_mode_says_so_once():
     """-f, -o DIR, no_new_privs: one line names the reason; the site's settings that are gone stop setuid mode with a cure"""
