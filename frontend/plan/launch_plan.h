@@ -1,5 +1,5 @@
 // LaunchPlan: everything that a start needs, decided but not yet opened or executed. Built by
-// frontend/run from the command line; executed by frontend/userns or frontend/suid.
+// make_plan() from an action; executed by frontend/userns or frontend/suid.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,13 @@
+#include "frontend/plan/namespaces.h"
+
 #include <cerrno>
 
 #include <linux/capability.h>
 
 #include <sched.h>
 
+#include "frontend/plan/bind.h"
 #include "frontend/plan/host_path.h"
-#include "frontend/plan/planner.h"
 
 namespace postern::plan {
 namespace {
@@ -14,48 +16,50 @@ constexpr std::uint64_t kAllCapabilities = (std::uint64_t{1} << (CAP_LAST_CAP + 
 
 }  // namespace
 
-Outcome<> Planner::namespaces() {
+Outcome<> add_namespaces(Builder& builder) {
+  const Action& action = builder.action();
+  LaunchRequest& request = builder.plan().request;
+  const Site& site = builder.site();
   const auto want = [&](bool asked, bool allowed, std::uint32_t flag, const char* option) {
     if (asked && !allowed) {
-      warn(std::string(option) +
-           " is not allowed by the site's configuration: the host's is shared");
+      builder.warn(std::string(option) +
+                   " is not allowed by the site's configuration: the host's is shared");
     } else if (asked) {
-      plan_.request.namespaces |= flag;
+      request.namespaces |= flag;
     }
-    return asked && allowed;
   };
-  const Site& site = input_.site;
-  action_.pid = want(action_.pid, site.pid_namespace, CLONE_NEWPID, "--pid");
-  action_.ipc = want(action_.ipc, site.ipc_namespace, CLONE_NEWIPC, "--ipc");
-  action_.uts = want(action_.uts, site.uts_namespace, CLONE_NEWUTS, "--uts");
+  want(action.pid, site.pid_namespace, CLONE_NEWPID, "--pid");
+  want(action.ipc, site.ipc_namespace, CLONE_NEWIPC, "--ipc");
+  want(action.uts, site.uts_namespace, CLONE_NEWUTS, "--uts");
   // Not shared instead, as the others are: a job that asked for no network must not have one.
-  if (action_.network == Network::kNone && !site.net_namespace) {
+  if (action.network == Network::kNone && !site.net_namespace) {
     return Problem{.what = "--net is not allowed by the site's configuration (allow.net-namespace)",
                    .cure = "leave out --net; the host's network is shared then"};
   }
-  want(action_.network == Network::kNone, true, CLONE_NEWNET, "--net");
-  if (action_.uts) {
-    plan_.request.hostname = action_.hostname;
+  want(action.network == Network::kNone, true, CLONE_NEWNET, "--net");
+  if ((request.namespaces & CLONE_NEWUTS) != 0) {
+    request.hostname = action.hostname;
   }
-  if (action_.network_namespace.empty()) {
+  if (action.network_namespace.empty()) {
     return Ok{};
   }
-  const std::string path = absolute_path(action_.network_namespace, input_.caller.directory);
+  const std::string path = absolute_path(action.network_namespace, builder.caller().directory);
   if (!exists(path)) {
     return system_problem("--netns-path " + path, errno,
                           "name the file of a network namespace, as `ip netns` makes");
   }
-  POSTERN_TRY_ASSIGN(plan_.request.join_net,
-                     add_source({.kind = Source::Kind::kPath, .path = path}));
+  POSTERN_TRY_ASSIGN(request.join_net,
+                     builder.add_source({.kind = Source::Kind::kPath, .path = path}));
   return Ok{};
 }
 
-void Planner::capabilities() {
+void add_capabilities(Builder& builder) {
+  const Action& action = builder.action();
   std::uint64_t set = 0;
-  if ((is_root() || plan_.fakeroot != Fakeroot::kNone) && !action_.no_privileges) {
+  if ((builder.is_root() || builder.plan().fakeroot != Fakeroot::kNone) && !action.no_privileges) {
     set = kAllCapabilities;
   }
-  plan_.request.capabilities = (set | action_.add_capabilities) & ~action_.drop_capabilities;
+  builder.plan().request.capabilities = (set | action.add_capabilities) & ~action.drop_capabilities;
 }
 
 }  // namespace postern::plan

@@ -1,42 +1,22 @@
+#include "frontend/plan/record.h"
+
 #include <algorithm>
 #include <array>
 
 #include <fcntl.h>
+#include <sched.h>
 
+#include "frontend/plan/bind.h"
 #include "frontend/plan/fakeroot.h"
-#include "frontend/plan/planner.h"
 #include "frontend/plan/seccomp_profile.h"
 
 namespace postern::plan {
+namespace {
 
-void Planner::skeleton() {
-  // With ranges of subordinate ids the caller is root of the namespace, but no owner of a foreign
-  // tree is mapped either. A writable root has no layers.
-  const UniqueFd root(plan_.request.root == RootKind::kDirectory && !action_.writable
-                          ? ::open(plan_.sources[0].path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)
-                          : -1);
-  if (root.valid()) {
-    const Identity& caller = input_.caller.identity;
-    plan_.skeleton = missing_mount_points(root.get(), caller.uid, caller.gid, plan_.request.mounts);
-  }
-}
-
-// A hint for the image's server, which may be wrong.
-std::string Planner::first_program() const {
-  switch (action_.what) {
-    case init::Action::kExec:
-      return action_.arguments.empty() ? std::string{} : action_.arguments[0];
-    case init::Action::kShell:
-      return action_.shell.empty() ? "/bin/bash" : action_.shell;
-    case init::Action::kRun:
-    case init::Action::kTest:
-    case init::Action::kStart:
-      break;
-  }
-  return "/bin/sh";
-}
-
-void Planner::fixed_environment(init::LaunchRecord& record) {
+void fixed_environment(Builder& builder, const std::vector<std::string>& bound) {
+  const Action& action = builder.action();
+  const std::string& image = builder.input().image.path;
+  init::LaunchRecord& record = builder.plan().record;
   const auto set = [&](const std::string& name, const std::string& value) {
     record.fixed.push_back(name + '=' + value);
   };
@@ -46,20 +26,20 @@ void Planner::fixed_environment(init::LaunchRecord& record) {
     }
   };
   static constexpr std::array kCommands = {"", "exec", "run", "shell", "test", "start"};
-  set("HOME", home_);
-  set("USER_PATH", input_.host_path);
+  set("HOME", record.home);
+  set("USER_PATH", builder.input().host_path);
   const bool has_prompt =
       std::any_of(record.forwarded.begin(), record.forwarded.end(),
                   [](const std::string& one) { return one.starts_with("PS1="); });
   if (!has_prompt) {
     set("PS1", "Postern> ");
   }
-  set_all("CONTAINER", input_.image.path);
-  set_all("NAME", input_.image.path.substr(input_.image.path.rfind('/') + 1));
-  set_all("COMMAND", kCommands[static_cast<std::size_t>(action_.what)]);
+  set_all("CONTAINER", image);
+  set_all("NAME", image.substr(image.rfind('/') + 1));
+  set_all("COMMAND", kCommands[static_cast<std::size_t>(action.what)]);
   set_all("ENVIRONMENT", "/.singularity.d/env/91-environment.sh");
   std::string destinations;
-  for (const std::string& one : destinations_) {
+  for (const std::string& one : bound) {
     destinations += (destinations.empty() ? "" : ",");
     for (const char c : one) {
       // A nested start reads this list back with the syntax of --bind.
@@ -67,47 +47,64 @@ void Planner::fixed_environment(init::LaunchRecord& record) {
     }
   }
   set_all("BIND", destinations);
-  if (!action_.app.empty()) {
-    set_all("APPNAME", action_.app);
+  if (!action.app.empty()) {
+    set_all("APPNAME", action.app);
   }
-  if (action_.no_eval) {
+  if (action.no_eval) {
     set_all("NO_EVAL", "1");
   }
 }
 
-Outcome<> Planner::record() {
-  init::LaunchRecord& record = plan_.record;
-  record.action = action_.what;
-  record.argv = action_.arguments;
-  record.environment = std::move(input_.environment.imported);
-  record.forwarded = std::move(input_.environment.forwarded);
-  record.prepend_path = std::move(input_.environment.prepend_path);
-  record.append_path = std::move(input_.environment.append_path);
-  record.home = home_;
-  record.cwd_required = !action_.cwd.empty();
-  record.cwd = !action_.cwd.empty() ? action_.cwd
-               : action_.contain    ? home_
-                                    : input_.caller.directory;
-  record.cwd_expected = action_.cwd.empty() && !action_.contain && is_wanted("cwd");
-  record.app = action_.app;
-  record.shell = action_.shell;
-  record.umask = action_.no_umask ? 022 : input_.caller.umask;
-  record.no_eval = action_.no_eval;
-  record.reaper = action_.pid && !action_.no_init;
-  record.ignored_signals = input_.caller.ignored_signals;
-  record.blocked_signals = input_.caller.blocked_signals;
-  if (!action_.seccomp.empty()) {
-    POSTERN_TRY_ASSIGN(record.seccomp,
-                       load_seccomp(absolute_path(action_.seccomp, input_.caller.directory),
-                                    plan_.request.capabilities, warnings_));
-  } else if (action_.fakeroot && plan_.fakeroot != Fakeroot::kNone) {
-    POSTERN_TRY_ASSIGN(record.seccomp, imitation_filter(plan_.fakeroot));
+}  // namespace
+
+void add_skeleton(Builder& builder) {
+  LaunchRequest& request = builder.plan().request;
+  // With ranges of subordinate ids the caller is root of the namespace, but no owner of a foreign
+  // tree is mapped either. A writable root has no layers.
+  const UniqueFd root(
+      request.root == RootKind::kDirectory && !builder.action().writable
+          ? ::open(builder.plan().sources[0].path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)
+          : -1);
+  if (root.valid()) {
+    const Identity& caller = builder.caller().identity;
+    builder.plan().skeleton =
+        missing_mount_points(root.get(), caller.uid, caller.gid, request.mounts);
   }
-  record.message_level = input_.message_level;
-  fixed_environment(record);
+}
+
+Outcome<> add_record(Builder& builder, PayloadEnvironment environment, const Inside& inside) {
+  const Action& action = builder.action();
+  const Caller& caller = builder.caller();
+  LaunchRequest& request = builder.plan().request;
+  init::LaunchRecord& record = builder.plan().record;
+  record.action = action.what;
+  record.argv = action.arguments;
+  record.environment = std::move(environment.imported);
+  record.forwarded = std::move(environment.forwarded);
+  record.prepend_path = std::move(environment.prepend_path);
+  record.append_path = std::move(environment.append_path);
+  record.home = inside.home;
+  record.cwd_required = !action.cwd.empty();
+  record.cwd = !action.cwd.empty() ? action.cwd : action.contain ? inside.home : caller.directory;
+  record.cwd_expected = action.cwd.empty() && !action.contain && builder.is_wanted("cwd");
+  record.app = action.app;
+  record.shell = action.shell;
+  record.umask = action.no_umask ? 022 : caller.umask;
+  record.no_eval = action.no_eval;
+  record.reaper = (request.namespaces & CLONE_NEWPID) != 0 && !action.no_init;
+  record.ignored_signals = caller.ignored_signals;
+  record.blocked_signals = caller.blocked_signals;
+  if (!action.seccomp.empty()) {
+    POSTERN_TRY_ASSIGN(record.seccomp, load_seccomp(absolute_path(action.seccomp, caller.directory),
+                                                    request.capabilities, builder.warnings()));
+  } else if (action.fakeroot && builder.plan().fakeroot != Fakeroot::kNone) {
+    POSTERN_TRY_ASSIGN(record.seccomp, imitation_filter(builder.plan().fakeroot));
+  }
+  record.message_level = builder.input().message_level;
+  fixed_environment(builder, inside.bound);
   // Small images have no /etc, and no program there that would miss its files. What a later mount
   // covers is not missing.
-  const std::vector<MountRequest>& mounts = plan_.request.mounts;
+  const std::vector<MountRequest>& mounts = request.mounts;
   for (auto mount = mounts.begin(); mount != mounts.end(); ++mount) {
     const bool covered = std::any_of(mount + 1, mounts.end(), [&](const MountRequest& later) {
       return is_within(mount->target, later.target);
@@ -117,9 +114,9 @@ Outcome<> Planner::record() {
       record.optional.push_back(mount->target);
     }
   }
-  POSTERN_TRY_ASSIGN(plan_.request.init,
-                     add_source({.kind = Source::Kind::kInit, .path = input_.init_program}));
-  POSTERN_TRY_ASSIGN(plan_.request.record, add_source({.kind = Source::Kind::kContent}));
+  POSTERN_TRY_ASSIGN(request.init, builder.add_source({.kind = Source::Kind::kInit,
+                                                       .path = builder.input().init_program}));
+  POSTERN_TRY_ASSIGN(request.record, builder.add_source({.kind = Source::Kind::kContent}));
   return Ok{};
 }
 

@@ -44,7 +44,7 @@ void check(const Row& row, Parse parse) {
 
 }  // namespace
 
-TEST_SUITE("frontend/run binds") {
+TEST_SUITE("frontend/plan binds") {
   TEST_CASE("--bind") {
     for (const Row& row : {
              Row{"/a", "[/a|]"},

@@ -38,7 +38,7 @@ struct TemporaryFile {
 
 }  // namespace
 
-TEST_SUITE("frontend/run environment") {
+TEST_SUITE("frontend/plan environment") {
   TEST_CASE(
       "the host's variables are imported but for the runtime's, HOME, PATH and the loader's; names "
       "that are no identifiers pass") {

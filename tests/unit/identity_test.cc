@@ -21,7 +21,7 @@ const Identity kAlice{.uid = 1001,
 
 }  // namespace
 
-TEST_SUITE("frontend/run identity") {
+TEST_SUITE("frontend/plan identity") {
   TEST_CASE("a caller that the image does not know is appended, all else stays") {
     CHECK(merge_passwd("root:x:0:0:root:/root:/bin/bash\ndaemon:*:1:1::/:/no", kAlice, "/h") ==
           "root:x:0:0:root:/root:/bin/bash\ndaemon:*:1:1::/:/no\n"

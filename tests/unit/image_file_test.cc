@@ -15,7 +15,7 @@ const std::string kImages = POSTERN_TEST_DATA "/images/";
 
 }  // namespace
 
-TEST_SUITE("frontend/run image files") {
+TEST_SUITE("frontend/plan image files") {
   TEST_CASE("a SIF is opened at its root partition, a path counts from the given directory") {
     const auto image = open_image("busybox_amd64.sif", kImages);
     REQUIRE(image);

@@ -10,6 +10,7 @@
 #include "frontend/plan/gpu.h"
 #include "frontend/plan/host_mounts.h"
 #include "frontend/plan/make_plan.h"
+#include "frontend/plan/mounts.h"
 #include "protocol/limits.h"
 
 using postern::LaunchRequest;
@@ -84,7 +85,7 @@ Planned planned(PlanInput input) {
 
 }  // namespace
 
-TEST_SUITE("frontend/run plan") {
+TEST_SUITE("frontend/plan plan") {
   TEST_CASE("the default mounts, in order, each descriptor used exactly once, the root first") {
     const TemporaryDirectory directory;
     const Planned result = planned(input_in(directory));

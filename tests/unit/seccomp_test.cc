@@ -46,7 +46,7 @@ std::string with_rules(const std::string& rules) {
 
 }  // namespace
 
-TEST_SUITE("frontend/run seccomp") {
+TEST_SUITE("frontend/plan seccomp") {
   TEST_CASE("a rule's action, errno and arguments are what the kernel then does") {
     auto program =
         compile(with_rules(R"({"names":["getppid","nosuchcall"],"action":"SCMP_ACT_ERRNO"})"));
