@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <iterator>
 #include <optional>
 #include <string>
@@ -107,6 +108,7 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   input.environment = plan::payload_environment(wish, environ);
   const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
   input.host_path = path != nullptr ? path : "";
+  input.settings = std::filesystem::path(config_path()).parent_path().string();
   input.init_program = system::libexec_program("postern-init");
   input.message_level = static_cast<std::int32_t>(message::threshold());
   input.action = std::move(action);

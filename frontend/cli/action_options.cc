@@ -29,12 +29,15 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"add-caps", 0, "ADD_CAPS", option::Kind::kList, kActions, "CAPS", "Linux capabilities to give to the payload"},
   {"app", 0, "APP,APPNAME", option::Kind::kText, kActions, "NAME", "the application of the image to run (SCIF)"},
   {"bind", 'B', "BIND,BINDPATH", option::Kind::kArray, kActions, "SPEC", "bind src[:dst[:opts]] (opts: ro, rw, id=N, image-src=PATH), comma separated", {}, true},
+  {"cdi-dirs", 0, "", option::Kind::kList, kActions, "DIRS", "directories of CDI specifications, instead of /etc/cdi and /var/run/cdi"},
   {"cleanenv", 'e', "CLEANENV", option::Kind::kFlag, kActions, "", "start with a clean environment"},
   {"compat", 0, "COMPAT", option::Kind::kFlag, kActions, "", "like OCI runtimes: --containall --no-init --no-umask --no-eval --writable-tmpfs"},
+  {"compat32", 0, "COMPAT32", option::Kind::kFlag, kActions, "", "with --nv, --rocm: the driver's 32-bit libraries too"},
   {"contain", 'c', "CONTAIN", option::Kind::kFlag, kActions, "", "minimal /dev, private home and /tmp"},
   {"containall", 'C', "CONTAINALL", option::Kind::kFlag, kActions, "", "--contain, and private PID and IPC namespaces and environment"},
   {"containlibs", 0, "CONTAINLIBS", option::Kind::kList, kActions, "FILES", "host libraries to bind into /.singularity.d/libs"},
   {"cwd", 0, "CWD,TARGET_CWD", option::Kind::kText, kActions, "DIR", "initial directory inside the container"},
+  {"device", 0, "", option::Kind::kList, kActions, "VENDOR/CLASS=NAME", "devices, as CDI specifications of the host describe them"},
   {"dns", 0, "DNS", option::Kind::kList, kActions, "ADDRESSES", "name servers for the container's resolv.conf"},
   {"drop-caps", 0, "DROP_CAPS", option::Kind::kList, kActions, "CAPS", "Linux capabilities to take from the payload"},
   {"env", 0, "", option::Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
@@ -43,6 +46,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"help", 'h', "", option::Kind::kFlag, kActions, "", "show this help"},
   {"home", 'H', "HOME", option::Kind::kText, kActions, "SRC[:DST]", "home directory"},
   {"hostname", 0, "HOSTNAME", option::Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
+  {"intel-hpu", 0, "INTEL_HPU", option::Kind::kFlag, kActions, "", "Gaudi devices of the host"},
   {"ipc", 'i', "IPC,UNSHARE_IPC", option::Kind::kFlag, kActions, "", "new IPC namespace"},
   {"keep-privs", 0, "KEEP_PRIVS", option::Kind::kFlag, kActions, "", "root only: keep all capabilities"},
   {"key-command", 0, "KEY_COMMAND", option::Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
@@ -95,23 +99,19 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"blkio-weight", 0, "BLKIO_WEIGHT", option::Kind::kText, kActions, "", "", kLimits},
   {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kText, kActions, "", "", kLimits},
   {"boot", 0, "BOOT", option::Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
-  {"cdi-dirs", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
-  {"compat32", 0, "COMPAT32", option::Kind::kFlag, kActions, "", "", {}, false, "32-bit libraries of the host are bound by --containlibs"},
   {"cpu-shares", 0, "CPU_SHARES", option::Kind::kText, kActions, "", "", kLimits},
   {"cpus", 0, "CPUS", option::Kind::kText, kActions, "", "", kLimits},
   {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
   {"cpuset-mems", 0, "CPUSET_MEMS", option::Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
-  {"device", 0, "", option::Kind::kText, kActions, "", "", "bind the device nodes with --bind /dev/NAME, or use --nv or --rocm"},
   {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"docker-host", 0, "DOCKER_HOST", option::Kind::kText, kActions, "", "", {}, false, kNoDaemon},
   {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
-  {"intel-hpu", 0, "INTEL_HPU", option::Kind::kFlag, kActions, "", "", "bind the device nodes with --bind /dev/accel"},
   {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "", "", kLimits},
   {"network-args", 0, "NETWORK_ARGS", option::Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
-  {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv"},
+  {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv, or --device nvidia.com/gpu=all if the host has a CDI specification"},
   {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
   {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
   {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", {}, false, "commands of environment scripts have no time limit here"},
@@ -314,6 +314,10 @@ void mount_options(const option::Arguments& arguments, plan::Action& action) {
   action.no_rocm = arguments.given("no-rocm");
   action.nv = arguments.given("nv") && !action.no_nv;
   action.rocm = arguments.given("rocm") && !action.no_rocm;
+  action.intel_hpu = arguments.given("intel-hpu");
+  action.compat32 = arguments.given("compat32");
+  action.devices = arguments.values("device");
+  action.cdi_directories = arguments.values("cdi-dirs");
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 #include "frontend/init/oci_script.h"
 #include "frontend/init/payload.h"
 #include "frontend/message/message.h"
+#include "frontend/system/elf.h"
 
 namespace postern::init {
 namespace {
@@ -107,6 +108,36 @@ void report_missing_mounts(const LaunchRecord& record) {
   }
 }
 
+// A library of the host needs the C library of its host, or a newer one; its program ends with
+// "version `GLIBC_2.N' not found" if the image's is older.
+void report_old_glibc(const LaunchRecord& record) {
+  if (record.glibc_needed == 0) {
+    return;
+  }
+  static constexpr std::array kPlaces = {"/lib64/libc.so.6",
+                                         "/lib/x86_64-linux-gnu/libc.so.6",
+                                         "/lib/aarch64-linux-gnu/libc.so.6",
+                                         "/usr/lib64/libc.so.6",
+                                         "/usr/lib/x86_64-linux-gnu/libc.so.6",
+                                         "/usr/lib/aarch64-linux-gnu/libc.so.6",
+                                         "/usr/lib/libc.so.6",
+                                         "/lib/libc.so.6"};
+  for (const char* const place : kPlaces) {
+    const unsigned has = system::glibc_of(place);
+    if (has >= record.glibc_needed) {
+      return;
+    }
+    if (has > 0) {
+      message::warning("the host's " + record.glibc_needed_by + " needs glibc 2." +
+                       std::to_string(record.glibc_needed) + " and the image has 2." +
+                       std::to_string(has) +
+                       ": programs that load it will fail; use an image with a newer glibc, or one "
+                       "that has these libraries itself");
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 Outcome<> settle(const LaunchRecord& record) {
@@ -116,6 +147,7 @@ Outcome<> settle(const LaunchRecord& record) {
   }
   make_links(record);
   report_missing_mounts(record);
+  report_old_glibc(record);
   ::umask(record.umask);
   restore_signals(record);
   return enter_directory(record);

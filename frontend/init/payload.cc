@@ -259,6 +259,9 @@ void finish_search_paths(Environment& environment, const LaunchRecord& record) {
   if (!has_entry(libraries, kLibraries)) {
     append_entry(libraries, kLibraries);
   }
+  if (record.libs32 && !has_entry(libraries, kLibraries32)) {
+    append_entry(libraries, kLibraries32);
+  }
   environment.set("LD_LIBRARY_PATH", std::move(libraries));
   environment.unset("PREPEND_LD_LIBRARY_PATH");
   environment.unset("APPEND_LD_LIBRARY_PATH");

@@ -15,6 +15,7 @@ using shell::Environment;
 inline constexpr std::string_view kDefaultPath =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 inline constexpr std::string_view kLibraries = "/.singularity.d/libs";
+inline constexpr std::string_view kLibraries32 = "/.singularity.d/libs32";
 
 // What scripts start with: the runtime's own variables and the default PATH.
 Environment base_environment(const LaunchRecord& record);

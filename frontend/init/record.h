@@ -32,7 +32,9 @@ struct LaunchRecord {
   std::uint32_t umask = 022;
   bool no_eval = false;               // --no-eval: values are literal
   bool reaper = false;                // new pid namespace: stay as pid 1, forward signals, reap
-  bool libs_bound = false;            // /.singularity.d/libs holds host libraries (--nv)
+  bool libs32 = false;                // /.singularity.d/libs32 holds host libraries
+  std::uint32_t glibc_needed = 0;     // N: libraries of the host need glibc 2.N; 0 = none do
+  std::string glibc_needed_by;        // one of them
   std::vector<std::string> links;     // PATH=TEXT: symbolic links of a minimal /dev, to make
   std::vector<std::string> optional;  // places of optional binds: said where nothing is mounted
   std::uint64_t ignored_signals = 0;  // bit n-1 = signal n was ignored when we were started

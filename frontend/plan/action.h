@@ -45,7 +45,11 @@ struct Action {
   bool writable_tmpfs = false;
   bool nv = false;
   bool rocm = false;
-  bool no_nv = false;  // --no-nv, --no-rocm: against the site's "always"
+  bool intel_hpu = false;
+  bool compat32 = false;                     // 32-bit libraries too
+  std::vector<std::string> devices;          // --device: vendor.com/class=name
+  std::vector<std::string> cdi_directories;  // --cdi-dirs; empty = the standard's
+  bool no_nv = false;                        // --no-nv, --no-rocm: against the site's "always"
   bool no_rocm = false;
   std::vector<std::string> dns;
 

@@ -1,15 +1,9 @@
 #include "frontend/plan/files.h"
 
-#include <cerrno>
-
-#include "frontend/plan/bind.h"
-#include "frontend/plan/gpu.h"
 #include "frontend/plan/host_path.h"
 
 namespace postern::plan {
 namespace {
-
-constexpr std::string_view kLibraries = "/.singularity.d/libs";
 
 Outcome<> add_account_file(Builder& builder, Source::Merge merge, const char* path) {
   Source source{.kind = Source::Kind::kContent, .merge = merge, .path = path};
@@ -54,37 +48,6 @@ Outcome<> add_files(Builder& builder) {
   POSTERN_TRY(add_resolv_conf(builder));
   if (!request.hostname.empty()) {
     POSTERN_TRY(builder.add_file(request.hostname + '\n', "/etc/hostname", kOptional | kReadOnly));
-  }
-  return Ok{};
-}
-
-Outcome<> add_libraries(Builder& builder) {
-  const Action& action = builder.action();
-  GpuFiles gpu = find_gpu_files(action.nv, action.rocm);
-  for (std::string& warning : gpu.warnings) {
-    builder.warn(std::move(warning));
-  }
-  std::vector<std::string> libraries = std::move(gpu.libraries);
-  for (const std::string& path : action.libraries) {
-    libraries.push_back(absolute_path(path, builder.caller().directory));
-    if (!exists(libraries.back())) {
-      return system_problem("--containlibs " + libraries.back(), errno, "name a file of the host");
-    }
-  }
-  if (!libraries.empty()) {
-    POSTERN_TRY(builder.add_tmpfs(std::string(kLibraries), 0755));
-    builder.plan().record.libs_bound = true;
-  }
-  for (const std::string& path : libraries) {
-    const std::string name = path.substr(path.rfind('/'));
-    POSTERN_TRY(builder.add_bind(path, std::string(kLibraries) + name, kReadOnly | kOptional));
-  }
-  for (const std::string& path : gpu.binaries) {
-    POSTERN_TRY(
-        builder.add_bind(path, "/usr/bin" + path.substr(path.rfind('/')), kReadOnly | kOptional));
-  }
-  for (const std::string& path : gpu.files) {
-    POSTERN_TRY(builder.add_bind(path, path, kReadOnly | kOptional));
   }
   return Ok{};
 }

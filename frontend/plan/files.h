@@ -1,5 +1,4 @@
-// Files that a start puts into the container: accounts, name service, host name, and the libraries
-// and programs of GPUs.
+// Files that a start puts into the container: accounts, name service, host name.
 #pragma once
 
 #include "frontend/plan/builder.h"
@@ -7,6 +6,5 @@
 namespace postern::plan {
 
 Outcome<> add_files(Builder& builder);
-Outcome<> add_libraries(Builder& builder);
 
 }  // namespace postern::plan

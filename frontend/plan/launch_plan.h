@@ -80,7 +80,8 @@ struct LaunchPlan {
   Identity identity;                    // the caller inside: for Source::Merge
   std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
   Fakeroot fakeroot = Fakeroot::kNone;
-  std::vector<int> inherited;  // the caller's open descriptors, for the payload (system/inherited.h)
+  std::vector<int>
+      inherited;           // the caller's open descriptors, for the payload (system/inherited.h)
   bool share = true;       // join a running server of the same image (--no-share)
   std::string image_name;  // for messages
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "frontend/plan/builder.h"
+#include "frontend/plan/devices.h"
 #include "frontend/plan/fakeroot.h"
 #include "frontend/plan/files.h"
 #include "frontend/plan/mounts.h"
@@ -51,7 +52,7 @@ Outcome<Inside> add_mounts(Builder& builder) {
   POSTERN_TRY_ASSIGN(inside.home, add_home(builder));
   POSTERN_TRY(add_cwd(builder));
   POSTERN_TRY(add_files(builder));
-  POSTERN_TRY(add_libraries(builder));
+  POSTERN_TRY_ASSIGN(inside.variables, add_host_devices(builder));
   POSTERN_TRY(add_scratch(builder));
   POSTERN_TRY_ASSIGN(inside.bound, add_user_binds(builder));
   builder.order();

@@ -20,7 +20,6 @@ namespace postern::plan {
 namespace {
 
 Outcome<> add_minimal_dev(Builder& builder) {
-  const Action& action = builder.action();
   POSTERN_TRY(builder.add_tmpfs("/dev", 0755));
   // Memory of the payload's like any other: the job's limits bound it, not the session's size.
   POSTERN_TRY(builder.add({.operation = Operation::kTmpfs,
@@ -53,7 +52,7 @@ Outcome<> add_minimal_dev(Builder& builder) {
                            "/dev/stdout=/proc/self/fd/1", "/dev/stderr=/proc/self/fd/2"}) {
     builder.plan().record.links.emplace_back(link);
   }
-  for (const std::string& node : gpu_devices(action.nv, action.rocm)) {
+  for (const std::string& node : gpu_devices(gpu_wish(builder.action()))) {
     if (!is_directory(node)) {
       POSTERN_TRY(builder.add_device(node, true));
     }

@@ -46,6 +46,7 @@ struct PlanInput {
   std::string host_path;  // the caller's PATH, as USER_PATH inside
   std::vector<int> inherited;
   std::string init_program;  // postern-init
+  std::string settings;      // the directory of postern.toml: lists of libraries
   std::int32_t message_level = 1;
 };
 

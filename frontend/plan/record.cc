@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 
 #include <fcntl.h>
 #include <sched.h>
@@ -80,7 +81,9 @@ Outcome<> add_record(Builder& builder, PayloadEnvironment environment, const Ins
   record.action = action.what;
   record.argv = action.arguments;
   record.environment = std::move(environment.imported);
-  record.forwarded = std::move(environment.forwarded);
+  record.forwarded = inside.variables;
+  std::move(environment.forwarded.begin(), environment.forwarded.end(),
+            std::back_inserter(record.forwarded));
   record.prepend_path = std::move(environment.prepend_path);
   record.append_path = std::move(environment.append_path);
   record.home = inside.home;

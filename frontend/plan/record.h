@@ -12,7 +12,8 @@ namespace postern::plan {
 // Paths inside the container, as the parts before decided them.
 struct Inside {
   std::string home;
-  std::vector<std::string> bound;  // destinations of the user's binds, for POSTERN_BIND
+  std::vector<std::string> variables;  // of devices: beneath what --env sets
+  std::vector<std::string> bound;      // destinations of the user's binds, for POSTERN_BIND
 };
 
 void add_skeleton(Builder& builder);

@@ -516,6 +516,25 @@ def a_start_that_leaves_setuid_mode_says_so_once():
 
 
 @test
+def a_device_of_a_specification_is_bound_by_the_sites_rules():
+    """--device: node and mount as in user-namespace mode; where the site allows no binds of users, the node alone"""
+    specifications = f"{HOME}/cdi"
+    os.makedirs(specifications)
+    with open(f"{specifications}/test.json", "w") as file:
+        file.write('{"cdiVersion": "0.6.0", "kind": "postern.test/gpu", "devices": [{"name": "0", "containerEdits": {'
+                   '"env": ["FROM=cdi"], "deviceNodes": [{"path": "/dev/test0", "hostPath": "/dev/zero"}], '
+                   '"mounts": [{"hostPath": "/etc/hostname", "containerPath": "/opt/name", "options": ["ro"]}]}}]}')
+    command = ("exec", "-v", "--contain", "--cdi-dirs", specifications, "--device", "postern.test/gpu=0", IMAGES["none"], "sh", "-c",
+               "test -c /dev/test0 && echo $FROM; test -e /opt/name && echo mounted")
+    for site, output in ((worlds.SITE, "cdi\nmounted\n"), (worlds.SITE.replace("[allow]", "[allow]\nuser-binds = false"), "cdi\n")):
+        W.configure(site=site)
+        done = postern(*command)
+        check(done.stdout == output and "user-namespace mode" not in done.stderr, say(done))
+        check(("allow.user_binds" in done.stderr) == (output == "cdi\n"), say(done))
+    W.configure()
+
+
+@test
 def what_is_too_large_to_hash_at_each_start_is_refused_before_any_work():
     """signed, not sealed, 2 GiB and more: refused with the cure, and both cures cure"""
     configure("whitelist", ["alice"])

@@ -38,7 +38,9 @@ LaunchRecord full_record() {
   record.umask = 077;
   record.no_eval = true;
   record.reaper = true;
-  record.libs_bound = true;
+  record.libs32 = true;
+  record.glibc_needed = 36;
+  record.glibc_needed_by = "libdrm.so.2";
   record.ignored_signals = 1ULL << 63;
   record.blocked_signals = 2;
   record.seccomp = {1, 2, 0, 255};

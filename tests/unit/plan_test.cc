@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <doctest/doctest.h>
+#include <elf.h>
 #include <unistd.h>
 
 #include "frontend/plan/gpu.h"
@@ -12,34 +13,26 @@
 #include "frontend/plan/make_plan.h"
 #include "frontend/plan/mounts.h"
 #include "protocol/limits.h"
+#include "tests/unit/temporary_directory.h"
 
 using postern::LaunchRequest;
 using postern::MountRequest;
 using postern::Operation;
 using postern::Scratch;
+using postern::TemporaryDirectory;
 using postern::plan::Action;
 using postern::plan::Fakeroot;
 using postern::plan::is_system_directory;
+using postern::plan::kind_of_library;
 using postern::plan::LaunchPlan;
 using postern::plan::libraries_in_cache;
+using postern::plan::LibraryKind;
 using postern::plan::make_plan;
+using postern::plan::parse_gpu_list;
 using postern::plan::parse_host_mounts;
 using postern::plan::PlanInput;
 
 namespace {
-
-struct TemporaryDirectory {
-  TemporaryDirectory() {
-    char name[] = "/tmp/postern-unit-XXXXXX";
-    path = ::mkdtemp(name);
-  }
-
-  ~TemporaryDirectory() { std::filesystem::remove_all(path); }
-
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  std::string path;
-};
 
 PlanInput input_in(const TemporaryDirectory& directory) {
   PlanInput input;
@@ -397,14 +390,32 @@ TEST_SUITE("frontend/plan plan") {
           std::vector<std::string>{"/data/a b", "/variable"});
   }
 
-  TEST_CASE("libraries are found in the loader's cache by name, machine and nothing shorter") {
+  TEST_CASE("libraries are found in the loader's cache by name and nothing shorter") {
     static constexpr const char* kCache =
         "3 libs found in cache `/etc/ld.so.cache'\n"
         "\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/libcuda.so.1\n"
         "\tlibcuda.so.1 (libc6) => /usr/lib32/libcuda.so.1\n"
         "\tlibcudadebugger.so.1 (libc6,x86-64) => /usr/lib/libcudadebugger.so.1\n";
-    CHECK(libraries_in_cache(kCache, "libcuda", "x86-64") ==
-          std::vector<std::string>{"/usr/lib/libcuda.so.1"});
-    CHECK(libraries_in_cache(kCache, "libnvidia-ml", "x86-64").empty());
+    CHECK(libraries_in_cache(kCache, "libcuda") ==
+          std::vector<std::string>{"/usr/lib/libcuda.so.1", "/usr/lib32/libcuda.so.1"});
+    CHECK(libraries_in_cache(kCache, "libnvidia-ml").empty());
+  }
+
+#if defined(__x86_64__)
+  TEST_CASE("which programs load a library is told by its class and machine") {
+    CHECK(kind_of_library(64, EM_X86_64) == LibraryKind::kOwn);
+    CHECK(kind_of_library(32, EM_386) == LibraryKind::k32Bit);
+    CHECK(kind_of_library(32, EM_X86_64) == LibraryKind::kOther);  // x32
+    CHECK(kind_of_library(64, EM_AARCH64) == LibraryKind::kOther);
+  }
+#endif
+
+  TEST_CASE("a site's list of libraries has names ending in .so, programs and paths") {
+    const auto list = parse_gpu_list(
+        "# comment\nlibcuda.so  # the driver\n\n nvidia-smi\n/etc/OpenCL/vendors/nvidia.icd\n"
+        "nvidia/odd\n");
+    CHECK(list.libraries == std::vector<std::string>{"libcuda"});
+    CHECK(list.binaries == std::vector<std::string>{"nvidia-smi"});
+    CHECK(list.files == std::vector<std::string>{"/etc/OpenCL/vendors/nvidia.icd"});
   }
 }
