@@ -524,7 +524,7 @@ def a_device_of_a_specification_is_bound_by_the_sites_rules():
         file.write('{"cdiVersion": "0.6.0", "kind": "postern.test/gpu", "devices": [{"name": "0", "containerEdits": {'
                    '"env": ["FROM=cdi"], "deviceNodes": [{"path": "/dev/test0", "hostPath": "/dev/zero"}], '
                    '"mounts": [{"hostPath": "/etc/hostname", "containerPath": "/opt/name", "options": ["ro"]}]}}]}')
-    command = ("exec", "-v", "--contain", "--cdi-dirs", specifications, "--device", "postern.test/gpu=0", IMAGES["none"], "sh", "-c",
+    command = ("exec", "--contain", "--cdi-dirs", specifications, "--device", "postern.test/gpu=0", IMAGES["none"], "sh", "-c",
                "test -c /dev/test0 && echo $FROM; test -e /opt/name && echo mounted")
     for site, output in ((worlds.SITE, "cdi\nmounted\n"), (worlds.SITE.replace("[allow]", "[allow]\nuser-binds = false"), "cdi\n")):
         W.configure(site=site)
