@@ -74,7 +74,7 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
    "a configuration file of the site, or a directory above it, can be written by others than root, or is a symbolic link",
    "have it and all directories above it owned by root, and not writable by group or others"},
   {RefusalCode::kConfigMalformed, "config.malformed", "",
-   "a configuration file of the site has an error", "postern config global --check says where"},
+   "a configuration file of the site has an error", "postern config global check says where"},
   {RefusalCode::kSuidDisabled, "suid.enabled", "postern.toml",
    "setuid mode is switched off", "use --userns"},
   {RefusalCode::kContainerKind, "allow", "postern.toml",
