@@ -1,27 +1,32 @@
 #!/usr/bin/env python3
-"""README.md and doc/ as a newcomer reads them: every command runs, in order, and prints what stands there. Prints TAP.
+"""README.md, doc/ and the pages of commands as a newcomer reads them: every command runs, in order, and prints what stands there.
+Prints TAP. Each page begins in a directory of its own.
 
-Lines of console blocks that begin with "$ " are commands of an ordinary user; what follows up to the next one is
+Lines of console blocks (of all blocks in man pages) that begin with "$ " are commands of an ordinary user; what follows up to the next one is
 the output. Names, numbers and keys of the page are those of its author, and are replaced by those of this run.
 Commands of the tree's script and of root (lines that begin with "# ") belong to other suites.
 """
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 
 import harness
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = ["README.md"]
+PAGES = [str(path.relative_to(ROOT)) for path in
+         [ROOT / "README.md", *sorted((ROOT / "doc").glob("*.md")), *sorted((ROOT / "man/commands").glob("*.scd"))]]
 PROGRAMS = {
     "libexec/postern/postern-build": "frontend/imagebuild/postern-build",
     "libexec/postern/postern-keys": "frontend/keys/postern-keys",
     "libexec/postern/postern-crypt": "frontend/crypt/postern-crypt",
     "libexec/postern/postern-inspect": "frontend/inspect/postern-inspect",
+    "libexec/postern/postern-transfer": "frontend/transfer/postern-transfer",
 }
 # Needs what a test machine does not have, or changes the machine.
-ELSEWHERE = re.compile(r"^(\./dev|SUID=|postern pull docker://docker\.io|postern (exec|ecl check --explain) stranger\.sif)")
+ELSEWHERE = re.compile(r"^(\./dev|SUID=|postern pull docker://docker\.io|postern (exec|ecl check --explain) stranger\.sif)"
+                       r"|.*\b\w+\.example\.org\b|postern (pull .*docker\.io|remote use ours)")
 
 
 def commands(page):
@@ -29,7 +34,7 @@ def commands(page):
     found, inside = [], False
     for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
-            inside = line == "```console"
+            inside = not inside and (line == "```console" or page.endswith(".scd"))
         elif inside and line.startswith("$ "):
             found.append((number, re.sub(r"\s+# .*$", "", line[2:]), []))
         elif inside and line.startswith("# "):
@@ -53,6 +58,7 @@ def pattern(line, bench, place):
 
 
 def tour(bench):
+    """The directory that README.md begins in."""
     place = bench.make_directory("tour")
     bench.rootfs("tour/rootfs")
     genome = os.path.join(place, "rootfs/opt")
@@ -60,15 +66,39 @@ def tour(bench):
     with open(genome + "/genome", "wb") as file:
         file.write(os.urandom(8 << 20))
     os.symlink("busybox", os.path.join(place, "rootfs/bin/sha256sum"))
-    os.makedirs(place + "/my data")
-    with open(place + "/my data/answer", "w") as file:
-        file.write("42\n")
+    for name in ("my data", "data"):
+        os.makedirs(f"{place}/{name}")
+        with open(f"{place}/{name}/answer", "w") as file:
+            file.write("42\n")
     subprocess.run(["chown", "-R", f"{bench.user.uid}:{bench.user.gid}", place], check=True)
     return place
 
 
-def make_test(page, number, command, expected, place):
+def place_of(page, bench, first):
+    """Each man page has the root file system and two images of it, which no other page has signed or sealed."""
+    if not page.endswith(".scd"):
+        return first
+    image = bench.work + "/tools.sif"
+    if not os.path.exists(image):
+        shutil.rmtree(first + "/rootfs/opt")
+        os.makedirs(first + "/rootfs/opt")
+        os.chown(first + "/rootfs/opt", bench.user.uid, bench.user.gid)
+        user = {"user": bench.user.uid, "group": bench.user.gid, "extra_groups": [bench.user.gid]}
+        subprocess.run([bench.postern, "build", image, first + "/rootfs"], env=bench.environment(), check=True, **user,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place = bench.make_directory(pathlib.Path(page).stem + "-page")
+    for name in ("rootfs", "data"):
+        subprocess.run(["cp", "-a", f"{first}/{name}", place], check=True)
+    for name in ("tools.sif", "rootfs.sif"):
+        subprocess.run(["cp", "-a", image, f"{place}/{name}"], check=True)
+    return place
+
+
+def make_test(page, number, command, expected, first, places):
     def test(bench):
+        if page not in places:
+            places[page] = place_of(page, bench, first)
+        place = places[page]
         path = os.path.dirname(bench.postern) + ":/usr/bin:/bin"
         user = {"user": bench.user.uid, "group": bench.user.gid, "extra_groups": [bench.user.gid]}
         process = subprocess.run(["bash", "-c", command], cwd=place, env=bench.environment({"PATH": path}), timeout=600, **user,
@@ -82,7 +112,7 @@ def make_test(page, number, command, expected, place):
             assert match, f"{line!r} does not follow in:\n{out}"
             at = match.end()
     test.__doc__ = f"{page}:{number}: {command.splitlines()[0]}"
-    test.__name__ = f"line_{number}"
+    test.__name__ = re.sub(r"\W", "_", f"{pathlib.Path(page).stem}_{number}")
     return test
 
 
@@ -90,6 +120,7 @@ if __name__ == "__main__":
     harness.PARTS.update(PROGRAMS)
     bench = harness.Bench()
     place = tour(bench)
-    tests = [make_test(page, *entry, place) for page in PAGES for entry in commands(page)]
-    assert len(tests) >= 12, "the page's form has changed: this test finds no commands"
+    places = {}
+    tests = [make_test(page, *entry, place, places) for page in PAGES for entry in commands(page)]
+    assert len(tests) >= 70, "the form of the pages has changed: this test does not find their commands"
     bench.main(tests)
