@@ -86,7 +86,7 @@ def false_cures():
     names = {name: set(subcommands.split()) for name, _, subcommands in commands()}
     wrong = []
     for cure in cures():
-        wrong += [f"--{name} is no option: {cure}" for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", cure)
+        wrong += [f"--{name} is no option: {cure}" for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", re.sub(r"`(?!postern )[^`]*`", "", cure))
                   if name not in OPTIONS | FOREIGN_OPTIONS]
         for command, word in re.findall(r"\bpostern ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?", cure):
             if command not in names and command not in ("and", "command", "whole"):
