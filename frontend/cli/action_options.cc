@@ -20,7 +20,8 @@ namespace {
 constexpr std::string_view kLimits =
     "start it under your batch system's limits, or: systemd-run --user --scope -p CPUQuota=… "
     "-p MemoryMax=… postern …";
-constexpr std::string_view kNoDaemon = "images come from registries and archives, not from a docker daemon";
+constexpr std::string_view kNoDaemon =
+    "images come from registries and archives, not from a docker daemon";
 constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
 
 // clang-format off
@@ -51,9 +52,10 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"keep-privs", 0, "KEEP_PRIVS", option::Kind::kFlag, kActions, "", "root only: keep all capabilities"},
   {"key-command", 0, "KEY_COMMAND", option::Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
   {"mount", 0, "MOUNT", option::Kind::kArray, kActions, "SPEC", "mount in CSV form: type=bind,source=…,destination=…[,ro]", {}, true},
-  {"net", 'n', "NET,UNSHARE_NET", option::Kind::kFlag, kActions, "", "new network namespace; needs --network none"},
+  {"net", 'n', "NET,UNSHARE_NET", option::Kind::kFlag, kActions, "", "new network namespace, with --network fakeroot unless another is named"},
   {"netns-path", 0, "NETNS_PATH", option::Kind::kText, kActions, "PATH", "network namespace to join (root, or where the site allows it)"},
-  {"network", 0, "NETWORK", option::Kind::kList, kActions, "none", "network of the new namespace: none"},
+  {"network", 0, "NETWORK", option::Kind::kList, kActions, "NAME", "network of the new namespace: none, or fakeroot (pasta, slirp4netns)"},
+  {"network-args", 0, "NETWORK_ARGS", option::Kind::kList, kActions, "ARGS", "portmap=HOST[:INSIDE]/tcp, hostport=PORT/tcp"},
   {"no-env", 0, "NOENV", option::Kind::kList, kActions, "NAMES", "host variables that are not imported"},
   {"no-eval", 0, "NO_EVAL", option::Kind::kFlag, kActions, "", "take values and arguments literally, without shell evaluation"},
   {"no-home", 0, "NO_HOME", option::Kind::kFlag, kActions, "", "do not mount the home directory"},
@@ -110,7 +112,6 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "", "", kLimits},
   {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "", "", kLimits},
-  {"network-args", 0, "NETWORK_ARGS", option::Kind::kText, kActions, "", "", "only the host's network and --network none exist; a site may list namespaces for --netns-path"},
   {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv, or --device nvidia.com/gpu=all if the host has a CDI specification"},
   {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
   {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
@@ -236,6 +237,40 @@ Outcome<> security_options(const option::Arguments& arguments, plan::Action& act
   return Ok{};
 }
 
+Outcome<> network_options(const option::Arguments& arguments, plan::Action& action) {
+  action.network_arguments = arguments.values("network-args");
+  if (!arguments.given("net") && !arguments.given("network")) {
+    if (!action.network_arguments.empty()) {
+      return bad_value("--network-args needs a network of its own", "add --net");
+    }
+    return Ok{};
+  }
+  const auto& networks = arguments.values("network");
+  const std::string name = networks.empty() ? "fakeroot" : networks[0];
+  static constexpr std::array<std::string_view, 3> kCarried = {"fakeroot", "pasta", "slirp4netns"};
+  const bool carried = std::find(kCarried.begin(), kCarried.end(), name) != kCarried.end();
+  if (networks.size() > 1) {
+    return bad_value("a container has one network, not " + std::to_string(networks.size()),
+                     "give one of none, fakeroot, pasta and slirp4netns");
+  }
+  if (!carried && name != "none") {
+    return bad_value(
+        "there is no network \"" + name + '"',
+        "use --network fakeroot, which needs no privilege, or none; root can make "
+        "others with `ip netns` and a CNI plugin, and start in them with --netns-path");
+  }
+  if (!carried && !action.network_arguments.empty()) {
+    return bad_value("--network-args has nothing to act on with --network none",
+                     "use --network fakeroot");
+  }
+  if (!action.network_namespace.empty()) {
+    return bad_value("--network and --netns-path exclude each other", "give one of them");
+  }
+  action.network = carried ? plan::Network::kCarried : plan::Network::kNone;
+  action.network_name = name;
+  return Ok{};
+}
+
 Outcome<> namespace_options(const option::Arguments& arguments, plan::Action& action) {
   action.pid = arguments.given("pid");
   action.ipc = arguments.given("ipc");
@@ -246,19 +281,7 @@ Outcome<> namespace_options(const option::Arguments& arguments, plan::Action& ac
   }
   action.uts = arguments.given("uts") || !action.hostname.empty();
   action.network_namespace = arguments.text("netns-path");
-  if (arguments.given("net") || arguments.given("network")) {
-    const auto& networks = arguments.values("network");
-    if (networks.size() != 1 || networks[0] != "none") {
-      return bad_value(networks.empty()
-                           ? std::string("--net alone asks for a bridge, which does not exist here")
-                           : "there is no network \"" + networks[0] + "\"",
-                       "leave the option out to share the host's network, or use --network none");
-    }
-    if (!action.network_namespace.empty()) {
-      return bad_value("--network none and --netns-path exclude each other", "give one of them");
-    }
-    action.network = plan::Network::kNone;
-  }
+  POSTERN_TRY(network_options(arguments, action));
   action.user_namespace = arguments.given("userns");
   action.fakeroot = arguments.given("fakeroot");
   action.share = !arguments.given("no-share");

@@ -11,7 +11,8 @@
 
 namespace postern::plan {
 
-enum class Network : std::uint8_t { kHost, kNone };
+// kCarried: a program of the host carries it (frontend/plan/network.h).
+enum class Network : std::uint8_t { kHost, kNone, kCarried };
 
 struct Action {
   init::Action what = init::Action::kExec;
@@ -58,7 +59,9 @@ struct Action {
   bool ipc = false;
   bool uts = false;
   Network network = Network::kHost;
-  std::string network_namespace;  // --netns-path
+  std::string network_name;                    // kCarried: of the program, or fakeroot
+  std::vector<std::string> network_arguments;  // --network-args
+  std::string network_namespace;               // --netns-path
   std::string hostname;
   bool user_namespace = false;  // --userns: never suid mode
   bool fakeroot = false;

@@ -26,6 +26,10 @@ Outcome<> add_resolv_conf(Builder& builder) {
     }
     return builder.add_file(std::move(content), kPath, kReadOnly);
   }
+  const auto& network = builder.plan().network;
+  if (network && network->resolv_conf) {
+    return builder.add_file(*network->resolv_conf, kPath, kReadOnly);
+  }
   return exists(kPath) ? builder.add_bind(kPath, kPath, kOptional) : Outcome<>(Ok{});
 }
 

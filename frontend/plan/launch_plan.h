@@ -12,6 +12,7 @@
 
 #include "frontend/init/record.h"
 #include "frontend/plan/identity.h"
+#include "frontend/plan/network.h"
 #include "frontend/plan/skeleton.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/launch_request.h"
@@ -80,6 +81,7 @@ struct LaunchPlan {
   Identity identity;                    // the caller inside: for Source::Merge
   std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
   Fakeroot fakeroot = Fakeroot::kNone;
+  std::optional<CarriedNetwork> network;  // of the new network namespace: user-namespace mode
   std::vector<int>
       inherited;           // the caller's open descriptors, for the payload (system/inherited.h)
   bool share = true;       // join a running server of the same image (--no-share)

@@ -8,6 +8,7 @@
 
 #include "frontend/plan/bind.h"
 #include "frontend/plan/host_path.h"
+#include "frontend/plan/network.h"
 
 namespace postern::plan {
 namespace {
@@ -32,11 +33,15 @@ Outcome<> add_namespaces(Builder& builder) {
   want(action.ipc, site.ipc_namespace, CLONE_NEWIPC, "--ipc");
   want(action.uts, site.uts_namespace, CLONE_NEWUTS, "--uts");
   // Not shared instead, as the others are: a job that asked for no network must not have one.
-  if (action.network == Network::kNone && !site.net_namespace) {
+  if (action.network != Network::kHost && !site.net_namespace) {
     return Problem{.what = "--net is not allowed by the site's configuration (allow.net-namespace)",
                    .cure = "leave out --net; the host's network is shared then"};
   }
-  want(action.network == Network::kNone, true, CLONE_NEWNET, "--net");
+  want(action.network != Network::kHost, true, CLONE_NEWNET, "--net");
+  if (action.network == Network::kCarried) {
+    POSTERN_TRY_ASSIGN(builder.plan().network,
+                       find_carried_network(action.network_name, action.network_arguments));
+  }
   if ((request.namespaces & CLONE_NEWUTS) != 0) {
     request.hostname = action.hostname;
   }

@@ -147,6 +147,8 @@ Problem step_problem(const plan::LaunchPlan& plan, const Failure& failure) {
                             err, "it belongs to somebody else: use --net --network none");
     case Step::kLoopback:
       return system_problem("bringing up the loopback device", err);
+    case Step::kNetwork:
+      return system_problem("making the container's network with " + plan.network->program, err);
     case Step::kOpen:
       return source_problem(plan, failure.source, err);
     case Step::kMount:
@@ -231,6 +233,10 @@ Problem payload_problem(const plan::LaunchPlan& plan,
     }
     return Problem{.what = "image " + plan.image_name + " cannot be read: " + line};
   }
+  if (!last_words.empty() && failure.step == Step::kNetwork) {
+    return Problem{.what = "the container's network: " + plan.network->program + ": " + last_words,
+                   .cure = "use --network none, or leave out --net to share the host's network"};
+  }
   return step_problem(plan, failure);
 }
 
@@ -249,6 +255,7 @@ bool is_lost_server(const Failure& failure) noexcept {
     case Step::kUnshare:
     case Step::kJoinNet:
     case Step::kLoopback:
+    case Step::kNetwork:
     case Step::kOpen:
     case Step::kMerge:
     case Step::kCloneSources:

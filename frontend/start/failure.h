@@ -20,6 +20,7 @@ enum class Step : std::uint8_t {
   kUnshare,  // the other namespaces
   kJoinNet,  // the network namespace of the request
   kLoopback,
+  kNetwork,       // the program that carries it has ended
   kOpen,          // a source; item = index of the descriptor
   kMount,         // what a server serves
   kMerge,         // passwd or group

@@ -159,6 +159,22 @@ int map_single_id(Ids outside, bool as_root) noexcept {
   return write_map("/proc/self/gid_map", as_root ? 0 : outside.gid, outside.gid);
 }
 
+Outcome<UniqueFd> make_single_id_namespace(Ids outside, bool as_root) {
+  return make_namespace([&](pid_t holder) -> Outcome<> {
+    const std::string place = "/proc/" + std::to_string(holder);
+    int err = write_file((place + "/setgroups").c_str(), "deny");
+    if (err == 0) {
+      err = write_map((place + "/uid_map").c_str(), as_root ? 0 : outside.uid, outside.uid);
+    }
+    if (err == 0) {
+      err = write_map((place + "/gid_map").c_str(), as_root ? 0 : outside.gid, outside.gid);
+    }
+    return err == 0
+               ? Outcome<>()
+               : system_problem("mapping ids in a user namespace", err, user_namespace_cure(err));
+  });
+}
+
 Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
   const passwd* const entry = ::getpwuid(outside.uid);
   const std::string name = entry != nullptr ? entry->pw_name : "";

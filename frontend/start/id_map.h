@@ -20,6 +20,9 @@ struct Ids {
 // errno.
 int map_single_id(Ids outside, bool as_root) noexcept;
 
+// A user namespace with the one id mapped, to itself or to root.
+Outcome<UniqueFd> make_single_id_namespace(Ids outside, bool as_root);
+
 // A user namespace with the caller mapped to root and the caller's ranges of /etc/subuid and
 // /etc/subgid from 1 upwards, written by newuidmap(1) and newgidmap(1). The descriptor keeps it.
 Outcome<UniqueFd> make_subordinate_namespace(Ids outside);

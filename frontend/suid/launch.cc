@@ -590,6 +590,9 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
   if (plan.fakeroot != plan::Fakeroot::kNone) {
     return "--fakeroot needs a user namespace";
   }
+  if (plan.network) {
+    return "a network that " + plan.network->program + " carries needs a user namespace";
+  }
   if (plan.request.scratch == Scratch::kDirectory) {
     return "a writable overlay directory needs a user namespace";
   }

@@ -21,6 +21,7 @@
 #include "frontend/plan/unlock.h"
 #include "frontend/start/failure.h"
 #include "frontend/start/image_server.h"
+#include "frontend/start/network.h"
 #include "frontend/start/wait.h"
 #include "frontend/system/descriptor.h"
 #include "frontend/system/libexec.h"
@@ -126,6 +127,13 @@ class Launch {
       POSTERN_TRY_ASSIGN(user_namespace_, start::make_subordinate_namespace(ids_));
     } else if (plan_.fakeroot == plan::Fakeroot::kAllIds) {
       POSTERN_TRY_ASSIGN(user_namespace_, start::make_all_ids_namespace());
+    } else if (plan_.network) {
+      // The program that carries the network is in it with capabilities: nobody else may be.
+      POSTERN_TRY_ASSIGN(user_namespace_, start::make_single_id_namespace(
+                                              ids_, plan_.fakeroot != plan::Fakeroot::kNone));
+    }
+    if (plan_.network) {
+      POSTERN_TRY(network_.begin(*plan_.network, user_namespace_.get()));
     }
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
@@ -153,6 +161,8 @@ class Launch {
     }
     return out;
   }
+
+  void end_network() { network_.end(); }
 
   void leave_servers() {
     for (std::size_t i = 0; i < servers_.size(); ++i) {
@@ -187,6 +197,7 @@ class Launch {
                                ? user_namespace_.get()
                                : servers_[0].user_namespace.get();
     setup.frontend = frontend_.get();
+    setup.network = plan_.network ? &network_ : nullptr;
     for (const start::Server& server : servers_) {
       setup.servers.push_back(&server);
     }
@@ -204,6 +215,9 @@ class Launch {
     }
     if (joined && start::is_lost_server(setup.failure)) {
       return false;
+    }
+    if (plan_.network) {
+      last_words += network_.last_words();
     }
     return start::payload_problem(plan_, setup.failure, last_words);
   }
@@ -231,6 +245,7 @@ class Launch {
   start::Ids ids_;
   UniqueFd frontend_;
   UniqueFd user_namespace_;
+  start::NetworkProcess network_;
   std::vector<start::Server> servers_;
   pid_t pid_ = -1;
 };
@@ -257,6 +272,7 @@ Outcome<int> launch(plan::LaunchPlan plan) {
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals);
   start.leave_servers();
+  start.end_network();
   if (ended.server_died) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");

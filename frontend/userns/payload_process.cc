@@ -135,6 +135,11 @@ class Process {
     if (wants(CLONE_NEWNET)) {
       bring_up_loopback();
     }
+    if (setup_.network != nullptr) {
+      if (const int err = setup_.network->connect(); err != 0) {
+        fail(start::Step::kNetwork, Error{.err = err, .op = Op::kSpawn});
+      }
+    }
     open_sources();
     // Never destroyed: this process ends by execveat(2) or _exit(2).
     std::vector<UniqueFd> descriptors;

@@ -9,6 +9,7 @@
 #include "frontend/start/failure.h"
 #include "frontend/start/id_map.h"
 #include "frontend/start/image_server.h"
+#include "frontend/start/network.h"
 #include "frontend/start/wait.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/verdict.h"
@@ -26,6 +27,7 @@ struct PayloadSetup {
   std::vector<const start::Server*> servers;  // of the plan, in its order
   int user_namespace = -1;                    // to join; -1: a new one
   int frontend = -1;                          // pidfd of the parent
+  const start::NetworkProcess* network = nullptr;  // null: nothing carries a network
 
   const start::BlockedSignals* signals = nullptr;  // all held
 
