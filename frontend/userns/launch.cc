@@ -135,6 +135,7 @@ class Launch {
     if (plan_.network) {
       POSTERN_TRY(network_.begin(*plan_.network, user_namespace_.get()));
     }
+    join_network_as_root();
     for (int attempt = 0;; ++attempt) {
       // A namespace of our own cannot be that of a server which others may join, nor the reverse.
       // A payload with capabilities in it would have them over the processes of every other.
@@ -220,6 +221,19 @@ class Launch {
       last_words += network_.last_words();
     }
     return start::payload_problem(plan_, setup.failure, last_words);
+  }
+
+  // Root's capabilities in a network namespace of the host end with the user namespace of the
+  // container: this process goes first, and the payload's is born there. Others fail, and the
+  // payload's process tries for itself: a namespace may belong to the one that it is in.
+  void join_network_as_root() const noexcept {
+    if (plan_.request.join_net) {
+      const std::string& path = plan_.sources[*plan_.request.join_net].path;
+      const UniqueFd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      if (space.valid()) {
+        ::setns(space.get(), CLONE_NEWNET);
+      }
+    }
   }
 
   // All servers of one container live in one user namespace, the first's.

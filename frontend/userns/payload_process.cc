@@ -273,6 +273,12 @@ class Process {
   void join_net(std::size_t source) noexcept {
     const UniqueFd ns(::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC));
     check(ns.get(), start::Step::kOpen, Op::kSpawn, source);
+    struct stat its = {};
+    struct stat ours = {};
+    if (::fstat(ns.get(), &its) == 0 && ::stat("/proc/thread-self/ns/net", &ours) == 0 &&
+        its.st_dev == ours.st_dev && its.st_ino == ours.st_ino) {
+      return;  // Launch has joined it
+    }
     check(::setns(ns.get(), CLONE_NEWNET), start::Step::kJoinNet, Op::kSpawn, source);
   }
 

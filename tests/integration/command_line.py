@@ -242,7 +242,7 @@ def namespace_tests(image):
     expect("--pid --no-init", ["exec", "--pid", "--no-init", image, "sh", "-c", "echo $$"], "^1$")
     expect("--hostname", ["exec", "--hostname", "inside", image, "sh", "-c", "hostname; cat /etc/hostname"], "^inside\ninside$")
     expect("--network none", ["exec", "--net", "--network", "none", image, "cat", "/proc/net/dev"], r"lo:")
-    expect("--net alone", ["exec", "--net", image, "true"], status=255, error="FATAL: .*--network none")
+    expect("--network bridge", ["exec", "--network", "bridge", image, "true"], status=255, error="FATAL: .*--network fakeroot")
     profile = os.path.join(TOP, "profile.json")
     with open(profile, "w", encoding="utf-8") as file:
         json.dump({"defaultAction": "SCMP_ACT_ALLOW",

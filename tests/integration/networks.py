@@ -223,11 +223,15 @@ def no_tool(b):
 
 
 def namespaces_of_others(b):
-    """--netns-path: a namespace of root's is refused in words to a user"""
+    """--netns-path: a namespace of root's is refused in words to a user; root starts in it"""
     name = f"postern-test-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         b.run("exec", "--netns-path", f"/run/netns/{name}", SQUASHFS, "true").fails(255, name)
+        subprocess.run(["ip", "netns", "exec", name, "ip", "addr", "add", "192.0.2.123/32", "dev", "lo"], check=True)
+        for image in (ROOT, SQUASHFS):
+            done = subprocess.run([b.postern, "exec", "--netns-path", f"/run/netns/{name}", image, "ip", "addr"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+            assert done.returncode == 0 and "192.0.2.123" in done.stdout, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     finally:
         subprocess.run(["ip", "netns", "del", name], check=True)
 

@@ -177,10 +177,11 @@ TEST_SUITE("frontend/cli actions") {
     CHECK_FALSE(action_of({"--hostname", std::string(64, 'a')}));
   }
 
-  TEST_CASE("only the network none exists") {
+  TEST_CASE("the network is none or a carried one") {
     CHECK(action_of({"--net", "--network", "none"})->network == postern::plan::Network::kNone);
     CHECK(action_of({"--network", "none"})->network == postern::plan::Network::kNone);
-    CHECK_FALSE(action_of({"--net"}));
+    CHECK(action_of({"--net"})->network == postern::plan::Network::kCarried);
+    CHECK(action_of({"--network", "pasta"})->network_name == "pasta");
     CHECK_FALSE(action_of({"--network", "bridge"}));
   }
 
