@@ -25,11 +25,12 @@ namespace postern::machine {
 // parent's.
 enum class Who : std::uint8_t { kHelper, kJudge, kPayload };
 
-// What is wrong with one call.
-//   kFail         it fails with an errno
-//   kPretend      it claims success and does nothing: once, or at every call of the same number.
-//   One a run. kShort        it reads or writes less, where the kernel may do that kKill the
-//   process is killed instead
+// What is wrong with one call; one a run.
+// - kFail: it fails with an errno.
+// - kPretend, kPretendAll: it claims success and does nothing: once, or at every call of its
+// number.
+// - kShort: it reads or writes less, if the kernel may do that.
+// - kKill: the process is killed instead.
 enum class Fault : std::uint8_t { kNone, kFail, kPretend, kPretendAll, kShort, kKill, kCount_ };
 
 struct FaultAt {

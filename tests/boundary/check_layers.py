@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Who may include whom (README, "How it is laid out"). Prints TAP.
+"""Who may include whom (ARCHITECTURE.md, "Who may include whom"). Prints TAP.
 
 Also: headers of heavy or throwing libraries stay out of folders that must not see them, and out of
 every header (they are included by the one .cc that wraps them).
@@ -33,6 +33,31 @@ DENY_SYSTEM = {
 }
 HEAVY = ["nlohmann/", "toml++", "CLI/", "capnp/", "kj/", "archive.h", "gpgme.h", "curl/", "libcryptsetup.h"]
 
+# Inside a layer, a folder includes only folders before it. The list of frontend/ is ARCHITECTURE.md's.
+LISTED = re.findall(r"^\| ((?:`[a-z]+/`(?:, )?)+) \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M)
+ORDER = {
+    "frontend": [folder for row in LISTED for folder in re.findall(r"`([a-z]+)/`", row)],
+    "policy": ["path", "text", "audit", "config", "json", "snapshot", "admit", "crypt", "sif", "image", "seal", "signature", "ecl", "judge"],
+}
+STRANGERS = {("suid", "userns"), ("userns", "suid")}
+
+
+def order_failure(name, header):
+    """What is wrong with an include inside a layer; None if nothing is."""
+    parts, other = name.split("/"), header.split("/")
+    layer = parts[0]
+    if layer not in ORDER or other[0] != layer or len(parts) < 3 or len(other) < 3 or parts[1] == other[1]:
+        return None
+    for folder in (parts[1], other[1]):
+        if folder not in ORDER[layer]:
+            return f"{layer}/{folder} has no place in the list of folders (ARCHITECTURE.md; policy: this script)"
+    if (parts[1], other[1]) in STRANGERS:
+        return f"{name} includes {header}: the two doors do not know one another"
+    if ORDER[layer].index(other[1]) > ORDER[layer].index(parts[1]):
+        return f"{name} includes {header}: {other[1]}/ stands behind {parts[1]}/"
+    return None
+
+
 failures = []
 files = sorted(p for top in ("protocol", "helper", "policy", "frontend") for p in (ROOT / top).rglob("*")
                if p.suffix in (".h", ".cc"))
@@ -41,6 +66,7 @@ for path in files:
     rule = next(prefix for prefix in MAY_INCLUDE if name.startswith(prefix))
     for kind, header in INCLUDE.findall(path.read_text(encoding="utf-8")):
         if kind == '"' or header.split("/")[0] in ("protocol", "policy", "helper", "frontend"):
+            failures += filter(None, [order_failure(name, header)])
             generated = header.endswith((".capnp.h", "build_paths.h"))
             if not generated and not any(header.startswith(p) for p in MAY_INCLUDE[rule]):
                 failures.append(f"{name} includes {header}: not allowed for {rule}")
