@@ -88,26 +88,35 @@ Tree::Tree(std::size_t most) : most_(most) {
   inodes_.push_back(implied_directory());
 }
 
+namespace {
+
+// Of an entry of a directory: the text, and std::map's node (value, three links and a colour).
+std::size_t name_cost(std::string_view name) {
+  return name.size() + sizeof(Children::value_type) + 4 * sizeof(void*);
+}
+
+}  // namespace
+
 // A few compressed bytes can stand for very many of these.
 Outcome<> Tree::charge(std::size_t bytes) {
   metadata_ += bytes;
   if (metadata_ > most_) {
-    return Problem{.what = "the names, links and attributes of the image take more than " +
-                           std::to_string(most_ >> 20) + " MiB",
-                   .cure = "no image needs this: do not trust it"};
+    return Problem{.what = "the table of the image's files (" + std::to_string(inodes_.size()) +
+                           " so far) takes more than " + std::to_string(most_ >> 20) +
+                           " MiB of memory",
+                   .cure =
+                       "if you trust it: keep data out of the image and bind it, or put it "
+                       "into a data image of its own"};
   }
   return {};
 }
 
 Outcome<InodeId> Tree::add_inode(Inode inode) {
-  std::size_t bytes = inode.target.size() + inode.captured.size();
+  std::size_t bytes = sizeof(Inode) + inode.target.size() + inode.captured.size();
   for (const Attribute& attribute : inode.attributes) {
     bytes += attribute.name.size() + attribute.value.size();
   }
   POSTERN_TRY(charge(bytes));
-  if (inodes_.size() >= kMaxInodes) {
-    return Problem{.what = "the image has more than " + std::to_string(kMaxInodes) + " files"};
-  }
   if (inode.kind == Kind::kDirectory && !inode.children) {
     inode.children = std::make_unique<Children>();
   }
@@ -181,6 +190,7 @@ Outcome<InodeId> Tree::directory_at(const std::vector<std::string>& components,
       return Problem{.what = "'" + joined(components) +
                              "' leads through a link to a name that is too long"};
     }
+    POSTERN_TRY(charge(name_cost(name)));
     POSTERN_TRY_ASSIGN(const InodeId made, add_inode(implied_directory()));
     enter(way.back(), name, made, layer);
     way.push_back(made);
@@ -198,7 +208,7 @@ Outcome<InodeId> Tree::put(const std::vector<std::string>& path, Inode inode, st
     inodes_[root()] = std::move(inode);
     return root();
   }
-  POSTERN_TRY(charge(path.back().size()));
+  POSTERN_TRY(charge(name_cost(path.back())));
   POSTERN_TRY_ASSIGN(const InodeId parent,
                      directory_at({path.begin(), path.end() - 1}, layer, true));
   const InodeId present = child(parent, path.back());
@@ -232,7 +242,7 @@ Outcome<> Tree::link(const std::vector<std::string>& path,
   if (inodes_[id].kind == Kind::kDirectory) {
     return refuse("the target is a directory");
   }
-  POSTERN_TRY(charge(path.back().size()));
+  POSTERN_TRY(charge(name_cost(path.back())));
   POSTERN_TRY_ASSIGN(const InodeId parent,
                      directory_at({path.begin(), path.end() - 1}, layer, true));
   enter(parent, path.back(), id, layer);

@@ -65,15 +65,15 @@ struct Inode {
   std::unique_ptr<Children> children;  // of a directory, never null there
 };
 
-// Bounds on what a hostile archive can make us hold in memory; the largest images known stay two
-// orders of magnitude below.
-inline constexpr std::size_t kMaxInodes = std::size_t{1} << 24;
+// Bounds on what a hostile archive can make us hold in memory; the largest images known stay an
+// order of magnitude below.
 inline constexpr std::size_t kMaxDepth = 2048;   // components of a path
 inline constexpr std::size_t kMaxName = 255;     // NAME_MAX, and squashfs's own limit is 256
 inline constexpr std::size_t kMaxTarget = 4095;  // PATH_MAX less the NUL
 inline constexpr std::size_t kMaxCaptured = std::size_t{1} << 20;
-inline constexpr std::size_t kMaxMetadata = std::size_t{1}
-                                            << 30;  // names, links, attributes, captured
+// Bytes of the table of files: nodes, names, links, attributes, captured files. About six million
+// files of ordinary names.
+inline constexpr std::size_t kMaxMetadata = std::size_t{3} << 29;
 
 // Components of an archive member's name: absolute names count from the image's root; "." and
 // empty components vanish. A ".." component, a NUL byte, or a name too long or deep is a Problem.
@@ -85,7 +85,7 @@ bool captures(const std::vector<std::string>& components);
 
 class Tree {
  public:
-  // `most`: bytes of names, links, attributes and captured files that it will hold.
+  // `most`: bytes of nodes, names, links, attributes and captured files that it will hold.
   explicit Tree(std::size_t most = kMaxMetadata);
 
   [[nodiscard]] InodeId root() const noexcept { return 0; }

@@ -344,6 +344,35 @@ def a_sparse_member_of_a_tar_stays_sparse():
 
 
 @test
+def a_name_that_a_nul_would_cut_is_refused():
+    def archive(keyword, value, mode="w", fill=0):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode=mode, format=tarfile.PAX_FORMAT) as tar:
+            before = tarfile.TarInfo("before")
+            before.size = fill
+            tar.addfile(before, io.BytesIO(b"x" * fill))
+            info = tarfile.TarInfo("placeholder")
+            if keyword == "linkpath":
+                info.type, info.linkname = tarfile.SYMTYPE, "there"
+            info.pax_headers = {"comment": "long " * 60000, keyword: value}
+            tar.addfile(info)
+        pathlib.Path("n.tar").write_bytes(out.getvalue())
+
+    # Headers in one piece of the reader, across pieces, behind data that is read or skipped, compressed.
+    for mode, fill in (("w", 0), ("w", 131_000), ("w", 5_000_000), ("w:gz", 5_000_000)):
+        for keyword in ("path", "linkpath", "uname"):
+            archive(keyword, "bin/sh\0harmless", mode, fill)
+            said = build("n.sif", "n.tar", ok=False)
+            assert f"the pax attribute '{keyword}' of" in said and "has a NUL byte" in said, said
+            assert not os.path.exists("n.sif")
+            archive(keyword, "bin/sh", mode, fill)
+            build("-F", "n.sif", "n.tar")
+            os.unlink("n.sif")
+    archive("SCHILY.xattr.user.note", "a\0b")  # attributes of files are bytes
+    build("n.sif", "n.tar")
+
+
+@test
 def a_hole_without_end_is_refused_at_once():
     os.mkdir("tree")
     with open("tree/big", "wb") as file:

@@ -6,6 +6,7 @@
 
 #include "frontend/imagebuild/tree.h"
 
+using postern::imagebuild::Children;
 using postern::imagebuild::Inode;
 using postern::imagebuild::InodeId;
 using postern::imagebuild::Kind;
@@ -247,6 +248,26 @@ TEST_SUITE("frontend/build") {
       }
     }
     CHECK(taken == 15);
+  }
+
+  TEST_CASE("files without end are refused before they fill the memory") {
+    constexpr std::size_t kMost = std::size_t{1} << 20;
+    for (const char* prefix : {"", "d/", "link"}) {
+      Tree tree(kMost);
+      CHECK(put(tree, "first", file()));
+      std::size_t taken = 0;
+      const bool links = std::string_view(prefix) == "link";
+      while (taken < kMost) {
+        const std::string name = prefix + std::to_string(taken) + (links ? "" : "/x");
+        if (links ? !link(tree, name, "first") : !put(tree, name, file())) {
+          break;
+        }
+        ++taken;
+      }
+      // A name takes a node of the map at least, a file takes an inode too.
+      CHECK(taken > kMost / 1000);
+      CHECK(taken <= kMost / (links ? sizeof(Children::value_type) : 2 * sizeof(Inode)));
+    }
   }
 
   TEST_CASE("only reachable files count") {
