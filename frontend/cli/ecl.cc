@@ -1,5 +1,6 @@
 #include "frontend/cli/ecl.h"
 
+#include <cerrno>
 #include <string_view>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "frontend/system/libexec.h"
 #include "frontend/system/read_file.h"
 #include "frontend/system/spawn.h"
+#include "frontend/system/subids.h"
 #include "policy/ecl/ecl.h"
 #include "policy/text/hex.h"
 #include "protocol/limits.h"
@@ -49,19 +51,22 @@ std::string line_of(const std::string& answer, std::string_view begin) {
 
 }  // namespace
 
-Outcome<> check_ecl(const std::string& path,
-                    int image,
-                    const std::optional<VerityGeometry>& seal) {
+Outcome<> check_ecl(const std::string& path, int image, const std::optional<VerityGeometry>& seal) {
   const std::string& configuration = config_path();
   const std::string file = configuration.substr(0, configuration.rfind('/') + 1) + "ecl.toml";
   const auto text = system::read_small_file(file);
   if (!text) {
     return Ok{};
   }
-  // As in setuid mode, but that an installation of the user's own may have the user's own list.
+  // As in setuid mode, but that an installation of the user's own may have the user's own list, and
+  // that root of the host has no id in a container that this start is nested in.
   struct stat status{};
-  if (::stat(file.c_str(), &status) != 0 || (status.st_uid != 0 && status.st_uid != ::geteuid()) ||
-      (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+  if (::stat(file.c_str(), &status) != 0) {
+    return system_problem("looking at " + file, errno);
+  }
+  const bool owned =
+      status.st_uid == 0 || status.st_uid == ::geteuid() || system::is_unmapped(status.st_uid);
+  if (!owned || (status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
     return Problem{.what = file + " can be written by others than root, so that it is not followed",
                    .cure = "have it owned by root, and not writable by group or others"};
   }

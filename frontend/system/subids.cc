@@ -130,6 +130,12 @@ bool holds_id(const std::vector<IdRange>& ranges, std::uint32_t id) noexcept {
   });
 }
 
+bool is_unmapped(std::uint32_t owner) {
+  constexpr std::uint32_t kOverflowId = 65534;  // of /proc/sys/kernel/overflowuid, as it comes
+  // The first user namespace maps every id to itself. In others the id may have an owner as well.
+  return owner == kOverflowId && count_of(own_user_ids()) != 0xFFFFFFFFU;
+}
+
 bool may_map_all_ids() noexcept {
   constexpr std::uint32_t kNeeded = 1U << CAP_SETUID | 1U << CAP_SETGID;
   __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};

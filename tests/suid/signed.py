@@ -215,6 +215,33 @@ def a_list_that_is_missing_malformed_or_others_may_write_refuses():
 
 
 @test
+def a_nested_start_follows_roots_list():
+    """in a user namespace root of the host has no id: the list is root's all the same, active or not; one that others may write is not"""
+    nested = f"exec {BINARY} exec --userns \"$1\" echo ran"
+
+    def run_nested(kind, map_root):
+        done = subprocess.run(["unshare", "--user", *(["--map-root-user"] if map_root else ["--map-current-user"]), "sh", "-c", nested, "sh", IMAGES[kind]],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=HOME, user=worlds.T1, group=worlds.T1, extra_groups=[],
+                              env={"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME, "LANG": "C"})
+        return done.returncode == 0 and done.stdout == "ran\n", say(done)
+
+    for map_root in (True, False):
+        W.configure()
+        for kind in ("none", "one"):
+            ran, words = run_nested(kind, map_root)
+            check(ran, f"no list, {kind}: {words}")
+        configure("whitelist", ["alice"])
+        ran, words = run_nested("one", map_root)
+        check(ran, f"a list that admits it: {words}")
+        for kind in ("none", "wrong"):
+            ran, words = run_nested(kind, map_root)
+            check(not ran and "ECL" in words, f"a list that does not admit it, {kind}: {words}")
+        os.chmod(f"{CONFDIR}/ecl.toml", 0o664)
+        ran, words = run_nested("one", map_root)
+        check(not ran and "can be written by others than root" in words, words)
+
+
+@test
 def unwritable_means_that_nobody_else_can_change_the_file():
     """binding = "unwritable", kernel-mount = "trusted": root's file, and no mode, ACL or owner that lets others write"""
     image = f"{W.work}/site.sif"
