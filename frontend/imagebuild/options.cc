@@ -228,16 +228,20 @@ Outcome<std::shared_ptr<Remote>> remote_of(const option::Arguments& arguments) {
   return std::make_shared<Remote>(std::move(out));
 }
 
+}  // namespace
+
 std::string temporary_directory(const option::Arguments& arguments) {
-  if (arguments.given("tmpdir")) {
-    return std::string(arguments.text("tmpdir"));
+  return arguments.given("tmpdir") ? std::string(arguments.text("tmpdir")) : temporary_directory();
+}
+
+std::string temporary_directory() {
+  if (std::string place = net::variable("TMPDIR"); !place.empty()) {
+    return place;
   }
   const char* text = std::getenv("TMPDIR");  // NOLINT(concurrency-mt-unsafe): one thread
   // Not /tmp: it is often memory, and what is put here may be as large as an image.
   return text != nullptr && *text != '\0' ? text : "/var/tmp";
 }
-
-}  // namespace
 
 std::span<const option::Option> option_table() {
   return kOptions;

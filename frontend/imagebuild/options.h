@@ -53,4 +53,9 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words,
 
 std::string usage_text();
 
+// The directory for temporary files: --tmpdir (its variables included), else what the environment
+// says, else /var/tmp.
+std::string temporary_directory(const option::Arguments& arguments);
+std::string temporary_directory();
+
 }  // namespace postern::imagebuild

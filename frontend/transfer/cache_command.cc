@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "frontend/cache/cache.h"
+#include "frontend/imagebuild/new_directory.h"
+#include "frontend/imagebuild/options.h"
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"
 #include "frontend/transfer/command.h"
@@ -202,6 +204,11 @@ Outcome<> clean(const option::Arguments& arguments) {
         message::warning(removed.error().what);
       }
     }
+  }
+  if (!dry) {
+    // Not of the cache, but who cleans up expects it: what builds that were killed left behind.
+    imagebuild::remove_abandoned(imagebuild::temporary_directory());
+    imagebuild::remove_abandoned(".");
   }
   message::info((dry ? "Would free " : "Freed ") + size_text(freed));
   return Ok{};

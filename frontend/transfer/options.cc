@@ -52,11 +52,6 @@ constexpr std::array kOptions = std::to_array<option::Option>({
 });
 // clang-format on
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): nobody changes it
-  return value != nullptr ? value : "";
-}
-
 // Docker's names of platforms beside Go's: arm32v7, arm64v8.
 void split_variant(std::string& architecture, std::string& variant) {
   for (const std::string_view name : {"arm32v5", "arm32v6", "arm32v7", "arm64v8"}) {
@@ -106,10 +101,7 @@ Outcome<imagebuild::BuildOptions> build_options_of(const option::Arguments& argu
                            " is not valid, supported archs are: [arm arm64 amd64 386 ppc64le s390x "
                            "riscv64 loong64]"};
   }
-  const std::string place = environment("TMPDIR");
-  out.temporary = arguments.given("tmpdir") ? std::string(arguments.text("tmpdir"))
-                  : !place.empty()          ? place
-                                            : "/var/tmp";
+  out.temporary = imagebuild::temporary_directory(arguments);
   out.squash.threads = std::clamp(std::thread::hardware_concurrency(), 1U, 64U);
   out.force = true;
   return out;

@@ -219,6 +219,37 @@ def a_killed_build_ends_its_programs_and_what_they_started():
 
 
 @test
+def the_cache_is_cleaned_of_what_killed_builds_left():
+    base()
+    transfer = str(pathlib.Path(PROGRAM).parents[1] / "transfer/postern-transfer")
+    number = f"{os.getpid()}7"
+    definition(f"%post\n  /bin/busybox sleep {number}\n")
+    environment = dict(os.environ, APPTAINER_TMPDIR=os.path.abspath("tmp"), POSTERN_CACHEDIR=os.path.abspath("cache"))
+
+    def hidden():
+        return [name for place in (".", "tmp") for name in os.listdir(place) if name.startswith(".postern-build-")]
+
+    def clean(*options):
+        subprocess.run([transfer, "cache", "clean", "-f", *options], env=environment, check=True, capture_output=True)
+
+    os.mkdir("tmp")
+    for words in (["--sandbox", "box"], ["out.sif"]):
+        process = subprocess.Popen([PROGRAM, "build", *words, "image.def"], env=environment, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        tap.wait_until(lambda: programs_of(number), lambda: "%post runs")
+        clean()
+        assert hidden(), "a build that runs keeps its directory"
+        process.kill()
+        process.wait()
+        tap.wait_until(lambda: not programs_of(number), lambda: "%post is ended")
+        clean("--dry-run")
+        assert hidden(), "a dry run removes nothing"
+        tap.wait_until(lambda: clean() or not hidden(), lambda: f"{hidden()} is removed when the last process of the build has ended")
+        assert not os.path.exists("box")
+    shutil.rmtree("tmp")
+    shutil.rmtree("cache", ignore_errors=True)
+
+
+@test
 def what_cannot_be_built_says_why():
     base()
     cases = {
