@@ -43,7 +43,7 @@ SECTIONS = [
         ("policy/judge/signatures.cc", "kMaxHashedBytes", "bytes", "an image that is signed without a seal, in setuid mode"),
         ("policy/signature/verify.h", "kMaxSignatures", "", "signatures that are looked at"),
         ("policy/signature/clear_sign.h", "kMaxClearSignedBytes", "bytes", "the text of one signature"),
-        ("frontend/imagebuild/tree.h", "kMaxInodes", "", "files and directories of an image that is built"),
+        ("frontend/imagebuild/tree.h", "kMaxMetadata", "bytes", "the table of the files of an image that is built: names, links, attributes"),
         ("frontend/imagebuild/tree.h", "kMaxDepth", "", "directories inside of each other"),
         ("frontend/imagebuild/tree.h", "kMaxName", "bytes", "the name of a file"),
         ("frontend/imagebuild/oci_json.h", "kMaxLayers", "", "layers of a container image"),
