@@ -33,6 +33,7 @@ PAGES = {path.name: unescaped(path) for path in sorted((ROOT / "man").rglob("*.s
 EVERY_PAGE = "\n".join(PAGES.values())
 TABLES = {path: OPTION_ROW.findall(text) for path, text in CODE.items() if path.is_relative_to(ROOT / "frontend")}
 OPTIONS = {name for rows in TABLES.values() for name, _, _ in rows}
+SLURM_OPTIONS = re.findall(r'^ +\{"([a-z-]+)", ', source("spank/postern_spank.c"), re.M)
 
 
 def options_of(*files):
@@ -140,7 +141,7 @@ checks = [
     ("every command has a page (man/meson.build), and each page a part of its own (man/commands)",
      sorted(set(shown) ^ set(built)) + [n for n in built if not page(f"commands/{n}.scd")], shown),
     ("every page of a command has an example", [n for n in built if "# EXAMPLES" not in page(f"commands/{n}.scd")], built),
-    ("every option that a page names is one", [o for o in named if o not in OPTIONS | FOREIGN_OPTIONS], named),
+    ("every option that a page names is one", [o for o in named if o not in OPTIONS | FOREIGN_OPTIONS | set(SLURM_OPTIONS)], named),
     ("every option of exec that the compatibility page names is one, or is said not to be there",
      [o for o in compared if o not in taken and f"*--{o}*: not there" not in page("postern-compat.7.scd")
       and o not in page("postern-compat.7.scd").split("# OPTIONS OF OTHER COMMANDS")[-1]], compared),
@@ -148,6 +149,7 @@ checks = [
     ("every variable that is read is in a page", [v for v in read if v not in EVERY_PAGE and v.split("_", 1)[1] not in EVERY_PAGE], read),
     ("every variable that a page names is read", [v for v in variables_named() if v not in set(read) | variables_of_options()
                                                  and not v.startswith("POSTERN_ENCRYPTION_")], variables_named()),
+    ("every option of the Slurm plugin is in postern-slurm(7)", [o for o in SLURM_OPTIONS if f"*--{o}" not in page("postern-slurm.7.scd")], SLURM_OPTIONS),
     ("every exit code is in postern(1)", [c for c in codes if f"*{c}*" not in page("postern.1.scd")], codes),
     ("every field of the audit line is in postern-helper(8)",
      [f for f in set(re.findall(r'add\(line, "([\w-]+)"', source("policy/judge/audit.cc"))) if f"*{f}*" not in page("postern-helper.8.scd")],
