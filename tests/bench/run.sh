@@ -2,13 +2,13 @@
 # Everything that `./dev bench` measures, against peers from Debian, in one run. Prints the tables as they come; JSON and
 # a chart go to the work directory.
 #
-# Usage: run.sh BUILD-DIRECTORY [PART…]     parts: start suid_start simultaneous admission making fetching reading; without: all
+# Usage: run.sh BUILD-DIRECTORY [PART…]     parts: start suid_start simultaneous admission making fetching reading shared_files; without: all
 # BENCH_WORK: where to keep images (about 3 GB, kept for the next run); everything else is removed at the end.
 set -euo pipefail
 build=$(readlink -f "$1")
 shift
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] && [ "${parts[0]}" != all ] || parts=(start suid_start simultaneous admission making fetching reading)
+[ ${#parts[@]} -gt 0 ] && [ "${parts[0]}" != all ] || parts=(start suid_start simultaneous admission making fetching reading shared_files)
 here=$(dirname "$(readlink -f "$0")")
 work=${BENCH_WORK:-/var/tmp/postern-bench}
 mkdir -p "$work"
@@ -32,6 +32,7 @@ begin=$SECONDS
 for part in "${parts[@]}"; do
   case $part in
     reading) "$here/reading.py" --server "$build/frontend/squashfs/postern-squashfs" --work "$work" --rootfs "$work/rootfs" --json "$work/reading.json" ;;
+    shared_files) "$here/shared_files.py" --build "$build" ;;
     start|suid_start|simultaneous|admission|making|fetching)
       "$here/$part.py" --build "$build" --rootfs "$work/rootfs" --work "$work" --json "$work/$part.json" ;;
     *) echo "run.sh: no part '$part'" >&2; exit 2 ;;
