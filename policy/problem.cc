@@ -14,6 +14,9 @@ const char* limit_cure(int err) noexcept {
              "start)";
     case ENFILE:
       return "the node has no more open files: ask for a larger sysctl fs.file-max";
+    case ENOMEM:
+      return "there is no more memory: raise `ulimit -v` and `ulimit -d`, or the batch system's "
+             "limit";
     case EFBIG:
       return "files may not be that large: raise `ulimit -f`";
     default:

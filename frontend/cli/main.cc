@@ -121,8 +121,7 @@ int run_program(const Command& command, std::span<const std::string> words) {
   copies.insert(copies.end(), words.begin(), words.end());
   std::vector<char*> argv = system::argv_of(copies);
   ::execv(path.c_str(), argv.data());
-  message::fatal(system_problem("starting " + path, errno,
-                                "the installation is incomplete: install postern again"));
+  message::fatal(system::program_problem("starting", path, errno));
   return kExitFatal;
 }
 

@@ -134,6 +134,10 @@ std::string NewDirectory::keep() {
 }
 
 void remove_abandoned(const std::string& directory) {
+  // In a directory of another user a name does not say who made what it names.
+  if (!system::check_safe_directory(directory)) {
+    return;
+  }
   const std::unique_ptr<DIR, CloseDirectory> stream(::opendir(directory.c_str()));
   if (!stream) {
     return;

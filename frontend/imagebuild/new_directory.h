@@ -48,7 +48,8 @@ class NewDirectory {
 };
 
 // Removes what killed builds of this user left in `directory`: outer directories that no process
-// has locked. What cannot be removed stays, with a warning.
+// has locked. What cannot be removed stays, with a warning. Root of the host does nothing in a
+// directory where another user could exchange names.
 void remove_abandoned(const std::string& directory);
 
 }  // namespace postern::imagebuild

@@ -243,8 +243,7 @@ Outcome<std::string> yaml_as_json(const std::string& path) {
       {.program = system::libexec_program("postern-yaml"), .words = {"postern-yaml", path}},
       kMaxFileBytes);
   if (!finished) {
-    return system_problem("starting postern-yaml", finished.error().err,
-                          "the installation is incomplete: install again");
+    return system::program_problem("starting", "postern-yaml", finished.error().err);
   }
   if (finished->status != 0) {
     return Problem{.what = finished->output.empty()

@@ -233,6 +233,10 @@ Problem payload_problem(const plan::LaunchPlan& plan,
     }
     return Problem{.what = "image " + plan.image_name + " cannot be read: " + line};
   }
+  if (failure.error.err == ENOTCONN && is_lost_server(failure)) {
+    return Problem{.what = "image " + plan.image_name + ": its server has ended without a word",
+                   .cure = std::string(kServerMemoryCure)};
+  }
   if (!last_words.empty() && failure.step == Step::kNetwork) {
     return Problem{.what = "the container's network: " + plan.network->program + ": " + last_words,
                    .cure = "use --network none, or leave out --net to share the host's network"};

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "frontend/plan/launch_plan.h"
 #include "helper/mounts.h"
@@ -43,6 +44,11 @@ bool is_optional(const plan::LaunchPlan& plan, std::size_t source) noexcept;
 
 Problem source_problem(const plan::LaunchPlan& plan, std::size_t source, int err);
 Problem refusal_problem(const plan::LaunchPlan& plan, const Refusal& refusal);
+
+// For a server that ended before it said a word: killed, or not even loaded (127, ld.so(8)).
+inline constexpr std::string_view kServerMemoryCure =
+    "it needs 32 MiB of memory: raise `ulimit -d` and `ulimit -v`, or the batch system's limit";
+inline constexpr int kExitOfLoader = 127;
 
 // `last_words`: what an image server of ours wrote before it ended.
 Problem payload_problem(const plan::LaunchPlan& plan,

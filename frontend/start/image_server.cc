@@ -150,10 +150,7 @@ Outcome<> run_server(const plan::ImageServer& image,
   const Result<pid_t> pid = system::spawn(
       server_arguments(image, options, with).command(program, null.get(), server.log.get()));
   if (!pid) {
-    const int err = pid.error().err;
-    return system_problem("starting " + program, err,
-                          err == EAGAIN ? "no more processes: raise `ulimit -u`"
-                                        : "the installation is incomplete: install again");
+    return system::program_problem("starting", program, pid.error().err);
   }
   server.pid = *pid;
   return Ok{};

@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "frontend/start/failure.h"
 #include "frontend/start/image_server.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/read_file.h"
@@ -71,8 +72,7 @@ Outcome<pid_t> spawn(const plan::ImageServer& server, int output) {
   }
   const auto pid = system::spawn(command);
   if (!pid) {
-    return system_problem("starting " + command.program, pid.error().err,
-                          "the installation is incomplete: install postern again");
+    return system::program_problem("starting", command.program, pid.error().err);
   }
   return *pid;
 }
@@ -119,15 +119,23 @@ Outcome<Accounts> ImageAccounts::finish(const std::string& image) {
   std::array<char, 64 * 1024> part{};
   for (;;) {
     const ssize_t got = ::read(output_.get(), part.data(), part.size());
-    if (got > 0 && text.size() <= 2 * kMaxFileBytes) {
+    if (got > 0) {
+      if (text.size() > 2 * kMaxFileBytes) {
+        return Problem{.what = image + ": its /etc/passwd and /etc/group are too large"};
+      }
       text.append(part.data(), static_cast<std::size_t>(got));
       // Its end takes a while, and nothing of it is needed: whoever has begun it ends it later.
       if (Outcome<Accounts> accounts = parse_accounts(text)) {
         return accounts;
       }
-    } else if (got >= 0 || errno != EINTR) {
-      return Problem{.what = image + ": its /etc/passwd and /etc/group cannot be read",
-                     .cure = "the image is damaged; fetch or build it again"};
+    } else if (got == 0 || errno != EINTR) {
+      // It said itself what is wrong with the image.
+      const int status = system::wait_for_end(std::exchange(pid_, -1));
+      return Problem{.what = image + ": its /etc/passwd and /etc/group cannot be read: " +
+                             "postern-squashfs " + system::describe_end(status),
+                     .cure = WIFSIGNALED(status) || WEXITSTATUS(status) == start::kExitOfLoader
+                                 ? std::string(start::kServerMemoryCure)
+                                 : std::string()};
     }
   }
 }

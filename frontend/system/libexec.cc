@@ -1,6 +1,7 @@
 #include "frontend/system/libexec.h"
 
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 
 #include <unistd.h>
@@ -45,6 +46,12 @@ std::string libexec_program(std::string_view name) {
     }
   }
   return std::string(POSTERN_LIBEXECDIR) + '/' + std::string(name);
+}
+
+Problem program_problem(const std::string& doing, const std::string& path, int err) {
+  return system_problem(doing + " " + path, err,
+                        err == EAGAIN ? "no more processes: raise `ulimit -u`"
+                                      : "the installation is incomplete: install postern again");
 }
 
 }  // namespace postern::system

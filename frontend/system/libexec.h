@@ -4,11 +4,16 @@
 #include <string>
 #include <string_view>
 
+#include "policy/problem.h"
+
 namespace postern::system {
 
 // The path of `name` ("postern-init"): in the directories of POSTERN_LIBEXEC (separated by colons;
 // for build trees), in ../libexec/postern beside the running program, or in the installed place;
 // the last of these where it is in none.
 std::string libexec_program(std::string_view name);
+
+// Why a program of ours could not be started or opened: `doing` ("starting") and errno.
+Problem program_problem(const std::string& doing, const std::string& path, int err);
 
 }  // namespace postern::system

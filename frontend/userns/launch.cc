@@ -43,8 +43,7 @@ Outcome<UniqueFd> open_init(std::string path) {
   }
   UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!program.valid()) {
-    return system_problem("opening " + path, errno,
-                          "the installation is incomplete: install again");
+    return system::program_problem("opening", path, errno);
   }
   return program;
 }

@@ -90,6 +90,21 @@ def few_descriptors(b):
     one.communicate()
 
 
+def small_limits(b):
+    """a limit that is too small for a start is named, never the image or the installation blamed"""
+    mebibyte = 1 << 20
+    cases = [("DATA", value) for value in (mebibyte // 2, mebibyte, 2 * mebibyte, 8 * mebibyte, 16 * mebibyte)]
+    cases += [("AS", value * mebibyte) for value in (10, 15, 20)] + [("NPROC", 1)] + [("NOFILE", value) for value in (6, 8, 12, 16, 20)]
+    letters = {"DATA": "d", "AS": "v", "NPROC": "u", "NOFILE": "n"}
+    for name, value in cases:
+        limit = getattr(resource, f"RLIMIT_{name}")
+        result = b.run("exec", "--no-share", SQUASHFS, "true", preexec_fn=lambda: resource.setrlimit(limit, (value, value)))
+        if result.code != 0:
+            words = result.err
+            assert result.code == 255 and words.count("FATAL") == 1, (name, value, result)
+            assert f"ulimit -{letters[name]}" in words and "damaged" not in words and "install" not in words, (name, value, words)
+
+
 def a_thousand_at_once(b):
     """1,000 simultaneous starts: one server, all succeed"""
     count = 1000
@@ -166,5 +181,5 @@ def root_runs_and_shares(b):
     one.communicate()
 
 
-bench.main([reads_more_than_its_memory, out_of_memory, few_descriptors, a_thousand_at_once, no_runtime_directory, nothing_can_be_written,
+bench.main([reads_more_than_its_memory, out_of_memory, few_descriptors, small_limits, a_thousand_at_once, no_runtime_directory, nothing_can_be_written,
             root_runs_and_shares])
