@@ -1,5 +1,8 @@
-// exec, run, shell and test.
+// exec, run, shell and test; and what they share with instances.
+#include "frontend/cli/action.h"
+
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -14,9 +17,12 @@
 #include "frontend/cli/command.h"
 #include "frontend/cli/ecl.h"
 #include "frontend/cli/site.h"
+#include "frontend/instance/join.h"
+#include "frontend/instance/name.h"
 #include "frontend/message/message.h"
 #include "frontend/plan/fetch.h"
 #include "frontend/plan/make_plan.h"
+#include "frontend/plan/record.h"
 #include "frontend/plan/unlock.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
@@ -60,6 +66,28 @@ std::optional<suid::ImageAccounts> begin_accounts(const plan::PlanInput& input,
   return accounts ? std::optional(*std::move(accounts)) : std::nullopt;
 }
 
+std::string host_path() {
+  const char* const path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
+  return path != nullptr ? path : "";
+}
+
+Outcome<plan::PayloadEnvironment> environment_of(plan::Action& action, const plan::Caller& caller) {
+  plan::EnvironmentWish wish{.clean = action.clean_environment,
+                             .not_imported = std::move(action.not_imported),
+                             .set = std::move(action.set)};
+  for (const std::string& file : action.files) {
+    const std::string path = file.starts_with('/') ? file : caller.directory + '/' + file;
+    POSTERN_TRY_ASSIGN(std::vector<std::string> variables,
+                       plan::evaluate_environment_file(path, environ));
+    std::move(variables.begin(), variables.end(), std::back_inserter(wish.from_files));
+  }
+  plan::PayloadEnvironment environment = plan::payload_environment(wish, environ);
+  for (const std::string& warning : environment.warnings) {
+    message::warning(warning);
+  }
+  return environment;
+}
+
 Outcome<plan::PlanInput> gather(plan::Action action,
                                 const config::SiteConfig& site,
                                 std::vector<int> inherited,
@@ -96,18 +124,8 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   }
   accounts = begin_accounts(input, action, site);
 
-  plan::EnvironmentWish wish{.clean = action.clean_environment,
-                             .not_imported = std::move(action.not_imported),
-                             .set = std::move(action.set)};
-  for (const std::string& file : action.files) {
-    const std::string path = file.starts_with('/') ? file : input.caller.directory + '/' + file;
-    POSTERN_TRY_ASSIGN(std::vector<std::string> variables,
-                       plan::evaluate_environment_file(path, environ));
-    std::move(variables.begin(), variables.end(), std::back_inserter(wish.from_files));
-  }
-  input.environment = plan::payload_environment(wish, environ);
-  const char* path = ::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
-  input.host_path = path != nullptr ? path : "";
+  POSTERN_TRY_ASSIGN(input.environment, environment_of(action, input.caller));
+  input.host_path = host_path();
   input.settings = std::filesystem::path(config_path()).parent_path().string();
   input.init_program = system::libexec_program("postern-init");
   input.message_level = static_cast<std::int32_t>(message::threshold());
@@ -132,11 +150,15 @@ Outcome<> check_images(const plan::LaunchPlan& plan) {
 Outcome<int> launch(plan::LaunchPlan plan,
                     bool no_suid,
                     const config::SiteConfig& site,
-                    std::optional<suid::ImageAccounts> accounts) {
+                    std::optional<suid::ImageAccounts> accounts,
+                    instance::Monitor* monitor) {
   const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
   if (reason.empty()) {
     message::verbose("starting in setuid mode");
-    return suid::launch(std::move(plan), site, config_path(), std::move(accounts));
+    if (monitor != nullptr) {
+      POSTERN_TRY(monitor->prepare(plan));
+    }
+    return suid::launch(std::move(plan), site, config_path(), std::move(accounts), monitor);
   }
   const std::string words = "starting in user-namespace mode, not setuid mode: " + reason;
   if (!no_suid && suid::is_offered(site)) {
@@ -146,10 +168,15 @@ Outcome<int> launch(plan::LaunchPlan plan,
   }
   accounts.reset();
   POSTERN_TRY(check_images(plan));
-  return userns::launch(std::move(plan));
+  if (monitor != nullptr) {
+    POSTERN_TRY(monitor->prepare(plan));
+  }
+  return userns::launch(std::move(plan), monitor);
 }
 
-Outcome<int> start(plan::Action action, std::vector<int> inherited) {
+}  // namespace
+
+Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Monitor* monitor) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
   const bool no_suid = action.user_namespace;
   if (!no_suid) {
@@ -158,9 +185,6 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited) {
   std::optional<suid::ImageAccounts> accounts;
   POSTERN_TRY_ASSIGN(plan::PlanInput input,
                      gather(std::move(action), site, std::move(inherited), accounts));
-  for (const std::string& warning : input.environment.warnings) {
-    message::warning(warning);
-  }
   std::vector<std::string> warnings;
   auto plan = plan::make_plan(std::move(input), warnings);
   for (const std::string& warning : warnings) {
@@ -169,20 +193,57 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited) {
   if (!plan) {
     return std::move(plan).error();
   }
-  return launch(*std::move(plan), no_suid, site, std::move(accounts));
+  return launch(*std::move(plan), no_suid, site, std::move(accounts), monitor);
 }
 
-int act(init::Action what, std::string_view name, std::span<const std::string> words) {
-  // ORDER: before anything is opened.
-  std::vector<int> inherited = system::take_inherited_descriptors();
-  const Command& command = *find_command(name);
+namespace {
+
+// What an option of a start would change is decided in an instance that runs.
+void report_ignored(const option::Arguments& arguments) {
+  static constexpr std::array<std::string_view, 15> kMeaningful = {
+      "app",      "cleanenv", "cwd",   "env",    "env-file", "help",   "no-env",       "no-eval",
+      "no-umask", "pwd",      "shell", "userns", "no-share", "tmpdir", "disable-cache"};
+  for (const option::Option& option : action_options()) {
+    const bool is_meaningful =
+        std::find(kMeaningful.begin(), kMeaningful.end(), option.name) != kMeaningful.end();
+    if (!is_meaningful && arguments.on_command_line(option.name)) {
+      message::warning("--" + std::string(option.name) +
+                       " changes nothing in an instance that runs: it is ignored");
+    }
+  }
+}
+
+Outcome<int> join(const std::string& name, plan::Action action, std::vector<int> inherited) {
+  const plan::Caller caller = plan::read_caller();
+  POSTERN_TRY_ASSIGN(plan::PayloadEnvironment environment, environment_of(action, caller));
+  init::LaunchRecord record;
+  record.fixed.push_back("USER_PATH=" + host_path());
+  plan::add_action_variables(record, action);
+  record.action = action.what;
+  record.argv = std::move(action.arguments);
+  record.environment = std::move(environment.imported);
+  record.forwarded = std::move(environment.forwarded);
+  record.prepend_path = std::move(environment.prepend_path);
+  record.append_path = std::move(environment.append_path);
+  record.cwd_required = !action.cwd.empty();
+  record.cwd = action.cwd.empty() ? caller.directory : action.cwd;
+  record.app = action.app;
+  record.shell = action.shell;
+  record.umask = action.no_umask ? 022 : caller.umask;
+  record.no_eval = action.no_eval;
+  record.ignored_signals = caller.ignored_signals;
+  record.blocked_signals = caller.blocked_signals;
+  record.message_level = static_cast<std::int32_t>(message::threshold());
+  return instance::join(name, std::move(record), std::move(inherited));
+}
+
+}  // namespace
+
+Result<option::Arguments, int> parse_action(const Command& command,
+                                            std::span<const std::string> words) {
   auto arguments = option::parse(action_options(), command.options, words, environ, true);
   if (!arguments) {
-    if (arguments.error().exit_code == kExitUsage) {
-      return report_usage_error(command, arguments.error());
-    }
-    message::fatal(arguments.error());
-    return arguments.error().exit_code;
+    return report(command, arguments.error());
   }
   for (const std::string& warning : arguments->warnings()) {
     message::warning(warning);
@@ -194,22 +255,42 @@ int act(init::Action what, std::string_view name, std::span<const std::string> w
     std::fputs(help(command).c_str(), stdout);
     return 0;
   }
-  auto action = to_action(*arguments);
-  if (action) {
-    action->what = what;
-    if (auto taken = take_operands(arguments->positional(), *action); !taken) {
-      return report_usage_error(command, taken.error());
-    }
-  } else if (action.error().exit_code == kExitUsage) {
-    return report_usage_error(command, action.error());
+  return *std::move(arguments);
+}
+
+int report(const Command& command, const Problem& problem) {
+  if (problem.exit_code == kExitUsage) {
+    return report_usage_error(command, problem);
   }
-  auto status = action ? start(*std::move(action), std::move(inherited))
-                       : Outcome<int>(std::move(action).error());
-  if (!status) {
-    message::fatal(status.error());
-    return status.error().exit_code;
+  message::fatal(problem);
+  return problem.exit_code;
+}
+
+namespace {
+
+Outcome<int> perform(init::Action what,
+                     const option::Arguments& arguments,
+                     std::vector<int> inherited) {
+  POSTERN_TRY_ASSIGN(plan::Action action, to_action(arguments));
+  action.what = what;
+  POSTERN_TRY(take_operands(arguments.positional(), action));
+  if (const auto name = instance::name_in(action.image)) {
+    report_ignored(arguments);
+    return join(*name, std::move(action), std::move(inherited));
   }
-  return *status;
+  return start(std::move(action), std::move(inherited), nullptr);
+}
+
+int act(init::Action what, std::string_view name, std::span<const std::string> words) {
+  // ORDER: before anything is opened.
+  std::vector<int> inherited = system::take_inherited_descriptors();
+  const Command& command = *find_command(name);
+  const auto arguments = parse_action(command, words);
+  if (!arguments) {
+    return arguments.error();
+  }
+  const Outcome<int> status = perform(what, *arguments, std::move(inherited));
+  return status ? *status : report(command, status.error());
 }
 
 }  // namespace

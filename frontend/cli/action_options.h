@@ -1,4 +1,4 @@
-// The options of exec, run, shell and test, and what they mean.
+// The options of exec, run, shell, test, instance start and instance run, and what they mean.
 #pragma once
 
 #include <span>
@@ -13,7 +13,11 @@ inline constexpr option::CommandSet kExec = 1;
 inline constexpr option::CommandSet kRun = 2;
 inline constexpr option::CommandSet kShell = 4;
 inline constexpr option::CommandSet kTest = 8;
-inline constexpr option::CommandSet kActions = kExec | kRun | kShell | kTest;
+inline constexpr option::CommandSet kInstanceStart = 16;
+inline constexpr option::CommandSet kInstanceRun = 32;
+inline constexpr option::CommandSet kInstances = kInstanceStart | kInstanceRun;
+inline constexpr option::CommandSet kForeground = kExec | kRun | kShell | kTest;
+inline constexpr option::CommandSet kActions = kForeground | kInstances;
 
 std::span<const option::Option> action_options();
 

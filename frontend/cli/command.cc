@@ -43,6 +43,7 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"exec", "", "[options] IMAGE COMMAND [ARGUMENT...]", "run a command in a container", "", exec_command, nullptr, kExec},
   {"help", "", "[COMMAND]", "show help", "", help_command, nullptr, 0},
   {"inspect", "", "[options] IMAGE", "show the metadata of an image", "", nullptr, "postern-inspect", 0},
+  {"instance", "", "COMMAND", "run containers in the background", "list run start stats stop", instance_command, nullptr, 0},
   {"key", "keys", "COMMAND", "manage OpenPGP keys", "export import list newpair pull push remove search", nullptr, "postern-keys", 0},
   {"keyserver", "", "COMMAND", "manage key servers", "add list login logout remove", nullptr, "postern-transfer", 0},
   {"pull", "", "[options] [OUTPUT] URI", "fetch an image into a file", "", nullptr, "postern-transfer", 0},

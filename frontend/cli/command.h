@@ -58,6 +58,7 @@ int version_command(std::span<const std::string> words);
 int buildcfg_command(std::span<const std::string> words);
 int help_command(std::span<const std::string> words);
 int completion_command(std::span<const std::string> words);
+int instance_command(std::span<const std::string> words);
 int run_help_command(std::span<const std::string> words);
 int capability_command(std::span<const std::string> words);
 int config_command(std::span<const std::string> words);

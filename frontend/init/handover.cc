@@ -89,9 +89,9 @@ Result<std::int32_t> receive_some(int socket, std::vector<Received>& all) {
 }
 
 // Descriptor `at` under its number: what is in the way, one of ours, moves first.
-Result<> place(std::vector<Received>& all, std::size_t at) {
+Result<> place(std::vector<Received>& all, std::size_t at, int lowest) {
   Received& one = all[at];
-  if (one.number < kLowest) {
+  if (one.number < lowest) {
     return Error{.err = EBADMSG, .op = Op::kStart};
   }
   if (one.fd.get() != one.number) {
@@ -137,22 +137,48 @@ Result<> hand_over(int socket, int record, std::span<const int> inherited) noexc
   return Ok{};
 }
 
-Result<UniqueFd> take_over(UniqueFd socket) {
-  std::vector<Received> all;
+namespace {
+
+Result<> receive_all(int socket, std::vector<Received>& all) {
   for (std::int32_t remaining = 1; remaining > 0;) {
-    POSTERN_TRY_ASSIGN(remaining, receive_some(socket.get(), all));
+    POSTERN_TRY_ASSIGN(remaining, receive_some(socket, all));
   }
-  socket.reset();
-  if (all.empty() || all.front().number != kRecordNumber) {
-    return Error{.err = EBADMSG, .op = Op::kStart};
-  }
+  const bool has_record = !all.empty() && all.front().number == kRecordNumber;
+  return has_record ? Result<>(Ok{}) : Error{.err = EBADMSG, .op = Op::kStart};
+}
+
+Result<UniqueFd> place_all(std::vector<Received>& all, int lowest) {
   for (std::size_t i = 1; i < all.size(); ++i) {
-    POSTERN_TRY(place(all, i));
+    POSTERN_TRY(place(all, i, lowest));
   }
   for (std::size_t i = 1; i < all.size(); ++i) {
     (void)all[i].fd.release();  // the payload's now
   }
   return std::move(all.front().fd);
+}
+
+}  // namespace
+
+Result<UniqueFd> take_over(UniqueFd socket) {
+  std::vector<Received> all;
+  POSTERN_TRY(receive_all(socket.get(), all));
+  socket.reset();
+  return place_all(all, kLowest);
+}
+
+Result<UniqueFd> take_over_all(UniqueFd& socket) {
+  std::vector<Received> all;
+  POSTERN_TRY(receive_all(socket.get(), all));
+  int highest = kLowest;
+  for (const Received& one : all) {
+    highest = std::max(highest, one.number);
+  }
+  UniqueFd moved(::fcntl(socket.get(), F_DUPFD_CLOEXEC, highest + 1));
+  if (!moved.valid()) {
+    return Error{.err = errno == EINVAL ? EMFILE : errno, .op = Op::kStart};
+  }
+  socket = std::move(moved);
+  return place_all(all, 0);
 }
 
 }  // namespace postern::init

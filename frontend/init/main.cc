@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "frontend/init/agent.h"
 #include "frontend/init/handover.h"
 #include "frontend/init/inside.h"
 #include "frontend/init/payload.h"
@@ -73,9 +74,16 @@ LaunchRecord read_record(const UniqueFd& fd) {
   return *std::move(record);
 }
 
-// Once, before anything of the image is looked at.
-void begin(const LaunchRecord& record) {
-  if (record.reaper) {
+// Once, before anything of the image is looked at. What is to be run: in an instance this process
+// may be one that has joined.
+LaunchRecord begin(LaunchRecord record) {
+  if (record.agent >= 0) {
+    Outcome<LaunchRecord> own = become_agent(record);
+    if (!own) {
+      die(std::move(own).error());
+    }
+    record = *std::move(own);
+  } else if (record.reaper) {
     if (const int err = become_reaper(); err != 0) {
       die(system_problem("starting the payload's process", err,
                          "raise `ulimit -u`, or use --no-init"));
@@ -88,14 +96,16 @@ void begin(const LaunchRecord& record) {
   if (!ready) {
     die(std::move(ready).error());
   }
+  return record;
 }
 
 int run(std::string_view argument) {
   UniqueFd fd = obtain_record(argument);
-  const LaunchRecord record = read_record(fd);
+  LaunchRecord launch = read_record(fd);
   fd.reset();
+  message::configure(static_cast<message::Level>(launch.message_level), false);
+  const LaunchRecord record = begin(std::move(launch));
   message::configure(static_cast<message::Level>(record.message_level), false);
-  begin(record);
   ImageEnvironment image = run_environment_scripts(record, shell::Reach::kEverything);
   for (const std::string& warning : image.warnings) {
     message::warning(warning);

@@ -32,6 +32,9 @@ struct LaunchRecord {
   std::uint32_t umask = 022;
   bool no_eval = false;               // --no-eval: values are literal
   bool reaper = false;                // new pid namespace: stay as pid 1, forward signals, reap
+  std::string instance;               // the instance's name; empty: no instance
+  std::int32_t agent = -1;            // of an instance: the socket that its orders come from
+  std::int32_t terminal = -1;         // in an instance: the descriptor of a terminal to control
   bool libs32 = false;                // /.singularity.d/libs32 holds host libraries
   std::uint32_t glibc_needed = 0;     // N: libraries of the host need glibc 2.N; 0 = none do
   std::string glibc_needed_by;        // one of them

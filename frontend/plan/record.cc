@@ -14,6 +14,13 @@
 namespace postern::plan {
 namespace {
 
+// Under the names that programs inside look for.
+void set_for_all(init::LaunchRecord& record, const std::string& name, const std::string& value) {
+  for (const char* prefix : {"POSTERN_", "APPTAINER_", "SINGULARITY_"}) {
+    record.fixed.push_back(prefix + name + '=' + value);
+  }
+}
+
 void fixed_environment(Builder& builder, const std::vector<std::string>& bound) {
   const Action& action = builder.action();
   const std::string& image = builder.input().image.path;
@@ -21,12 +28,6 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
   const auto set = [&](const std::string& name, const std::string& value) {
     record.fixed.push_back(name + '=' + value);
   };
-  const auto set_all = [&](const std::string& name, const std::string& value) {
-    for (const char* prefix : {"POSTERN_", "APPTAINER_", "SINGULARITY_"}) {
-      set(prefix + name, value);
-    }
-  };
-  static constexpr std::array kCommands = {"", "exec", "run", "shell", "test", "start"};
   set("HOME", record.home);
   set("USER_PATH", builder.input().host_path);
   const bool has_prompt =
@@ -35,10 +36,9 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
   if (!has_prompt) {
     set("PS1", "Postern> ");
   }
-  set_all("CONTAINER", image);
-  set_all("NAME", image.substr(image.rfind('/') + 1));
-  set_all("COMMAND", kCommands[static_cast<std::size_t>(action.what)]);
-  set_all("ENVIRONMENT", "/.singularity.d/env/91-environment.sh");
+  set_for_all(record, "CONTAINER", image);
+  set_for_all(record, "NAME", image.substr(image.rfind('/') + 1));
+  set_for_all(record, "ENVIRONMENT", "/.singularity.d/env/91-environment.sh");
   std::string destinations;
   for (const std::string& one : bound) {
     destinations += (destinations.empty() ? "" : ",");
@@ -47,16 +47,22 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
       destinations += c == ',' || c == ':' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
     }
   }
-  set_all("BIND", destinations);
-  if (!action.app.empty()) {
-    set_all("APPNAME", action.app);
-  }
-  if (action.no_eval) {
-    set_all("NO_EVAL", "1");
-  }
+  set_for_all(record, "BIND", destinations);
+  add_action_variables(record, action);
 }
 
 }  // namespace
+
+void add_action_variables(init::LaunchRecord& record, const Action& action) {
+  static constexpr std::array kCommands = {"", "exec", "run", "shell", "test", "start"};
+  set_for_all(record, "COMMAND", kCommands[static_cast<std::size_t>(action.what)]);
+  if (!action.app.empty()) {
+    set_for_all(record, "APPNAME", action.app);
+  }
+  if (action.no_eval) {
+    set_for_all(record, "NO_EVAL", "1");
+  }
+}
 
 void add_skeleton(Builder& builder) {
   LaunchRequest& request = builder.plan().request;

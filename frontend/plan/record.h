@@ -16,6 +16,9 @@ struct Inside {
   std::vector<std::string> bound;      // destinations of the user's binds, for POSTERN_BIND
 };
 
+// Variables that say what a process is started for, in a container or in an instance that runs.
+void add_action_variables(init::LaunchRecord& record, const Action& action);
+
 void add_skeleton(Builder& builder);
 Outcome<> add_record(Builder& builder, PayloadEnvironment environment, const Inside& inside);
 

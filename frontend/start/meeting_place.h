@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <string>
 
+#include "frontend/start/private_place.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::start {
@@ -30,7 +31,5 @@ Met meet(const std::string& name, Meeting& meeting, UniqueFd& socket);
 
 // Removes the name, if it is still that server's, and the directory with its last name.
 void forget(Meeting& meeting) noexcept;
-
-inline constexpr int kPatienceSeconds = 3;
 
 }  // namespace postern::start

@@ -48,12 +48,16 @@ sigset_t ending_signals() {
 
 class Waiter {
  public:
-  Waiter(const Payload& payload, const BlockedSignals& signals)
+  Waiter(const Payload& payload, const BlockedSignals& signals, Attendant* attendant)
       : payload_(payload),
         signals_(signals),
+        attendant_(attendant),
         signal_fd_(::signalfd(-1, &signals.set(), SFD_CLOEXEC)) {}
 
   Ended run() {
+    if (attendant_ != nullptr) {
+      attendant_->started(payload_.pid);
+    }
     while (!reap()) {
       wait_for_event();
     }
@@ -65,8 +69,10 @@ class Waiter {
 
  private:
   void wait_for_event() {
-    std::array<pollfd, 2> events = {pollfd{signal_fd_.get(), POLLIN, 0},
-                                    pollfd{watched_server(), POLLIN, 0}};
+    const int attended = attendant_ != nullptr ? attendant_->events() : -1;
+    std::array<pollfd, 3> events = {pollfd{signal_fd_.get(), POLLIN, 0},
+                                    pollfd{watched_server(), POLLIN, 0},
+                                    pollfd{attended, POLLIN, 0}};
     if (!signal_fd_.valid()) {
       // No descriptor left for a signalfd: wait for signals without one.
       siginfo_t info = {};
@@ -86,6 +92,9 @@ class Waiter {
       if (::read(signal_fd_.get(), &info, sizeof(info)) == sizeof(info)) {
         handle(static_cast<int>(info.ssi_signo), info.ssi_code);
       }
+    }
+    if (events[2].revents != 0) {
+      attendant_->serve();
     }
   }
 
@@ -138,6 +147,7 @@ class Waiter {
 
   const Payload& payload_;
   const BlockedSignals& signals_;
+  Attendant* attendant_;
   UniqueFd signal_fd_;
   std::int64_t server_gone_at_ = 0;
   Ended ended_;
@@ -189,8 +199,10 @@ BlockedSignals::~BlockedSignals() {
   ::sigprocmask(SIG_SETMASK, &before_, nullptr);
 }
 
-Ended wait_for_payload(const Payload& payload, const BlockedSignals& signals) {
-  return Waiter(payload, signals).run();
+Ended wait_for_payload(const Payload& payload,
+                       const BlockedSignals& signals,
+                       Attendant* attendant) {
+  return Waiter(payload, signals, attendant).run();
 }
 
 int finish_like(int status) {

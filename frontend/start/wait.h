@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 
+#include "frontend/start/attendant.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::start {
@@ -57,8 +58,11 @@ struct Ended {
 
 // Waits. Signals that reach us go on to the payload, unless the terminal sent them to the payload
 // as well (APPTAINER: only where the terminal's foreground group is another); when the payload
-// stops (Ctrl-Z), we stop, and continue it when we are continued.
-Ended wait_for_payload(const Payload& payload, const BlockedSignals& signals);
+// stops (Ctrl-Z), we stop, and continue it when we are continued. `attendant`, where there is one,
+// is served meanwhile.
+Ended wait_for_payload(const Payload& payload,
+                       const BlockedSignals& signals,
+                       Attendant* attendant = nullptr);
 
 // The status to end with: the payload's exit status; where signal N killed it, this process kills
 // itself with N, without a core file, so that the shell sees what happened. Returns 128+N should

@@ -608,7 +608,8 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
 Outcome<int> launch(plan::LaunchPlan plan,
                     const config::SiteConfig& site,
                     const std::string& site_file,
-                    std::optional<ImageAccounts> accounts) {
+                    std::optional<ImageAccounts> accounts,
+                    start::Attendant* attendant) {
   POSTERN_TRY(finish_accounts(plan, accounts));
   start::BlockedSignals signals;
   Launch start(plan, site, site_file, signals);
@@ -616,11 +617,14 @@ Outcome<int> launch(plan::LaunchPlan plan,
   accounts.reset();
   const std::string image = plan.image_name;
   start.release();
-  const start::Ended ended = start::wait_for_payload(start.payload(), signals);
+  const start::Ended ended = start::wait_for_payload(start.payload(), signals, attendant);
   start.report();
   if (ended.server_died) {
     message::error("image server died: the files of " + image +
                    " were lost to the container while it ran");
+  }
+  if (attendant != nullptr) {
+    attendant->ended(ended.status);
   }
   return start::finish_like(ended.status);
 }

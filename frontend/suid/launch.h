@@ -5,6 +5,7 @@
 #include <string>
 
 #include "frontend/plan/launch_plan.h"
+#include "frontend/start/attendant.h"
 #include "frontend/suid/accounts.h"
 #include "policy/config/site.h"
 #include "policy/problem.h"
@@ -33,6 +34,7 @@ namespace postern::suid {
 [[nodiscard]] Outcome<int> launch(plan::LaunchPlan plan,
                                   const config::SiteConfig& site,
                                   const std::string& site_file,
-                                  std::optional<ImageAccounts> accounts);
+                                  std::optional<ImageAccounts> accounts,
+                                  start::Attendant* attendant = nullptr);
 
 }  // namespace postern::suid

@@ -2,23 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
+#include "frontend/message/table.h"
 #include "frontend/transfer/command.h"
-#include "policy/text/printable.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::transfer {
-namespace {
-
-// Columns on a terminal: bytes that begin a character.
-std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
-  }));
-}
-
-}  // namespace
-
 int run_sub_command(std::string_view command,
                     std::string_view summary,
                     std::span<const option::Option> options,
@@ -57,24 +47,7 @@ int run_sub_command(std::string_view command,
 }
 
 void print_table(std::vector<std::vector<std::string>> rows) {
-  std::vector<std::size_t> widths;
-  for (auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      row[i] = text::printable(row[i]);  // servers may have said it
-      widths[i] = std::max(widths[i], width_of(row[i]));
-    }
-  }
-  std::string out = "\n";
-  for (const auto& row : rows) {
-    std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      line += row[i] + std::string(widths[i] - width_of(row[i]) + 2, ' ');
-    }
-    line.erase(line.find_last_not_of(' ') + 1);
-    out += line + "\n";
-  }
-  std::fputs(out.c_str(), stdout);
+  std::fputs(("\n" + message::table(std::move(rows))).c_str(), stdout);
 }
 
 }  // namespace postern::transfer

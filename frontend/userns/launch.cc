@@ -265,7 +265,7 @@ class Launch {
 
 }  // namespace
 
-Outcome<int> launch(plan::LaunchPlan plan) {
+Outcome<int> launch(plan::LaunchPlan plan, start::Attendant* attendant) {
   POSTERN_TRY(check_sources(plan));
   if (!plan.skeleton.empty() && plan.sources.size() < kMaxDescriptors &&
       plan.request.layers.size() < kMaxLayers) {
@@ -283,12 +283,15 @@ Outcome<int> launch(plan::LaunchPlan plan) {
   Launch start(plan, *verdict, opened, signals);
   POSTERN_TRY(start.start());
   start.release();
-  const start::Ended ended = start::wait_for_payload(start.payload(), signals);
+  const start::Ended ended = start::wait_for_payload(start.payload(), signals, attendant);
   start.leave_servers();
   start.end_network();
   if (ended.server_died) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");
+  }
+  if (attendant != nullptr) {
+    attendant->ended(ended.status);
   }
   return start::finish_like(ended.status);
 }
