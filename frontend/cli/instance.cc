@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -10,7 +9,6 @@
 #include "frontend/cli/action_options.h"
 #include "frontend/instance/command.h"
 #include "frontend/instance/detach.h"
-#include "frontend/instance/name.h"
 #include "frontend/plan/bind.h"
 #include "frontend/plan/caller.h"
 #include "frontend/system/inherited.h"
@@ -54,10 +52,6 @@ Outcome<int> start_instance(init::Action what, const option::Arguments& argument
   action.image = operands[0];
   action.arguments.assign(operands.begin() + 2, operands.end());
   action.pid = true;
-  if (instance::name_in(action.image)) {
-    return Problem{.what = action.image + " is an instance that runs, not an image",
-                   .cure = "name an image; postern exec starts processes in an instance"};
-  }
   instance::Wish wish{.name = operands[1], .pid_file = std::string(arguments.text("pid-file"))};
   if (!wish.pid_file.empty()) {
     wish.pid_file = plan::absolute_path(wish.pid_file, plan::read_caller().directory);

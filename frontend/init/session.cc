@@ -59,7 +59,6 @@ class Session {
       : socket_(std::move(socket)), signals_(std::move(signals)), process_(process) {}
 
   [[noreturn]] void run() {
-    (void)send_note(socket_.get(), {NoteKind::kStarted, 0});
     for (;;) {
       reap();
       std::array<pollfd, 2> events = {pollfd{signals_.get(), POLLIN, 0},
@@ -135,6 +134,9 @@ LaunchRecord serve_session(UniqueFd socket, const LaunchRecord& instance) {
   }
   UniqueFd is_ready(ready[0]);
   UniqueFd tell_ready(ready[1]);
+  // ORDER: before the process runs: whoever has seen anything of it knows that it is there, and that
+  // signals are its own from here on.
+  (void)send_note(socket.get(), {NoteKind::kStarted, 0});
   const pid_t process = ::fork();
   if (process < 0) {
     refuse(socket.get(), errno);

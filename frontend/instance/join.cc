@@ -76,11 +76,9 @@ class Joined {
   }
 
   // Until its process is there. Signals that end programs end this one meanwhile.
-  Outcome<> wait_for_start() {
+  Outcome<> wait_for_start(const start::BlockedSignals& signals) {
     pollfd answer = {socket_.get(), POLLIN, 0};
-    int ready = -1;
-    while ((ready = ::poll(&answer, 1, kAnswerMilliseconds)) < 0 && errno == EINTR) {
-    }
+    const int ready = signals.poll_or_end(answer, kAnswerMilliseconds);
     Note note;
     UniqueFd passed;
     if (ready <= 0) {
@@ -97,7 +95,7 @@ class Joined {
   }
 
   // The status of its end, as of wait(2); nullopt if the instance has ended under it.
-  std::optional<int> wait(const start::BlockedSignals& signals) {
+  Outcome<std::optional<int>> wait(const start::BlockedSignals& signals) {
     const UniqueFd signal_fd(::signalfd(-1, &signals.set(), SFD_CLOEXEC | SFD_NONBLOCK));
     if (terminal_) {
       terminal_->begin();
@@ -127,6 +125,9 @@ class Joined {
           continue;
         }
         finish_terminal();
+        if (err == 0 && note.kind == NoteKind::kFailed) {
+          return failure(name_, note.value);
+        }
         return err == 0 && note.kind == NoteKind::kEnded ? std::optional(note.value) : std::nullopt;
       }
     }
@@ -204,13 +205,14 @@ Outcome<int> join(const std::string& name, init::LaunchRecord wish, std::vector<
   wish.terminal = terminal ? STDIN_FILENO : -1;
   inherited.insert(inherited.begin(), {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO});
   Joined joined(name, std::move(contact->socket), std::move(terminal));
+  // ORDER: before the process can be seen to run: signals are its own from then on.
+  signals.hold_all();
   POSTERN_TRY(joined.begin(wish, inherited));
   for (std::size_t i = STDERR_FILENO + 1; i < inherited.size(); ++i) {
     ::close(inherited[i]);  // the process's alone: it may wait for the end of a pipe
   }
-  POSTERN_TRY(joined.wait_for_start());
-  signals.hold_all();
-  const std::optional<int> status = joined.wait(signals);
+  POSTERN_TRY(joined.wait_for_start(signals));
+  POSTERN_TRY_ASSIGN(const std::optional<int> status, joined.wait(signals));
   if (!status) {
     message::error("instance " + name + " ended, and the process in it");
     return kLost;

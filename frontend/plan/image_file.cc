@@ -34,8 +34,8 @@ std::string_view scheme_of(std::string_view text) {
 
 Problem uri_problem(const std::string& given, std::string_view scheme) {
   if (scheme == "instance") {
-    return Problem{.what = given + ": there are no instances here",
-                   .cure = "start the program with `postern exec` or `postern run` on its image"};
+    return Problem{.what = given + " is an instance that runs, not an image",
+                   .cure = "processes are started in it with postern exec, run, shell and test"};
   }
   return Problem{.what = given + " is not fetched here",
                  .cure = "fetch it first: postern pull " + given};

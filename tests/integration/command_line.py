@@ -308,7 +308,7 @@ def mistake_tests(image):
     os.chmod(secret, 0)
     if AS_ROOT:
         expect("an image that cannot be read", ["exec", secret, "true"], status=255, error="Permission denied; ask its owner")
-    expect("instance:// says what to do", ["exec", "instance://x", "true"], status=255, error="^FATAL:   instance://x.*; .*postern ")
+    expect("an instance that does not run", ["exec", "instance://x", "true"], status=255, error="^FATAL:   no instance found with name x; .*postern instance list")
     # Where postern is installed, its program is found and says that nobody listens there.
     expect("an image that must be fetched, without the program for it", ["exec", "docker://127.0.0.1:1/x", "true"], status=255,
            error="^FATAL:   .*(postern-transfer.*; .*install it|cannot reach)")

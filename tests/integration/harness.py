@@ -35,7 +35,7 @@ PARTS = {
 # As meson installs them: from their first instruction on nobody of their user may look into them.
 UNREADABLE = ("libexec/postern/postern-squashfs", "libexec/postern/postern-crypt")
 APPLETS = ("sh cat ls id env echo true false sleep kill pwd mount readlink stat touch mkdir hostname "
-           "head tr grep seq wc ps umask dd printf test ip ifconfig sort").split()
+           "head tr grep seq wc ps umask dd printf test ip ifconfig sort setsid stty").split()
 
 
 class User:
@@ -196,7 +196,7 @@ class Bench:
     def sockets(self):
         """Sockets of this user's servers that somebody listens at. A start that was killed leaves its name."""
         found = []
-        for path in glob.glob(f"/tmp/postern-{self.user.uid}*/*"):
+        for path in glob.glob(f"/tmp/postern-{self.user.uid}*/*") + glob.glob(f"/tmp/postern-{self.user.uid}*/instances/*"):
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
                 entry = os.open(path, os.O_PATH)

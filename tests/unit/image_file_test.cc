@@ -48,7 +48,7 @@ TEST_SUITE("frontend/plan image files") {
           Row{"/etc/passwd/x.sif", "Not a directory", "check the path"},
           Row{"docker://alpine", "docker://alpine", "postern pull docker://alpine"},
           Row{"oci-archive:/x.tar", "oci-archive:/x.tar", "postern pull oci-archive:/x.tar"},
-          Row{"instance://x", "instance://x", "postern exec"},
+          Row{"instance://x", "instance://x is an instance", "postern exec"},
           Row{kImages + "empty.sif", "empty.sif", ""},
           Row{kImages + "README.md", "README.md", "postern build"}}) {
       CAPTURE(row.given);
