@@ -4,6 +4,7 @@
 Usage: instances.py [CASE...]: in user-namespace mode, as the other tests here.
        instances.py --suid HELPER JUDGE POSTERN INIT SQUASHFS LIBEXEC CONFDIR [CASE...]: the same through the installed helper.
 """
+import atexit
 import fcntl
 import glob
 import json
@@ -31,6 +32,7 @@ if SUID:
     HELPER, JUDGE, POSTERN, INIT, SQUASHFS_PROGRAM, LIBEXEC, CONFDIR = sys.argv[2:9]
     del sys.argv[1:9]
     WORLD = worlds.World(HELPER, JUDGE, harness.BUSYBOX, LIBEXEC, CONFDIR)
+    atexit.register(WORLD.close)
     WORLD.install(INIT, "postern-init", 0o755)
     WORLD.install(SQUASHFS_PROGRAM, "postern-squashfs", 0o711)
     shutil.copy(POSTERN, f"{WORLD.work}/postern")
