@@ -41,7 +41,8 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
-// Commands of other programs are asked for their options: their --help names them.
+// Commands of other programs, and commands below a command, are asked for their options: their
+// --help names them.
 constexpr std::string_view kAskForOptions =
     "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
 
@@ -73,7 +74,9 @@ std::string bash() {
       text += "    " + names + ") known=\"" + option_words(action_options(), command.options) +
               "\" ;;\n";
     } else if (!command.subcommands.empty()) {
-      text += "    " + names + ") below=\"" + std::string(command.subcommands) + "\" ;;\n";
+      text += "    " + names + ") below=\"" + std::string(command.subcommands) +
+              "\"\n      case $word in -*) command=\"$command ${COMP_WORDS[at + 1]}\"; known=$(" +
+              std::string(kAskForOptions) + ") ;; esac ;;\n";
     }
   }
   return text + "    *) known=$(" + std::string(kAskForOptions) +

@@ -200,6 +200,17 @@ def wrong_words_are_told(b):
     end(b)
 
 
+def options_are_completed(b):
+    """the shell's completion knows the commands below instance, and their options"""
+    script = b.run("completion", "bash").ok().out + """
+complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _postern; echo "${COMPREPLY[*]}"; }
+complete_words postern instance sta; complete_words postern instance stop --f; complete_words postern instance run --pid-
+"""
+    path = f"{os.path.dirname(b.postern)}:/usr/bin:/bin"
+    result = b.run(command=["bash", "-c", script], env={"PATH": path}).ok()
+    assert result.lines == ["start stats", "--force", "--pid-file"], result
+
+
 def the_same_name_once(b):
     """of many simultaneous starts of one name exactly one succeeds"""
     starts = [b.popen("instance", "start", PLAIN, "only") for _ in range(12)]
@@ -867,7 +878,7 @@ def logs_are_files_of_ours(b):
     assert listed(b) == {}
 
 
-bench.main([an_instance_lives, run_executes_the_runscript, a_script_that_fails_is_reported, wrong_words_are_told, the_same_name_once,
+bench.main([an_instance_lives, run_executes_the_runscript, a_script_that_fails_is_reported, wrong_words_are_told, options_are_completed, the_same_name_once,
             many_at_once, the_process_number_is_written, figures, joined_processes_are_like_others, signals_go_on,
             an_instance_ends_under_it, a_shell_has_a_terminal, the_command_may_lose_its_terminal, confinement_is_the_instances,
             stop_asks_and_kills, killed_processes_leave_nothing, a_monitor_that_is_stopped, it_outlives_the_command,
