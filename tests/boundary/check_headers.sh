@@ -4,7 +4,8 @@
 set -u
 root=$1 build=$2 compiler=$3
 cd "$root" || exit 1
-flags=(-std=c++20 -fsyntax-only -D_GNU_SOURCE -DFMT_HEADER_ONLY -I. -I"$build" $(pkg-config --cflags fuse3 2>/dev/null))
+read -ra fuse < <(pkg-config --cflags fuse3 2>/dev/null)
+flags=(-std=c++20 -fsyntax-only -D_GNU_SOURCE -DFMT_HEADER_ONLY -I. -I"$build" "${fuse[@]}")
 failed=0 count=0
 while IFS= read -r header; do
   count=$((count + 1))
