@@ -80,9 +80,9 @@ Facts read_facts(Bytes in) {
 struct Roles {
   Case& run;
 
-  std::uint8_t take(Sent kind) {
+  std::uint16_t take(Sent kind) {
     run.sent.push_back(kind);
-    return static_cast<std::uint8_t>(run.descriptors++);
+    return static_cast<std::uint16_t>(run.descriptors++);
   }
 };
 
@@ -182,6 +182,7 @@ void build_verdict(Bytes& in, Case& run) {
   v.record_descriptor = roles.take(Sent::kMemfd);
   std::size_t arena = 1;
   while (in.left() && v.operation_count < 24) build_operation(in, v, roles, arena);
+  v.arena_bytes = static_cast<std::uint32_t>(arena);
 }
 
 // Alters single bytes, most often of the head and the tables, where the fields are.

@@ -92,6 +92,8 @@ WORLDS = {
     "message-credentials": (facts(message=4), "directory"),
     "message-no-control": (facts(message=5), "directory"),
     "message-of-another-level": (facts(message=6), "directory"),
+    "two-messages": (facts(message=8), "directory-overlay"),
+    "two-messages-truncated": (facts(message=11), "directory"),
     "groups": (facts(groups=31), "directory"),
     "judge-directory-missing": (facts(judge_directory=1), "directory"),
     "judge-directory-link": (facts(judge_directory=2), "directory"),
@@ -154,10 +156,10 @@ ALTERED = {
     "verdict-refuses": [alteration(3, 6, 100)],
     "verdict-refuses-in-the-helper's-name": [alteration(3, 6, 9)],
     "verdict-not-a-decision": [alteration(3, 4, 7)],
-    "verdict-one-descriptor-twice": [alteration(3, 16, 0)],
+    "verdict-one-descriptor-twice": [alteration(3, 18, 0)],
     # "/proc", the first target, becomes "/../c".
     "verdict-target-upwards": [alteration(2, 2, ord(".")), alteration(2, 3, ord(".")), alteration(2, 4, ord("/"))],
-    "verdict-user-namespace": [alteration(3, 23, 0x10)],
+    "verdict-user-namespace": [alteration(3, 27, 0x10)],
 }
 
 

@@ -1,5 +1,5 @@
 // The helper's check of a verdict: first byte = number of descriptors, second = whether for
-// user-namespace mode, then the start of a Verdict, the rest of which is zero.
+// user-namespace mode, then a Verdict as it is sent.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -53,7 +53,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   static postern::Verdict verdict;
   std::memset(&verdict, 0, sizeof verdict);
-  std::memcpy(&verdict, data + 2, std::min(size - 2, sizeof verdict));
+  std::size_t at = 2;
+  const auto take = [&](void* to, std::size_t bytes) {
+    const std::size_t count = std::min(size - at, bytes);
+    std::memcpy(to, data + at, count);
+    at += count;
+  };
+  take(&verdict, offsetof(postern::Verdict, operations));
+  take(verdict.operations.data(),
+       std::min<std::size_t>(verdict.operation_count, postern::kMaxOperations) *
+           sizeof(postern::OperationEntry));
+  take(verdict.arena.data(), std::min<std::size_t>(verdict.arena_bytes, postern::kArenaBytes));
   const std::uint32_t allowed =
       data[1] % 2 != 0 ? postern::kNamespaces : postern::kNamespaces ^ CLONE_NEWUSER;
   const auto plan = postern::check_verdict(verdict, data[0], allowed);

@@ -76,29 +76,28 @@ Result<Ids> record_caller(int argc) noexcept {
   return Ids{uid, 0, gid, peer.pid};
 }
 
-// The frontend's one datagram: a byte, the request, which nobody here reads, and the descriptors
-// that it names. The kernel gives them the lowest free numbers, in order.
+// The frontend's datagrams: of each a byte, 0 in the last, and descriptors: the request, which
+// nobody here reads, then those that it names. The kernel gives them the lowest free numbers, in
+// order.
 Result<std::span<UniqueFd>> receive(std::array<UniqueFd, kMaxDescriptors>& fds) noexcept {
-  alignas(cmsghdr) std::array<std::byte, CMSG_LEN(sizeof(int) * (1 + kMaxDescriptors))> control;
-  std::byte byte{};
-  iovec part{&byte, sizeof byte};
-  msghdr message{.msg_iov = &part,
-                 .msg_iovlen = 1,
-                 .msg_control = control.data(),
-                 .msg_controllen = control.size()};
-  if (::recvmsg(kSocket, &message, 0) != sizeof byte) return refuse(HelperRefusal::kNoSocket);
-  const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-  const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
-                     rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS;
-  POSTERN_TRY(require(whole, Op::kStart, EMSGSIZE));
-  const std::size_t count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-  for (std::size_t i = 0; i < count; ++i) {
-    int number = -1;
-    std::memcpy(&number, CMSG_DATA(rights) + i * sizeof number, sizeof number);
-    POSTERN_CHECK(number == kJudgeRequestFd + static_cast<int>(i));
-    if (i > 0) fds[i - 1].reset(number);
+  std::size_t count = 0;
+  int next = kJudgeRequestFd;
+  for (char more = 1; more != 0;) {
+    alignas(cmsghdr) std::array<std::byte, CMSG_LEN(sizeof(int) * kMaxRights)> control;
+    iovec part{&more, sizeof more};
+    msghdr message{nullptr, 0, &part, 1, control.data(), control.size(), 0};
+    if (::recvmsg(kSocket, &message, 0) != sizeof more) return refuse(HelperRefusal::kNoSocket);
+    const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    const bool whole = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && rights != nullptr &&
+                       rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS;
+    POSTERN_TRY(require(whole, Op::kStart, EMSGSIZE));
+    for (std::size_t at = CMSG_LEN(0); at < rights->cmsg_len; at += sizeof next, ++next) {
+      POSTERN_CHECK(std::memcmp(&control[at], &next, sizeof next) == 0);
+      POSTERN_TRY(require(count < fds.size(), Op::kStart, EMSGSIZE));
+      if (next >= kJudgeDescriptorBase) fds[count++].reset(next);
+    }
   }
-  return std::span(fds).first(count - 1);
+  return std::span(fds).first(count);
 }
 
 // The filter: on this architecture, what helper/SYSCALLS lists; else the end.

@@ -85,7 +85,7 @@ Result<> mount_layers(Root& root, const char* device, Text& lower) noexcept {
 // redirect_dir, metacopy: an image's own overlay attributes must not reach into other layers.
 // Copy-up acts with the mounter's capabilities of this moment for as long as the mount lives.
 Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
-  const std::uint8_t stored = root.plan->upper_descriptor;
+  const std::uint16_t stored = root.plan->upper_descriptor;
   const char* const xattr = (root.plan->namespaces & CLONE_NEWUSER) != 0 ? "userxattr" : nullptr;
   for (const char* name : {"top", "rw"}) POSTERN_TRY(make_directory(name));
   if (stored != kNoDescriptor)

@@ -112,12 +112,13 @@ Result<> lift_limits(std::uint32_t& item) noexcept {
                                     bit(RLIMIT_DATA) | bit(RLIMIT_FSIZE) | bit(RLIMIT_NOFILE);
   for (item = 0; item < g_limits.size(); ++item) {
     rlimit& was = g_limits[item];
-    const rlim_t enough = item == RLIMIT_NOFILE ? 512 : RLIM_INFINITY;
     POSTERN_TRY(require(::syscall(SYS_prlimit64, 0, item, nullptr, &was) == 0, Op::kStart));
-    const rlimit now{std::max(was.rlim_cur, enough), std::max(was.rlim_max, enough)};
-    const bool lifted =
-        ::syscall(SYS_prlimit64, 0, item, &now, nullptr) == 0 || was.rlim_cur >= enough;
-    if (!lifted && (kNeeded & bit(item)) != 0) return refuse(HelperRefusal::kLimit);
+    // Of descriptors as many as the caller may have, who could not send more.
+    const rlim_t most = std::max<rlim_t>(was.rlim_max, item == RLIMIT_NOFILE ? 512 : RLIM_INFINITY);
+    const rlimit now{most, most};
+    if (was.rlim_cur < most && ::syscall(SYS_prlimit64, 0, item, &now, nullptr) != 0 &&
+        (kNeeded & bit(item)) != 0)
+      return refuse(HelperRefusal::kLimit);
   }
   item = 0;
   return Ok{};
@@ -143,8 +144,8 @@ void take_ids(const Ids& ids, std::uint64_t kept, std::uint64_t effective) noexc
   POSTERN_CHECK(ids.saved == 0 || ::setresuid(0, 0, 0) == -1);
 }
 
-// One file for both ways. The verdict is copied once: what is checked is what is acted on, whoever
-// still holds the file.
+// One file for both ways. Each byte of the verdict is copied once, and no more than the tables
+// hold: what is checked is what is acted on, whoever still holds the file.
 Result<> ask_judge(const Ids& caller, std::size_t descriptors, Verdict& verdict) noexcept {
   struct stat user{};
   const bool found = ::lstat(kJudgeDirectory, &user) == 0 && S_ISDIR(user.st_mode);
@@ -153,10 +154,8 @@ Result<> ask_judge(const Ids& caller, std::size_t descriptors, Verdict& verdict)
   POSTERN_TRY_ASSIGN(const UniqueFd file, own(::memfd_create("judge", MFD_CLOEXEC), Op::kJudge));
   const int groups = ::getgroups(g_groups.size(), g_groups.data());
   const std::size_t bytes = static_cast<std::size_t>(groups) * sizeof(gid_t);
-  const JudgeInput input{.uid = caller.uid,
-                         .gid = caller.gid,
-                         .descriptor_count = static_cast<unsigned>(descriptors),
-                         .open_for_writing = is_open_for_writing(kJudgeDescriptorBase) ? 1U : 0U};
+  const JudgeInput input{kJudgeInputMagic, caller.uid, caller.gid, unsigned(descriptors),
+                         is_open_for_writing(kJudgeDescriptorBase) ? 1U : 0U};
   const bool written = groups >= 0 && ::write(file.get(), &input, sizeof input) == sizeof input &&
                        ::write(file.get(), g_groups.data(), bytes) == static_cast<ssize_t>(bytes);
   POSTERN_TRY(require(written, Op::kJudge));
@@ -165,20 +164,25 @@ Result<> ask_judge(const Ids& caller, std::size_t descriptors, Verdict& verdict)
   if (judge == 0) become_judge(as, static_cast<int>(descriptors), file.get());
   int status = -1;
   POSTERN_TRY(require(judge > 0 && ::waitpid(judge, &status, 0) == judge, Op::kJudge));
-  const bool answered =
-      status == 0 && ::pread(file.get(), &verdict, sizeof verdict, 0) == sizeof verdict;
-  if (answered && verdict.magic == kVerdictMagic) return Ok{};
+  const ssize_t got = ::pread(file.get(), &verdict, sizeof verdict, 0);
+  const std::size_t table = verdict.operation_count * sizeof(OperationEntry);
+  const bool answered = status == 0 && verdict.magic == kVerdictMagic &&
+                        verdict.operation_count <= kMaxOperations &&
+                        verdict.arena_bytes <= kArenaBytes &&
+                        got >= ssize_t(offsetof(Verdict, operations) + table + verdict.arena_bytes);
+  const void* const arena = verdict.operations.data() + verdict.operation_count;
+  if (answered) return ::memmove(verdict.arena.data(), arena, verdict.arena_bytes), Ok{};
   log_dead_judge(caller.uid);
   return refuse(HelperRefusal::kJudgeFailed);
 }
 
 // The list is a directory with an empty file of root's for each capability: nothing to parse.
 Result<> check_grantable(const Plan& plan) noexcept {
-  for (unsigned c = 0; c <= CAP_LAST_CAP; ++c) {
-    struct stat file{.st_uid = 1};
-    const bool listed = ::lstat(Text().add(kGrantableDirectory).add(c).text(), &file) == 0 &&
-                        S_ISREG(file.st_mode) && file.st_uid == 0;
-    if (!listed && (plan->capabilities & bit(c)) != 0) return refuse(HelperRefusal::kCeiling);
+  for (std::uint64_t left = plan->capabilities; left != 0; left &= left - 1) {
+    struct stat file{};
+    const Text path = Text().add(kGrantableDirectory).add(unsigned(std::countr_zero(left)));
+    if (::lstat(path.text(), &file) != 0 || !S_ISREG(file.st_mode) || file.st_uid != 0)
+      return refuse(HelperRefusal::kCeiling);
   }
   return Ok{};
 }
@@ -195,8 +199,7 @@ Result<Child> spawn_payload_child(const Plan& plan, const Ids& caller) noexcept 
   POSTERN_TRY(require(::socketpair(AF_UNIX, kType, 0, ends.data()) == 0, Op::kSpawn));
   const UniqueFd theirs(ends[0]);
   int process = -1;
-  const int flags =
-      static_cast<int>(plan->namespaces) | CLONE_NEWNS | CLONE_PARENT | CLONE_PIDFD | SIGCHLD;
+  const int flags = int(plan->namespaces) | CLONE_NEWNS | CLONE_PARENT | CLONE_PIDFD | SIGCHLD;
   // In a pid namespace of its own a process has no parent (pid_namespaces(7)).
   const pid_t parent = (plan->namespaces & CLONE_NEWPID) != 0 ? 0 : caller.parent;
   const Ids as{caller.uid, caller.uid, caller.gid, parent};

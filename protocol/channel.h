@@ -1,4 +1,4 @@
-// The channel from the frontend to the helper: one SOCK_SEQPACKET datagram (unix(7), SCM_RIGHTS).
+// The channel from the frontend to the helper: SOCK_SEQPACKET datagrams (unix(7), SCM_RIGHTS).
 #pragma once
 
 #include <span>
@@ -8,8 +8,10 @@
 
 namespace postern {
 
-// Sends the one datagram of a start: a byte, and with it the request (a memfd) and then the
-// descriptors that it names, at most kMaxDescriptors. Never raises SIGPIPE.
+// Sends what a start sends: the request (a memfd), then the descriptors that it names, at most
+// kMaxDescriptors, in as many datagrams as that takes; the byte in each says whether another
+// follows. Never raises SIGPIPE. Waits while the user has more descriptors on their way than
+// RLIMIT_NOFILE lets one have (ETOOMANYREFS): other starts take theirs.
 // Error: EMSGSIZE, or what sendmsg(2) says.
 Result<> send_request(int socket, int request, std::span<const int> descriptors) noexcept;
 

@@ -7,7 +7,7 @@
 //      0–2    /dev/null
 //      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the
 //      judge
-//             reads it, writes one whole Verdict over it and exits 0
+//             reads it, writes one Verdict, as long as it is used, over it and exits 0
 //      4      the request (protocol/launch.capnp): the caller's, so of any kind and size, and the
 //             caller may write it meanwhile. Read once, into memory of the judge's own
 //      5+i    request descriptor i, for i in 0 … descriptor_count-1; 0 is the root's: image file,

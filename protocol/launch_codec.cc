@@ -35,7 +35,7 @@ constexpr std::size_t kMaxWords = (kMaxRequestBytes - kTableBytes) / kWordBytes;
 // The message, its lists, their texts.
 constexpr int kNesting = 4;
 // A message cannot legitimately be walked more than a few times its own size.
-constexpr std::uint64_t kTraversalWords = 64 * 1024;
+constexpr std::uint64_t kTraversalWords = 8 * kMaxWords;
 
 // KJ turns the trace of an exception into text by running addr2line through the shell (0.9), or
 // llvm-symbolizer from PATH (later). So no trace is taken when an exception is made, no exception
@@ -53,7 +53,7 @@ class Quiet final : public kj::ExceptionCallback {
   StackTraceMode stackTraceMode() override { return StackTraceMode::NONE; }
 };
 
-std::optional<std::uint8_t> index_of(std::uint8_t wire) {
+std::optional<std::uint16_t> index_of(std::uint16_t wire) {
   return wire == kNoDescriptor ? std::nullopt : std::optional(wire);
 }
 
@@ -139,10 +139,19 @@ std::array<std::uint32_t, 2> table_for(std::size_t words) {
   return {0, static_cast<std::uint32_t>(words)};
 }
 
+// No message of this request is longer: the root, its lists with their tags, the texts with their
+// ends.
+std::size_t most_words(const LaunchRequest& request) {
+  std::size_t words = 32 + request.hostname.size() / kWordBytes + request.layers.size();
+  for (const MountRequest& mount : request.mounts) {
+    words += 4 + mount.target.size() / kWordBytes;
+  }
+  return words;
+}
+
 // Empty where the message is too long. May throw.
 std::vector<std::byte> serialize(const LaunchRequest& request) {
-  // One word more than allowed, so that a message that is too long by little is still one segment.
-  auto scratch = kj::heapArray<capnp::word>(kMaxWords + 1);
+  auto scratch = kj::heapArray<capnp::word>(most_words(request));
   std::memset(scratch.begin(), 0, scratch.asBytes().size());  // SAFETY: required by the builder
   capnp::MallocMessageBuilder builder(scratch);
   write(request, builder.initRoot<wire::Launch>());

@@ -12,7 +12,7 @@ constexpr std::uint32_t kModeBits = 01777;
 using Used = std::bitset<kMaxDescriptors>;
 
 // Marks a descriptor as used; false where it is out of range or somebody uses it already.
-bool take(Used& used, std::size_t descriptors, std::uint8_t index) {
+bool take(Used& used, std::size_t descriptors, std::uint16_t index) {
   if (index >= descriptors || used.test(index)) {
     return false;
   }
@@ -20,7 +20,7 @@ bool take(Used& used, std::size_t descriptors, std::uint8_t index) {
   return true;
 }
 
-bool take_optional(Used& used, std::size_t descriptors, const std::optional<std::uint8_t>& index) {
+bool take_optional(Used& used, std::size_t descriptors, const std::optional<std::uint16_t>& index) {
   return !index || take(used, descriptors, *index);
 }
 

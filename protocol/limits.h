@@ -7,11 +7,11 @@
 
 namespace postern {
 
-// Of one request. SCM_MAX_FD of the kernel is 253 (unix(7)).
-inline constexpr std::size_t kMaxDescriptors = 250;
+// Of one request; and of one of its datagrams, SCM_MAX_FD of the kernel (unix(7)).
+inline constexpr std::size_t kMaxDescriptors = 1200, kMaxRights = 253;
 
 // The verdict's operation table, layers and string arena.
-inline constexpr std::size_t kMaxOperations = 320, kMaxLayers = 16, kArenaBytes = 64 * 1024;
+inline constexpr std::size_t kMaxOperations = 1280, kMaxLayers = 16, kArenaBytes = 256 * 1024;
 
 // The kernel's: PATH_MAX, the NUL counted; HOST_NAME_MAX, without; NGROUPS_MAX.
 inline constexpr std::size_t kMaxTargetBytes = 4096, kMaxHostnameBytes = 64, kMaxGroups = 65536;

@@ -1,6 +1,6 @@
-// Verdict: the one message that the helper acts on. A C struct of fixed size, written by the judge
-// (suid mode) or by the frontend itself (user-namespace mode), checked field by field by
-// protocol/verdict_check.h before anything is done with it.
+// Verdict: the one message that the helper acts on. A C struct, of which as much is sent as is
+// used, written by the judge (suid mode) or by the frontend itself (user-namespace mode), checked
+// field by field by protocol/verdict_check.h before anything is done with it.
 //
 // Nothing in it is a path of the host: sources are indexes of descriptors that the caller opened;
 // targets are paths inside the new root.
@@ -15,8 +15,8 @@
 
 namespace postern {
 
-inline constexpr std::uint32_t kVerdictMagic = 0x50565232;  // "PVR2"
-inline constexpr std::uint8_t kNoDescriptor = 0xff;
+inline constexpr std::uint32_t kVerdictMagic = 0x50565233;  // "PVR3"
+inline constexpr std::uint16_t kNoDescriptor = 0xffff;
 
 // What a request may ask for as new: clone(2). The user namespace is user-namespace mode's alone,
 // where it exists before the plan is executed.
@@ -67,14 +67,15 @@ enum : std::uint8_t { kReadOnly = 1, kOptional = 2, kDirectoryTarget = 4, kNeeds
 //   mode, size  kTmpfs: permission bits of its root, bytes
 struct OperationEntry {
   Operation operation;
-  std::uint8_t flags, descriptor;
+  std::uint8_t flags;
+  std::uint16_t descriptor;
   std::uint32_t target, mode;
   std::uint64_t size;
 };
 
 struct LayerEntry {
   RootKind kind;
-  std::uint8_t descriptor;
+  std::uint16_t descriptor;
 };
 
 // dm-verity(8) / veritysetup superblock version 1, SHA-256, 4096-byte data and hash blocks.
@@ -97,7 +98,7 @@ struct VerityGeometry {
 struct CryptGeometry {
   std::uint64_t data_bytes, data_offset, iv_offset;
   std::uint16_t sector_bytes;
-  std::uint8_t key_descriptor;
+  std::uint16_t key_descriptor;
 };
 
 // magic            kVerdictMagic
@@ -115,14 +116,16 @@ struct CryptGeometry {
 //   capabilities       bit n = capability n, granted to the payload
 //   hostname           NUL-padded; first byte NUL = keep
 //   layer_count        at least 1: the root, whose descriptor is 0; layers are bottom first
-//   arena              its first byte is NUL
+//   arena              its first byte is NUL, and the last of the arena_bytes that are used
+// What crosses from the judge to the helper is what lies before `operations`, and behind it as many
+// operations and as many bytes of the arena as are used.
 struct Verdict {
   std::uint32_t magic;
   Decision decision;
   std::uint16_t refusal;
   std::uint32_t refusal_item;
-  std::uint8_t overlay, writable, upper_descriptor, net_descriptor, init_descriptor,
-      record_descriptor;
+  std::uint8_t overlay, writable;
+  std::uint16_t upper_descriptor, net_descriptor, init_descriptor, record_descriptor;
   std::uint32_t namespaces;
   std::uint64_t image_offset, image_bytes;
   VerityGeometry verity;
@@ -130,6 +133,7 @@ struct Verdict {
   std::uint64_t scratch_bytes, capabilities;
   std::array<char, kMaxHostnameBytes> hostname;
   std::uint16_t layer_count, operation_count;
+  std::uint32_t arena_bytes;
   std::array<LayerEntry, 1 + kMaxLayers> layers;
   std::array<OperationEntry, kMaxOperations> operations;
   std::array<char, kArenaBytes> arena;

@@ -11,8 +11,8 @@ namespace postern {
 
 namespace {
 
-constexpr std::uint64_t kMaxExtentBytes = 1ULL
-                                          << 60;  // offset + length stay far from 2^63 (loff_t)
+// offset + length stay far from 2^63 (loff_t)
+constexpr std::uint64_t kMaxExtentBytes = 1ULL << 60;
 constexpr std::uint32_t kBlock = 4096, kSector = 512;  // dm-verity data and hash blocks; of a disk
 
 bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexcept {
@@ -24,13 +24,13 @@ bool fits(std::uint64_t offset, std::uint64_t bytes, std::uint64_t whole) noexce
 struct DescriptorUse {
   std::size_t count;
   std::size_t taken = 0;
-  std::array<bool, kNoDescriptor> used{};
+  std::array<bool, kMaxDescriptors> used{};  // INVARIANT: count is no more (check_whole)
 
-  bool take(std::uint8_t i) noexcept {
+  bool take(std::uint16_t i) noexcept {
     return i < count && !std::exchange(used[i], true) && ++taken != 0;
   }
 
-  bool take_optional(std::uint8_t i) noexcept { return i == kNoDescriptor || take(i); }
+  bool take_optional(std::uint16_t i) noexcept { return i == kNoDescriptor || take(i); }
 };
 
 static_assert(kMaxDescriptors < kNoDescriptor);
@@ -75,12 +75,13 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
 });
 // clang-format on
 
-// INVARIANT: the arena's last byte is NUL (check_whole), so a text ends inside it.
+// INVARIANT: the last byte of the arena that is used is NUL (check_whole), so a text ends inside
+// it.
 bool check_operation(const Verdict& v, const OperationEntry& e, DescriptorUse& use) noexcept {
   const auto* const rule = std::ranges::find(kOperations, e.operation, &OperationRule::operation);
   return rule != kOperations.end() && (e.flags & ~rule->flags) == 0 &&
          (e.mode & ~rule->mode) == 0 && e.size <= rule->size &&
-         (e.size == 0) == (rule->size == 0) && e.target < v.arena.size() &&
+         (e.size == 0) == (rule->size == 0) && e.target < v.arena_bytes &&
          is_target(&v.arena[e.target]) &&
          (rule->descriptor ? use.take(e.descriptor) : e.descriptor == kNoDescriptor);
 }
@@ -92,8 +93,8 @@ bool check_image(const Verdict& v, DescriptorUse& use) noexcept {
   if (v.layers[0].kind != RootKind::kImage)
     return v.image_bytes == 0 && t.data_blocks == 0 && c.data_bytes == 0;
   const std::uint64_t whole = t.data_blocks != 0 ? t.data_blocks * kBlock : v.image_bytes;
-  const std::uint64_t tree =
-      t.tree_offset - v.image_offset;  // wraps to out of range where it lies before
+  // Wraps to out of range if it lies before.
+  const std::uint64_t tree = t.tree_offset - v.image_offset;
   const bool sealed =
       fits(0, t.data_blocks, v.image_bytes / kBlock) && t.salt_bytes <= t.salt.size() &&
       tree >= t.data_blocks * kBlock && tree % kBlock == 0 && t.tree_bytes % kBlock == 0 &&
@@ -148,10 +149,10 @@ bool check_whole(const Verdict& v,
                  DescriptorUse& use) noexcept {
   return v.magic == kVerdictMagic && v.decision == Decision::kAllow &&
          descriptors <= kMaxDescriptors && v.operation_count <= kMaxOperations &&
-         v.arena.front() == '\0' && v.arena.back() == '\0' &&
-         (v.capabilities & ~may_grant(v)) == 0 && check_layers(v, use) && check_image(v, use) &&
-         check_namespaces(v, allowed, use) && use.take(v.init_descriptor) &&
-         use.take(v.record_descriptor);
+         v.arena_bytes >= 1 && v.arena_bytes <= kArenaBytes && v.arena.front() == '\0' &&
+         v.arena[v.arena_bytes - 1] == '\0' && (v.capabilities & ~may_grant(v)) == 0 &&
+         check_layers(v, use) && check_image(v, use) && check_namespaces(v, allowed, use) &&
+         use.take(v.init_descriptor) && use.take(v.record_descriptor);
 }
 
 }  // namespace

@@ -25,17 +25,19 @@ std::vector<MountRequest> deeper_last(std::vector<MountRequest> mounts) {
 
 }  // namespace
 
-Outcome<std::uint8_t> Builder::add_source(Source source) {
+Outcome<std::uint16_t> Builder::add_source(Source source) {
   if (plan_.sources.size() >= kMaxDescriptors) {
     return Problem{.what = "this start needs more than " + std::to_string(kMaxDescriptors) +
                            " mounts and files",
                    .cure = "bind a directory that holds the files, not each file"};
   }
   plan_.sources.push_back(std::move(source));
-  return static_cast<std::uint8_t>(plan_.sources.size() - 1);
+  return static_cast<std::uint16_t>(plan_.sources.size() - 1);
 }
 
-Outcome<std::uint8_t> Builder::add_server(ImageServer server, Source::Kind kind, std::string path) {
+Outcome<std::uint16_t> Builder::add_server(ImageServer server,
+                                           Source::Kind kind,
+                                           std::string path) {
   plan_.servers.push_back(std::move(server));
   return add_source({.kind = kind, .path = std::move(path), .server = plan_.servers.size() - 1});
 }

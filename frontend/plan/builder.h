@@ -48,8 +48,8 @@ class Builder {
   [[nodiscard]] std::vector<std::string>& warnings() { return warnings_; }
 
   // The result is the descriptor's index in the request.
-  Outcome<std::uint8_t> add_source(Source source);
-  Outcome<std::uint8_t> add_server(ImageServer server, Source::Kind kind, std::string path);
+  Outcome<std::uint16_t> add_source(Source source);
+  Outcome<std::uint16_t> add_server(ImageServer server, Source::Kind kind, std::string path);
 
   Outcome<> add(MountRequest mount, std::optional<Source> source, Rank rank = Rank::kDefault);
   Outcome<> add_bind(const std::string& source,

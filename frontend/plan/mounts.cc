@@ -140,7 +140,7 @@ Outcome<> add_user_bind(Builder& builder, const Bind& bind, std::vector<std::str
   }
   if (bind.from_image()) {
     POSTERN_TRY_ASSIGN(ImageServer server, open_data_image(source, bind.image_id));
-    POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
+    POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
                        builder.add_server(std::move(server), Source::Kind::kServed,
                                           bind.image_path.value_or("/")));
     return builder.add({.operation = Operation::kBind,

@@ -61,7 +61,7 @@ Outcome<> add_overlay(Builder& builder, const std::string& specification, bool& 
   }
   if (!is_directory(path)) {
     POSTERN_TRY_ASSIGN(ImageServer server, open_data_image(path, std::nullopt));
-    POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
+    POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
                        builder.add_server(std::move(server), Source::Kind::kFuse, {}));
     request.layers.push_back({.kind = RootKind::kFuse, .descriptor = descriptor});
     return Ok{};
@@ -78,7 +78,7 @@ Outcome<> add_overlay(Builder& builder, const std::string& specification, bool& 
   if (read_only) {
     const std::string upper_part = path + "/upper";
     const bool has_upper = is_directory(upper_part);
-    POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
+    POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
                        builder.add_source({.kind = Source::Kind::kPath,
                                            .path = has_upper ? upper_part : path,
                                            .no_links = has_upper}));
@@ -135,7 +135,7 @@ Outcome<> add_layers(Builder& builder, std::vector<ImageServer> overlays) {
   }
   request.scratch = action.writable_tmpfs ? Scratch::kWritable : Scratch::kMountPoints;
   for (ImageServer& server : overlays) {
-    POSTERN_TRY_ASSIGN(const std::uint8_t descriptor,
+    POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
                        builder.add_server(std::move(server), Source::Kind::kFuse, {}));
     request.layers.push_back({.kind = RootKind::kFuse, .descriptor = descriptor});
   }

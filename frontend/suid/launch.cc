@@ -28,6 +28,7 @@
 #include "frontend/suid/refusal_words.h"
 #include "frontend/suid/seal_watch.h"
 #include "frontend/system/descriptor.h"
+#include "frontend/system/descriptor_limit.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
 #include "policy/config/read_file.h"
@@ -86,11 +87,11 @@ struct Transmission {
 };
 
 // Takes descriptor `index` out of a request: those behind it move up.
-void close_gap(LaunchRequest& request, std::uint8_t index) {
-  const auto move = [index](std::uint8_t& number) {
-    number = static_cast<std::uint8_t>(number > index ? number - 1 : number);
+void close_gap(LaunchRequest& request, std::uint16_t index) {
+  const auto move = [index](std::uint16_t& number) {
+    number = static_cast<std::uint16_t>(number > index ? number - 1 : number);
   };
-  const auto move_optional = [&](std::optional<std::uint8_t>& number) {
+  const auto move_optional = [&](std::optional<std::uint16_t>& number) {
     if (number) {
       move(*number);
     }
@@ -114,7 +115,7 @@ void leave_out(plan::LaunchPlan& plan, std::size_t source) {
     return mount.descriptor && *mount.descriptor == source;
   });
   plan.sources.erase(plan.sources.begin() + static_cast<std::ptrdiff_t>(source));
-  close_gap(plan.request, static_cast<std::uint8_t>(source));
+  close_gap(plan.request, static_cast<std::uint16_t>(source));
 }
 
 Outcome<> open_paths(plan::LaunchPlan& plan) {
@@ -175,6 +176,7 @@ class Launch {
 
   // Until the helper is gone and the payload runs.
   Outcome<> start() {
+    POSTERN_TRY_ASSIGN(limit_, system::DescriptorLimit::for_sources(plan_.sources.size()));
     POSTERN_TRY(open_paths(plan_));
     if (plan_.request.root == RootKind::kDirectory) {
       plan_.request.scratch = Scratch::kNone;  // reason_against_directories
@@ -389,7 +391,7 @@ class Launch {
       }
       const UniqueFd& key = root.key;
       if (key.valid()) {
-        out.request.volume_key = static_cast<std::uint8_t>(out.descriptors.size());
+        out.request.volume_key = static_cast<std::uint16_t>(out.descriptors.size());
         out.descriptors.push_back(key.get());
       }
     }
@@ -483,12 +485,14 @@ class Launch {
                    .cure = "try again; postern doctor checks the installation"};
   }
 
-  static Outcome<pid_t> spawn(int socket) {
+  // With the limit on descriptors that the payload is to have: the helper reads its own.
+  Outcome<pid_t> spawn(int socket) const {
     const std::string path = system::libexec_program(kHelper);
     const auto pid = system::spawn({.program = path,
                                     .words = {kHelper},
                                     .passed = {{socket, kHelperSocket}},
-                                    .environment = std::vector<std::string>{}});
+                                    .environment = std::vector<std::string>{},
+                                    .limit = &limit_});
     if (!pid) {
       return system_problem("executing " + path, pid.error().err,
                             "use --userns, or have the installation mended");
@@ -507,6 +511,7 @@ class Launch {
   struct stat before_{};
   std::optional<SealWatch> watch_;
   pid_t pid_ = -1;
+  system::DescriptorLimit limit_;
   bool ecl_active_;
   bool device_mapper_failed_ = false;
   bool share_ = true;         // with a server of another start

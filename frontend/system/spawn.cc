@@ -101,8 +101,16 @@ Result<pid_t> spawn(const Command& command) {
   const std::vector<char*> environment =
       command.environment ? pointers(*command.environment) : std::vector<char*>{};
   pid_t pid = -1;
+  // ORDER: after the actions are made: posix_spawn_file_actions_adddup2(3) refuses numbers above
+  // it.
+  if (command.limit != nullptr) {
+    command.limit->set_callers();
+  }
   const int err = ::posix_spawnp(&pid, command.program.c_str(), actions.get(), nullptr, argv.data(),
                                  command.environment ? environment.data() : environ);
+  if (command.limit != nullptr) {
+    command.limit->set_raised();
+  }
   if (err != 0) {
     return failure(err);
   }

@@ -8,6 +8,7 @@
 
 #include <sys/types.h>
 
+#include "frontend/system/descriptor_limit.h"
 #include "protocol/base/result.h"
 
 namespace postern::system {
@@ -24,11 +25,13 @@ struct Passed {
 //   words        argv, the program's name first
 //   passed       numbers may be those of other descriptors of ours: sources are moved out of the
 //   way environment  whole; nothing = that of this process
+//   limit        if given, the program has the caller's, not that which was raised
 struct Command {
   std::string program;
   std::vector<std::string> words;
   std::vector<Passed> passed = {};
   std::optional<std::vector<std::string>> environment = {};
+  const DescriptorLimit* limit = nullptr;
 };
 
 // The pid of a child that executes `command`. The error is that of posix_spawn(3) or fcntl(2).

@@ -109,10 +109,15 @@ Outcome<Ok> make_verdict(const plan::LaunchPlan& plan, Verdict& verdict) {
 
 class Launch {
  public:
-  Launch(plan::LaunchPlan& plan, Verdict& verdict, Opened& opened, start::BlockedSignals& signals)
+  Launch(plan::LaunchPlan& plan,
+         Verdict& verdict,
+         Opened& opened,
+         const system::DescriptorLimit& limit,
+         start::BlockedSignals& signals)
       : plan_(plan),
         verdict_(verdict),
         opened_(opened),
+        limit_(limit),
         signals_(signals),
         ids_{::geteuid(), ::getegid()} {}
 
@@ -198,6 +203,7 @@ class Launch {
                                : servers_[0].user_namespace.get();
     setup.frontend = frontend_.get();
     setup.network = plan_.network ? &network_ : nullptr;
+    setup.limit = limit_;
     for (const start::Server& server : servers_) {
       setup.servers.push_back(&server);
     }
@@ -254,6 +260,7 @@ class Launch {
   plan::LaunchPlan& plan_;
   Verdict& verdict_;
   Opened& opened_;
+  const system::DescriptorLimit& limit_;
   start::BlockedSignals& signals_;
   start::Ids ids_;
   UniqueFd frontend_;
@@ -273,14 +280,15 @@ Outcome<int> launch(plan::LaunchPlan plan, start::Attendant* attendant) {
     plan.sources.push_back({.kind = plan::Source::Kind::kSkeleton});
     plan.request.layers.insert(plan.request.layers.begin(),
                                {.kind = RootKind::kFuse,
-                                .descriptor = static_cast<std::uint8_t>(plan.sources.size() - 1)});
+                                .descriptor = static_cast<std::uint16_t>(plan.sources.size() - 1)});
   }
   plan.request.namespaces |= CLONE_NEWUSER;
-  const auto verdict = std::make_unique<Verdict>();
+  const auto verdict = std::make_unique_for_overwrite<Verdict>();
   POSTERN_TRY(make_verdict(plan, *verdict));
+  POSTERN_TRY_ASSIGN(const auto limit, system::DescriptorLimit::for_sources(plan.sources.size()));
   POSTERN_TRY_ASSIGN(Opened opened, open_descriptors(plan));
   start::BlockedSignals signals;
-  Launch start(plan, *verdict, opened, signals);
+  Launch start(plan, *verdict, opened, limit, signals);
   POSTERN_TRY(start.start());
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals, attendant);

@@ -315,6 +315,7 @@ class Process {
     // ORDER: after the last change of ids and capabilities, which may clear it (prctl(2)).
     die_with_frontend();
     setup_.prepared = true;
+    setup_.limit.set_callers();
     // Most payloads need nothing that postern-init alone can do: one exec less. Our descriptors end
     // with the next one, whichever it is; those that were open before us stay.
     check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);

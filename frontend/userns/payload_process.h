@@ -11,6 +11,7 @@
 #include "frontend/start/image_server.h"
 #include "frontend/start/network.h"
 #include "frontend/start/wait.h"
+#include "frontend/system/descriptor_limit.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/verdict.h"
 
@@ -28,6 +29,7 @@ struct PayloadSetup {
   int user_namespace = -1;                    // to join; -1: a new one
   int frontend = -1;                          // pidfd of the parent
   const start::NetworkProcess* network = nullptr;  // null: nothing carries a network
+  system::DescriptorLimit limit;                   // the caller's, for the payload
 
   const start::BlockedSignals* signals = nullptr;  // all held
 

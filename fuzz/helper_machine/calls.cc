@@ -918,11 +918,14 @@ long receive(msghdr* message) {
   hold(K.effective == 0 && (K.permitted & ~kListening) == 0,
        "while the helper listens, no capability is effective and few are left");
   hold((K.death_signal && K.parent_seen) || K.lied, "no helper outlives its frontend");
-  for (int fd = 4; fd < static_cast<int>(K.table.size()); ++fd)
+  for (int fd = 4 + static_cast<int>(K.delivered); fd < static_cast<int>(K.table.size()); ++fd)
     hold(K.is(fd, Kind::kClosed), "inherited descriptors are closed before others come");
+  hold(!K.received, "nothing is awaited behind the last datagram");
   const unsigned shape = K.in.facts.message % 8;
   if (shape == 1) return 0;
-  const std::size_t count = 1 + K.in.descriptors;
+  const std::size_t all = 1 + K.in.descriptors;
+  const std::size_t count =
+      (K.in.facts.message & 8) != 0 && K.delivered == 0 && all > 1 ? all / 2 : all - K.delivered;
   const std::size_t bytes = CMSG_LEN(sizeof(int) * count);
   hold(message->msg_controllen >= bytes, "the control buffer takes all descriptors of a request");
   auto* const rights = static_cast<cmsghdr*>(message->msg_control);
@@ -933,13 +936,14 @@ long receive(msghdr* message) {
   rights->cmsg_type = shape == 4 ? SCM_CREDENTIALS : SCM_RIGHTS;
   if (shape == 4) rights->cmsg_len = CMSG_LEN(sizeof(ucred));
   for (std::size_t i = 0; i < count; ++i) {
-    const int fd =
-        i == 0 ? K.add(Kind::kRequest, false) : K.add(Kind::kSent, false, static_cast<int>(i) - 1);
+    const int fd = K.delivered == 0 ? K.add(Kind::kRequest, false)
+                                    : K.add(Kind::kSent, false, static_cast<int>(K.delivered) - 1);
+    ++K.delivered;
     std::memcpy(CMSG_DATA(rights) + i * sizeof fd, &fd, sizeof fd);
   }
   if (K.in.facts.extra_descriptor) K.add(Kind::kExtra, false);
-  *static_cast<char*>(message->msg_iov[0].iov_base) = 0;
-  K.received = true;
+  K.received = K.delivered == all;
+  *static_cast<char*>(message->msg_iov[0].iov_base) = K.received ? 0 : 1;
   return 1;
 }
 
@@ -948,10 +952,18 @@ long read_judge(void* to, std::size_t bytes) {
                                  [&](const auto& s) { return s.first == to; }),
                   g_statics.end());
   g_statics.emplace_back(to, bytes);
-  std::size_t given = std::min(bytes, sizeof(Verdict));
+  // As much as is used, in one piece (protocol/verdict.h).
+  const auto* const whole = reinterpret_cast<const char*>(&verdict());
+  std::string wire(whole,
+                   offsetof(Verdict, operations) +
+                       std::min<std::size_t>(verdict().operation_count, postern::kMaxOperations) *
+                           sizeof(postern::OperationEntry));
+  wire.append(verdict().arena.data(),
+              std::min<std::size_t>(verdict().arena_bytes, postern::kArenaBytes));
+  std::size_t given = std::min(bytes, wire.size());
   if (K.in.facts.judge_end % 8 == 4) given /= 2;
   given -= std::min(given, K.short_by);
-  std::memcpy(to, &verdict(), given);
+  std::memcpy(to, wire.data(), given);
   if (K.in.facts.judge_end % 8 == 5 && given >= 4) std::memset(to, 0, 4);
   return static_cast<long>(given);
 }
@@ -1808,7 +1820,7 @@ long clone_child(long flags, int* process) {
   hold(verdict().net_descriptor == postern::kNoDescriptor || K.network_joined || K.lied,
        "the child is in the network namespace of the verdict");
   std::vector<unsigned> uses(K.in.descriptors);
-  const auto use = [&](std::uint8_t i) {
+  const auto use = [&](std::uint16_t i) {
     if (i == postern::kNoDescriptor) return;
     hold(i < uses.size() && uses[i]++ == 0, "a descriptor acts in one role");
   };
@@ -1816,8 +1828,8 @@ long clone_child(long flags, int* process) {
   for (std::size_t i = 0; i < verdict().operation_count; ++i)
     use(verdict().operations[i].descriptor);
   if (verdict().crypt.data_bytes != 0) use(verdict().crypt.key_descriptor);
-  for (const std::uint8_t i : {verdict().upper_descriptor, verdict().net_descriptor,
-                               verdict().init_descriptor, verdict().record_descriptor})
+  for (const std::uint16_t i : {verdict().upper_descriptor, verdict().net_descriptor,
+                                verdict().init_descriptor, verdict().record_descriptor})
     use(i);
   K.cloned = true;
   if (K.in.facts.follow == Who::kPayload) {
@@ -1830,16 +1842,18 @@ long clone_child(long flags, int* process) {
 }
 
 // The caller's limits are 4096, of everything.
+constexpr rlim_t kCallersLimit = 500;  // of every kind: each is too low
+
 long limit(long resource, const rlimit* value, rlimit* old) {
-  if (old != nullptr) *old = {4096, 4096};
+  if (old != nullptr) *old = {kCallersLimit, kCallersLimit};
   if (value == nullptr) return 0;
   if (K.who == Who::kPayload) {
-    hold(K.release_read && value->rlim_cur == 4096 && value->rlim_max == 4096,
+    hold(K.release_read && value->rlim_cur == kCallersLimit && value->rlim_max == kCallersLimit,
          "the payload gets the caller's limits, last");
     K.restored_limits |= 1ULL << resource;
     return 0;
   }
-  hold(K.who == Who::kHelper && !K.received && value->rlim_max >= 4096,
+  hold(K.who == Who::kHelper && !K.received && value->rlim_max >= kCallersLimit,
        "limits are lifted before anything of the caller's is awaited, and none is lowered");
   K.lifted_limits |= 1ULL << resource;
   return 0;

@@ -226,6 +226,7 @@ class Kernel {
   bool in_child_namespace = false, network_joined = false;
 
   // --- what happened
+  std::size_t delivered = 0;  // descriptors, the request's own among them
   bool received = false, judged = false, cloned = false, child_furnished = false,
        furnished_root = false;
   bool executed = false;

@@ -36,7 +36,7 @@ const std::string kEclFile = POSTERN_CONFDIR "/ecl.toml";
 const std::string kKeyring = POSTERN_CONFDIR "/keyring";
 const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
 
-// 74 KiB of zeros that one process fills once.
+// Large, and mostly never touched.
 Verdict g_verdict;
 
 constexpr int kRootFd = kJudgeDescriptorBase;
@@ -45,7 +45,7 @@ constexpr int kRootFd = kJudgeDescriptorBase;
 // have some hundred KiB.
 constexpr std::size_t kMaxImageMetadata = std::size_t{16} << 20;
 
-int descriptor_of(std::uint8_t index) {
+int descriptor_of(std::uint16_t index) {
   return kJudgeDescriptorBase + index;
 }
 
@@ -177,13 +177,14 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
 }
 
 bool write_verdict() {
-  auto bytes = std::as_bytes(std::span(&g_verdict, 1));
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(kJudgeFd, bytes.data(), bytes.size());
-    if (written < 0 && errno != EINTR) {
-      return false;
+  for (std::span<const std::byte> bytes : wire_form(g_verdict)) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(kJudgeFd, bytes.data(), bytes.size());
+      if (written < 0 && errno != EINTR) {
+        return false;
+      }
+      bytes = bytes.subspan(written > 0 ? static_cast<std::size_t>(written) : 0);
     }
-    bytes = bytes.subspan(written > 0 ? static_cast<std::size_t>(written) : 0);
   }
   return true;
 }

@@ -1,6 +1,7 @@
 #include "policy/judge/verdict_from_request.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <optional>
 #include <string_view>
@@ -17,7 +18,10 @@ static_assert(std::is_trivially_copyable_v<Verdict> && std::is_standard_layout_v
 // The verdict's string arena, filled from the front; offset 0 is the empty string.
 class Arena {
  public:
-  explicit Arena(Verdict& verdict) : arena_(verdict.arena) {}
+  explicit Arena(Verdict& verdict) : arena_(verdict.arena), next_(verdict.arena_bytes) {
+    arena_[0] = '\0';
+    next_ = 1;
+  }
 
   std::optional<std::uint32_t> add(std::string_view text) {
     if (text.empty()) {
@@ -26,15 +30,16 @@ class Arena {
     if (text.size() + 1 > arena_.size() - next_) {
       return std::nullopt;
     }
-    const auto offset = static_cast<std::uint32_t>(next_);
+    const std::uint32_t offset = next_;
     std::copy(text.begin(), text.end(), arena_.begin() + offset);
-    next_ += text.size() + 1;  // the arena is zero: the NUL is there already
+    next_ += static_cast<std::uint32_t>(text.size()) + 1;
+    arena_[next_ - 1] = '\0';
     return offset;
   }
 
  private:
   std::array<char, kArenaBytes>& arena_;
-  std::size_t next_ = 1;
+  std::uint32_t& next_;
 };
 
 bool add_operation(const MountRequest& mount,
@@ -46,6 +51,7 @@ bool add_operation(const MountRequest& mount,
     return false;
   }
   const bool is_tmpfs = mount.operation == Operation::kTmpfs;
+  std::memset(&entry, 0, sizeof entry);
   entry = OperationEntry{
       .operation = mount.operation,
       .flags = mount.flags,
@@ -57,6 +63,13 @@ bool add_operation(const MountRequest& mount,
                                 : session_bytes,
   };
   return true;
+}
+
+// The head alone: of tables and arena nothing is sent but what is filled. Padding too, because the
+// struct crosses a process boundary.
+void clear(Verdict& verdict) noexcept {
+  std::memset(&verdict, 0, offsetof(Verdict, operations));
+  verdict.magic = kVerdictMagic;
 }
 
 void add_whole(const LaunchRequest& request, Verdict& verdict) {
@@ -79,9 +92,15 @@ void add_whole(const LaunchRequest& request, Verdict& verdict) {
 
 }  // namespace
 
+std::array<std::span<const std::byte>, 3> wire_form(const Verdict& verdict) noexcept {
+  const auto whole = std::as_bytes(std::span(&verdict, 1));
+  return {whole.first(offsetof(Verdict, operations)),
+          std::as_bytes(std::span(verdict.operations).first(verdict.operation_count)),
+          std::as_bytes(std::span(verdict.arena).first(verdict.arena_bytes))};
+}
+
 void refuse(Refusal refusal, Verdict& verdict) noexcept {
-  std::memset(&verdict, 0, sizeof verdict);  // padding too: the struct crosses a process boundary
-  verdict.magic = kVerdictMagic;
+  clear(verdict);
   verdict.decision = Decision::kRefuse;
   verdict.refusal = static_cast<std::uint16_t>(refusal.code);
   verdict.refusal_item = refusal.item;
@@ -94,8 +113,7 @@ Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,
     refuse(form.error(), verdict);
     return form.error();
   }
-  std::memset(&verdict, 0, sizeof verdict);
-  verdict.magic = kVerdictMagic;
+  clear(verdict);
   verdict.decision = Decision::kAllow;
   add_whole(request, verdict);
   for (const LayerRequest& layer : request.layers) {

@@ -2,7 +2,9 @@
 // calls it once policy has said yes; user-namespace mode, where policy is advisory, calls it alone.
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <span>
 
 #include "protocol/base/result.h"
 #include "protocol/launch_request.h"
@@ -19,6 +21,9 @@ namespace postern::judge {
 [[nodiscard]] Result<Ok, Refusal> verdict_from_request(const LaunchRequest& request,
                                                        std::size_t descriptors,
                                                        Verdict& verdict) noexcept;
+
+// What of a verdict is sent, in this order: as much as is used.
+std::array<std::span<const std::byte>, 3> wire_form(const Verdict& verdict) noexcept;
 
 // Makes `verdict` a well-formed "no" that carries nothing else.
 void refuse(Refusal refusal, Verdict& verdict) noexcept;

@@ -177,7 +177,7 @@ def make_rootfs(path):
     for name in "bin dev etc proc sys tmp var/tmp".split():
         (path / name).mkdir(parents=True)
     shutil.copy("/bin/busybox", path / "bin/busybox")
-    for applet in ("sh", "true", "echo", "sleep"):
+    for applet in ("sh", "true", "echo", "sleep", "cat", "ls", "wc"):
         (path / "bin" / applet).symlink_to("busybox")
     (path / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (path / "etc/group").write_text("root:x:0:\n")

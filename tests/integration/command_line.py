@@ -152,7 +152,7 @@ def mount_tests(image, squash):
            error="FATAL:   bind source /nonexistent: No such file or directory; ")
     expect("a relative destination", ["exec", "-B", "/etc:x", image, "true"], status=255, error='"/etc:x".*absolute')
     expect("10,000 binds", ["exec"] + [word for i in range(10000) for word in ("-B", f"/etc:/m{i}")] + [image, "true"],
-           status=255, error="FATAL: .*more than 250 mounts.*; bind a directory")
+           status=255, error="FATAL: .*more than 1200 mounts.*; bind a directory")
     expect("the home and the current directory are there", ["exec", image, "pwd"], f"^{re.escape(HOME)}/sub$",
            cwd=os.path.join(HOME, "sub"))
     expect("--no-home with the directory elsewhere", ["exec", "--no-home", "--no-mount", "tmp", image, "ls", HOME], status=1,

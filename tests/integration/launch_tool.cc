@@ -29,9 +29,9 @@ using postern::Operation;
 using postern::plan::LaunchPlan;
 using postern::plan::Source;
 
-std::uint8_t add_source(LaunchPlan& plan, Source source) {
+std::uint16_t add_source(LaunchPlan& plan, Source source) {
   plan.sources.push_back(std::move(source));
-  return static_cast<std::uint8_t>(plan.sources.size() - 1);
+  return static_cast<std::uint16_t>(plan.sources.size() - 1);
 }
 
 std::size_t add_server(LaunchPlan& plan, const std::string& path) {

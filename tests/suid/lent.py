@@ -237,20 +237,20 @@ GRANTABLE = (10, 11, 13, 14, 23, 35, 36)
 
 
 def verdict(**fields):
-    """struct Verdict of protocol/verdict.h, by hand: descriptors 0 image, 1 init, 2 record."""
-    v = bytearray(73504)
+    """struct Verdict of protocol/verdict.h, by hand, as long as it is used: descriptors 0 image, 1 init, 2 record."""
+    v = bytearray(336 + 24)
     values = {"overlay": 0, "writable": 0, "upper": liar.NONE, "net": liar.NONE, "namespaces": 0, "scratch": 1 << 20, "capabilities": 0,
               "kind": liar.IMAGE, "bytes": os.stat(IMAGE).st_size // 4096 * 4096, "layers": ()} | fields
-    struct.pack_into("<IBxHI", v, 0, 0x50565232, 1, 0, 0)
-    struct.pack_into("<6BxxIQQ", v, 12, values["overlay"], values["writable"], values["upper"], values["net"], 1, 2,
+    struct.pack_into("<IBxHI", v, 0, 0x50565233, 1, 0, 0)
+    struct.pack_into("<BB4HxxI4xQQ", v, 12, values["overlay"], values["writable"], values["upper"], values["net"], 1, 2,
                      values["namespaces"], 0, values["bytes"] if values["kind"] == liar.IMAGE else 0)
-    v[162] = liar.NONE
-    struct.pack_into("<QQ", v, 168, values["scratch"], values["capabilities"])
-    struct.pack_into("<HH", v, 248, 1 + len(values["layers"]), 1)
-    struct.pack_into("<BBBxIIxxxxQ", v, 288, liar.PROC, liar.IS_DIRECTORY, liar.NONE, 1, 0, 0)
-    v[7968:7975] = b"\0/proc\0"
+    struct.pack_into("<H", v, 170, liar.NONE)
+    struct.pack_into("<QQ", v, 176, values["scratch"], values["capabilities"])
+    struct.pack_into("<HHI", v, 256, 1 + len(values["layers"]), values.get("operations", 1), values.get("arena", 7))
+    struct.pack_into("<BBHIIxxxxQ", v, 336, liar.PROC, liar.IS_DIRECTORY, liar.NONE, 1, 0, 0)
+    v += b"\0/proc\0"
     for number, (kind, descriptor) in enumerate([(values["kind"], 0), *values["layers"]]):
-        struct.pack_into("<BB", v, 252 + 2 * number, kind, descriptor)
+        struct.pack_into("<BxH", v, 264 + 4 * number, kind, descriptor)
     return bytes(v)
 
 
@@ -329,6 +329,11 @@ def a_judge_that_answers_anything_gets_no_other_rule_past_the_helper():
         stopped(judge.ask(root=W.root, kind=liar.DIRECTORY, overlay=1), "a directory root under an overlay")
         stopped(judge.ask([W.root], overlay=1, upper=3), "an upper layer of the host")
         stopped(judge.ask(bytes=1 << 61), "an extent that wraps")
+        for fields in ({"operations": 2}, {"operations": 1281}, {"operations": 65535}, {"arena": 8}, {"arena": (256 << 10) + 1}, {"arena": (1 << 32) - 1}):
+            refused(judge.ask(**fields), JUDGE_FAILED, f"more than it wrote, or than there may be: {fields}")
+        stopped(judge.ask(arena=0), "no arena")
+        stopped(judge.ask(arena=6), "an arena without an end")
+        stopped(judge.ask(operations=0, arena=31), "an operation that is not counted is part of the arena")
         outcome = judge.ask(["/etc/passwd"], net=3)
         check(outcome[5] is None, f"a network namespace that is none: {outcome[:6]}")
         outcome = judge.ask(root="/dev/zero")

@@ -9,7 +9,8 @@ import socket
 import struct
 import traceback
 
-NONE = 0xFF
+NONE = 0xFFFF
+RIGHTS = 253  # of one datagram: SCM_MAX_FD (unix(7))
 IMAGE, FUSE, DIRECTORY = 1, 2, 3
 NO_SCRATCH, MOUNT_POINTS, WRITABLE, STORED = 0, 1, 2, 3
 CGROUP, UTS, IPC, PID, NET = 1 << 25, 1 << 26, 1 << 27, 1 << 29, 1 << 30  # CLONE_NEW…
@@ -51,7 +52,7 @@ class Request:
     """Fields by name; `descriptors` in order. Defaults: a directory root with nothing else."""
 
     def __init__(self, root_fd, kind=DIRECTORY, **fields):
-        self.version, self.root, self.writable, self.scratch_bytes = 2, kind, 0, 16 << 20
+        self.version, self.root, self.writable, self.scratch_bytes = 3, kind, 0, 16 << 20
         self.scratch = NO_SCRATCH if kind == DIRECTORY else MOUNT_POINTS
         self.upper = self.key = self.net = self.init = self.record = NONE
         self.namespaces = self.capabilities = 0
@@ -70,19 +71,19 @@ class Request:
     def encode(self):
         w = Words()
         w.allocate(1)
-        body = w.allocate(4 + 3)
-        w.point(0, 0, body, 3 << 16 | 4)
-        struct.pack_into("<HBBBBBBQIBB2xQ", w.data, body, self.version, self.root, self.scratch, self.writable,
-                         self.upper ^ NONE, self.key ^ NONE, self.net ^ NONE, self.scratch_bytes, self.namespaces,
-                         self.init ^ NONE, self.record ^ NONE, self.capabilities)
-        w.text(body + 32, self.hostname)
-        at = w.structs(body + 40, len(self.layers), 1, 0)
+        body = w.allocate(5 + 3)
+        w.point(0, 0, body, 3 << 16 | 5)
+        struct.pack_into("<HBBBxHQHHIQHH4x", w.data, body, self.version, self.root, self.scratch, self.writable, self.upper ^ NONE,
+                         self.scratch_bytes, self.key ^ NONE, self.net ^ NONE, self.namespaces, self.capabilities, self.init ^ NONE,
+                         self.record ^ NONE)
+        w.text(body + 40, self.hostname)
+        at = w.structs(body + 48, len(self.layers), 1, 0)
         for kind, descriptor in self.layers:
-            struct.pack_into("<BB", w.data, at, kind, descriptor ^ NONE)
+            struct.pack_into("<BxH", w.data, at, kind, descriptor ^ NONE)
             at += 8
-        at = w.structs(body + 48, len(self.mounts), 2, 1)
+        at = w.structs(body + 56, len(self.mounts), 2, 1)
         for operation, flags, descriptor, mode, size, target in self.mounts:
-            struct.pack_into("<BBBxIQ", w.data, at, operation, flags, descriptor ^ NONE, mode, size)
+            struct.pack_into("<BBHIQ", w.data, at, operation, flags, descriptor ^ NONE, mode, size)
             w.text(at + 16, target)
             at += 24
         return struct.pack("<II", 0, len(w.data) // 8) + bytes(w.data)
@@ -139,9 +140,11 @@ class Start:
             pass
 
     def ask(self, request, message=None):
-        """One byte, and with it the request and its descriptors."""
+        """The request and its descriptors: as many datagrams as they need, the last of which says so."""
         content = memfd(request.encode() if message is None else message)
-        self.send(b"\0", [content, *request.descriptors])
+        descriptors = [content, *request.descriptors]
+        for at in range(0, len(descriptors), RIGHTS):
+            self.send(b"\1" if len(descriptors) > at + RIGHTS else b"\0", descriptors[at:at + RIGHTS])
         os.close(content)
 
     def reply(self):

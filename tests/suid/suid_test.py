@@ -6,6 +6,7 @@ the mount table, the loop devices and the processes must be what they were befor
 
 Usage: suid_test.py HELPER JUDGE PROBE LIBEXEC CONFDIR [NAME-PART]
 """
+import array
 import errno
 import fcntl
 import os
@@ -34,6 +35,7 @@ NOT_SETUID, REAL_ROOT, NO_NEW_PRIVS, USER_NAMESPACE, ARGUMENTS, NO_SOCKET = 1, 2
 JUDGE_USER, JUDGE_FAILED = 9, 10
 MALFORMED, VERSION, COUNT, KIND, IMAGE_DESCRIPTOR = 50, 51, 52, 53, 54
 OVERLAY_DIRECTORY = 121
+MOST = 1200  # descriptors of a request: protocol/limits.h
 
 CASES = []
 
@@ -322,7 +324,7 @@ def messages_that_are_none_are_refused():
     good = W.as_user(lambda: request().encode().hex())
     good = bytes.fromhex(good)
     rng = random.Random(3)
-    messages = [b"\0", good[:-8], good[:8], good + bytes(8), rng.randbytes(64), rng.randbytes(65000), bytes(65536), bytes(65537), b""]
+    messages = [b"\0", good[:-8], good[:8], good + bytes(8), rng.randbytes(64), rng.randbytes(65000), bytes(1 << 19), bytes((1 << 19) + 1), b""]
     for _ in range(60):
         spoilt = bytearray(good)
         spoilt[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
@@ -350,6 +352,22 @@ def too_long_a_message_and_a_silent_peer_end_it():
         reply, status, _ = s.end()
         return [reply.op, reply.err, status]
     check(W.as_user(long) == [1, 90, 50], "EMSGSIZE at the receipt")
+
+    def endless(fds, then_gone):
+        s = Start(W.helper)
+        for _ in range(2000):
+            try:
+                s.ours.sendmsg([b"\1"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            if then_gone:
+                s.ours.shutdown(socket.SHUT_WR)
+                break
+        reply, status, _ = s.end()
+        return [reply.refusal, reply.op, reply.err, status]
+    check(W.as_user(lambda: endless([0] * 250, False)) == [0, 1, 90, 50], "datagrams without end")
+    check(W.as_user(lambda: endless([], False)) == [0, 1, 90, 50], "datagrams without descriptors")
+    check(W.as_user(lambda: endless([0], True))[0] == NO_SOCKET, "a datagram is announced and does not come")
 
     def no_file():
         r = request()
@@ -382,9 +400,10 @@ def descriptors_are_counted_used_once_and_bounded():
             r.add(path_fd("/etc/passwd"))
         return start(r)
     refused(W.as_user(lambda: flood(1)), COUNT, "one unused")
-    refused(W.as_user(lambda: flood(247)), COUNT, "250")
-    outcome = W.as_user(lambda: flood(249))
-    check(outcome[1] == 1 and outcome[2] == 90, f"252 descriptors: {outcome}")
+    for count in (liar.RIGHTS - 4, liar.RIGHTS - 3, MOST - 3):  # one datagram, one more, as many as there may be
+        refused(W.as_user(lambda count=count: flood(count)), COUNT, f"{count} unused")
+    outcome = W.as_user(lambda: flood(MOST - 2))
+    check(outcome[1] == 1 and outcome[2] == 90, f"{MOST + 1} descriptors: {outcome}")
 
     def twice():
         r = request()
@@ -403,7 +422,7 @@ def descriptors_are_counted_used_once_and_bounded():
         r = request()
         r.mount(liar.BIND, "/a", index, flags=4)
         return start(r)
-    for index in (3, 4, 250, 254):
+    for index in (3, 4, 255, MOST - 1, MOST, 65534):
         refused(W.as_user(lambda index=index: out_of_range(index)), COUNT, f"index {index}")
 
 

@@ -13,6 +13,7 @@
 #include "protocol/base/unique_fd.h"
 
 using postern::kMaxDescriptors;
+using postern::kMaxRights;
 using postern::send_request;
 using postern::UniqueFd;
 
@@ -29,26 +30,27 @@ Pair seqpacket_pair() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-// The descriptors of the next datagram, which must be one byte.
+// The descriptors of all datagrams, each of which must be one byte; the last one's is 0.
 std::vector<UniqueFd> receive(int socket) {
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * 253)> control{};
-  char byte = 'x';
-  iovec part{.iov_base = &byte, .iov_len = 1};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  REQUIRE(::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) == 1);
-  CHECK((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0);
-  const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
-  REQUIRE(rights != nullptr);
-  REQUIRE(rights->cmsg_type == SCM_RIGHTS);
   std::vector<UniqueFd> got;
-  for (std::size_t i = 0; i < (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
-    got.emplace_back(fd);
+  for (char byte = 1; byte != 0;) {
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * kMaxRights)> control{};
+    iovec part{.iov_base = &byte, .iov_len = 1};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    REQUIRE(::recvmsg(socket, &message, MSG_CMSG_CLOEXEC) == 1);
+    CHECK((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0);
+    const cmsghdr* const rights = CMSG_FIRSTHDR(&message);
+    REQUIRE(rights != nullptr);
+    REQUIRE(rights->cmsg_type == SCM_RIGHTS);
+    for (std::size_t i = 0; i < (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int); ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(rights) + i * sizeof fd, sizeof fd);
+      got.emplace_back(fd);
+    }
   }
   return got;
 }
@@ -77,7 +79,7 @@ TEST_SUITE("protocol/channel") {
   TEST_CASE("a request may have no descriptors, or as many as the limit, and not one more") {
     const Pair pair = seqpacket_pair();
     const UniqueFd null(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    for (const std::size_t count : {std::size_t{0}, kMaxDescriptors}) {
+    for (const std::size_t count : {std::size_t{0}, kMaxRights - 1, kMaxRights, kMaxDescriptors}) {
       REQUIRE(send_request(pair.a.get(), null.get(), std::vector<int>(count, null.get())));
       CHECK(receive(pair.b.get()).size() == 1 + count);
     }

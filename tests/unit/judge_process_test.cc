@@ -206,6 +206,12 @@ Answer run_judge(const Handed& handed,
   return result;
 }
 
+// Of what is sent of a verdict.
+std::size_t length_of(const Verdict& verdict) {
+  return offsetof(Verdict, operations) + verdict.operation_count * sizeof(OperationEntry) +
+         verdict.arena_bytes;
+}
+
 RefusalCode ask(const LaunchRequest& request,
                 std::size_t descriptors,
                 int root = -1,
@@ -216,7 +222,7 @@ RefusalCode ask(const LaunchRequest& request,
   const Answer answer = run_judge(input_for(*bytes, descriptors, uid), root, descriptors, others);
   CAPTURE(answer.status);
   REQUIRE(answer.status == 0);
-  REQUIRE(answer.bytes == sizeof(Verdict));
+  REQUIRE(answer.bytes == length_of(answer.verdict));
   REQUIRE(answer.verdict.magic == kVerdictMagic);
   const auto code = static_cast<RefusalCode>(answer.verdict.refusal);
   CHECK((answer.verdict.decision == Decision::kAllow) == (code == RefusalCode::kNone));
@@ -502,7 +508,8 @@ TEST_CASE("what the helper did not write gets no answer" * AS_ROOT) {
   configure(kSite);
   const auto bytes = encode(sample_request(), 4);
   REQUIRE(bytes);
-  CHECK(run_judge(input_for(*bytes, 4, 1000), -1, 4).bytes == sizeof(Verdict));
+  const Answer allowed = run_judge(input_for(*bytes, 4, 1000), -1, 4);
+  CHECK(allowed.bytes == length_of(allowed.verdict));
   const auto no_answer = [](const Answer& answer) {
     return answer.bytes == kNoVerdict && answer.status == (1 << 8);
   };

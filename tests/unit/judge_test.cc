@@ -247,7 +247,7 @@ TEST_CASE("a refusal carries nothing else") {
   CHECK(verdict.decision == Decision::kRefuse);
   CHECK(verdict.refusal == static_cast<std::uint16_t>(RefusalCode::kSuidDisabled));
   CHECK(verdict.operation_count == 0);
-  CHECK(verdict.arena.back() == '\0');
+  CHECK(verdict.arena_bytes == 0);
 }
 
 TEST_CASE("configured directories are places, not texts") {

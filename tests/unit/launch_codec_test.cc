@@ -84,7 +84,7 @@ TEST_CASE("a request is not encoded in a form that would be refused") {
   while (long_target.size() < 4000) {
     long_target += "/" + std::string(99, 't');
   }
-  while (request.mounts.size() < 20) {
+  while (request.mounts.size() < 140) {
     request.mounts.push_back({.operation = Operation::kTmpfs, .target = long_target});
   }
   const auto bytes = encode(request, 4);  // well-formed, but longer than a datagram

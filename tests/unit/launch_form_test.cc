@@ -59,8 +59,8 @@ const Case kCases[] = {
     {"17 layers", [](LaunchRequest& r) { r.layers.resize(17); }, RefusalCode::kMalformedRequest, 0},
     {"no such layer", [](LaunchRequest& r) { r.layers = {{RootKind{7}, 3}}; },
      RefusalCode::kMalformedRequest, 0},
-    {"321 mounts", [](LaunchRequest& r) { r.mounts.resize(321); }, RefusalCode::kMalformedRequest,
-     0},
+    {"one mount too many", [](LaunchRequest& r) { r.mounts.resize(kMaxOperations + 1); },
+     RefusalCode::kMalformedRequest, 0},
     {"init is the root", [](LaunchRequest& r) { r.init = 0; }, RefusalCode::kDescriptorCount, 0},
     {"record is init", [](LaunchRequest& r) { r.record = r.init; }, RefusalCode::kDescriptorCount,
      0},
@@ -194,14 +194,15 @@ std::string long_target() {
 
 TEST_CASE("texts that do not fit the arena are refused at the first that does not") {
   LaunchRequest request = sample_request();
-  while (request.mounts.size() < 20) {
+  while (request.mounts.size() < 80) {
     request.mounts.push_back({.operation = Operation::kTmpfs, .target = long_target()});
   }
   static Verdict verdict;
   const auto made = judge::verdict_from_request(request, 4, verdict);
   REQUIRE_FALSE(made);
   CHECK(made.error().code == RefusalCode::kMalformedRequest);
-  CHECK(made.error().item == 18);  // 16 targets of 4,001 bytes and NUL fit 65,536 bytes
+  CHECK(made.error().item ==
+        67);  // the sample's two, and 65 of 4,001 bytes with their NUL fit 262,144 bytes
   CHECK(verdict.decision == Decision::kRefuse);
   CHECK(verdict.operation_count == 0);
 }

@@ -116,13 +116,14 @@ class Scene {
     v_->upper_descriptor = kNoDescriptor;
     v_->net_descriptor = kNoDescriptor;
     v_->scratch_bytes = 16 << 20;
+    v_->arena_bytes = postern::kArenaBytes;
   }
 
   Verdict& verdict() { return *v_; }
 
-  std::uint8_t add(UniqueFd fd) {
+  std::uint16_t add(UniqueFd fd) {
     fds_.push_back(std::move(fd));
-    return static_cast<std::uint8_t>(fds_.size() - 1);
+    return static_cast<std::uint16_t>(fds_.size() - 1);
   }
 
   std::uint8_t add_path(const std::string& path) {
@@ -137,7 +138,7 @@ class Scene {
 
   OperationEntry& operation(Operation op,
                             const std::string& target,
-                            std::uint8_t descriptor = kNoDescriptor,
+                            std::uint16_t descriptor = kNoDescriptor,
                             std::uint8_t flags = 0) {
     OperationEntry& e = v_->operations[v_->operation_count++];
     const bool tmpfs = op == Operation::kTmpfs;

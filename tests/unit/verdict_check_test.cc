@@ -48,6 +48,7 @@ std::unique_ptr<Verdict> valid() {
   v->layers[0] = {RootKind::kImage, 0};
   v->layers[1] = {RootKind::kFuse, 5};
   std::strcpy(&v->arena[1], "/data/in");
+  v->arena_bytes = postern::kArenaBytes;
   v->operation_count = 3;
   v->operations[0] = {Operation::kBind, postern::kReadOnly, 4, 1, 0, 0};
   v->operations[1] = {Operation::kTmpfs, 0, kNoDescriptor, 1, 01777, 4096};
@@ -67,6 +68,7 @@ std::unique_ptr<Verdict> directory() {
   v->init_descriptor = 1;
   v->record_descriptor = 2;
   v->scratch_bytes = 1 << 20;
+  v->arena_bytes = postern::kArenaBytes;
   return v;
 }
 
@@ -145,6 +147,10 @@ const Case kRefused[] = {
     {"too many operations", [](Verdict& v) { v.operation_count = postern::kMaxOperations + 1; }},
     {"arena begins with text", [](Verdict& v) { v.arena[0] = 'x'; }},
     {"arena does not end", [](Verdict& v) { v.arena[postern::kArenaBytes - 1] = 'x'; }},
+    {"the used part of the arena does not end", [](Verdict& v) { v.arena_bytes = 5; }},
+    {"no arena", [](Verdict& v) { v.arena_bytes = 0; }},
+    {"an arena longer than there is", [](Verdict& v) { v.arena_bytes = postern::kArenaBytes + 1; }},
+    {"a target behind the used part of the arena", [](Verdict& v) { v.arena_bytes = 10; v.operations[2].target = 10; }, 2},
     {"operation 0", [](Verdict& v) { v.operations[0].operation = static_cast<Operation>(0); }, 0},
     {"operation out of range", [](Verdict& v) { v.operations[1].operation = static_cast<Operation>(postern::kOperationCount + 1); }, 1},
     {"operation 255", [](Verdict& v) { v.operations[1].operation = static_cast<Operation>(255); }, 1},
@@ -278,7 +284,7 @@ TEST_SUITE("protocol/verdict_check") {
           op == Operation::kBind || op == Operation::kFile || op == Operation::kDevice;
       std::strcpy(&v->arena[1], "/place");
       v->operation_count = 1;
-      v->operations[0] = {op, 0, takes ? std::uint8_t{3} : kNoDescriptor,
+      v->operations[0] = {op, 0, takes ? std::uint16_t{3} : kNoDescriptor,
                           1,  0, op == Operation::kTmpfs ? 4096U : 0U};
       CHECK(check_verdict(*v, takes ? 4 : 3, kSuid));
     }
