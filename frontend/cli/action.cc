@@ -155,10 +155,18 @@ Outcome<int> launch(plan::LaunchPlan plan,
   const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
   if (reason.empty()) {
     message::verbose("starting in setuid mode");
+    leave_out_ungranted(plan.identity, plan.request);
     if (monitor != nullptr) {
       POSTERN_TRY(monitor->prepare(plan));
     }
     return suid::launch(std::move(plan), site, config_path(), std::move(accounts), monitor);
+  }
+  // Root's containers have one too, and root does not need the site's leave.
+  if (!site.allow_user_namespace && ::geteuid() != 0) {
+    return Problem{.what = "the site's configuration allows no user namespaces "
+                           "(allow.user-namespace), and this start needs one: " +
+                           reason,
+                   .cure = "leave out what needs it, or ask the site's administrator"};
   }
   const std::string words = "starting in user-namespace mode, not setuid mode: " + reason;
   if (!no_suid && suid::is_offered(site)) {

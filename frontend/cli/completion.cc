@@ -41,10 +41,12 @@ std::string quoted(std::string_view text) {
   return out + "'";
 }
 
-// Commands of other programs, and commands below a command, are asked for their options: their
-// --help names them.
-constexpr std::string_view kAskForOptions =
-    "postern $command --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
+// Commands of other programs, and commands below commands, are asked for their options: their
+// --help names them. `command`: words for the shell.
+std::string ask_for_options(std::string_view command) {
+  return "postern " + std::string(command) +
+         " --help 2>/dev/null | grep -oE -e '--[a-z][a-z0-9-]+' | sort -u";
+}
 
 // After an option that takes a value, and for everything that is no option, the shell's own file
 // names are what most people want.
@@ -52,12 +54,13 @@ std::string bash() {
   std::string text =
       "# bash completion for postern, made by `postern completion bash`\n"
       "_postern() {\n"
-      "  local word=${COMP_WORDS[COMP_CWORD]} command= at=1 known= below=\n"
+      "  local word=${COMP_WORDS[COMP_CWORD]} command= second= at=1 known= below=\n"
       "  while [ $at -lt $COMP_CWORD ]; do\n"
-      "    case ${COMP_WORDS[at]} in\n"
-      "      -c|--config) at=$((at + 1)) ;;\n"
-      "      -*) ;;\n"
-      "      *) command=${COMP_WORDS[at]}; break ;;\n"
+      "    case $command:${COMP_WORDS[at]} in\n"
+      "      :-c|:--config) at=$((at + 1)) ;;\n"
+      "      *:-*) ;;\n"
+      "      :*) command=${COMP_WORDS[at]} ;;\n"
+      "      *) second=${COMP_WORDS[at]}; break ;;\n"
       "    esac\n"
       "    at=$((at + 1))\n"
       "  done\n"
@@ -74,12 +77,12 @@ std::string bash() {
       text += "    " + names + ") known=\"" + option_words(action_options(), command.options) +
               "\" ;;\n";
     } else if (!command.subcommands.empty()) {
-      text += "    " + names + ") below=\"" + std::string(command.subcommands) +
-              "\"\n      case $word in -*) command=\"$command ${COMP_WORDS[at + 1]}\"; known=$(" +
-              std::string(kAskForOptions) + ") ;; esac ;;\n";
+      text += "    " + names + ") [ -n \"$second\" ] || below=\"" +
+              std::string(command.subcommands) + "\"\n      known=$(" +
+              ask_for_options("$command $second") + ") ;;\n";
     }
   }
-  return text + "    *) known=$(" + std::string(kAskForOptions) +
+  return text + "    *) known=$(" + ask_for_options("$command") +
          ") ;;\n"
          "  esac\n"
          "  case $word in\n"
@@ -142,14 +145,14 @@ std::string zsh() {
               " \\\n        '1:image:_files' '*::command:_normal' ;;\n";
     } else if (!command.subcommands.empty()) {
       text += "      " + std::string(command.name) + ") if (( CURRENT == 2 )); then compadd " +
-              std::string(command.subcommands) + "; else _files; fi ;;\n";
+              std::string(command.subcommands) + "; elif [[ $PREFIX = -* ]]; then compadd -- $(" +
+              ask_for_options("$words[1] $words[2]") + "); else _files; fi ;;\n";
     }
   }
   return text +
          "      *)\n"
-         "        local command=$words[1]\n"
          "        if [[ $PREFIX = -* ]]; then compadd -- $(" +
-         std::string(kAskForOptions) +
+         ask_for_options("$words[1]") +
          "); else _files; fi ;;\n"
          "      esac ;;\n  esac\n}\n_postern \"$@\"\n";
 }
@@ -180,8 +183,15 @@ std::string fish() {
               quoted(command.summary) + "\n";
     }
     if (!command.subcommands.empty()) {
-      text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
-              quoted(command.subcommands) + "\n";
+      const std::string seen = "__fish_seen_subcommand_from ";
+      const std::string below(command.subcommands);
+      text += "complete -c postern -n '" + seen + name + "; and not " + seen + below + "' -a " +
+              quoted(below) + "\n";
+      text += "complete -c postern -n '" + seen + name + "; and " + seen + below + "' -a " +
+              quoted("(postern " + name +
+                     " (commandline -opc)[3] --help 2>/dev/null | string match -ra -- "
+                     "'--[a-z][a-z0-9-]+')") +
+              "\n";
     }
     if (command.options == 0 && command.program != nullptr && command.subcommands.empty()) {
       text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +

@@ -7,9 +7,13 @@
 
 #include <sys/stat.h>
 
+#include "frontend/message/message.h"
 #include "frontend/plan/bind.h"
 #include "policy/admit/admit.h"
+#include "policy/config/capabilities.h"
+#include "policy/config/read_file.h"
 #include "policy/config/site.h"
+#include "policy/judge/gather.h"
 #include "policy/path/place.h"
 
 namespace postern::cli {
@@ -101,6 +105,29 @@ Outcome<> check_site(const config::SiteConfig& config, const plan::OpenImage& im
   }
   return Problem{.what = image.path + words_of(admitted.error(), candidate.kind) + " (" +
                          std::string(admit::key_of(admitted.error(), candidate.kind)) + ")"};
+}
+
+void leave_out_ungranted(const plan::Identity& caller, LaunchRequest& request) {
+  if (request.capabilities == 0) {
+    return;
+  }
+  static const std::string kFile = POSTERN_CONFDIR "/capability.toml";
+  const auto text = config::read_file(kFile);
+  auto grants = text && *text ? config::parse_capability_config(**text, kFile)
+                              : Outcome<config::CapabilityConfig>(config::CapabilityConfig{});
+  if (!text || !grants) {
+    return;  // the judge reads the file too, and says what is wrong with it
+  }
+  std::vector<std::uint32_t> groups;
+  for (const auto& [id, name] : caller.groups) {
+    groups.push_back(id);
+  }
+  const std::uint64_t granted = judge::granted_capabilities(*grants, caller.uid, groups);
+  for (const std::string& name : config::capability_names(request.capabilities & ~granted)) {
+    message::warning("not authorized to add capability: " + name +
+                     " (the site grants it with `postern capability add`)");
+  }
+  request.capabilities &= granted;
 }
 
 }  // namespace postern::cli

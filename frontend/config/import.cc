@@ -37,6 +37,8 @@ constexpr std::array kDropped = std::to_array<Dropped>({
   {"image driver", "there are no image drivers"},
   {"max loop devices", "the kernel's own limit applies"},
   {"memory fs type", "the session is always a tmpfs"},
+  {"mksquashfs mem", "the memory of a build follows from the number of its processors"},
+  {"mount slave", "later mounts of the host always appear in containers"},
   {"root default capabilities", "root runs containers as every other user does"},
   {"shared loop devices", "starts of one image always share one mount"},
   {"sync writable extfs", "ext images are never mounted for users"},

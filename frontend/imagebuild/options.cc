@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
+#include "policy/config/site.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::imagebuild {
@@ -247,6 +248,22 @@ std::span<const option::Option> option_table() {
   return kOptions;
 }
 
+namespace {
+
+// What the site's configuration leaves to a build, of the processors that there are.
+Outcome<unsigned> processors_of_site() {
+  const char* named = std::getenv("POSTERN_CONFIG_FILE");  // NOLINT(concurrency-mt-unsafe)
+  POSTERN_TRY_ASSIGN(
+      const config::SiteConfig site,
+      config::load_site_config(named != nullptr ? named : POSTERN_CONFDIR "/postern.toml"));
+  const unsigned present = std::max(std::thread::hardware_concurrency(), 1U);
+  const std::uint64_t wanted = site.build_mksquashfs_processors;
+  return std::min(wanted == 0 || wanted > present ? present : static_cast<unsigned>(wanted),
+                  kMaxThreads);
+}
+
+}  // namespace
+
 Outcome<BuildOptions> parse_options(std::span<const std::string> words,
                                     const char* const* environment) {
   POSTERN_TRY_ASSIGN(const option::Arguments arguments,
@@ -259,7 +276,7 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words,
   BuildOptions out;
   out.output = arguments.positional()[0];
   out.source = arguments.positional()[1];
-  out.squash.threads = std::clamp(std::thread::hardware_concurrency(), 1U, kMaxThreads);
+  POSTERN_TRY_ASSIGN(out.squash.threads, processors_of_site());
   if (arguments.given("mksquashfs-args")) {
     POSTERN_TRY(mksquashfs_arguments(out.squash, arguments.text("mksquashfs-args")));
   }

@@ -42,7 +42,12 @@ constexpr std::array kSealOptions = std::to_array<option::Option>({
 });
 // clang-format on
 
-constexpr Usage kSignUsage{"sign", "[options] IMAGE", "Seal and sign an image", kSignOptions, 1, 1,
+constexpr Usage kSignUsage{"sign",
+                           "[options] IMAGE",
+                           "Add digital signature(s) to an image, and a seal",
+                           kSignOptions,
+                           1,
+                           1,
                            1};
 constexpr Usage kSealUsage{"seal",
                            "[options] IMAGE",
@@ -127,8 +132,9 @@ Outcome<std::size_t> index_of(std::string_view text, std::size_t count) {
   std::size_t index = 0;
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), index);
   if (error != std::errc() || stop != text.data() + text.size() || index >= count) {
-    return Problem{"'" + std::string(text) + "' is not the number of a secret key",
-                   "'postern key list --secret' shows the numbers"};
+    return Problem{
+        "index out of range: '" + std::string(text) + "' is not the number of a secret key",
+        "'postern key list --secret' shows the numbers"};
   }
   return index;
 }
@@ -219,7 +225,11 @@ Outcome<std::vector<Subject>> subjects_of(const sif::Image& image,
   POSTERN_TRY(check_numbers(image));
   std::vector<Subject> out;
   if (object) {
-    POSTERN_TRY_ASSIGN(const sif::Descriptor* descriptor, image.object(*object));
+    const auto found = image.object(*object);
+    if (!found) {
+      return Problem{"integrity: object not found: " + found.error().what, found.error().cure};
+    }
+    const sif::Descriptor* descriptor = *found;
     if (descriptor->group == 0 || (group && *group != descriptor->group)) {
       return Problem{"object " + std::to_string(*object) + " is not in " +
                      (group ? "group " + std::to_string(*group) : std::string("a group"))};
@@ -228,7 +238,8 @@ Outcome<std::vector<Subject>> subjects_of(const sif::Image& image,
   } else if (group) {
     out.push_back(whole_group(image, *group));
     if (out[0].objects.empty()) {
-      return Problem{"there is no group " + std::to_string(*group)};
+      return Problem{"integrity: group not found: there is no group " + std::to_string(*group),
+                     "`postern sif list` shows the groups"};
     }
   } else {
     for (const std::uint32_t number : image.groups()) {
@@ -289,7 +300,7 @@ Outcome<> seal_before_signing(sif::Writer& writer, std::optional<std::uint32_t> 
   return seal_partition(writer, **root);
 }
 
-Outcome<> sign(const option::Arguments& arguments) {
+Outcome<> sign_image(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
   POSTERN_TRY_ASSIGN(const auto group, number_option(arguments, "group-id", "groupid"));
   POSTERN_TRY_ASSIGN(const auto object, number_option(arguments, "sif-id", "id"));
@@ -324,9 +335,23 @@ Outcome<> sign(const option::Arguments& arguments) {
     POSTERN_TRY(writer.add(signature::signature_object(number, made.fingerprint), made.text));
   }
   POSTERN_TRY(writer.finish());
-  std::fputs(("Signature created and applied to image '" + printable(path) + "'\n").c_str(),
-             stdout);
+  message::info("Signature created and applied to image '" + path + "'");
   return Ok{};
+}
+
+// With Apptainer's lines, which scripts look for.
+Outcome<> sign(const option::Arguments& arguments) {
+  message::info("Signing image with " +
+                (arguments.given("key")
+                     ? "key material from '" + std::string(arguments.text("key")) + "'"
+                     : std::string("PGP key material")));
+  auto done = sign_image(arguments);
+  if (done) {
+    return done;
+  }
+  Problem problem = std::move(done).error();
+  problem.what.insert(0, "Failed to sign container: ");
+  return problem;
 }
 
 Outcome<> seal(const option::Arguments& arguments) {

@@ -49,7 +49,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
 // clang-format on
 
 constexpr Usage kUsage{
-    "verify", "[options] IMAGE", "Verify the signatures of an image", kOptions, 1, 1, 1};
+    "verify", "[options] IMAGE", "Verify digital signature(s) within an image", kOptions, 1, 1, 1};
 
 struct Target {
   UniqueFd fd;
@@ -74,19 +74,17 @@ Outcome<Target> open_target(const std::string& path) {
 
 // ---- what is printed
 
-std::string_view tag_of(const SignatureReport& signature) {
-  if (signature.form == signature::Form::kDsse) {
-    return "[PEM]     ";
-  }
-  switch (signature.origin) {
-    case signature::KeyOrigin::kGlobal:
-      return "[GLOBAL]  ";
-    case signature::KeyOrigin::kLocal:
-      return "[LOCAL]   ";
-    case signature::KeyOrigin::kRemote:
-      return "[REMOTE]  ";
-  }
-  return "";
+// As wide as Apptainer's, which scripts cut by columns.
+std::string tag_of(const SignatureReport& signature) {
+  static constexpr std::array kOrigins = {"[GLOBAL]", "[LOCAL]", "[REMOTE]"};
+  static_assert(static_cast<int>(signature::KeyOrigin::kGlobal) == 0 &&
+                static_cast<int>(signature::KeyOrigin::kLocal) == 1 &&
+                static_cast<int>(signature::KeyOrigin::kRemote) == 2);
+  std::string tag = signature.form == signature::Form::kDsse
+                        ? "[PEM]"
+                        : kOrigins[static_cast<std::size_t>(signature.origin)];
+  tag.resize(19, ' ');
+  return tag;
 }
 
 std::string upper(std::string text) {
@@ -115,6 +113,16 @@ std::string row_of(const sif::Descriptor& object) {
          std::string(sif::name_of(object.type)) + "\n";
 }
 
+// What failed, beginning with the words that Apptainer has for it.
+std::string reason_of(const VerifyReport& report) {
+  const std::string_view words = report.failure == Failure::kGroupNotFound    ? "group not found"
+                                 : report.failure == Failure::kObjectNotFound ? "object not found"
+                                 : report.failure == Failure::kNoSignature ? "signature not found"
+                                                                           : "";
+  return words.empty() ? report.problem.what
+                       : "integrity: " + std::string(words) + ": " + report.problem.what;
+}
+
 // Behind a failure nothing was compared: only what is before it is listed as verified.
 void print_text(const sif::Image& image, const VerifyReport& report) {
   std::string out;
@@ -124,8 +132,8 @@ void print_text(const sif::Image& image, const VerifyReport& report) {
       continue;
     }
     const bool pgp = signature.form == signature::Form::kOpenPgp;
-    out += std::string(tag_of(signature)) + "Signing entity: " + printable(signature.name) + "\n";
-    out += std::string(tag_of(signature)) +
+    out += tag_of(signature) + "Signing entity: " + printable(signature.name) + "\n";
+    out += tag_of(signature) +
            "Fingerprint: " + (pgp ? upper(signature.fingerprint) : signature.fingerprint) + "\n";
     out +=
         "Objects verified:\nID  |GROUP   |LINK    "
@@ -138,6 +146,9 @@ void print_text(const sif::Image& image, const VerifyReport& report) {
         out += row_of(*object);
       }
     }
+  }
+  if (report.failure != Failure::kNone) {
+    out += "\nError encountered during signature verification: " + reason_of(report) + "\n";
   }
   std::fputs(out.c_str(), stdout);
 }
@@ -284,8 +295,19 @@ MaterialOptions material_of(const option::Arguments& arguments) {
   return out;
 }
 
+void announce(const MaterialOptions& material) {
+  std::string with = "PGP key material";
+  if (!material.certificate.empty()) {
+    with = "key material from certificate '" + std::string(material.certificate) + "'";
+  } else if (!material.key.empty()) {
+    with = "key material from '" + std::string(material.key) + "'";
+  }
+  message::info("Verifying image with " + with);
+}
+
 Outcome<> verify(const option::Arguments& arguments) {
   const std::string& path = arguments.positional()[0];
+  announce(material_of(arguments));
   POSTERN_TRY_ASSIGN(signature::VerifyOptions options, options_of(arguments));
   POSTERN_TRY_ASSIGN(const Target target, open_target(path));
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Material> material,
@@ -308,11 +330,11 @@ Outcome<> verify(const option::Arguments& arguments) {
     print_text(*target.image, report);
   }
   if (report.failure != Failure::kNone) {
-    return Problem{"failed to verify container: " + path + ": " + report.problem.what,
+    return Problem{"Failed to verify container: " + path + ": " + reason_of(report),
                    report.problem.cure};
   }
   if (!seal_result) {
-    return Problem{"failed to verify container: " + path + ": " + seal_result.error().what};
+    return Problem{"Failed to verify container: " + path + ": " + seal_result.error().what};
   }
   if (seal) {
     message::info("The seal of the root file system fits: reads are checked while the image runs");

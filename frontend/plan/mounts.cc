@@ -83,7 +83,7 @@ Outcome<Home> choose_home(Builder& builder) {
     }
     if (!builder.site().user_binds) {
       return Problem{
-          .what = "--home: the site's configuration allows no binds of users (allow.user_binds)"};
+          .what = "--home: the site's configuration allows no binds of users (allow.user-binds)"};
     }
     if (!exists(home.source)) {
       return system_problem("--home " + home.source, errno, "name a directory that exists");
@@ -247,7 +247,7 @@ Outcome<> add_tmp(Builder& builder) {
 Outcome<> add_scratch(Builder& builder) {
   const Action& action = builder.action();
   if (!action.scratch.empty() && !builder.site().user_binds) {
-    builder.warn("--scratch is not allowed by the site's configuration (allow.user_binds)");
+    builder.warn("--scratch is not allowed by the site's configuration (allow.user-binds)");
     return Ok{};
   }
   for (const std::string& path : action.scratch) {
@@ -291,7 +291,7 @@ Outcome<std::vector<std::string>> add_user_binds(Builder& builder) {
   }
   if (!binds.empty() && !builder.site().user_binds) {
     builder.warn(
-        "--bind and --mount are not allowed by the site's configuration (allow.user_binds): "
+        "--bind and --mount are not allowed by the site's configuration (allow.user-binds): "
         "ignored");
     return std::vector<std::string>{};
   }

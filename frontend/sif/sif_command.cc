@@ -133,8 +133,7 @@ struct AddOptions {
   int signhash = 0;
   std::string signentity;
   std::string sbomformat;
-  // Apptainer's default is 0, no group; but verifying a whole image fails on objects without one.
-  std::uint32_t groupid = 1;
+  std::uint32_t groupid = 0;  // no group, as in Apptainer; a partition without one is not signed
   std::uint32_t link = 0;
   std::int64_t alignment = 0;
   bool alignment_given = false;
@@ -227,7 +226,7 @@ constexpr auto kOptions = std::to_array<option::Option>({
      "1 definition, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, 7 generic, "
      "8 cryptographic message, 9 SBOM, 10 OCI root index, 11 OCI blob (required)"},
     {"filename", 0, "", option::Kind::kText, kAdd, "NAME", "name of the object [name of the file]"},
-    {"groupid", 0, "", option::Kind::kText, kAdd, "N", "group of the object, 0 = none [1]"},
+    {"groupid", 0, "", option::Kind::kText, kAdd, "N", "group of the object, 0 = none [0]; signatures cover groups"},
     {"help", 'h', "", option::Kind::kFlag, kAdd | kOther, "", "show this text"},
     {"link", 0, "", option::Kind::kText, kAdd, "N", "object that this one belongs to, 0 = none [0]"},
     {"partarch", 0, "", option::Kind::kText, kAdd, "N",

@@ -56,13 +56,13 @@ std::string mount_cure(const plan::LaunchPlan& plan,
              " in the image directory";
     }
     if (err == ENOSPC) {
-      return "the session's tmpfs is full: raise `session.max-size`";
+      return "the session's tmpfs is full: raise `session.max-size-mib`";
     }
     return "the mount point does not exist and cannot be made: use --writable-tmpfs, or add " +
            mount.target + " to the image";
   }
   if (mount.operation == Operation::kFile && err == ENOSPC) {
-    return "the session's tmpfs is full: raise `session.max-size`";
+    return "the session's tmpfs is full: raise `session.max-size-mib`";
   }
   if (err == ENOTDIR || (err == EINVAL && failure.error.op == Op::kMount && mount.descriptor)) {
     return "a directory can be bound only on a directory, a file only on a file";

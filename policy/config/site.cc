@@ -62,7 +62,6 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
   {"mount", "home", &S::mount_home, "mount home", "the home directory"},
   {"mount", "tmp", &S::mount_tmp, "mount tmp", "/tmp and /var/tmp"},
   {"mount", "hostfs", &S::mount_hostfs, "mount hostfs", "every file system that the host has mounted"},
-  {"mount", "slave", &S::mount_slave, "mount slave", "later mounts of the host appear in the container"},
   {"mount", "binds", &S::mount_binds, "bind path", "SOURCE or SOURCE:TARGET, bound in every container"},
 
   {"session", "max-size-mib", &S::session_max_size_mib, "sessiondir max size",
@@ -77,8 +76,6 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
 
   {"build", "mksquashfs-processors", &S::build_mksquashfs_processors, "mksquashfs procs",
    "processors that a build uses; 0 = all"},
-  {"build", "mksquashfs-memory", &S::build_mksquashfs_memory, "mksquashfs mem",
-   "memory that a build uses, as \"1G\"; empty = no limit of ours"},
 
   {"cgroups", "systemd", &S::cgroups_systemd, "systemd cgroups", "ask systemd for resource limits"},
 
@@ -90,18 +87,25 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
 // clang-format on
 
 // Keys of earlier releases, and why they are gone: a file that sets one says something that is not
-// done, so it is refused. An empty list, which the installed file had, says nothing.
+// done, so it is refused. The value that the installed file had says what is done anyway.
 struct Gone {
   std::string_view table;
   std::string_view name;
+  std::string_view had;
   std::string_view why;
   std::string_view cure;
 };
 
 constexpr std::array kGone = std::to_array<Gone>({
-    {"forbid", "bind-targets",
+    {"build", "mksquashfs-memory", "\"\"",
+     "the memory of a build follows from the number of its processors",
+     "remove the key; build.mksquashfs-processors bounds both"},
+    {"forbid", "bind-targets", "[]",
      "it compared the text of a target, and the mount follows the links of the image",
      "remove the key; allow.user-binds = false forbids all binds of users"},
+    {"mount", "slave", "true",
+     "later mounts of the host always appear in containers, and those of a container never outside",
+     "remove the key"},
 });
 
 struct Range {
@@ -310,8 +314,17 @@ Outcome<> set_entry(SiteConfig& site,
                     TomlEntry& entry) {
   for (const Gone& row : kGone) {
     if (row.table == table.name && row.name == entry.key) {
-      const auto* list = std::get_if<List>(&entry.value);
-      if (list != nullptr && list->empty()) {
+      const std::string given =
+          std::visit(
+          [](const auto& value) {
+            if constexpr (std::is_same_v<decltype(value), const std::int64_t&>) {
+              return std::to_string(value);
+            } else {
+              return text_of(value);
+            }
+          },
+          entry.value);
+      if (given == row.had) {
         return Ok{};
       }
       return problem_at(document.file, entry.place,

@@ -24,7 +24,7 @@ enum class DevMount : std::uint8_t { kNo, kMinimal, kYes };
 using List = std::vector<std::string>;
 
 // The number of rows in kKeys.
-inline constexpr std::size_t kKeyCount = 45;
+inline constexpr std::size_t kKeyCount = 43;
 
 // One member for each key, named table_key. The initial values are the defaults: those of a missing
 // file in user-namespace mode, and of every key that a file leaves out.
@@ -65,7 +65,6 @@ struct SiteConfig {
   bool mount_home = true;
   bool mount_tmp = true;
   bool mount_hostfs = false;
-  bool mount_slave = true;
   List mount_binds = {"/etc/localtime", "/etc/hosts"};  // SOURCE or SOURCE:TARGET
 
   std::uint64_t session_max_size_mib = 64;
@@ -78,7 +77,6 @@ struct SiteConfig {
   bool rocm_always = false;
 
   std::uint64_t build_mksquashfs_processors = 0;  // 0 = all
-  std::string build_mksquashfs_memory;  // as mksquashfs -mem takes it; empty = its default
 
   bool cgroups_systemd = true;
 

@@ -301,7 +301,7 @@ def nothing_stays_behind(w):
 def images_signed_by_another_implementation_verify(w):
     w.run("key", "import", IMAGES / "keys/pgp-public.asc")
     out = w.run("verify", "-l", IMAGES / "one-group-signed-pgp.sif").stdout
-    assert "[LOCAL]   Fingerprint: F34371D0ACD5D09EB9BD853A80600A5FA11BBD29" in out, out
+    assert "[LOCAL]            Fingerprint: F34371D0ACD5D09EB9BD853A80600A5FA11BBD29" in out, out
     assert "1   |1       |NONE    |FS\n2   |1       |NONE    |FS\n" in out, out
     legacy = {"one-group-signed-legacy.sif": [[]], "one-group-signed-legacy-all.sif": [["--all"]],
               "one-group-signed-legacy-group.sif": [["-g", "1"]]}
@@ -315,6 +315,47 @@ def images_signed_by_another_implementation_verify(w):
     w.run("verify", "-l", IMAGES / "one-group-signed-dsse.sif", ok=255)
     # Several kinds of key material in one run.
     w.run("verify", "-l", "--key", IMAGES / "keys/rsa-public.pem", IMAGES / "one-group-signed-pgp.sif")
+
+
+@test
+def lines_and_streams_are_those_of_apptainer(w):
+    # Its own end-to-end tests of sign and verify look for these: (words, exit status, on stdout, on stderr).
+    key = IMAGES / "keys/ed25519-public.pem"
+    pgp, entity = "Verifying image with PGP key material", "Signing entity: SingularityCE Tests <singularityce@example.com>"
+    fingerprint, done = "Fingerprint: F34371D0ACD5D09EB9BD853A80600A5FA11BBD29", "INFO:    Verified signature(s) from image"
+    w.run("key", "import", IMAGES / "keys/pgp-public.asc")
+    rows = [(["--help"], 0, ["Verify digital signature(s) within an image"], []),
+            (["-l", IMAGES / "one-group-signed-pgp.sif"], 0, [entity, fingerprint], [pgp, done]),
+            (["-l", "--json", IMAGES / "one-group-signed-pgp.sif"], 0, ['"Signatures": 1'], [pgp]),
+            (["-l", "-g", "5", IMAGES / "one-group-signed-pgp.sif"], 255, [], [pgp, "Failed to verify container", "integrity: group not found"]),
+            (["-l", IMAGES / "one-group.sif"], 255, ["Error encountered during signature verification"], [pgp, "integrity: signature not found"]),
+            (["--key", key, IMAGES / "one-group-signed-dsse.sif"], 0, [], [f"Verifying image with key material from '{key}'", done])]
+    for legacy, option in ((["-i", "2"], "legacy"), (["-g", "1"], "legacy-group"), (["--all"], "legacy-all")):
+        rows.append((["-l", "--legacy-insecure", *legacy, IMAGES / f"one-group-signed-{option}.sif"], 0, [entity, fingerprint], [pgp, done]))
+    for legacy, option, words in ((["-i", "9"], "legacy", "object"), (["-g", "5"], "legacy-group", "group")):
+        rows.append((["-l", "--legacy-insecure", *legacy, IMAGES / f"one-group-signed-{option}.sif"], 255, [], [pgp, f"integrity: {words} not found"]))
+    rows = [("verify", *row, None) for row in rows]
+    rows.append(("verify", [IMAGES / "one-group-signed-dsse.sif"], 0, [], [f"Verifying image with key material from '{key}'", done],
+                 {"APPTAINER_VERIFY_KEY": str(key)}))
+    w.new_key("signer")
+    key = w.top / "signer.pem"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    pgp, done = "Signing image with PGP key material", "INFO:    Signature created and applied to image '"
+    from_key = f"Signing image with key material from '{key}'"
+    for words, code, err in (([], 0, [pgp, done]), (["--sif-id", "1"], 0, [pgp, done]), (["--group-id", "1"], 0, [pgp, done]), (["--all"], 0, [pgp, done]),
+                             (["--keyidx", "0"], 0, [pgp, done]), (["--key", key], 0, [from_key, done]),
+                             (["--sif-id", "9"], 255, [pgp, "Failed to sign container: integrity: object not found"]),
+                             (["--group-id", "5"], 255, [pgp, "Failed to sign container: integrity: group not found"]),
+                             (["--keyidx", "1"], 255, [pgp, "Failed to sign container: index out of range"])):
+        rows.append(("sign", [*words, None], code, [], err, None))
+    rows.append(("sign", [None], 0, [], [from_key, done], {"APPTAINER_SIGN_KEY": str(key)}))
+    rows.append(("sign", ["--help"], 0, ["Add digital signature(s) to an image"], [], None))
+    for command, words, code, out, err, env in rows:
+        copy = w.top / "signed-here.sif"
+        shutil.copy(IMAGES / "one-group.sif", copy)
+        copy.chmod(0o644)
+        result = w.run(command, *(copy if word is None else word for word in words), ok=code, env=env)
+        assert all(text in result.stdout for text in out) and all(text in result.stderr for text in err), (command, words, result.stdout, result.stderr)
 
 
 @test

@@ -130,10 +130,10 @@ TEST_SUITE("frontend/sif") {
     CHECK(sif({"new", image}).status == 0);
     CHECK(sif({"add", "--datatype", "1", image, data}).status == 0);
     CHECK(sif({"add", image, data, "--datatype", "4", "--partfs", "1", "--parttype", "2",
-               "--partarch", "2", "--filename", "root"})
+               "--partarch", "2", "--filename", "root", "--groupid", "1"})
               .status == 0);
-    CHECK(sif({"add", "--datatype=4", "--partfs=1", "--parttype=1", "--partarch=4", "--groupid=0",
-               "--link=1", "--alignment=512", image, data})
+    CHECK(sif({"add", "--datatype=4", "--partfs=1", "--parttype=1", "--partarch=4", "--link=1",
+               "--alignment=512", image, data})
               .status == 0);
     CHECK(sif({"add", "--datatype=5", "--signhash=1", "--signentity",
                "433FE984155206BD962725E20E8713472A879943", image, data})
@@ -142,12 +142,12 @@ TEST_SUITE("frontend/sif") {
     CHECK(sif({"add", "--datatype=11", image, data}).status == 0);
     CHECK(sif({"add", "--datatype=8", image, data}).status == 0);
     const std::string list = sif({"list", image}).out;
-    CHECK(contains(list, "1    |1       |NONE    |32176-32179               |Def.FILE\n"));
+    CHECK(contains(list, "1    |NONE    |NONE    |32176-32179               |Def.FILE\n"));
     CHECK(contains(
         list, "2    |1       |NONE    |32768-32771               |FS (Squashfs/*System/amd64)\n"));
     CHECK(contains(
         list, "3    |NONE    |1       |33280-33283               |FS (Squashfs/System/arm64)\n"));
-    CHECK(contains(list, "5    |1       |NONE    |33286-33289               |SBOM (spdx-json)\n"));
+    CHECK(contains(list, "5    |NONE    |NONE    |33286-33289               |SBOM (spdx-json)\n"));
     CHECK(contains(sif({"info", "1", image}).out, "Name:         root.squashfs\n"));
     CHECK(contains(sif({"info", "2", image}).out, "Name:             root\n"));
     CHECK(contains(sif({"info", "4", image}).out, "433FE984155206BD962725E20E8713472A879943"));
