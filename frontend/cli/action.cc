@@ -57,6 +57,7 @@ std::optional<suid::ImageAccounts> begin_accounts(const plan::PlanInput& input,
                                                   const plan::Action& action,
                                                   const config::SiteConfig& site) {
   const bool wanted = (input.site.passwd || input.site.group) && input.image.root &&
+                      input.image.root->served == plan::Served::kSquashfs &&
                       !action.user_namespace && !action.fakeroot &&
                       suid::reason_against(site).empty();
   if (!wanted) {
@@ -163,9 +164,10 @@ Outcome<int> launch(plan::LaunchPlan plan,
   }
   // Root's containers have one too, and root does not need the site's leave.
   if (!site.allow_user_namespace && ::geteuid() != 0) {
-    return Problem{.what = "the site's configuration allows no user namespaces "
-                           "(allow.user-namespace), and this start needs one: " +
-                           reason,
+    return Problem{.what =
+                       "the site's configuration allows no user namespaces "
+                       "(allow.user-namespace), and this start needs one: " +
+                       reason,
                    .cure = "leave out what needs it, or ask the site's administrator"};
   }
   const std::string words = "starting in user-namespace mode, not setuid mode: " + reason;

@@ -80,7 +80,53 @@ Outcome<ImageServer> server_of(const std::string& path, int file, const sif::Ext
       .path = path, .image = std::move(own), .offset = extent.offset, .bytes = extent.bytes};
 }
 
+// As Apptainer locks such an image: a byte range shared by readers, and one writer alone. The lock
+// belongs to the open file, and so to whoever serves it (fcntl(2)).
+Outcome<> lock_ext(const ImageServer& server) {
+  struct flock lock = {};
+  lock.l_type = server.writable ? F_WRLCK : F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = static_cast<off_t>(server.offset);
+  lock.l_len = static_cast<off_t>(server.bytes);
+  if (::fcntl(server.image.get(), F_OFD_SETLK, &lock) == 0 || errno == ENOLCK ||
+      errno == EOPNOTSUPP) {
+    return Ok{};
+  }
+  return Problem{
+      .what =
+          server.path + (server.writable ? ": cannot be opened for writing, another process uses it"
+                                         : ": another process writes to it"),
+      .cure = "wait until that has ended, or, if both only read, add :ro to both"};
+}
+
+// A descriptor of its own, since the lock is one of the open file.
+Outcome<ImageServer> ext_server(const std::string& path, const sif::Extent& extent) {
+  ImageServer server = {
+      .served = Served::kExt, .path = path, .offset = extent.offset, .bytes = extent.bytes};
+  POSTERN_TRY_ASSIGN(server.image, open_file(path, "image"));
+  return server;
+}
+
 }  // namespace
+
+Outcome<bool> open_for_writing(ImageServer& server) {
+  UniqueFd file(::open(server.path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!file.valid()) {
+    return false;
+  }
+  server.image = std::move(file);
+  server.writable = true;
+  return true;
+}
+
+Outcome<> lock_images(LaunchPlan& plan) {
+  for (const ImageServer& server : plan.servers) {
+    if (server.served == Served::kExt) {
+      POSTERN_TRY(lock_ext(server));
+    }
+  }
+  return Ok{};
+}
 
 Outcome<OpenImage> open_image(const std::string& given, const std::string& directory) {
   OpenImage image;
@@ -103,6 +149,15 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   }
   POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(image.path, "image"));
   Snapshot bytes(file.get());
+  if (const auto ext = image::find_ext_root(bytes)) {
+    image.sif = ext->architecture.has_value();
+    if (auto fits = image.sif ? image::check_architecture(*ext->architecture) : Outcome<>(Ok{});
+        !fits) {
+      return named(image.path, std::move(fits).error());
+    }
+    POSTERN_TRY_ASSIGN(image.root, ext_server(image.path, ext->extent));
+    return image;
+  }
   auto info = image::identify(bytes);
   if (!info) {
     return named(image.path, std::move(info).error());
@@ -126,6 +181,9 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
     if (overlay.fs == sif::FileSystem::kSquashfs) {
       POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file.get(), overlay.extent));
       POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, bytes, overlay.object));
+      image.overlays.push_back(std::move(layer));
+    } else {
+      POSTERN_TRY_ASSIGN(ImageServer layer, ext_server(image.path, overlay.extent));
       image.overlays.push_back(std::move(layer));
     }
   }
@@ -166,6 +224,9 @@ Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std:
     }
     extent = *where;
     POSTERN_TRY_ASSIGN(verity, seal::find_seal(*sif, bytes, *chosen));
+  }
+  if (image::is_ext_file_system(bytes, extent)) {
+    return ext_server(path, extent);
   }
   auto info = image::identify_squashfs(bytes, extent);
   if (!info) {

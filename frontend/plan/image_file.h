@@ -24,8 +24,15 @@ struct OpenImage {
 // architecture, a URI (images are not fetched at start).
 Outcome<OpenImage> open_image(const std::string& given, const std::string& directory);
 
-// A file system to bind or to lay over the root: a squashfs file, or a SIF's data partition (the
-// one numbered `object`, or the only one).
+// A file system to bind or to lay over the root: a squashfs or ext3 file, or a SIF's data partition
+// (the one numbered `object`, or the only one). Read-only.
 Outcome<ImageServer> open_data_image(const std::string& path, std::optional<std::uint32_t> object);
+
+// The same file system, an ext3 one, to write to: the file is opened again for that. False: the
+// caller may not write it. Problem: another container uses it.
+Outcome<bool> open_for_writing(ImageServer& server);
+
+// Locks the ext3 images of the plan, as long as they are open: several may read one, or one write.
+Outcome<> lock_images(LaunchPlan& plan);
 
 }  // namespace postern::plan

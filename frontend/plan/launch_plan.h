@@ -47,6 +47,7 @@ struct Source {
   std::string content;     // kContent
   std::size_t server = 0;  // kFuse: index into LaunchPlan::servers
   bool no_links = false;   // kPath: a directory, and no link to one
+  bool or_root = false;    // kServed: the root of the file system, where it has no `path`
 };
 
 // How the path of a kPath source is opened (open(2)).
@@ -54,11 +55,28 @@ inline int open_flags(const Source& source) noexcept {
   return O_PATH | O_CLOEXEC | (source.no_links ? O_DIRECTORY | O_NOFOLLOW : 0);
 }
 
-// One extent of an image, to be served by postern-squashfs.
+// Who serves a file system.
+enum class Served : std::uint8_t {
+  kSquashfs,  // postern-squashfs
+  kExt,       // fuse2fs(1)
+  kUnion,     // fuse-overlayfs(1)
+};
+
+// A layer of a union: what a server of the plan serves, or a directory of the host.
+struct UnionLayer {
+  std::optional<std::size_t> server;
+  std::string path;
+  bool may_be_overlay = false;  // then its files are in "upper", where it has that
+};
+
+// One extent of an image, to be served by postern-squashfs, or what `served` says.
 struct ImageServer {
-  std::string path;          // for messages and for finding a running server
-  UniqueFd image;            // O_RDONLY
-  std::uint64_t offset = 0;  // bytes
+  Served served = Served::kSquashfs;
+  bool writable = false;           // kExt
+  std::vector<UnionLayer> layers;  // kUnion: the lowest first; the last is the writable one
+  std::string path;                // for messages and for finding a running server
+  UniqueFd image;                  // O_RDONLY
+  std::uint64_t offset = 0;        // bytes
   std::uint64_t bytes = 0;
   std::optional<VerityGeometry> verity;
   std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`

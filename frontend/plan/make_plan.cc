@@ -74,6 +74,7 @@ Outcome<LaunchPlan> make_plan(PlanInput input, std::vector<std::string>& warning
   POSTERN_TRY(add_namespaces(builder));
   add_capabilities(builder);
   POSTERN_TRY_ASSIGN(const Inside inside, add_mounts(builder));
+  POSTERN_TRY(lock_images(plan));
   add_skeleton(builder);
   POSTERN_TRY(add_record(builder, std::move(input.environment), inside));
   return std::move(plan);

@@ -25,6 +25,8 @@ struct Server {
   UniqueFd log;      // ours: memfd that is the server's standard error
   Meeting meeting;   // its name
 
+  bool foreign = false;  // foreign_server.h
+
   UniqueFd user_namespace;   // of the mount
   UniqueFd mount_namespace;  // to clone it in (clone_mount_of)
   UniqueFd device;           // in place of these in setuid mode: /dev/fuse, for the helper

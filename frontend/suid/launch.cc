@@ -603,6 +603,12 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
   const bool served =
       std::any_of(plan.sources.begin(), plan.sources.end(),
                   [](const plan::Source& source) { return source.kind == Kind::kServed; });
+  const bool is_foreign = std::any_of(
+      plan.servers.begin(), plan.servers.end(),
+      [](const plan::ImageServer& server) { return server.served != plan::Served::kSquashfs; });
+  if (is_foreign) {
+    return "an ext3 file system is served in user space, which needs a user namespace";
+  }
   if (served) {
     return "a bind from inside an image needs a user namespace";
   }

@@ -20,6 +20,7 @@
 #include "frontend/message/message.h"
 #include "frontend/plan/unlock.h"
 #include "frontend/start/failure.h"
+#include "frontend/start/foreign_server.h"
 #include "frontend/start/image_server.h"
 #include "frontend/start/network.h"
 #include "frontend/start/wait.h"
@@ -170,8 +171,13 @@ class Launch {
   void end_network() { network_.end(); }
 
   void leave_servers() {
-    for (std::size_t i = 0; i < servers_.size(); ++i) {
-      start::leave_server(servers_[i], plan_.servers[i].path);
+    // A union before what it lies over.
+    for (std::size_t i = servers_.size(); i-- > 0;) {
+      if (servers_[i].foreign) {
+        start::end_foreign_server(servers_[i]);
+      } else {
+        start::leave_server(servers_[i], plan_.servers[i].path);
+      }
     }
   }
 
@@ -216,8 +222,12 @@ class Launch {
     signals_.let_end();
     const bool joined = !servers_.empty() && servers_[0].joined();
     std::string last_words;
-    for (start::Server& server : servers_) {
-      last_words += start::end_server(server);
+    for (auto server = servers_.rbegin(); server != servers_.rend(); ++server) {
+      if (server->foreign) {
+        message::debug("its server said: " + start::end_foreign_server(*server));
+      } else {
+        last_words += start::end_server(*server);
+      }
     }
     if (joined && start::is_lost_server(setup.failure)) {
       return false;
@@ -247,11 +257,14 @@ class Launch {
       const int user_namespace = user_namespace_.valid() ? user_namespace_.get()
                                  : i > 0                 ? servers_[0].user_namespace.get()
                                                          : -1;
+      const start::ServerOptions options = {.ids = ids_,
+                                            .fakeroot = plan_.fakeroot,
+                                            .user_namespace = user_namespace,
+                                            .share = share && i == 0};
       POSTERN_TRY_ASSIGN(start::Server server,
-                         start::obtain_server(plan_.servers[i], {.ids = ids_,
-                                                                 .fakeroot = plan_.fakeroot,
-                                                                 .user_namespace = user_namespace,
-                                                                 .share = share && i == 0}));
+                         plan_.servers[i].served == plan::Served::kSquashfs
+                             ? start::obtain_server(plan_.servers[i], options)
+                             : start::start_foreign_server(plan_.servers[i], servers_, options));
       servers_.push_back(std::move(server));
     }
     return Ok{};

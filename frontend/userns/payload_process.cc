@@ -207,8 +207,11 @@ class Process {
   UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
     check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH),
           start::Step::kMount, Op::kMount, source);
-    Result<UniqueFd> inside =
-        open_inside(mount.get(), setup_.plan->sources[source].path.c_str(), O_PATH);
+    const plan::Source& wanted = setup_.plan->sources[source];
+    Result<UniqueFd> inside = open_inside(mount.get(), wanted.path.c_str(), O_PATH);
+    if (!inside && inside.error().err == ENOENT && wanted.or_root) {
+      inside = open_inside(mount.get(), "/", O_PATH);
+    }
     if (!inside) {
       fail(start::Step::kMount, inside.error(), source);
     }

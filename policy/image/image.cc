@@ -51,13 +51,12 @@ bool is_ext(std::span<const std::uint8_t> bytes) {
 }
 
 Problem ext_refused() {
-  return Problem{
-      .what =
-          "ext3 images are not supported: mounting one would hand a file system made by a user "
-          "to the kernel",
-      .cure =
-          "convert it once: mount it as root (`mount -o loop,ro`) and run `postern build new.sif "
-          "DIRECTORY`"};
+  return Problem{.what =
+                     "the image is an ext3 file system, which is served by fuse2fs in "
+                     "user-namespace mode alone",
+                 .cure =
+                     "copy it once: `postern exec IMAGE tar -cf - / > root.tar`, and `postern "
+                     "build new.sif root.tar`"};
 }
 
 Problem gocryptfs_refused() {
@@ -123,9 +122,38 @@ Outcome<FileSystemInfo> identify_squashfs(Snapshot& bytes, const Extent& whole) 
   const std::size_t skip = launch_line(start.text());
   FileSystemInfo info{};
   info.extent = {.offset = whole.offset + skip, .bytes = whole.bytes - skip};
-  POSTERN_TRY_ASSIGN(info.squashfs,
-                     parse_superblock(start.view.subspan(skip), info.extent.bytes));
+  POSTERN_TRY_ASSIGN(info.squashfs, parse_superblock(start.view.subspan(skip), info.extent.bytes));
   return info;
+}
+
+bool is_ext_file_system(Snapshot& bytes, const Extent& extent) {
+  const Outcome<Probe> start = probe(bytes, extent);
+  return start && is_ext(start->view);
+}
+
+std::optional<ExtRoot> find_ext_root(Snapshot& bytes) {
+  if (bytes.kind() != Snapshot::Kind::kRegular) {
+    return std::nullopt;
+  }
+  const Extent whole{.offset = 0, .bytes = bytes.bytes()};
+  const Outcome<Probe> start = probe(bytes, whole);
+  if (!start) {
+    return std::nullopt;
+  }
+  if (start->text().find("SIF_MAGIC") == std::string_view::npos) {
+    return is_ext(start->view) ? std::optional(ExtRoot{.extent = whole, .architecture = {}})
+                               : std::nullopt;
+  }
+  const Outcome<sif::Image> image = sif::read(bytes);
+  const auto root = image ? image->primary_partition() : Outcome<const sif::Descriptor*>(Problem{});
+  if (!root || (*root)->partition()->fs != FileSystem::kExt3) {
+    return std::nullopt;
+  }
+  const Outcome<Extent> extent = image->extent_of(**root);
+  return extent && is_ext_file_system(bytes, *extent)
+             ? std::optional(
+                   ExtRoot{.extent = *extent, .architecture = (*root)->partition()->architecture})
+             : std::nullopt;
 }
 
 Outcome<ImageInfo> identify(Snapshot& bytes) {
@@ -142,7 +170,8 @@ Outcome<ImageInfo> identify(Snapshot& bytes) {
   const Extent whole{.offset = 0, .bytes = bytes.bytes()};
   POSTERN_TRY_ASSIGN(const Probe start, probe(bytes, whole));
   // From here on it is meant to be a SIF, and whatever is wrong with it is final.
-  if (start.view.size() == kProbeBytes && start.text().find("SIF_MAGIC") != std::string_view::npos) {
+  if (start.view.size() == kProbeBytes &&
+      start.text().find("SIF_MAGIC") != std::string_view::npos) {
     return identify_sif(bytes);
   }
   const std::size_t skip = launch_line(start.text());

@@ -40,6 +40,18 @@ struct ImageInfo {
 // system that is not inside the file or whose superblock is wrong.
 Outcome<ImageInfo> identify(Snapshot& bytes);
 
+// Where the ext2, ext3 or ext4 file system of an image lies, if that is what its root is: a bare one
+// or a SIF's. Such an image is never the kernel's: fuse2fs(1) serves it.
+struct ExtRoot {
+  sif::Extent extent;
+  std::optional<sif::Architecture> architecture;  // SIF only
+};
+
+std::optional<ExtRoot> find_ext_root(Snapshot& bytes);
+
+// Whether the bytes begin as such a file system does.
+bool is_ext_file_system(Snapshot& bytes, const sif::Extent& extent);
+
 // The file system between these bytes (a data or overlay image, or a partition): squashfs, with or
 // without a launch line in front, and where it then lies.
 struct FileSystemInfo {
