@@ -7,6 +7,7 @@
 
 #include "frontend/cli/action_options.h"
 #include "frontend/doctor/doctor_command.h"
+#include "frontend/overlay/overlay_command.h"
 #include "frontend/sif/sif_command.h"
 #include "protocol/exit_codes.h"
 
@@ -46,6 +47,7 @@ constexpr std::array kCommands = std::to_array<Command>({
   {"instance", "", "COMMAND", "run containers in the background", "list run start stats stop", instance_command, nullptr, 0},
   {"key", "keys", "COMMAND", "manage OpenPGP keys", "export import list newpair pull push remove search", nullptr, "postern-keys", 0},
   {"keyserver", "", "COMMAND", "manage key servers", "add list login logout remove", nullptr, "postern-transfer", 0},
+  {"overlay", "", "COMMAND", "make images that hold the changes of containers", "create", overlay::overlay_command, nullptr, 0},
   {"pull", "", "[options] [OUTPUT] URI", "fetch an image into a file", "", nullptr, "postern-transfer", 0},
   {"push", "", "[options] IMAGE URI", "send an image to a registry or a library", "", nullptr, "postern-transfer", 0},
   {"registry", "", "COMMAND", "log in to container registries", "list login logout", nullptr, "postern-transfer", 0},

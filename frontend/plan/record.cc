@@ -69,7 +69,7 @@ void add_skeleton(Builder& builder) {
   // With ranges of subordinate ids the caller is root of the namespace, but no owner of a foreign
   // tree is mapped either. A writable root has no layers.
   const UniqueFd root(
-      request.root == RootKind::kDirectory && !builder.action().writable
+      request.root == RootKind::kDirectory && !request.writable_root
           ? ::open(builder.plan().sources[0].path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)
           : -1);
   if (root.valid()) {

@@ -216,10 +216,10 @@ class Child {
       check(::mkdir((top + part).c_str(), 0755) == 0 || errno == EEXIST,
             std::string(part + 1) + " in the overlay image");
     }
-    return {
-        setup_.program, "-f", "-o",
-        "allow_other,noacl,lowerdir=" + lower + ",upperdir=" + top + "/upper,workdir=" + top + "/work",
-        "/"};
+    return {setup_.program, "-f", "-o",
+            "allow_other,noacl,lowerdir=" + lower + ",upperdir=" + top + "/upper,workdir=" + top +
+                "/work",
+            "/"};
   }
 
   const Setup& setup_;
