@@ -21,7 +21,7 @@ struct Dropped {
 
 // clang-format off
 constexpr std::array kDropped = std::to_array<Dropped>({
-  {"allow container extfs", "ext images are never mounted for users; convert them with postern build"},
+  {"allow container extfs", "the kernel mounts no ext image for users; fuse2fs serves them in user-namespace mode"},
   {"allow monitoring", "there is no monitoring socket"},
   {"allow net networks", "there are no CNI networks; --net gives an empty network of its own"},
   {"allow setuid-mount extfs", "ext images are never mounted for users"},

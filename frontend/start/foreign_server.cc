@@ -279,7 +279,7 @@ Outcome<Server> start_foreign_server(const plan::ImageServer& image,
   }
   Server server;
   server.foreign = true;
-  server.log = UniqueFd(::memfd_create("postern foreign log", MFD_CLOEXEC));
+  server.log = UniqueFd(::memfd_create("postern-foreign log", MFD_CLOEXEC));
   const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!server.log.valid() || !null.valid()) {
     return system_problem("making a log for the server of " + image.path, errno);
