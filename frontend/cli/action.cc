@@ -15,6 +15,7 @@
 
 #include "frontend/cli/action_options.h"
 #include "frontend/cli/command.h"
+#include "frontend/cli/describe.h"
 #include "frontend/cli/ecl.h"
 #include "frontend/cli/site.h"
 #include "frontend/instance/join.h"
@@ -129,6 +130,7 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   input.host_path = host_path();
   input.settings = std::filesystem::path(config_path()).parent_path().string();
   input.init_program = system::libexec_program("postern-init");
+  input.prompt = is_called_apptainer() ? "Apptainer> " : "Postern> ";
   input.message_level = static_cast<std::int32_t>(message::threshold());
   input.action = std::move(action);
   return input;
@@ -195,6 +197,7 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
   std::optional<suid::ImageAccounts> accounts;
   POSTERN_TRY_ASSIGN(plan::PlanInput input,
                      gather(std::move(action), site, std::move(inherited), accounts));
+  describe_input(input, site);
   std::vector<std::string> warnings;
   auto plan = plan::make_plan(std::move(input), warnings);
   for (const std::string& warning : warnings) {
@@ -203,6 +206,7 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
   if (!plan) {
     return std::move(plan).error();
   }
+  describe_plan(*plan);
   return launch(*std::move(plan), no_suid, site, std::move(accounts), monitor);
 }
 

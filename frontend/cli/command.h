@@ -43,6 +43,7 @@ int run_program(const Command& command, std::span<const std::string> words);
 // The name by which this program was started: tools look for "apptainer" and "singularity", and ask
 // those for a version that they know.
 void set_called_as(std::string_view name);
+[[nodiscard]] bool is_called_apptainer();
 void print_version();  // of --version
 
 // The path of --config, or of the installed file.

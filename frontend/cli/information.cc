@@ -31,6 +31,10 @@ void set_called_as(std::string_view name) {
   g_is_apptainer = name == "apptainer" || name == "singularity";
 }
 
+bool is_called_apptainer() {
+  return g_is_apptainer;
+}
+
 void print_version() {
   if (g_is_apptainer) {
     std::printf("apptainer version %s\n", kApptainerVersion);

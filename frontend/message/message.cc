@@ -1,6 +1,7 @@
 #include "frontend/message/message.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <string>
 
@@ -13,6 +14,7 @@ namespace {
 
 Level g_threshold = Level::kInfo;
 bool g_colour = false;
+const std::chrono::steady_clock::time_point g_begun = std::chrono::steady_clock::now();
 
 std::string in_one_line(std::string_view text) {
   std::string spaced(text);
@@ -80,7 +82,14 @@ void verbose(std::string_view text) {
 }
 
 void debug(std::string_view text) {
-  print(Level::kDebug, "DEBUG:", "", text);
+  if (g_threshold < Level::kDebug) {
+    return;
+  }
+  const auto now = std::chrono::steady_clock::now();
+  const auto since = std::chrono::duration_cast<std::chrono::microseconds>(now - g_begun).count();
+  std::string line = std::to_string(since / 1000) + '.';
+  line += std::to_string(since % 1000 / 100) + " ms: ";
+  print(Level::kDebug, "DEBUG:", "", line.append(text));
 }
 
 void fatal(const Problem& problem) {

@@ -33,7 +33,7 @@ void error(std::string_view text);
 void warning(std::string_view text);
 void info(std::string_view text);
 void verbose(std::string_view text);
-void debug(std::string_view text);
+void debug(std::string_view text);  // with the time since the program began
 
 // Prints "FATAL:   what" and, where there is one, the cure on the same line after "; ". Nothing
 // where `what` is empty: then another program has said it already. Nothing for a problem without

@@ -87,7 +87,7 @@ Outcome<> add_libraries(Builder& builder, const CdiEdits& cdi) {
   if (any && !builder.site().user_binds) {
     builder.warn(
         "libraries and files of the host are left out: the site's configuration allows no binds of "
-        "users (allow.user_binds)");
+        "users (allow.user-binds)");
     return Ok{};
   }
   need_glibc(builder, gpu.libraries);
@@ -146,7 +146,7 @@ Outcome<> add_cdi(Builder& builder, const CdiEdits& cdi) {
   if (!cdi.mounts.empty() && !builder.site().user_binds) {
     builder.warn(
         "--device: mounts are left out: the site's configuration allows no binds of users "
-        "(allow.user_binds)");
+        "(allow.user-binds)");
     return Ok{};
   }
   for (const CdiMount& mount : cdi.mounts) {

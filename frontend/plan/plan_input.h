@@ -48,6 +48,7 @@ struct PlanInput {
   std::string init_program;  // postern-init
   std::string settings;      // the directory of postern.toml: lists of libraries
   std::int32_t message_level = 1;
+  std::string prompt = "Postern> ";  // of a shell inside
 };
 
 }  // namespace postern::plan

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <string_view>
 
 #include <fcntl.h>
 #include <sched.h>
@@ -30,11 +31,17 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
   };
   set("HOME", record.home);
   set("USER_PATH", builder.input().host_path);
-  const bool has_prompt =
-      std::any_of(record.forwarded.begin(), record.forwarded.end(),
-                  [](const std::string& one) { return one.starts_with("PS1="); });
-  if (!has_prompt) {
-    set("PS1", "Postern> ");
+  const auto is_given = [&](std::string_view name) {
+    return std::any_of(record.forwarded.begin(), record.forwarded.end(),
+                       [name](const std::string& one) { return one.starts_with(name); });
+  };
+  const std::string& prompt = builder.input().prompt;
+  if (!is_given("PS1=")) {
+    set("PS1", prompt);
+    // Start files of shells set a prompt too: this one comes back before the first.
+    if (!is_given("PROMPT_COMMAND=")) {
+      set("PROMPT_COMMAND", "PS1=\"" + prompt + "\"; unset PROMPT_COMMAND");
+    }
   }
   set_for_all(record, "CONTAINER", image);
   set_for_all(record, "NAME", image.substr(image.rfind('/') + 1));
@@ -56,9 +63,7 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
 void add_action_variables(init::LaunchRecord& record, const Action& action) {
   static constexpr std::array kCommands = {"", "exec", "run", "shell", "test", "start"};
   set_for_all(record, "COMMAND", kCommands[static_cast<std::size_t>(action.what)]);
-  if (!action.app.empty()) {
-    set_for_all(record, "APPNAME", action.app);
-  }
+  set_for_all(record, "APPNAME", action.app);
   if (action.no_eval) {
     set_for_all(record, "NO_EVAL", "1");
   }

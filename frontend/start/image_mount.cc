@@ -195,6 +195,9 @@ Problem device_problem(int err) {
       "opening /dev/fuse", err,
       err == EACCES || err == EPERM
           ? "ask for /dev/fuse to be readable and writable by all (mode 0666)"
+      : err == ENOENT
+          ? "inside a container: start that one with --bind /dev/fuse; elsewhere load the module "
+            "(modprobe fuse); or run from a directory: postern build --sandbox DIR IMAGE"
           : "load the module (modprobe fuse), or run from a directory: postern build --sandbox DIR "
             "IMAGE");
 }

@@ -148,10 +148,7 @@ class Process {
       descriptors.emplace_back(fd);
     }
     mount_servers(descriptors);
-    const Result<> cloned = helper::clone_sources(checked(), descriptors);
-    if (!cloned) {
-      fail(start::Step::kCloneSources, cloned.error());
-    }
+    clone_sources(descriptors);
     leave_served();
     merge_accounts(descriptors);
     const Plan plan = mounted();
@@ -162,6 +159,37 @@ class Process {
       fail(start::Step::kBuild, built.error());
     }
     execute(descriptors);
+  }
+
+  // Nodes that are mounted one by one, as inside of other containers, do not lie in the file system
+  // of /dev, which is all that the helper takes in setuid mode. Here they are the caller's own to
+  // use: cloned as what they are to the kernel, binds of files, and with their devices.
+  void clone_sources(std::vector<UniqueFd>& descriptors) noexcept {
+    std::vector<OperationEntry*> nodes;
+    struct stat dev = {};
+    for (OperationEntry& one :
+         std::span(setup_.verdict->operations).first(setup_.verdict->operation_count)) {
+      struct stat node = {};
+      if (one.operation == Operation::kDevice && ::stat("/dev", &dev) == 0 &&
+          descriptors[one.descriptor].valid() &&
+          ::fstat(descriptors[one.descriptor].get(), &node) == 0 && S_ISCHR(node.st_mode) &&
+          node.st_dev != dev.st_dev) {
+        one.operation = Operation::kBind;
+        nodes.push_back(&one);
+      }
+    }
+    const Result<> cloned = helper::clone_sources(checked(), descriptors);
+    if (!cloned) {
+      fail(start::Step::kCloneSources, cloned.error());
+    }
+    mount_attr with_devices = {};
+    with_devices.attr_clr = MOUNT_ATTR_NODEV;
+    for (OperationEntry* const one : nodes) {
+      one->operation = Operation::kDevice;
+      // Where the host's mount has no devices, neither has this one.
+      (void)::mount_setattr(descriptors[one->descriptor].get(), "", AT_EMPTY_PATH, &with_devices,
+                            sizeof with_devices);
+    }
   }
 
   // The parent has checked it once; whatever happened to it since is checked again.

@@ -195,7 +195,7 @@ Outcome<CapabilityConfig> parse_capability_config(std::string_view text, std::st
 
 std::string capability_config_text(const CapabilityConfig& config) {
   std::string text =
-      "# Capabilities that users may keep with --add-caps in setuid mode: postern-security(7).\n"
+      "# Capabilities that users may keep with --add-caps in setuid mode: postern-capability(1).\n"
       "# Most of them let a user become root on the host.\n";
   append_table(text, "users", config.users);
   append_table(text, "groups", config.groups);

@@ -213,6 +213,44 @@ def shared_memory(b):
         "83886080\n")
 
 
+def nodes_of_devices(b):
+    """--contain where the nodes of /dev are mounts, as inside of bubblewrap and of ourselves"""
+    inside = ["bwrap", "--bind", "/", "/", "--dev", "/dev", "--dev-bind", "/dev/fuse", "/dev/fuse", "--proc", "/proc"]
+    check = "for d in null zero full random urandom; do [ -c /dev/$d ] || exit 3; done; echo x > /dev/null && head -c 3 /dev/zero | wc -c"
+    for options in (["--contain"], ["--containall"], ["--contain", "-B", "/dev/null"]):
+        b.run(command=[*inside, b.postern, "exec", *options, ROOT, "sh", "-c", check]).prints("3\n")
+        b.run(command=[*inside, b.postern, "exec", *options, SQUASHFS, "sh", "-c", check]).prints("3\n")
+    binds = [word for place in ("/usr", "/lib", "/lib64", b.top) if os.path.exists(place) for word in ("-B", place)]
+    b.run("exec", "--contain", "-B", "/dev/fuse", *binds, SQUASHFS, b.postern, "exec", "--contain", SQUASHFS, "sh", "-c", check).prints("3\n")
+    # Without /dev/fuse the cure says how to come by it, and a directory runs.
+    b.run("exec", "--contain", *binds, SQUASHFS, b.postern, "exec", "--contain", SQUASHFS, "true").fails(255, "/dev/fuse", "--bind /dev/fuse")
+    b.run("exec", "--contain", *binds, SQUASHFS, b.postern, "exec", "--contain", ROOT, "sh", "-c", check).prints("3\n")
+
+
+def prompts(b):
+    """The prompt is the program's name's, whatever start files set, unless the caller gives one"""
+    called = os.path.join(b.top, "called")
+    os.makedirs(called, exist_ok=True)
+    os.path.exists(called + "/singularity") or os.symlink(b.postern, called + "/singularity")
+    show = ["sh", "-c", 'echo "$PS1|$PROMPT_COMMAND"']
+    b.run(command=[called + "/singularity", "exec", SQUASHFS, *show]).prints('Apptainer> |PS1="Apptainer> "; unset PROMPT_COMMAND\n')
+    b.run("exec", SQUASHFS, *show).prints('Postern> |PS1="Postern> "; unset PROMPT_COMMAND\n')
+    b.run("exec", "--env", "PS1=mine: ", SQUASHFS, *show).prints("mine: |\n")
+    b.run("exec", SQUASHFS, *show, env={"APPTAINERENV_PROMPT_COMMAND": "date"}).prints("Postern> |date\n")
+
+
+def completions(b):
+    """bash completes commands, second-level commands and the options of both"""
+    script = b.run("completion", "bash").ok().out
+    for words, wanted in ((["ke"], {"key", "keyserver"}), (["key", ""], {"list", "import", "newpair"}), (["key", "--"], set()), (["sif", "add", "--part"], {"--partfs", "--parttype"}),
+                          (["overlay", "create", "--s"], {"--size", "--sparse"}), (["exec", "--cont"], {"--contain", "--containall"}), (["capability", "a"], {"add", "avail"}),
+                          (["-v", "sif", "d"], {"del", "dump"}), (["config", "global", "--dry"], {"--dry-run"})):
+        line = " ".join(f"'{word}'" for word in ["postern", *words])
+        text = script + f"\nCOMP_WORDS=({line}); COMP_CWORD={len(words)}; _postern; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
+        seen = set(b.run(command=["bash", "-c", text], env={"PATH": os.path.dirname(b.postern) + ":/usr/bin:/bin"}).ok().lines)
+        assert wanted <= seen, (words, seen)
+
+
 def names_and_versions(b):
     """As apptainer and singularity it answers the versions that workflow tools parse"""
     for name in ("apptainer", "singularity"):
@@ -240,5 +278,5 @@ def options_that_change_nothing(b):
     b.run("shell", "-s", "/bin/nosuch", SQUASHFS, stdin="echo in $0\n").ok()
 
 
-bench.main([descriptors, many_descriptors, ends_of_pipes, process_substitution, jobserver, what_lies_on_top, bashisms, failing_scripts,
+bench.main([nodes_of_devices, prompts, completions, descriptors, many_descriptors, ends_of_pipes, process_substitution, jobserver, what_lies_on_top, bashisms, failing_scripts,
             environment_files, environment_values, current_directory, links_of_the_image, shared_memory, names_and_versions, options_that_change_nothing])

@@ -111,7 +111,7 @@ def hydra(b):
         os.makedirs(top + "/usr/" + link, exist_ok=True)
     copy_closure(top, top + "/ring")
     image = b.squashfs(top)
-    for options in ([], ["--pid"]):
+    for options in ([], ["--pid"], ["--contain", "--bind", "/dev/shm"]):
         result = b.run(command=["mpiexec.hydra", "-n", "2", b.postern, "exec", *options, image, "/ring"], timeout=120).ok()
         assert sorted(" ".join(line.split()[:4]) for line in result.lines) == ["rank 0 of 2", "rank 1 of 2"], repr(result)
         assert result.out.count("image yes") == 2, repr(result)
