@@ -39,6 +39,12 @@ void publish(const option::Arguments& global) {
     const std::string number = std::to_string(static_cast<int>(chosen->level));
     ::setenv("POSTERN_MESSAGELEVEL", number.c_str(), 1);
   }
+  for (const char* other : {"APPTAINER_MESSAGELEVEL", "SINGULARITY_MESSAGELEVEL"}) {
+    const char* level = chosen == kLevels.end() ? ::getenv(other) : nullptr;
+    if (level != nullptr) {
+      ::setenv("POSTERN_MESSAGELEVEL", level, 0);
+    }
+  }
   if (global.given("nocolor")) {
     ::setenv("POSTERN_NOCOLOR", "1", 1);
   }

@@ -265,7 +265,7 @@ def names_and_versions(b):
 
 def options_that_change_nothing(b):
     """What can do nothing here is taken, by option and by variable, and said with -v"""
-    flags = ["--underlay", "--sharens", "--compat32", "--unsquash"]
+    flags = ["--underlay", "--sharens", "--unsquash"]
     values = ["--docker-host", "--runscript-timeout"]
     for words in [[flag] for flag in flags] + [[value, "x"] for value in values]:
         quiet = b.run("exec", *words, SQUASHFS, "echo", "ran").prints("ran\n")
