@@ -914,6 +914,44 @@ def explain_says_what_the_judge_did():
 
 
 @test
+def a_capability_without_a_grant_is_left_out_with_a_warning():
+    """--add-caps: the payload has what the site grants, and a warning names what it does not"""
+    configure("whitelist", ["alice"])
+    grants = f"{W.confdir}/capability.toml"
+    with open(grants, "w") as file:
+        file.write(f'[users]\n{worlds.T1_NAME} = ["CAP_NET_RAW"]\n')
+    os.chmod(grants, 0o644)
+    try:
+        # linux/capability.h: CAP_NET_RAW is 13, CAP_SYS_ADMIN 21.
+        for wanted, effective, missing in (("CAP_NET_RAW", 1 << 13, ""), ("net_raw,sys_admin", 1 << 13, "CAP_SYS_ADMIN"), ("CAP_SYS_ADMIN", 0, "CAP_SYS_ADMIN")):
+            done = postern("exec", "--add-caps", wanted, IMAGES["one"], "cat", "/proc/self/status")
+            check(done.returncode == 0 and f"CapEff:\t{effective:016x}\n" in done.stdout, f"{wanted}: {say(done)}")
+            check(done.stderr.count("WARNING") == (1 if missing else 0) and missing in done.stderr, f"{wanted}: {say(done)}")
+    finally:
+        os.unlink(grants)
+
+
+@test
+def the_site_can_forbid_user_namespaces():
+    """allow.user-namespace = false: setuid mode runs, and what needs a user namespace is refused"""
+    configure("whitelist", ["alice"])
+    path = f"{W.confdir}/postern.toml"
+    with open(path) as file:
+        before = file.read()
+    text = before.replace("[allow]", "[allow]\nuser-namespace = false") if "[allow]" in before else before + "\n[allow]\nuser-namespace = false\n"
+    with open(path, "w") as file:
+        file.write(text)
+    try:
+        check(started(IMAGES["one"], "suid"), "setuid mode")
+        for words in (("--userns",), ("--fakeroot",)):
+            done = postern("exec", *words, IMAGES["one"], "true")
+            check(done.returncode == 255 and "allow.user-namespace" in done.stderr, f"{words}: {say(done)}")
+    finally:
+        with open(path, "w") as file:
+            file.write(before)
+
+
+@test
 def what_cannot_be_signed_is_refused_under_an_active_list():
     """directories, bare squashfs files, and overlays and binds of images that are not signed, over one that is"""
     configure("blacklist", [])
