@@ -107,6 +107,10 @@ class Child {
     // ORDER: after the last change of credentials, which clears it (prctl(2)). To flush and end.
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
     check(::getppid() == setup_.parent, "the frontend has ended");
+    // libfuse takes only signals that are not ignored, and ends, whole, on these.
+    for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
+      ::signal(number, SIG_DFL);
+    }
     sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -129,6 +129,15 @@ def ends(b):
         b.run("exec", "--overlay", path("ends.img"), SQUASHFS, "sh", "-c", "cat /kept && rm /kept").prints("written\n")
 
 
+def ignored_signals(b):
+    """A caller that ignores SIGTERM, as nohup's children do SIGHUP, does not lose what was written"""
+    b.run("overlay", "create", path("ignored.img")).ok()
+    done = b.run(command=["sh", "-c", 'trap "" TERM HUP INT; "$@"; exit $?', "sh", b.postern, "exec", "--overlay", path("ignored.img"), SQUASHFS, "sh", "-c", "echo x > /kept"]).ok()
+    assert "killed" not in done.err, done.err
+    sound(path("ignored.img"))
+    b.run("exec", "--overlay", path("ignored.img"), SQUASHFS, "cat", "/kept").prints("x\n")
+
+
 def inside_a_sif(b):
     """An overlay partition of a SIF: shown always, written to with --writable"""
     sif = b.sif(SQUASHFS, "with-overlay.sif")
@@ -172,4 +181,4 @@ def broken(b):
     assert result.code == 255 and "fuse2fs" in result.err, repr(result)
 
 
-bench.main([created, refused, changes_stay, with_other_options, one_writer, ends, inside_a_sif, roots, data_images, broken])
+bench.main([created, refused, changes_stay, with_other_options, one_writer, ends, ignored_signals, inside_a_sif, roots, data_images, broken])
