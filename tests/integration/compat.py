@@ -133,7 +133,7 @@ COMMANDS = [
     row(["capability", "add", "--user", "nobody", "CAP_KILL"], code=255), row(["config", "global"], code=1), row(["cache", "list"], out="."), row(["cache", "clean", "--force"]),
     row(["overlay", "create", "--size", "1", JOB + "/no.img"], code=255), row(["overlay", "create"], code=1), row(["remote", "list"], out="."), row(["registry", "list"]), row(["keyserver", "list"], out="."),
     row(["pull"], code=1), row(["pull", "nosuch://x"], code=255), row(["push"], code=1), row(["completion", "bash"], out="complete"), row(["delete"], code=1), row(["search"], code=1), row(["tag"], code=1),
-    row(["-d", "exec", IMAGE, "true"], err=("^DEBUG", 80)), row(["-v", "exec", IMAGE, "true"], err=("^VERBOSE", 10)), row(["-q", "exec", "--no-mount", "nosuch", IMAGE, "true"], err="WARNING"),
+    row(["-d", "exec", IMAGE, "true"], err=("^(?:DEBUG|VERBOSE)", 90)), row(["-v", "exec", IMAGE, "true"], err=("^VERBOSE", 10)), row(["-q", "exec", "--no-mount", "nosuch", IMAGE, "true"], err="WARNING"),
     row(["-s", "exec", "--no-mount", "nosuch", IMAGE, "true"], err="^$"), row(["--nocolor", "exec", IMAGE, "true"]), row(["exec", IMAGE, "true"], err="DEBUG", env={"APPTAINER_DEBUG": "1"}),
     row(["exec", IMAGE, "true"], err="DEBUG", env={"APPTAINER_MESSAGELEVEL": "5"}),
     row(["-c", "/nonexistent", "exec", IMAGE, "true"], code=255),

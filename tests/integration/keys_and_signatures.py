@@ -736,7 +736,7 @@ def key_servers_search_pull_push_and_verify(w):
         w.run("key", "remove", "-b", fingerprint)
         assert "unknown signer" in w.run("verify", "-l", image, ok=255).stderr
         out = w.run("verify", "-u", url, image).stdout
-        assert "[REMOTE]  Fingerprint: " + fingerprint in out, out
+        assert "[REMOTE]           Fingerprint: " + fingerprint in out, out
         assert fingerprint not in w.run("key", "list").stdout    # used, not kept
         signers = json.loads(w.run("verify", "-j", "-u", url, image).stdout)["SignerKeys"]
         assert signers[0]["Signer"]["KeyLocal"] is False and signers[0]["Signer"]["KeyCheck"] is True

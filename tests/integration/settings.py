@@ -47,17 +47,20 @@ RUNS = {
 # key: the test that changes it and sees the difference.
 ELSEWHERE = {
     "build.mksquashfs-processors": "tests/integration/settings.py",
-    "suid.enabled": "tests/suid/signed.py", "audit.required": "tests/unit/judge_process_test.cc", "allow.encrypted": "tests/unit/judge_test.cc",
-    "allow.cgroup-namespace": "tests/unit/judge_test.cc", "allow.netns-paths": "tests/unit/judge_test.cc",
-    "allow.netns-users": "tests/unit/judge_test.cc", "allow.netns-groups": "tests/unit/judge_test.cc", "limit.owners": "tests/unit/judge_test.cc",
+    "suid.enabled": "tests/suid/world.py", "audit.required": "tests/unit/judge_process_test.cc", "allow.encrypted": "tests/unit/judge_test.cc",
+    "allow.cgroup-namespace": "tests/unit/judge_test.cc", "allow.netns-paths": "tests/unit/judge_process_test.cc",
+    "allow.netns-users": "tests/unit/judge_process_test.cc", "allow.netns-groups": "tests/unit/judge_process_test.cc", "limit.owners": "tests/unit/judge_test.cc",
     "limit.groups": "tests/unit/judge_test.cc", "limit.paths": "tests/unit/judge_test.cc", "kernel-mount.squashfs": "tests/unit/judge_test.cc",
     "kernel-mount.encrypted": "tests/unit/judge_test.cc", "kernel-mount.trusted-paths": "tests/unit/judge_test.cc",
-    "crypt.max-memory-kib": "tests/integration/crypt.py", "crypt.max-iterations": "tests/integration/crypt.py", "crypt.max-threads": "tests/integration/crypt.py",
 }
 
 
 # key: the option that it is for, and whose absence is an error: then there is nothing to change.
 NOT_THERE = {"allow.fusemount": ["--fusemount", "container:none /mnt"], "cgroups.systemd": ["--memory", "1G"]}
+
+
+# postern-crypt takes these from the installed file alone: here it is only seen that somebody reads them.
+READ_ONLY = {"crypt.max-memory-kib", "crypt.max-iterations", "crypt.max-threads"}
 
 
 def without_option(b):
@@ -87,7 +90,7 @@ def every_key_changes_a_run(b):
 def every_key_is_listed(b):
     """… and every other key is read by a part that a test changes it for"""
     absent = without_option(b)
-    missing = [key for key in KEYS if key not in RUNS and key not in ELSEWHERE and key not in NOT_THERE]
+    missing = [key for key in KEYS if key not in RUNS and key not in ELSEWHERE and key not in NOT_THERE and key not in READ_ONLY]
     assert not missing, f"keys without a run that they change: {missing}"
     gone = [key for key in {**RUNS, **ELSEWHERE} if key not in KEYS]
     assert not gone, f"no keys: {gone}"

@@ -921,6 +921,9 @@ def a_capability_without_a_grant_is_left_out_with_a_warning():
     with open(grants, "w") as file:
         file.write(f'[users]\n{worlds.T1_NAME} = ["CAP_NET_RAW"]\n')
     os.chmod(grants, 0o644)
+    grantable = f"{W.confdir}/grantable"  # root's word that this node lets it be granted at all
+    os.makedirs(grantable, exist_ok=True)
+    open(f"{grantable}/13", "w").close()
     try:
         # linux/capability.h: CAP_NET_RAW is 13, CAP_SYS_ADMIN 21.
         for wanted, effective, missing in (("CAP_NET_RAW", 1 << 13, ""), ("net_raw,sys_admin", 1 << 13, "CAP_SYS_ADMIN"), ("CAP_SYS_ADMIN", 0, "CAP_SYS_ADMIN")):
@@ -929,6 +932,7 @@ def a_capability_without_a_grant_is_left_out_with_a_warning():
             check(done.stderr.count("WARNING") == (1 if missing else 0) and missing in done.stderr, f"{wanted}: {say(done)}")
     finally:
         os.unlink(grants)
+        shutil.rmtree(grantable)
 
 
 @test
