@@ -51,36 +51,48 @@ class Flattener {
   explicit Flattener(std::string file) { document_.file = std::move(file); }
 
   Outcome<TomlDocument> flatten(const toml::table& root) && {
-    document_.tables.push_back(TomlTable{});
-    for (const auto& [key, node] : root) {
-      const std::string name(key.str());
-      if (const toml::table* table = node.as_table()) {
-        POSTERN_TRY(add_table(name, false, *table));
-      } else if (is_array_of_tables(node)) {
-        for (const toml::node& element : *node.as_array()) {
-          POSTERN_TRY(add_table(name, true, *element.as_table()));
-        }
-      } else {
-        POSTERN_TRY(add_entry(document_.tables.front(), key, node));
-      }
-    }
+    POSTERN_TRY(add_table(TomlTable{}, root, 0));
     sort_by_line();
     return std::move(document_);
   }
 
  private:
+  static constexpr int kMostDepth = 2;
+
   static bool is_array_of_tables(const toml::node& node) {
     const toml::array* array = node.as_array();
     return array != nullptr && !array->empty() && array->is_homogeneous(toml::node_type::table);
   }
 
-  Outcome<> add_table(const std::string& name, bool is_element, const toml::table& source) {
-    TomlTable table{.name = name, .is_element = is_element, .place = place_of(source.source())};
-    for (const auto& [key, node] : source) {
-      POSTERN_TRY(add_entry(table, key, node));
-    }
+  // `depth` 0 is the top level. A table stands before those in it.
+  Outcome<> add_table(TomlTable table, const toml::table& source, int depth) {
+    const std::size_t index = document_.tables.size();
     document_.tables.push_back(std::move(table));
+    for (const auto& [key, node] : source) {
+      const bool is_list = is_array_of_tables(node);
+      if (depth == kMostDepth || (!node.is_table() && !is_list)) {
+        POSTERN_TRY(add_entry(document_.tables[index], key, node));
+        continue;
+      }
+      const std::string name =
+          (depth == 0 ? "" : document_.tables[index].name + '.') + std::string(key.str());
+      if (!is_list) {
+        POSTERN_TRY(add_inner(name, false, *node.as_table(), depth));
+        continue;
+      }
+      for (const toml::node& element : *node.as_array()) {
+        POSTERN_TRY(add_inner(name, true, *element.as_table(), depth));
+      }
+    }
     return Ok{};
+  }
+
+  Outcome<> add_inner(const std::string& name,
+                      bool is_element,
+                      const toml::table& table,
+                      int depth) {
+    return add_table({.name = name, .is_element = is_element, .place = place_of(table.source())},
+                     table, depth + 1);
   }
 
   Outcome<> add_entry(TomlTable& table, const toml::key& key, const toml::node& node) const {

@@ -27,7 +27,8 @@ struct TomlEntry {
   Place end;    // behind the value
 };
 
-// [name], or one element of [[name]]; the top level is the first table and has no name.
+// [name], or one element of [[name]]; the top level is the first table and has no name. A table in
+// a table has both names: "outer.inner".
 struct TomlTable {
   std::string name;
   bool is_element = false;
@@ -40,8 +41,8 @@ struct TomlDocument {
   std::vector<TomlTable> tables;
 };
 
-// Values are booleans, integers, strings and lists of strings; tables do not nest. Anything else
-// is an error, "FILE:LINE:COLUMN: what".
+// Values are booleans, integers, strings and lists of strings. Anything else, or a table in a
+// table in a table, is an error, "FILE:LINE:COLUMN: what".
 [[nodiscard]] Outcome<TomlDocument> parse_toml(std::string_view text, std::string file);
 
 // "FILE:LINE:COLUMN: what", for an error about something in a document.
