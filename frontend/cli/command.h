@@ -64,4 +64,9 @@ int run_help_command(std::span<const std::string> words);
 int capability_command(std::span<const std::string> words);
 int config_command(std::span<const std::string> words);
 
+// Of Apptainer, and not here: they say why.
+int checkpoint_command(std::span<const std::string> words);
+int oci_command(std::span<const std::string> words);
+int plugin_command(std::span<const std::string> words);
+
 }  // namespace postern::cli

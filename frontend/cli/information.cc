@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <unistd.h>
@@ -24,6 +25,12 @@ namespace {
 constexpr const char* kApptainerVersion = "1.5.3";
 
 bool g_is_apptainer = false;
+
+int absent(std::string what, std::string cure) {
+  const Problem problem{.what = std::move(what), .cure = std::move(cure)};
+  message::fatal(problem);
+  return problem.exit_code;
+}
 
 }  // namespace
 
@@ -89,6 +96,25 @@ int config_command(std::span<const std::string> words) {
   return config::config_command(words, config_path());
 }
 
+int checkpoint_command(std::span<const std::string> /*words*/) {
+  return absent(
+      "`checkpoint` is not there: Apptainer's saves a program by DMTCP, which must be in "
+      "the image and be loaded into the program",
+      "use the program's own checkpoints, or start it by dmtcp_launch inside");
+}
+
+int oci_command(std::span<const std::string> /*words*/) {
+  return absent("`oci` is not there: its commands are for root alone and run bundles for an engine",
+                "run the image with exec or run; for bundles there are runc(8) and crun(1)");
+}
+
+int plugin_command(std::span<const std::string> /*words*/) {
+  return absent(
+      "`plugin` is not there: Apptainer's plugins are Go libraries that it loads into "
+      "itself, privileged parts included",
+      "what a plugin changed may be a setting here: postern.toml(5)");
+}
+
 int help_command(std::span<const std::string> words) {
   if (words.empty()) {
     std::fputs(general_help().c_str(), stdout);
@@ -98,6 +124,9 @@ int help_command(std::span<const std::string> words) {
   if (command == nullptr) {
     return report_usage_error(*find_command("help"),
                               Problem{.what = "there is no command \"" + words[0] + '"'});
+  }
+  if (command->usage.empty() && command->summary.empty()) {
+    return command->handler({});  // it says why it is not there
   }
   if (command->program != nullptr) {
     return run_program(*command, std::vector<std::string>{"--help"});

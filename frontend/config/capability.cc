@@ -12,9 +12,9 @@
 #include <unistd.h>
 
 #include "frontend/config/commands.h"
-#include "frontend/config/replace_file.h"
 #include "frontend/message/message.h"
 #include "frontend/option/option.h"
+#include "frontend/system/replace_file.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/read_file.h"
 #include "protocol/exit_codes.h"
@@ -99,7 +99,7 @@ Outcome<int> change(bool add, const option::Arguments& arguments, const std::str
   };
   apply(config.users, user, "user");
   apply(config.groups, group, "members of group");
-  POSTERN_TRY(replace_file(file, capability_config_text(config)));
+  POSTERN_TRY(system::replace_file(file, capability_config_text(config)));
   return 0;
 }
 

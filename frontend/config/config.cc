@@ -13,9 +13,9 @@
 #include "frontend/config/commands.h"
 #include "frontend/config/edit.h"
 #include "frontend/config/import.h"
-#include "frontend/config/replace_file.h"
 #include "frontend/message/message.h"
 #include "frontend/option/option.h"
+#include "frontend/system/replace_file.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/read_file.h"
 #include "policy/config/trusted_file.h"
@@ -86,7 +86,7 @@ Outcome<int> publish(const std::string& file, const std::string& text, bool dry_
     std::fputs(text.c_str(), stdout);
     return 0;
   }
-  POSTERN_TRY(replace_file(file, text));
+  POSTERN_TRY(system::replace_file(file, text));
   return 0;
 }
 
@@ -314,7 +314,7 @@ Outcome<int> take_over(const std::string& file, const std::string& text, bool dr
     return publish(file, text, true);
   }
   if (old) {
-    POSTERN_TRY(replace_file(file + ".old", *old));
+    POSTERN_TRY(system::replace_file(file + ".old", *old));
     message::info(file + ".old: what was there before");
   }
   return publish(file, text, false);

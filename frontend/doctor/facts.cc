@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -306,6 +307,20 @@ void cgroup_facts(Facts& facts) {
 }
 
 }  // namespace
+
+unsigned count_image_servers() {
+  unsigned count = 0;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry("/proc", error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    const bool is_process = name.find_first_not_of("0123456789") == name.npos;
+    // Of a process that ends meanwhile there is nothing. The kernel cuts names at 15 bytes.
+    count +=
+        is_process && contents(("/proc/" + name + "/comm").c_str()) == "postern-squashf\n" ? 1 : 0;
+  }
+  return count;
+}
 
 std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
   unsigned major = 0;

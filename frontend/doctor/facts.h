@@ -70,6 +70,9 @@ struct Facts {
 
 Facts gather();
 
+// Processes of postern-squashfs on this host, of all users that /proc shows.
+unsigned count_image_servers();
+
 // Major and minor of "6.1.0-18-amd64"; 0 and 0 where it is something else.
 std::pair<unsigned, unsigned> kernel_version(std::string_view release);
 

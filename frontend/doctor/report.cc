@@ -350,4 +350,48 @@ std::string to_json(const Report& report) {
   return json + "]}\n";
 }
 
+namespace {
+
+// label="…": backslash, quote and line feed are escaped (exposition_formats.md).
+std::string label(std::string_view name, std::string_view value) {
+  std::string out = std::string(name) + "=\"";
+  for (const char c : value) {
+    out += c == '\n' ? "\\n" : c == '"' || c == '\\' ? std::string{'\\', c} : std::string(1, c);
+  }
+  return out + '"';
+}
+
+void family(std::string& out, std::string_view name, std::string_view help) {
+  out += "# HELP " + std::string(name) + ' ' + std::string(help) + "\n# TYPE " + std::string(name) +
+         " gauge\n";
+}
+
+void sample(std::string& out, std::string_view name, const std::string& labels, unsigned value) {
+  out += std::string(name) + (labels.empty() ? "" : '{' + labels + '}') + ' ' +
+         std::to_string(value) + '\n';
+}
+
+}  // namespace
+
+std::string to_metrics(const Report& report, const Facts& facts, unsigned image_servers) {
+  std::string out;
+  family(out, "postern_info", "The program and the kernel.");
+  sample(out, "postern_info",
+         label("version", POSTERN_VERSION) + ',' + label("kernel", facts.release), 1);
+  family(out, "postern_can_run", "Whether images can run in this mode.");
+  sample(out, "postern_can_run", label("mode", "user-namespace"), report.user_namespace_mode);
+  sample(out, "postern_can_run", label("mode", "suid"), report.suid_mode);
+  family(out, "postern_check_works", "Whether the check of `postern doctor` succeeds.");
+  for (const Check& check : report.checks) {
+    sample(out, "postern_check_works",
+           label("check", check.name) + ',' + label("needed", check.needed ? "yes" : "no"),
+           check.works);
+  }
+  family(out, "postern_image_servers", "Processes that serve images in user space.");
+  sample(out, "postern_image_servers", "", image_servers);
+  family(out, "postern_list_active", "Whether the execution control list is active.");
+  sample(out, "postern_list_active", "", facts.list_active);
+  return out;
+}
+
 }  // namespace postern::doctor

@@ -33,4 +33,8 @@ std::string to_text(const Report& report);
 // "detail":…,"cure":…},…]} and a line feed.
 std::string to_json(const Report& report);
 
+// Prometheus' text format (exposition_formats.md), for node_exporter's textfile collector.
+// `image_servers`: how many run on this host.
+std::string to_metrics(const Report& report, const Facts& facts, unsigned image_servers);
+
 }  // namespace postern::doctor

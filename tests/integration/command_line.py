@@ -250,8 +250,10 @@ def namespace_tests(image):
     expect("--security seccomp", ["exec", "--security", "seccomp:" + profile, image, "hostname"], r"^\?$")
     expect("--compat", ["exec", "--compat", image, "sh", "-c", "touch /x && umask"], "^0022$")
     expect("the caller's umask", ["exec", image, "sh", "-c", "umask"], "^0")
-    expect("an option that cannot work", ["exec", "--cpus", "2", image, "true"], status=255,
-           error="FATAL:   --cpus is not available in postern; .*systemd-run")
+    expect("an option that cannot work", ["exec", "--allow-setuid", image, "true"], status=255,
+           error="FATAL:   --allow-setuid is not available in postern; .*--fakeroot")
+    for command, why in (("oci", "root alone"), ("plugin", "Go libraries"), ("plugins", "Go libraries"), ("checkpoint", "DMTCP")):
+        expect(f"{command} says why it is not there", [command, "list"], status=255, output="^$", error=f"FATAL:   `.*{why}")
 
 
 def command_tests(image, squash):

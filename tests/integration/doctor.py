@@ -6,6 +6,7 @@ Usage: doctor.py POSTERN
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,42 @@ def a_proc_that_shows_less_is_said():
         assert word in checks["proc"]["detail"] and checks["proc"]["works"], checks["proc"]
         for name in ("user-namespaces", "fuse", "device-mapper", "setuid-helper"):  # found out without what is hidden
             assert checks[name]["works"] == usual[name]["works"], (option, checks[name])
+
+
+@test
+def metrics_are_prometheus_text_and_a_file_of_them_is_replaced_whole():
+    done, (report, checks) = run(PROGRAM, "doctor", "--metrics"), by_name(run(PROGRAM, "doctor", "--json"))
+    assert done.returncode == 0 and done.stderr == "", done
+    line = re.compile(r'([a-z_]+)(\{[a-z]+="(?:[^"\\\n]|\\.)*"(?:,[a-z]+="(?:[^"\\\n]|\\.)*")*\})? [0-9]+')
+    helped, values = set(), {}
+    for text in done.stdout.splitlines():
+        if text.startswith("# "):
+            helped.add(text.split()[2])
+        else:
+            assert line.fullmatch(text) and text.split("{")[0].split()[0] in helped, text
+            values[text.rpartition(" ")[0]] = int(text.rpartition(" ")[2])
+    assert done.stdout.endswith("\n")
+    for name, check in checks.items():
+        needed = "yes" if check["needed"] else "no"
+        assert values[f'postern_check_works{{check="{name}",needed="{needed}"}}'] == check["works"], (name, values)
+    assert values['postern_can_run{mode="user-namespace"}'] == report["user_namespace_mode"]
+    folder = PLACE / "metrics"
+    folder.mkdir(exist_ok=True)
+    if os.geteuid() == 0:
+        os.chown(folder, USER, USER)
+    target = folder / "postern.prom"
+    target.write_text("old\n")
+    if os.geteuid() == 0:
+        os.chown(target, USER, USER)
+    with open(target) as reader:
+        done = run(PROGRAM, "doctor", "--metrics-file", str(target))
+        assert done.returncode == 0 and done.stdout == "", done
+        assert reader.read() == "old\n", "a reader of the old file sees a change"
+    assert target.read_text().startswith("# HELP postern_info ") and [p.name for p in folder.iterdir()] == ["postern.prom"]
+    done = run(PROGRAM, "doctor", "--metrics-file", str(folder / "none/x"))
+    assert done.returncode == 255 and "none/x" in done.stderr, done
+    for words in (("--metrics", "--json"), ("--metrics-file",)):
+        assert run(PROGRAM, "doctor", *words).returncode == 1, words
 
 
 @test

@@ -285,6 +285,18 @@ TEST_SUITE("frontend/doctor") {
     CHECK(kernel_version("6") == std::pair(0U, 0U));
   }
 
+  TEST_CASE("metrics have a sample for each check, and no text ends a label") {
+    Facts f = good_host();
+    f.release = "6.1\"} 9\n# x\\";
+    const Report r = examine(f);
+    const std::string text = to_metrics(r, f, 17);
+    CHECK(contains(text, "kernel=\"6.1\\\"} 9\\n# x\\\\\"} 1\n"));
+    CHECK(contains(text, "\npostern_image_servers 17\n"));
+    for (const Check& c : r.checks) {
+      CHECK(contains(text, "postern_check_works{check=\"" + c.name + "\""));
+    }
+  }
+
   TEST_CASE("the tries leave no mount and no process behind") {
     const std::string before = own_mounts();
     (void)try_user_namespace();

@@ -6,10 +6,10 @@
 
 #include "policy/problem.h"
 
-namespace postern::config {
+namespace postern::system {
 
 // Written beside `path`, synced, and renamed over it; mode 0644. Problem: what could not be
 // written, with the cure where the caller lacks the right.
 [[nodiscard]] Outcome<> replace_file(const std::string& path, std::string_view text);
 
-}  // namespace postern::config
+}  // namespace postern::system

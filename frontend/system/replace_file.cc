@@ -1,4 +1,4 @@
-#include "frontend/config/replace_file.h"
+#include "frontend/system/replace_file.h"
 
 #include <cerrno>
 #include <cstdio>
@@ -11,7 +11,7 @@
 
 #include "protocol/base/unique_fd.h"
 
-namespace postern::config {
+namespace postern::system {
 namespace {
 
 Problem cannot_write(const std::string& path, int error) {
@@ -55,4 +55,4 @@ Outcome<> replace_file(const std::string& path, std::string_view text) {
   return Ok{};
 }
 
-}  // namespace postern::config
+}  // namespace postern::system
