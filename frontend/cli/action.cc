@@ -25,6 +25,7 @@
 #include "frontend/plan/make_plan.h"
 #include "frontend/plan/record.h"
 #include "frontend/plan/unlock.h"
+#include "frontend/start/audit.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
 #include "frontend/system/inherited.h"
@@ -179,7 +180,11 @@ Outcome<int> launch(plan::LaunchPlan plan,
     message::verbose(words);
   }
   accounts.reset();
-  POSTERN_TRY(check_images(plan));
+  Outcome<> admitted = check_images(plan);
+  if (site.audit_user_namespaces) {
+    start::log_start(plan, !admitted);
+  }
+  POSTERN_TRY(std::move(admitted));
   if (monitor != nullptr) {
     POSTERN_TRY(monitor->prepare(plan));
   }

@@ -56,6 +56,16 @@ std::vector<std::uint32_t> ids_of(const std::vector<std::string>& names, Lookup 
   return ids;
 }
 
+std::string account_text(std::uint32_t uid, char* passwd::* field) {
+  std::vector<char> buffer(kAccountBytes);
+  struct passwd entry{};
+  struct passwd* found = nullptr;
+  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
+    return {};
+  }
+  return found->*field;
+}
+
 }  // namespace
 
 std::vector<std::uint32_t> user_ids(const std::vector<std::string>& names) {
@@ -66,14 +76,12 @@ std::vector<std::uint32_t> group_ids(const std::vector<std::string>& names) {
   return ids_of(names, group_id);
 }
 
+std::string name_of(std::uint32_t uid) {
+  return account_text(uid, &passwd::pw_name);
+}
+
 std::string home_of(std::uint32_t uid) {
-  std::vector<char> buffer(kAccountBytes);
-  struct passwd entry{};
-  struct passwd* found = nullptr;
-  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
-    return {};
-  }
-  return found->pw_dir;
+  return account_text(uid, &passwd::pw_dir);
 }
 
 }  // namespace postern::admit

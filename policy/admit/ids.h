@@ -11,7 +11,8 @@ namespace postern::admit {
 [[nodiscard]] std::vector<std::uint32_t> user_ids(const std::vector<std::string>& names);
 [[nodiscard]] std::vector<std::uint32_t> group_ids(const std::vector<std::string>& names);
 
-// Home directory of the account `uid`; empty where there is none.
+// Name and home directory of the account `uid`; empty where there is none.
+[[nodiscard]] std::string name_of(std::uint32_t uid);
 [[nodiscard]] std::string home_of(std::uint32_t uid);
 
 }  // namespace postern::admit

@@ -21,6 +21,8 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
 
   {"audit", "required", &S::audit_required, "",
    "refuse setuid mode also where no syslog daemon listens; where one does, its line is always required"},
+  {"audit", "user-namespaces", &S::audit_user_namespaces, "",
+   "log starts in user-namespace mode as well; these entries are the caller's own word"},
 
   {"allow", "sif", &S::allow_sif, "allow container sif", "unencrypted SIF images"},
   {"allow", "squashfs", &S::allow_squashfs, "allow container squashfs", "bare squashfs images"},
@@ -77,7 +79,7 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
   {"build", "mksquashfs-processors", &S::build_mksquashfs_processors, "mksquashfs procs",
    "processors that a build uses; 0 = all"},
 
-  {"cgroups", "systemd", &S::cgroups_systemd, "systemd cgroups", "ask systemd for resource limits"},
+  {"cgroups", "systemd", &S::cgroups_systemd, "systemd cgroups", "taken, and changes nothing: systemd is not asked for limits"},
 
   {"crypt", "max-memory-kib", &S::crypt_max_memory_kib, "",
    "memory in KiB that unlocking an image may take"},

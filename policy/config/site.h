@@ -24,7 +24,7 @@ enum class DevMount : std::uint8_t { kNo, kMinimal, kYes };
 using List = std::vector<std::string>;
 
 // The number of rows in kKeys.
-inline constexpr std::size_t kKeyCount = 43;
+inline constexpr std::size_t kKeyCount = 44;
 
 // One member for each key, named table_key. The initial values are the defaults: those of a missing
 // file in user-namespace mode, and of every key that a file leaves out.
@@ -32,6 +32,7 @@ struct SiteConfig {
   bool suid_enabled = false;
 
   bool audit_required = false;
+  bool audit_user_namespaces = false;
 
   bool allow_sif = true;
   bool allow_squashfs = true;

@@ -1,37 +1,16 @@
 #include "policy/judge/audit.h"
 
 #include <array>
-#include <bit>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
-#include <ctime>
+#include <string_view>
+#include <utility>
 
-#include <sys/socket.h>
 #include <sys/sysmacros.h>
-#include <sys/un.h>
 
-#include <syslog.h>
-#include <unistd.h>
-
+#include "policy/text/hex.h"
 #include "protocol/refusal_table.h"
 
 namespace postern::judge {
 namespace {
-
-constexpr std::size_t kPathBytes = 400;
-constexpr std::size_t kDetailBytes = 300;
-
-void add(std::string& line, std::string_view name, std::string_view value) {
-  line += line.empty() ? "" : " ";
-  line += name;
-  line += '=';
-  line += value;
-}
-
-void add(std::string& line, std::string_view name, std::uint64_t value) {
-  add(line, name, std::to_string(value));
-}
 
 std::string_view name_of(RootKind root) {
   switch (root) {
@@ -43,16 +22,6 @@ std::string_view name_of(RootKind root) {
       return "directory";
   }
   return "?";
-}
-
-std::string hex(const std::uint8_t* bytes, std::size_t size) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  for (std::size_t i = 0; i < size; ++i) {
-    text += kDigits[bytes[i] >> 4];
-    text += kDigits[bytes[i] & 15];
-  }
-  return text;
 }
 
 std::string namespaces(std::uint32_t flags) {
@@ -91,138 +60,92 @@ std::string operations(const LaunchRequest& request) {
   return text;
 }
 
-void add_decision(std::string& line, const AuditRecord& record) {
-  if (record.verdict->decision == Decision::kAllow) {
-    add(line, "decision", "allow");
+void add_decision(audit::Record& out, const AuditFacts& from) {
+  if (from.verdict->decision == Decision::kAllow) {
+    out.add("decision", "allow");
     return;
   }
-  const auto code = static_cast<RefusalCode>(record.verdict->refusal);
-  const RefusalRow* row = find_refusal(code);
-  add(line, "decision", "refuse");
-  add(line, "rule", row == nullptr ? "?" : row->rule);
-  add(line, "item", record.verdict->refusal_item);
+  const RefusalRow* row = find_refusal(static_cast<RefusalCode>(from.verdict->refusal));
+  out.add("decision", "refuse");
+  out.add("rule", row == nullptr ? "?" : row->rule);
+  out.add("item", from.verdict->refusal_item);
 }
 
-void add_request(std::string& line, const LaunchRequest& request) {
-  add(line, "root", name_of(request.root));
+void add_job(audit::Record& out, const audit::SlurmJob& job) {
+  out.add("slurm-job", job.job);
+  if (!job.step.empty()) {
+    out.add("slurm-step", job.step);
+  }
+}
+
+void add_root(audit::Record& out, const AuditFacts& from) {
+  const bool proven = from.facts != nullptr && from.facts->image && from.facts->image->path;
+  out.add_text(proven ? "path" : "path-unproven", from.root_path, audit::kPathBytes);
+  out.add("device",
+          std::to_string(major(from.root_device)) + ":" + std::to_string(minor(from.root_device)));
+  out.add("inode", from.root_inode);
+}
+
+void add_request(audit::Record& out, const LaunchRequest& request) {
+  out.add("root", name_of(request.root));
   if (request.namespaces != 0) {
-    add(line, "namespaces", namespaces(request.namespaces));
+    out.add("namespaces", namespaces(request.namespaces));
   }
   if (request.join_net) {
-    add(line, "netns", "joined");
+    out.add("netns", "joined");
   }
   if (request.capabilities != 0) {
-    add(line, "capabilities", request.capabilities);
+    out.add("capabilities", request.capabilities);
   }
   if (!request.layers.empty()) {
-    add(line, "layers", request.layers.size());
+    out.add("layers", request.layers.size());
   }
   if (const std::string counts = operations(request); !counts.empty()) {
-    add(line, "operations", counts);
+    out.add("operations", counts);
   }
 }
 
-void add_verdict(std::string& line, const Verdict& verdict) {
+void add_verdict(audit::Record& out, const Verdict& verdict) {
   if (verdict.decision != Decision::kAllow) {
     return;
   }
-  add(line, "kernel-mount", verdict.layers[0].kind == RootKind::kImage ? 1 : 0);
+  out.add("kernel-mount", verdict.layers[0].kind == RootKind::kImage ? 1 : 0);
   if (verdict.verity.data_blocks != 0) {
-    add(line, "root-hash", hex(verdict.verity.root_hash.data(), verdict.verity.root_hash.size()));
+    out.add("root-hash", text::to_hex(verdict.verity.root_hash));
   }
   if (verdict.crypt.data_bytes != 0) {
-    add(line, "encrypted", 1);
+    out.add("encrypted", 1);
   }
 }
 
 }  // namespace
 
-std::string quote_for_log(std::string_view text, std::size_t most) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string quoted = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool plain = byte >= 0x20 && byte < 0x7f && c != '"' && c != '\\';
-    if (quoted.size() + (plain ? 1 : 4) + 4 > most) {
-      return quoted + "...\"";
-    }
-    if (plain) {
-      quoted += c;
-    } else {
-      quoted += "\\x";
-      quoted += kDigits[byte >> 4];
-      quoted += kDigits[byte & 15];
-    }
+// In the order of what must not be left out of a line that is too short for all.
+audit::Record audit_record(const AuditFacts& from) {
+  audit::Record out;
+  out.add("uid", from.uid);
+  out.add("gid", from.gid);
+  out.add("mode", "suid");
+  add_decision(out, from);
+  if (from.job) {
+    add_job(out, *from.job);
   }
-  return quoted + "\"";
-}
-
-std::string audit_text(const AuditRecord& record) {
-  std::string line;
-  add(line, "uid", record.uid);
-  add(line, "gid", record.gid);
-  add_decision(line, record);
-  if (!record.detail.empty()) {
-    add(line, "detail", quote_for_log(record.detail, kDetailBytes));
+  if (!from.user.empty()) {
+    out.add_text("user", from.user, audit::kNameBytes);
   }
-  if (record.request != nullptr) {
-    add_request(line, *record.request);
+  if (from.request != nullptr) {
+    add_request(out, *from.request);
   }
-  add_verdict(line, *record.verdict);
-  add(line, "device",
-      std::to_string(major(record.root_device)) + ":" + std::to_string(minor(record.root_device)));
-  add(line, "inode", record.root_inode);
-  const bool proven = record.facts != nullptr && record.facts->image && record.facts->image->path;
-  add(line, proven ? "path" : "path-unproven", quote_for_log(record.root_path, kPathBytes));
-  if (record.facts != nullptr && record.facts->ecl) {
-    add(line, "ecl-line", record.facts->ecl->line);
-    add(line, "ecl", quote_for_log(record.facts->ecl->why, kDetailBytes));
+  add_verdict(out, *from.verdict);
+  add_root(out, from);
+  if (!from.detail.empty()) {
+    out.add_text("detail", from.detail, audit::kDetailBytes);
   }
-  line.resize(std::min(line.size(), kMaxAuditBytes - 64));  // room for priority, time and tag
-  return line;
-}
-
-AuditLog AuditLog::open(const char* path) {
-  AuditLog log;
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  std::array<char, 32> text{};
-  // RFC 3164, 4.1.2: local time, the day padded with a space. strftime(3) in the C locale.
-  if (::localtime_r(&now, &parts) != nullptr &&
-      std::strftime(text.data(), text.size(), "%b %e %H:%M:%S", &parts) != 0) {
-    log.time_ = text.data();
+  if (from.facts != nullptr && from.facts->ecl) {
+    out.add("ecl-line", from.facts->ecl->line);
+    out.add_text("ecl", from.facts->ecl->why, audit::kDetailBytes);
   }
-  UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (!socket.valid() || std::strlen(path) >= sizeof address.sun_path) {
-    return log;
-  }
-  std::strcpy(address.sun_path, path);
-  const timeval limit{.tv_sec = 2, .tv_usec = 0};
-  // SAFETY: the cast is the interface of connect(2).
-  if (::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) == 0 &&
-      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
-    log.socket_ = std::move(socket);
-  }
-  return log;
-}
-
-bool AuditLog::write(std::string_view text, bool is_refusal) const noexcept {
-  const int priority = LOG_AUTHPRIV | (is_refusal ? LOG_WARNING : LOG_NOTICE);
-  std::array<char, kMaxAuditBytes> line{};
-  const int length =
-      std::snprintf(line.data(), line.size(), "<%d>%s postern-judge[%d]: %.*s", priority,
-                    time_.c_str(), ::getpid(), static_cast<int>(text.size()), text.data());
-  if (length <= 0) {
-    return false;
-  }
-  const std::size_t bytes = std::min(static_cast<std::size_t>(length), line.size() - 1);
-  ssize_t sent = 0;
-  do {
-    sent = ::send(socket_.get(), line.data(), bytes, MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  return sent == static_cast<ssize_t>(bytes);
+  return out;
 }
 
 }  // namespace postern::judge

@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include "policy/admit/ids.h"
+#include "policy/audit/job.h"
+#include "policy/audit/log.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/trusted_file.h"
 #include "policy/ecl/ecl.h"
@@ -189,7 +191,7 @@ bool write_verdict() {
   return true;
 }
 
-void describe_root(AuditRecord& record) {
+void describe_root(AuditFacts& record) {
   struct stat status{};
   if (::fstat(kRootFd, &status) == 0) {
     record.root_device = status.st_dev;
@@ -199,16 +201,16 @@ void describe_root(AuditRecord& record) {
 }
 
 // A line that the daemon did not take, or that the site requires and nobody takes, is a refusal.
-void log_and_maybe_refuse(const AuditLog& log, const AuditRecord& record, bool required) {
+void log_and_maybe_refuse(const audit::Log& log, const AuditFacts& record, bool required) {
   const bool is_refusal = g_verdict.decision != Decision::kAllow;
-  const bool logged = log.is_present() ? log.write(audit_text(record), is_refusal) : !required;
+  const bool logged = log.is_present() ? log.write(audit_record(record), is_refusal) : !required;
   if (!logged && !is_refusal) {
     refuse({RefusalCode::kAuditLog}, g_verdict);
   }
 }
 
 bool judge(Input input) {
-  const AuditLog log = AuditLog::open();
+  const audit::Log log = audit::Log::open("postern-judge");
   Policy policy;
   policy.facts.uid = input.uid;
   policy.facts.gid = input.gid;
@@ -216,13 +218,17 @@ bool judge(Input input) {
   policy.facts.groups.push_back(input.gid);
   policy.open_for_writing = input.open_for_writing;
 
-  AuditRecord record{.uid = input.uid, .gid = input.gid, .verdict = &g_verdict};
+  AuditFacts record{.uid = input.uid,
+                    .gid = input.gid,
+                    .user = admit::name_of(input.uid),
+                    .job = audit::slurm_job(),
+                    .verdict = &g_verdict};
   const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   const Trusted<> read = read_policy(root.get(), policy);
   const bool log_required = read && policy.site.audit_required;
 
   // ORDER: after the last file and name is looked up, before the caller's first byte.
-  if (!enter_sandbox({.verdict = kJudgeFd, .log = log.is_present() ? log.socket() : -1})) {
+  if (!enter_sandbox({.verdict = kJudgeFd, .logs = {log.syslog_socket(), log.journal_socket()}})) {
     return false;
   }
   describe_root(record);

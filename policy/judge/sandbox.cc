@@ -28,8 +28,8 @@ struct Limit {
   rlim_t value;
 };
 
-// Upper bounds: a batch system may set smaller ones, and they stay. The judge itself fits in 100 MiB
-// and two seconds, with the largest tables and headers that it reads.
+// Upper bounds: a batch system may set smaller ones, and they stay. The judge itself fits in 100
+// MiB and two seconds, with the largest tables and headers that it reads.
 constexpr std::array kLimits = std::to_array<Limit>({
     {RLIMIT_CORE, 0},
     {RLIMIT_AS, 1ULL << 30},
@@ -130,7 +130,8 @@ bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descrip
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition) == 0;
   };
   return allow(SCMP_SYS(write), fd(descriptors.verdict)) &&
-         (descriptors.log < 0 || allow(SCMP_SYS(sendto), fd(descriptors.log))) &&
+         std::all_of(descriptors.logs.begin(), descriptors.logs.end(),
+                     [&](int log) { return log < 0 || allow(SCMP_SYS(sendto), fd(log)); }) &&
          allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) &&
          allow(SCMP_SYS(fcntl), argument(1, F_GET_SEALS)) &&
          allow(SCMP_SYS(ioctl), argument(1, NS_GET_NSTYPE)) &&

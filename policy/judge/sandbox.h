@@ -1,6 +1,8 @@
 // What the judge gives up before it looks at a byte that a caller wrote.
 #pragma once
 
+#include <array>
+
 #include "protocol/base/result.h"
 
 namespace postern::judge {
@@ -11,8 +13,8 @@ namespace postern::judge {
 
 // Open descriptors that the sandbox leaves usable for more than reading.
 struct SandboxDescriptors {
-  int verdict = -1;  // written to
-  int log = -1;      // sent to; -1 if there is none
+  int verdict = -1;                    // written to
+  std::array<int, 2> logs = {-1, -1};  // sent to; -1 if there is none
 };
 
 // Last act before the request is decoded: Landlock without a single rule where the kernel has it,

@@ -440,6 +440,30 @@ def each_start_is_decided_once():
                 seen = len(lines)
 
 
+@test
+def starts_in_user_namespaces_are_logged_if_the_site_asks_for_it():
+    """an entry for each start without the helper, marked as unproven, that no name can forge; none if it is not asked for"""
+    site = worlds.SITE.replace("required = false", "required = false\nuser-namespaces = true")
+    with W.syslog() as journal:
+        W.configure()
+        check(started(IMAGES["none"], "user namespace") and journal() == [], "not asked for, and logged")
+        W.configure(site=site)
+        odd = f"{HOME}/odd \n\x1b[31m\" uid=0 decision=allow.sif"
+        shutil.copy(IMAGES["none"], odd)
+        own(odd)
+        check(started(odd, "user namespace"), "the plain start")
+        configure("whitelist", ["alice"])
+        W.configure(site=site, ecl=open(f"{CONFDIR}/ecl.toml").read())
+        check(not started(IMAGES["none"], "user namespace"), "a list that says no")
+        lines = journal()
+    check(len(lines) == 2, f"two starts: {lines}")
+    where = os.stat(odd)
+    for words in ("authpriv.notice", " postern[", f"uid={worlds.T1} gid={worlds.T1} mode=user-namespace proven=no decision=start ",
+                  f'user="{worlds.T1_NAME}"', f"inode={where.st_ino}", "odd \\x0a\\x1b[31m\\x22 uid=0 decision=allow.sif\""):
+        check(words in lines[0], f"{words!r} in {lines[0]!r}")
+    check("authpriv.warn" in lines[1] and "decision=refuse" in lines[1] and f'{IMAGES["none"]}"' in lines[1], lines[1])
+
+
 def route_table():
     """(rules, image, kernel-mount.squashfs) -> how it runs, and how without device-mapper: as postern-security(7) says."""
     page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man/postern-security.7.scd")

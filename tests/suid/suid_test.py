@@ -641,8 +641,9 @@ def every_launch_is_one_line_in_the_journal_of_a_real_syslog_daemon():
         lines = journal()
     check(len(lines) == 3, f"three launches: {lines}")
     status = os.stat(odd)
-    for words in ("authpriv.notice", "postern-judge[", f"uid={worlds.T1} ", f"inode={status.st_ino} ", "odd \\x0a\\x1b[31m \\x22name\\x22.sqfs"):
+    for words in ("authpriv.notice", "postern-judge[", f"uid={worlds.T1} ", f"inode={status.st_ino}\n", "odd \\x0a\\x1b[31m \\x22name\\x22.sqfs"):
         check(words in lines[0], f"{words!r} in {lines[0]!r}")
+    check(f"uid={worlds.T1} gid={worlds.T1} mode=suid decision=allow " in lines[0], lines[0])
     check("authpriv.warn" in lines[1] and f"uid={worlds.T1} " in lines[1], lines[1])
     check(W.as_user(start)[5] is None, "an audit that is required, without a daemon")
     W.configure()
