@@ -26,6 +26,9 @@
 #include "frontend/plan/record.h"
 #include "frontend/plan/unlock.h"
 #include "frontend/start/audit.h"
+#include "frontend/start/cgroup/group.h"
+#include "frontend/start/cgroup/resources.h"
+#include "frontend/start/wait.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
 #include "frontend/system/inherited.h"
@@ -150,6 +153,25 @@ Outcome<> check_images(const plan::LaunchPlan& plan) {
   return is_checked ? Outcome<>(Ok{}) : check_ecl(plan.image_name, -1, {});
 }
 
+// The payload's group, where a limit is asked for.
+Outcome<std::optional<start::cgroup::Group>> limit(
+    const std::vector<start::cgroup::Setting>& settings, plan::LaunchPlan& plan) {
+  if (settings.empty()) {
+    return std::optional<start::cgroup::Group>();
+  }
+  POSTERN_TRY_ASSIGN(start::cgroup::Group group, start::cgroup::Group::make(settings));
+  POSTERN_TRY_ASSIGN(plan.control_group, group.open_procs());
+  return std::optional(std::move(group));
+}
+
+void report(const start::cgroup::Group& group) {
+  if (const unsigned long count = group.killed_for_memory(); count > 0) {
+    message::warning("the kernel ended " + std::to_string(count) +
+                     (count == 1 ? " process" : " processes") +
+                     " of the container, because the limit of its memory was reached");
+  }
+}
+
 // Through the setuid helper where there is one and nothing speaks against it.
 Outcome<int> launch(plan::LaunchPlan plan,
                     bool no_suid,
@@ -195,6 +217,8 @@ Outcome<int> launch(plan::LaunchPlan plan,
 
 Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Monitor* monitor) {
   POSTERN_TRY_ASSIGN(const config::SiteConfig site, config::load_site_config(config_path()));
+  std::vector<std::string> warnings;
+  POSTERN_TRY_ASSIGN(const auto limits, start::cgroup::read_settings(action.resources, warnings));
   const bool no_suid = action.user_namespace;
   if (!no_suid) {
     POSTERN_TRY(suid::require_settings(config_path()));
@@ -203,7 +227,6 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
   POSTERN_TRY_ASSIGN(plan::PlanInput input,
                      gather(std::move(action), site, std::move(inherited), accounts));
   describe_input(input, site);
-  std::vector<std::string> warnings;
   auto plan = plan::make_plan(std::move(input), warnings);
   for (const std::string& warning : warnings) {
     message::warning(warning);
@@ -212,7 +235,13 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
     return std::move(plan).error();
   }
   describe_plan(*plan);
-  return launch(*std::move(plan), no_suid, site, std::move(accounts), monitor);
+  POSTERN_TRY_ASSIGN(std::optional<start::cgroup::Group> group, limit(limits, *plan));
+  const Outcome<int> status = launch(*std::move(plan), no_suid, site, std::move(accounts), monitor);
+  if (group) {
+    report(*group);
+    group->remove();  // finish_like() may not return
+  }
+  return status ? Outcome<int>(start::finish_like(*status)) : status;
 }
 
 namespace {

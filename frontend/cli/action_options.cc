@@ -17,9 +17,6 @@
 namespace postern::cli {
 namespace {
 
-constexpr std::string_view kLimits =
-    "start it under your batch system's limits, or: systemd-run --user --scope -p CPUQuota=… "
-    "-p MemoryMax=… postern …";
 constexpr std::string_view kNoDaemon =
     "images come from registries and archives, not from a docker daemon";
 constexpr std::string_view kCheckpoint = "use your batch system's or the program's own checkpoints";
@@ -29,7 +26,10 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   // name, letter, environment, kind, commands, value, help
   {"add-caps", 0, "ADD_CAPS", option::Kind::kList, kActions, "CAPS", "Linux capabilities to give to the payload"},
   {"app", 0, "APP,APPNAME", option::Kind::kText, kActions, "NAME", "the application of the image to run (SCIF)"},
+  {"apply-cgroups", 0, "APPLY_CGROUPS", option::Kind::kText, kActions, "FILE", "limits from a TOML file"},
   {"bind", 'B', "BIND,BINDPATH", option::Kind::kArray, kActions, "SPEC", "bind src[:dst[:opts]] (opts: ro, rw, id=N, image-src=PATH), comma separated", {}, true},
+  {"blkio-weight", 0, "BLKIO_WEIGHT", option::Kind::kText, kActions, "WEIGHT", "share of block devices, 10 to 1000"},
+  {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kList, kActions, "DEVICE:WEIGHT", "share of one block device, 10 to 1000"},
   {"cdi-dirs", 0, "", option::Kind::kList, kActions, "DIRS", "directories of CDI specifications, instead of /etc/cdi and /var/run/cdi"},
   {"cleanenv", 'e', "CLEANENV", option::Kind::kFlag, kActions, "", "start with a clean environment"},
   {"compat", 0, "COMPAT", option::Kind::kFlag, kActions, "", "like OCI runtimes: --containall --no-init --no-umask --no-eval --writable-tmpfs"},
@@ -37,6 +37,10 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"contain", 'c', "CONTAIN", option::Kind::kFlag, kActions, "", "minimal /dev, private home and /tmp"},
   {"containall", 'C', "CONTAINALL", option::Kind::kFlag, kActions, "", "--contain, and private PID and IPC namespaces and environment"},
   {"containlibs", 0, "CONTAINLIBS", option::Kind::kList, kActions, "FILES", "host libraries to bind into /.singularity.d/libs"},
+  {"cpu-shares", 0, "CPU_SHARES", option::Kind::kText, kActions, "SHARES", "share of the processors, 2 to 262144; usual is 1024"},
+  {"cpus", 0, "CPUS", option::Kind::kText, kActions, "NUMBER", "processors that can be used at a time, such as 1.5"},
+  {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "LIST", "processors to run on, such as 0-3,8"},
+  {"cpuset-mems", 0, "CPUSET_MEMS", option::Kind::kText, kActions, "LIST", "memory nodes to take memory from"},
   {"cwd", 0, "CWD,TARGET_CWD", option::Kind::kText, kForeground, "DIR", "initial directory inside the container"},
   {"device", 0, "", option::Kind::kList, kActions, "VENDOR/CLASS=NAME", "devices, as CDI specifications of the host describe them"},
   {"dns", 0, "DNS", option::Kind::kList, kActions, "ADDRESSES", "name servers for the container's resolv.conf"},
@@ -51,6 +55,9 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"ipc", 'i', "IPC,UNSHARE_IPC", option::Kind::kFlag, kActions, "", "new IPC namespace"},
   {"keep-privs", 0, "KEEP_PRIVS", option::Kind::kFlag, kActions, "", "root only: keep all capabilities"},
   {"key-command", 0, "KEY_COMMAND", option::Kind::kText, kActions, "COMMAND", "command that prints the key of an encrypted image"},
+  {"memory", 0, "MEMORY", option::Kind::kText, kActions, "SIZE", "limit of memory, such as 512m or 2G"},
+  {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "SIZE", "memory that others do not take away"},
+  {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "SIZE", "limit of memory and swap together; -1 is none"},
   {"mount", 0, "MOUNT", option::Kind::kArray, kActions, "SPEC", "mount in CSV form: type=bind,source=…,destination=…[,ro]", {}, true},
   {"net", 'n', "NET,UNSHARE_NET", option::Kind::kFlag, kActions, "", "new network namespace, with --network fakeroot unless another is named"},
   {"netns-path", 0, "NETNS_PATH", option::Kind::kText, kActions, "PATH", "network namespace to join (root, or where the site allows it)"},
@@ -68,6 +75,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"no-share", 0, "NO_SHARE", option::Kind::kFlag, kActions, "", "own mount of the image, even where one exists"},
   {"no-umask", 0, "NO_UMASK", option::Kind::kFlag, kActions, "", "umask 0022 inside, not the caller's"},
   {"nv", 0, "NV", option::Kind::kFlag, kActions, "", "NVIDIA libraries and devices of the host"},
+  {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", ""},
   {"overlay", 'o', "OVERLAY,OVERLAYIMAGE", option::Kind::kList, kActions, "PATH[:ro]", "directory or squashfs image over the root"},
   {"passphrase", 0, "", option::Kind::kFlag, kActions, "", "ask for the passphrase of an encrypted image"},
   {"passphrase-fd", 0, "", option::Kind::kText, kActions, "N", "read the passphrase from descriptor N"},
@@ -75,6 +83,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"pem-path", 0, "", option::Kind::kText, kActions, "FILE", "private key of an encrypted image"},
   {"pid", 'p', "PID,UNSHARE_PID", option::Kind::kFlag, kForeground, "", "new PID namespace"},
   {"pid-file", 0, "PID_FILE", option::Kind::kText, kInstances, "FILE", "file to write the instance's process number to"},
+  {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "NUMBER", "processes and threads at a time; -1 is no limit"},
   {"pwd", 0, "PWD,TARGET_PWD", option::Kind::kText, kForeground, "DIR", ""},
   {"rocm", 0, "ROCM", option::Kind::kFlag, kActions, "", "AMD libraries and devices of the host"},
   {"scratch", 'S', "SCRATCH,SCRATCHDIR", option::Kind::kList, kActions, "PATHS", "temporary directories inside"},
@@ -98,24 +107,12 @@ constexpr std::array kOptions = std::to_array<option::Option>({
 
   // Options of Apptainer that have no meaning here; each says what to do instead.
   {"allow-setuid", 0, "ALLOW_SETUID", option::Kind::kFlag, kActions, "", "", "set-user-ID programs never work inside; use --fakeroot where a program only checks for uid 0"},
-  {"apply-cgroups", 0, "APPLY_CGROUPS", option::Kind::kText, kActions, "", "", kLimits},
-  {"blkio-weight", 0, "BLKIO_WEIGHT", option::Kind::kText, kActions, "", "", kLimits},
-  {"blkio-weight-device", 0, "BLKIO_WEIGHT_DEVICE", option::Kind::kText, kActions, "", "", kLimits},
   {"boot", 0, "BOOT", option::Kind::kFlag, kActions, "", "", "a container here is one payload, not a booted system"},
-  {"cpu-shares", 0, "CPU_SHARES", option::Kind::kText, kActions, "", "", kLimits},
-  {"cpus", 0, "CPUS", option::Kind::kText, kActions, "", "", kLimits},
-  {"cpuset-cpus", 0, "CPUSET_CPUS", option::Kind::kText, kActions, "", "", "use taskset(1), or your batch system's limits"},
-  {"cpuset-mems", 0, "CPUSET_MEMS", option::Kind::kText, kActions, "", "", "use numactl(8), or your batch system's limits"},
   {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"docker-host", 0, "DOCKER_HOST", option::Kind::kText, kActions, "", "", {}, false, kNoDaemon},
   {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
-  {"memory", 0, "MEMORY", option::Kind::kText, kActions, "", "", kLimits},
-  {"memory-reservation", 0, "MEMORY_RESERVATION", option::Kind::kText, kActions, "", "", kLimits},
-  {"memory-swap", 0, "MEMORY_SWAP", option::Kind::kText, kActions, "", "", kLimits},
   {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv, or --device nvidia.com/gpu=all if the host has a CDI specification"},
-  {"oom-kill-disable", 0, "OOM_KILL_DISABLE", option::Kind::kFlag, kActions, "", "", kLimits},
-  {"pids-limit", 0, "PIDS_LIMIT", option::Kind::kText, kActions, "", "", kLimits},
   {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", {}, false, "commands of environment scripts have no time limit here"},
   {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", {}, false, "processes that start the same image share its mount and namespace anyway"},
   {"underlay", 0, "UNDERLAY", option::Kind::kFlag, kActions, "", "", {}, false, "missing mount points appear through overlay"},
@@ -319,6 +316,26 @@ Outcome<> key_options(const option::Arguments& arguments, plan::Action& action) 
   return Ok{};
 }
 
+// An empty value on the command line is a value: a limit whose variable is not set.
+std::optional<std::string> value_of(const option::Arguments& arguments, std::string_view name) {
+  return arguments.given(name) ? std::optional(std::string(arguments.text(name))) : std::nullopt;
+}
+
+plan::ResourceWish resource_options(const option::Arguments& arguments) {
+  return {.memory = value_of(arguments, "memory"),
+          .memory_swap = value_of(arguments, "memory-swap"),
+          .memory_reservation = value_of(arguments, "memory-reservation"),
+          .cpus = value_of(arguments, "cpus"),
+          .cpu_shares = value_of(arguments, "cpu-shares"),
+          .cpuset_cpus = value_of(arguments, "cpuset-cpus"),
+          .cpuset_mems = value_of(arguments, "cpuset-mems"),
+          .pids_limit = value_of(arguments, "pids-limit"),
+          .blkio_weight = value_of(arguments, "blkio-weight"),
+          .blkio_weight_devices = arguments.values("blkio-weight-device"),
+          .oom_kill_disable = arguments.given("oom-kill-disable"),
+          .file = value_of(arguments, "apply-cgroups")};
+}
+
 void mount_options(const option::Arguments& arguments, plan::Action& action) {
   action.binds = arguments.values("bind");
   action.mounts = arguments.values("mount");
@@ -357,6 +374,7 @@ Outcome<plan::Action> to_action(const option::Arguments& arguments) {
   POSTERN_TRY(namespace_options(arguments, action));
   POSTERN_TRY(security_options(arguments, action));
   POSTERN_TRY(key_options(arguments, action));
+  action.resources = resource_options(arguments);
   action.clean_environment = arguments.given("cleanenv");
   action.no_eval = arguments.given("no-eval");
   action.no_init = arguments.given("no-init");

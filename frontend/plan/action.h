@@ -11,6 +11,24 @@
 
 namespace postern::plan {
 
+// Limits of the payload, as given; start/cgroup/resources.h reads them.
+struct ResourceWish {
+  std::optional<std::string> memory;
+  std::optional<std::string> memory_swap;
+  std::optional<std::string> memory_reservation;
+  std::optional<std::string> cpus;
+  std::optional<std::string> cpu_shares;
+  std::optional<std::string> cpuset_cpus;
+  std::optional<std::string> cpuset_mems;
+  std::optional<std::string> pids_limit;
+  std::optional<std::string> blkio_weight;
+  std::vector<std::string> blkio_weight_devices;
+  bool oom_kill_disable = false;
+  std::optional<std::string> file;  // --apply-cgroups
+
+  bool operator==(const ResourceWish&) const = default;
+};
+
 // kCarried: a program of the host carries it (frontend/plan/network.h).
 enum class Network : std::uint8_t { kHost, kNone, kCarried };
 
@@ -75,6 +93,8 @@ struct Action {
   bool no_privileges = false;
   bool keep_privileges = false;
   std::string seccomp;  // profile file
+
+  ResourceWish resources;
 
   // Payload.
   std::string app;

@@ -102,6 +102,7 @@ struct LaunchPlan {
   std::optional<CarriedNetwork> network;  // of the new network namespace: user-namespace mode
   std::vector<int>
       inherited;           // the caller's open descriptors, for the payload (system/inherited.h)
+  UniqueFd control_group;  // cgroup.procs of the payload's group; not valid: it stays in ours
   bool share = true;       // join a running server of the same image (--no-share)
   std::string image_name;  // for messages
 };

@@ -162,6 +162,8 @@ Problem step_problem(const plan::LaunchPlan& plan, const Failure& failure) {
       return system_problem("taking a mount of " + plan.image_name, err);
     case Step::kBuild:
       return build_problem(plan, failure);
+    case Step::kControlGroup:
+      return control_group_problem(err);
     case Step::kDrop:
       return system_problem("dropping capabilities", err);
     case Step::kDeadline:
@@ -189,6 +191,13 @@ std::string first_line(const std::string& text) {
 }
 
 }  // namespace
+
+Problem control_group_problem(int err) {
+  return system_problem("moving the payload into its control group", err,
+                        err == ENODEV || err == ENOENT
+                            ? "somebody has removed it, or a start in another container did"
+                            : "its parent must belong to you as well: leave the limits out");
+}
 
 bool is_optional(const plan::LaunchPlan& plan, std::size_t source) noexcept {
   const MountRequest* const mount = mount_of(plan, source);
@@ -263,6 +272,7 @@ bool is_lost_server(const Failure& failure) noexcept {
     case Step::kOpen:
     case Step::kMerge:
     case Step::kCloneSources:
+    case Step::kControlGroup:
     case Step::kDrop:
     case Step::kExecute:
     case Step::kDeadline:

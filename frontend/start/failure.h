@@ -27,6 +27,7 @@ enum class Step : std::uint8_t {
   kMerge,         // passwd or group
   kCloneSources,  // clone_sources; error.item = operation
   kBuild,         // build_root; error.item = operation
+  kControlGroup,
   kDrop,
   kExecute,   // postern-init
   kDeadline,  // none of these came to an end in time
@@ -43,6 +44,7 @@ struct Failure {
 bool is_optional(const plan::LaunchPlan& plan, std::size_t source) noexcept;
 
 Problem source_problem(const plan::LaunchPlan& plan, std::size_t source, int err);
+Problem control_group_problem(int err);
 Problem refusal_problem(const plan::LaunchPlan& plan, const Refusal& refusal);
 
 // For a server that ended before it said a word: killed, or not even loaded (127, ld.so(8)).

@@ -409,6 +409,15 @@ class Launch {
     return Ok{};
   }
 
+  // The process waits for the record and has executed nothing of the caller's.
+  Outcome<> enter_control_group(pid_t pid) const {
+    const UniqueFd& group = plan_.control_group;
+    const std::string number = std::to_string(pid);
+    return !group.valid() || ::write(group.get(), number.data(), number.size()) > 0
+               ? Outcome<>(Ok{})
+               : Outcome<>(start::control_group_problem(errno));
+  }
+
   Outcome<> hand_over() {
     POSTERN_TRY_ASSIGN(const UniqueFd record,
                        system::make_content_fd("postern record", init::encode(plan_.record)));
@@ -467,7 +476,10 @@ class Launch {
     Outcome<> handed = Ok{};
     if (answered && reply.refusal == 0 && reply.err == 0) {
       signals_.hold_all();  // ORDER: before the payload is given what it runs
-      handed = hand_over();
+      handed = enter_control_group(reply.pid);
+      if (handed) {
+        handed = hand_over();
+      }
     }
     const int status = system::wait_for_end(helper);
     if (!handed) {
@@ -637,7 +649,7 @@ Outcome<int> launch(plan::LaunchPlan plan,
   if (attendant != nullptr) {
     attendant->ended(ended.status);
   }
-  return start::finish_like(ended.status);
+  return ended.status;
 }
 
 }  // namespace postern::suid

@@ -314,7 +314,7 @@ Outcome<int> launch(plan::LaunchPlan plan, start::Attendant* attendant) {
   if (attendant != nullptr) {
     attendant->ended(ended.status);
   }
-  return start::finish_like(ended.status);
+  return ended.status;
 }
 
 }  // namespace postern::userns

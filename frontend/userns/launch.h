@@ -7,9 +7,9 @@
 
 namespace postern::userns {
 
-// Starts the container and waits for it. Returns what to end with: the payload's exit status; where
-// the payload was killed by a signal, this process dies of the same signal and does not return.
-// Error: what could not be set up, naming the item of the plan, with the cure where one is known.
+// Starts the container and waits for it. Returns the payload's status as of wait(2), for
+// start::finish_like(). Error: what could not be set up, naming the item of the plan, with the cure
+// where one is known.
 Outcome<int> launch(plan::LaunchPlan plan, start::Attendant* attendant = nullptr);
 
 }  // namespace postern::userns

@@ -340,6 +340,10 @@ class Process {
 
   [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) {
     const LaunchRequest& request = setup_.plan->request;
+    // "0" is the writer. Only now: what was done so far is the start's, not the payload's.
+    if (const UniqueFd& group = setup_.plan->control_group; group.valid()) {
+      check(static_cast<int>(::write(group.get(), "0", 1)), start::Step::kControlGroup, Op::kStart);
+    }
     if (const int err = system::drop_capabilities(request.capabilities); err != 0) {
       fail(start::Step::kDrop, Error{.err = err, .op = Op::kStart});
     }

@@ -70,6 +70,26 @@ def wrong_architecture(b):
     result.fails(255, "arm64", "amd64")
 
 
+def limits_that_cannot_be(b):
+    """a limit with an impossible value, or on a host that has none to give, is refused; a start without one runs"""
+    for words in (("--memory", "lots"), ("--memory", ""), ("--memory", "1g", "--memory-swap", "1m"), ("--cpus", "1e9"),
+                  ("--cpuset-cpus", "3-1"), ("--pids-limit", "-7"), ("--blkio-weight", "5"), ("--blkio-weight-device", "/dev/null:500"),
+                  ("--oom-kill-disable",), ("--apply-cgroups", "/nowhere/at/all")):
+        b.run("exec", *words, ROOT, "true").fails(255, words[0])
+    b.run("exec", ROOT, "true", env={"APPTAINER_MEMORY": "many"}).fails(255, "--memory", "many")
+    limits = write(b, "limits.toml", b"[memory]\nlimit = 1073741824\n[memori]\n")
+    b.run("exec", "--apply-cgroups", limits, ROOT, "true").fails(255, "limits.toml:3", "memori")
+    b.run("exec", "--apply-cgroups", limits, "--cpus", "1", ROOT, "true").fails(255, "cannot be combined")
+    deep = write(b, "deep.toml", b".".join([b"a"] * 32768) + b" = 1\n")
+    b.run("exec", "--apply-cgroups", deep, ROOT, "true").fails(255, "deep.toml")
+    with open("/proc/self/cgroup") as file:
+        groups = file.read().splitlines()
+    if any(":memory:" in line for line in groups):
+        words = ("belongs to control groups version 1",) if any(line.startswith("0::") for line in groups) else ("version 1 alone",)
+        b.run("exec", "--memory", "1g", ROOT, "true").fails(255, *words)
+    b.run("exec", ROOT, "true").ok()
+
+
 def corrupt_squashfs(b):
     """damage anywhere in a squashfs: an error or a failing payload, never a hang or a crash"""
     data = read(SQUASHFS)
@@ -222,6 +242,6 @@ def damaged_environment_scripts(b):
     assert process.returncode == 0
 
 
-bench.main([missing_and_unreadable_images, truncated_sif, mutated_sif, wrong_architecture, corrupt_squashfs, no_fuse,
+bench.main([missing_and_unreadable_images, truncated_sif, mutated_sif, wrong_architecture, limits_that_cannot_be, corrupt_squashfs, no_fuse,
             no_user_namespaces, bad_binds, ten_thousand_binds, too_many_arguments, descriptor_limits, full_session,
             not_installed_whole, damaged_environment_scripts])

@@ -19,6 +19,7 @@
 
 #include "frontend/message/message.h"
 #include "frontend/plan/launch_plan.h"
+#include "frontend/start/wait.h"
 #include "frontend/userns/launch.h"
 
 extern char** environ;
@@ -182,5 +183,5 @@ int main(int argc, char** argv) {
     postern::message::fatal(status.error());
     return status.error().exit_code;
   }
-  return *status;
+  return postern::start::finish_like(*status);
 }
