@@ -131,13 +131,17 @@ def as_it_was(path):
 class Running:
     """A container that is up; `at` is the directory of its payload's control group."""
 
-    def __init__(self, inside, *options, mode=("--userns",), script="cat /proc/self/cgroup; ls /proc/self/fd; read line; true"):
+    def __init__(self, inside, *options, mode=("--userns",), script="cat /proc/self/cgroup; ls /proc/self/fd; echo ready; read line; true"):
         self.process = spawn(inside, [BINARY, "exec", *mode, *options, IMAGE, "sh", "-c", script], stdin=subprocess.PIPE)
-        line = self.process.stdout.readline()
-        if not line.startswith("0::"):
-            self.process.stdin.close()
-            raise AssertionError(say(finished(self.process)) + line)
-        self.at = TOP + line.strip()[3:]
+        self.lines = []
+        while self.lines[-1:] != ["ready"]:  # then its shell is alone, and waits
+            line = self.process.stdout.readline()
+            if not line:
+                self.process.stdin.close()
+                self.process.stdin = None
+                raise AssertionError(f"{self.lines} {say(finished(self.process))}")
+            self.lines.append(line.strip())
+        self.at = TOP + self.lines[0][3:]
 
     def limit(self, name):
         return read(f"{self.at}/{name}")
@@ -145,9 +149,9 @@ class Running:
     def end(self):
         self.process.stdin.close()
         self.process.stdin = None
-        out, err = self.process.communicate(timeout=120)
+        _, err = self.process.communicate(timeout=120)
         check(self.process.returncode == 0, f"exit {self.process.returncode}: {err}")
-        return out.split()
+        return self.lines[1:-1]
 
 
 ASKED = ("--memory", "96m", "--memory-swap", "128M", "--memory-reservation", "32MiB", "--cpus", "0.5", "--cpu-shares", "1024",
