@@ -53,14 +53,6 @@ bool known(Operation operation) {
   return operation >= Operation::kBind && static_cast<std::size_t>(operation) <= kOperationCount;
 }
 
-// hostname(7): letters, digits, hyphens and dots.
-bool is_hostname(std::string_view name) {
-  constexpr std::string_view kAllowed =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
-  return name.size() <= kMaxHostnameBytes &&
-         name.find_first_not_of(kAllowed) == std::string_view::npos;
-}
-
 // The helper's own check of the verdict (protocol/verdict_check.cc) admits the same.
 std::uint8_t flags_of(Operation operation) {
   constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
@@ -96,7 +88,8 @@ bool mount_fields_fit(const MountRequest& mount) {
 bool whole_fits(const LaunchRequest& request) {
   if (!known(request.root) || !known(request.scratch) || (request.namespaces & ~kNamespaces) != 0 ||
       request.scratch_bytes > kMaxSessionBytes ||
-      (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 || !is_hostname(request.hostname) ||
+      (request.capabilities >> (CAP_LAST_CAP + 1)) != 0 ||
+      (!request.hostname.empty() && !is_hostname(request.hostname)) ||
       request.layers.size() > kMaxLayers || request.mounts.size() > kMaxOperations) {
     return false;
   }
@@ -123,6 +116,14 @@ bool whole_fits(const LaunchRequest& request) {
 }
 
 }  // namespace
+
+bool is_hostname(std::string_view name) noexcept {
+  constexpr std::string_view kAllowed =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-.";
+  return !name.empty() && name.size() <= kMaxHostnameBytes &&
+         name.find_first_not_of(kAllowed) == std::string_view::npos && name.front() != '-' &&
+         name.front() != '.' && name.back() != '-';
+}
 
 bool takes_descriptor(Operation operation) noexcept {
   switch (operation) {

@@ -22,6 +22,10 @@ namespace postern {
 // slash, no NUL; at most kMaxTargetBytes with its NUL.
 [[nodiscard]] bool is_target(std::string_view path) noexcept;
 
+// hostname(7): letters, digits, hyphens and dots; no hyphen or dot at the beginning, no hyphen at
+// the end; at most kMaxHostnameBytes.
+[[nodiscard]] bool is_hostname(std::string_view name) noexcept;
+
 // Whether the operation takes a descriptor of the caller's.
 [[nodiscard]] bool takes_descriptor(Operation operation) noexcept;
 

@@ -13,6 +13,7 @@
 
 #include "policy/config/capabilities.h"
 #include "protocol/exit_codes.h"
+#include "protocol/launch_form.h"
 
 namespace postern::cli {
 namespace {
@@ -131,18 +132,6 @@ Outcome<std::uint64_t> capability_set(const std::vector<std::string>& lists) {
     set |= bits;
   }
   return set;
-}
-
-// hostname(7): letters, digits, hyphens and dots, each part beginning and ending with no hyphen.
-bool is_hostname(std::string_view name) {
-  if (name.empty() || name.size() > 63 || name.front() == '-' || name.back() == '-' ||
-      name.front() == '.') {
-    return false;
-  }
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-           c == '.';
-  });
 }
 
 // One record of CSV that has quotes: "A=1,2",B=3. nullopt where a quote is out of place: then the

@@ -21,6 +21,7 @@
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "policy/sif/format.h"
+#include "policy/text/hex.h"
 
 namespace postern::imagebuild {
 namespace {
@@ -142,7 +143,7 @@ std::string link_target(const std::string& name, const std::string& target) {
 }
 
 bool is_hex64(std::string_view text) {
-  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  return text::is_lower_hex(text, 64);
 }
 
 // Members that image archives have; any other name means that the tar is a root file system.

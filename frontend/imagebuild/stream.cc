@@ -12,19 +12,15 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "policy/text/hex.h"
+
 namespace postern::imagebuild {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
 
 std::string hex_digest(std::span<const unsigned char> digest) {
-  static constexpr char kHex[] = "0123456789abcdef";
-  std::string text = "sha256:";
-  for (const unsigned char byte : digest) {
-    text += kHex[byte >> 4];
-    text += kHex[byte & 15];
-  }
-  return text;
+  return "sha256:" + text::to_hex(digest);
 }
 
 std::string finish_digest(EVP_MD_CTX* context) {
@@ -59,7 +55,8 @@ Outcome<std::span<const std::byte>> FileStream::next() {
   }
   const std::size_t want = static_cast<std::size_t>(std::min<std::uint64_t>(left_, buffer_.size()));
   if (available_) {
-    POSTERN_TRY(available_(offset_ + want - 1));  // whole pieces: formats are told by their first one
+    POSTERN_TRY(
+        available_(offset_ + want - 1));  // whole pieces: formats are told by their first one
   }
   ssize_t got = 0;
   do {
@@ -312,8 +309,7 @@ std::string sha256_of(std::string_view bytes) {
 }
 
 bool is_sha256_digest(std::string_view text) {
-  return text.size() == 71 && text.starts_with("sha256:") &&
-         text.substr(7).find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  return text.starts_with("sha256:") && text::is_lower_hex(text.substr(7), 64);
 }
 
 }  // namespace postern::imagebuild

@@ -11,6 +11,7 @@
 
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
+#include "policy/text/percent.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/exit_codes.h"
 
@@ -90,24 +91,6 @@ Outcome<Answer> ask(const Request& request) {
                            "key servers are asked by it: install it beside postern-keys");
   }
   return parse_answer(done->output);
-}
-
-std::string escape(std::string_view text) {
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-                       c == '-' || c == '.' || c == '_' || c == '~';
-    if (plain) {
-      out += c;
-    } else {
-      out += '%';
-      out += kDigits[byte >> 4];
-      out += kDigits[byte & 15];
-    }
-  }
-  return out;
 }
 
 // Whether a secret may go there: over TLS, or to this machine itself ("127.example.org" is
@@ -237,9 +220,9 @@ Outcome<std::vector<ServerOptions>> configured_servers() {
 
 Outcome<std::string> fetch_key(const ServerOptions& server, const std::string& search) {
   POSTERN_TRY_ASSIGN(const std::string address, server_address(server.url));
-  POSTERN_TRY_ASSIGN(
-      Answer answer,
-      ask(to(server, address, "/pks/lookup?op=get&options=mr&exact=on&search=" + escape(search))));
+  POSTERN_TRY_ASSIGN(Answer answer, ask(to(server, address,
+                                           "/pks/lookup?op=get&options=mr&exact=on&search=" +
+                                               text::percent_encode(search))));
   POSTERN_TRY(check_status(answer, address, "key " + search));
   return std::move(answer.body);
 }
@@ -249,10 +232,10 @@ Outcome<std::vector<FoundKey>> search_keys(const ServerOptions& server, const st
   std::vector<FoundKey> out;
   std::string page;
   for (int pages = 0; pages < kMaxPages; ++pages) {
-    std::string path =
-        "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" + escape(text);
+    std::string path = "/pks/lookup?op=index&options=mr&fingerprint=on&x-pagesize=256&search=" +
+                       text::percent_encode(text);
     if (!page.empty()) {
-      path += "&x-pagetoken=" + escape(page);
+      path += "&x-pagetoken=" + text::percent_encode(page);
     }
     POSTERN_TRY_ASSIGN(const Answer answer, ask(to(server, address, path)));
     POSTERN_TRY(check_status(answer, address, "key that matches '" + text + "'"));
@@ -272,7 +255,7 @@ Outcome<> push_key(const ServerOptions& server, const std::string& armored) {
   Request request = to(server, address, "/pks/add");
   request.method = "POST";
   request.content_type = "application/x-www-form-urlencoded";
-  request.body = "keytext=" + escape(armored);
+  request.body = "keytext=" + text::percent_encode(armored);
   POSTERN_TRY_ASSIGN(const Answer answer, ask(request));
   return check_status(answer, address, "place for keys (/pks/add)");
 }

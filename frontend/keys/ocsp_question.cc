@@ -6,18 +6,12 @@
 #include <openssl/ocsp.h>
 #include <openssl/x509v3.h>
 
+#include "policy/signature/owned.h"
+
 namespace postern::keys {
 namespace {
 
-template <auto Function>
-struct With {
-  template <class T>
-  void operator()(T* object) const {
-    Function(object);
-  }
-};
-template <class T, auto Function>
-using Owned = std::unique_ptr<T, With<Function>>;
+using signature::Owned;
 
 void free_addresses(STACK_OF(OPENSSL_STRING) * list) {
   X509_email_free(list);

@@ -99,9 +99,6 @@ Outcome<std::string> origin_of(const std::string& url);
 Outcome<std::string> host_of(const std::string& url);
 // `reference` (absolute or relative) seen from `base`.
 Outcome<std::string> resolve_url(const std::string& base, const std::string& reference);
-// Percent-encoding of everything but letters, digits and "-._~".
-std::string escape(std::string_view text);
-
 // "localhost" and what is below it, 127.0.0.0/8, ::1.
 bool is_loopback(std::string_view host);
 // Loopback, or a literal address of a private or link-local network (RFC 1918, 3927, 4193, 4291).

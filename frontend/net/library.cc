@@ -9,6 +9,8 @@
 #include "frontend/message/message.h"
 #include "frontend/net/digest.h"
 #include "policy/json/strict.h"
+#include "policy/text/hex.h"
+#include "policy/text/percent.h"
 
 namespace postern::net {
 namespace {
@@ -55,7 +57,7 @@ std::string quoted(std::string_view text) {
 std::string image_path(const std::string& path,
                        const std::string& tag,
                        const std::string& architecture) {
-  return path + ":" + tag + "?arch=" + escape(architecture);
+  return path + ":" + tag + "?arch=" + text::percent_encode(architecture);
 }
 
 }  // namespace
@@ -71,9 +73,8 @@ Outcome<LibraryImage> parse_library_image(std::string_view body) {
       .id = text_of(*data, "id"), .hash = text_of(*data, "hash"), .size = number_of(*data, "size")};
   const json::Value* uploaded = data->find("uploaded", Kind::kBool);
   out.uploaded = uploaded != nullptr && uploaded->boolean;
-  const bool good =
-      out.hash.size() == kSha256.size() + 64 && out.hash.starts_with(kSha256) &&
-      out.hash.find_first_not_of("0123456789abcdef", kSha256.size()) == std::string::npos;
+  const bool good = out.hash.starts_with(kSha256) &&
+                    text::is_lower_hex(std::string_view(out.hash).substr(kSha256.size()), 64);
   if (!good) {
     return Problem{.what = "the library names the image's bytes by '" + out.hash.substr(0, 100) +
                            "', which is no SHA-256"};
@@ -363,10 +364,11 @@ Outcome<Library::Uploaded> Library::upload(const Upload& upload) {
 Outcome<std::vector<Library::Found>> Library::search(const std::string& text,
                                                      const std::string& architecture,
                                                      bool only_signed) {
-  POSTERN_TRY_ASSIGN(const Answer answer,
-                     client_->perform(request("GET", "v1/search?value=" + escape(text) +
-                                                         "&arch=" + escape(architecture) +
-                                                         (only_signed ? "&signed=true" : ""))));
+  POSTERN_TRY_ASSIGN(
+      const Answer answer,
+      client_->perform(request("GET", "v1/search?value=" + text::percent_encode(text) +
+                                          "&arch=" + text::percent_encode(architecture) +
+                                          (only_signed ? "&signed=true" : ""))));
   if (answer.status != 200) {
     return refused("searching " + base_, answer);
   }

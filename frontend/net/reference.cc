@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "policy/text/hex.h"
+
 namespace postern::net {
 namespace {
 
@@ -111,8 +113,7 @@ void take_host(std::string_view& rest, Reference& out) {
 }  // namespace
 
 bool is_digest(std::string_view text) {
-  return text.size() == kDigest.size() + 64 && text.starts_with(kDigest) &&
-         text.find_first_not_of("0123456789abcdef", kDigest.size()) == std::string_view::npos;
+  return text.starts_with(kDigest) && text::is_lower_hex(text.substr(kDigest.size()), 64);
 }
 
 std::string_view transport_of(std::string_view text) {

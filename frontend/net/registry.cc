@@ -7,6 +7,7 @@
 #include "frontend/message/message.h"
 #include "frontend/net/digest.h"
 #include "policy/json/strict.h"
+#include "policy/text/percent.h"
 
 namespace postern::net {
 namespace {
@@ -61,11 +62,11 @@ std::string with_query(const std::string& url, const std::string& query) {
 }
 
 std::string scope_query(const std::string& service, const std::string& scope) {
-  std::string out = "service=" + escape(service);
+  std::string out = "service=" + text::percent_encode(service);
   for (std::string_view rest = scope; !rest.empty();) {
     const std::size_t blank = rest.find(' ');
     if (blank != 0) {
-      out += "&scope=" + escape(rest.substr(0, blank));
+      out += "&scope=" + text::percent_encode(rest.substr(0, blank));
     }
     rest = blank == std::string_view::npos ? std::string_view{} : rest.substr(blank + 1);
   }
@@ -93,7 +94,8 @@ Outcome<std::optional<std::string>> refreshed_token(Client& client,
   Request request{.method = "POST", .url = challenge.realm, .most = kMaxToken};
   request.headers.push_back({"Content-Type", "application/x-www-form-urlencoded"});
   request.body = "grant_type=refresh_token&client_id=postern&refresh_token=" +
-                 escape(credentials.identity_token) + "&" + scope_query(challenge.service, scope);
+                 text::percent_encode(credentials.identity_token) + "&" +
+                 scope_query(challenge.service, scope);
   POSTERN_TRY_ASSIGN(const Answer answer, client.perform(request));
   if (answer.status == 404 || answer.status == 405) {
     return std::optional<std::string>();
@@ -121,7 +123,7 @@ Outcome<std::string> fetch_token(Client& client,
   Request request{.url = with_query(challenge.realm, scope_query(challenge.service, scope)),
                   .most = kMaxToken};
   if (credentials && !credentials->user.empty()) {
-    request.url += "&account=" + escape(credentials->user);
+    request.url += "&account=" + text::percent_encode(credentials->user);
     request.authorization = basic_authorization(credentials->user, credentials->password);
   }
   POSTERN_TRY_ASSIGN(const Answer answer, client.perform(request));
@@ -488,7 +490,7 @@ Outcome<> Registry::upload_once(const std::string& digest, const Request& body) 
   }
   POSTERN_TRY_ASSIGN(const std::string end, next != nullptr ? resolve_url(patched.url, *next)
                                                             : Outcome<std::string>(place));
-  Request put{.method = "PUT", .url = with_query(end, "digest=" + escape(digest))};
+  Request put{.method = "PUT", .url = with_query(end, "digest=" + text::percent_encode(digest))};
   POSTERN_TRY_ASSIGN(const Answer done, session_->client().perform(to(put)));
   return done.status == 201 || done.status == 204 ? Outcome<>() : refused(done);
 }

@@ -475,6 +475,100 @@ int Machine::do_echo(const Arguments& words) {
   return print(newline ? out + '\n' : out);
 }
 
+namespace {
+
+// Of the escape at `at`: a backslash with one character, or with up to three octal digits.
+std::size_t escape_length(std::string_view format, std::size_t at) {
+  const auto is_octal = [&](std::size_t i) {
+    return i < format.size() && format[i] >= '0' && format[i] <= '7';
+  };
+  std::size_t length = 2;
+  while (length < 4 && is_octal(at + 1) && is_octal(at + length)) {
+    ++length;
+  }
+  return length;
+}
+
+std::string in_quotes(std::string_view text) {
+  std::string out = "'";
+  for (const char c : text) {
+    out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  }
+  return out + '\'';
+}
+
+// What a conversion of printf(1) makes of an argument; none if there is no such conversion.
+std::optional<std::string> converted(const std::string& specification,
+                                     char kind,
+                                     const std::string& argument) {
+  std::array<char, 4096> buffer{};
+  const auto print = [&](const std::string& format, auto value) {
+    std::snprintf(buffer.data(), buffer.size(), format.c_str(), value);
+    return std::string(buffer.data());
+  };
+  if (kind == 'b') {
+    std::string out;
+    unescape(argument, out);
+    return out;
+  }
+  if (kind == 'q') {
+    return in_quotes(argument);
+  }
+  if (kind == 's') {
+    return specification == "%" ? argument : print(specification + "s", argument.c_str());
+  }
+  if (kind == 'c') {
+    return argument.substr(0, 1);
+  }
+  if (std::string_view("dioxXu").find(kind) != std::string_view::npos) {
+    return print(specification + "ll" + kind, std::strtoll(argument.c_str(), nullptr, 0));
+  }
+  if (std::string_view("feEgG").find(kind) != std::string_view::npos) {
+    return print(specification + kind, std::strtod(argument.c_str(), nullptr));
+  }
+  return std::nullopt;
+}
+
+// The format once, with the words from `at` on as arguments. The letter of a conversion that does
+// not exist, none if all do.
+std::optional<char> format_once(const std::string& format,
+                                const std::vector<std::string>& words,
+                                std::size_t& at,
+                                std::string& out) {
+  for (std::size_t i = 0; i < format.size(); ++i) {
+    if (format[i] == '\\' && i + 1 < format.size()) {
+      const std::size_t length = escape_length(format, i);
+      unescape(std::string_view(format).substr(i, length), out);
+      i += length - 1;
+      continue;
+    }
+    if (format[i] != '%') {
+      out += format[i];
+      continue;
+    }
+    const std::size_t end = format.find_first_not_of("-+ #0123456789.", i + 1);
+    if (end == std::string::npos) {
+      break;
+    }
+    const char kind = format[end];
+    const std::string specification = format.substr(i, end - i);
+    i = end;
+    if (kind == '%') {
+      out += '%';
+      continue;
+    }
+    const auto text =
+        converted(specification, kind, at < words.size() ? words[at++] : std::string());
+    if (!text) {
+      return kind;
+    }
+    out += *text;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
 int Machine::do_printf(const Arguments& words) {
   std::size_t at = 1;
   std::string variable;
@@ -489,66 +583,9 @@ int Machine::do_printf(const Arguments& words) {
   std::string out;
   const std::size_t first = at;
   do {
-    for (std::size_t i = 0; i < format.size(); ++i) {
-      if (format[i] == '\\' && i + 1 < format.size()) {
-        std::size_t length = 2;
-        while (length < 4 && i + length < format.size() && format[i + 1] >= '0' &&
-               format[i + 1] <= '7' && format[i + length] >= '0' && format[i + length] <= '7') {
-          ++length;
-        }
-        unescape(std::string_view(format).substr(i, length), out);
-        i += length - 1;
-        continue;
-      }
-      if (format[i] != '%') {
-        out += format[i];
-        continue;
-      }
-      const std::size_t end = format.find_first_not_of("-+ #0123456789.", i + 1);
-      if (end == std::string::npos) {
-        break;
-      }
-      const char kind = format[end];
-      std::string specification = format.substr(i, end - i);
-      i = end;
-      if (kind == '%') {
-        out += '%';
-        continue;
-      }
-      const std::string argument = at < words.size() ? words[at++] : std::string();
-      std::array<char, 4096> buffer{};
-      if (kind == 'b') {
-        unescape(argument, out);
-      } else if (kind == 'q') {
-        out += '\'';
-        for (const char c : argument) {
-          out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-        }
-        out += '\'';
-      } else if (kind == 's') {
-        if (specification == "%") {
-          out += argument;
-          continue;
-        }
-        const std::string full = specification + "s";
-        std::snprintf(buffer.data(), buffer.size(), full.c_str(), argument.c_str());
-        out += buffer.data();
-      } else if (kind == 'c') {
-        out += argument.substr(0, 1);
-      } else if (std::string_view("dioxXu").find(kind) != std::string_view::npos) {
-        const std::string full = specification + "ll" + kind;
-        std::snprintf(buffer.data(), buffer.size(), full.c_str(),
-                      std::strtoll(argument.c_str(), nullptr, 0));
-        out += buffer.data();
-      } else if (std::string_view("feEgG").find(kind) != std::string_view::npos) {
-        const std::string full = specification + kind;
-        std::snprintf(buffer.data(), buffer.size(), full.c_str(),
-                      std::strtod(argument.c_str(), nullptr));
-        out += buffer.data();
-      } else {
-        say("printf: %" + std::string(1, kind) + " is not known");
-        return 1;
-      }
+    if (const auto unknown = format_once(format, words, at, out)) {
+      say("printf: %" + std::string(1, *unknown) + " is not known");
+      return 1;
     }
   } while (at < words.size() && at > first);
   if (!variable.empty()) {

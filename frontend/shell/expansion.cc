@@ -286,19 +286,67 @@ std::optional<std::string> Machine::value_of(const Part& part) {
   return found != variable->elements.end() ? std::optional(found->second) : std::nullopt;
 }
 
-// "$@", ${NAME[@]} and their like: several fields. False: it is none of them.
-bool Machine::expand_list(const Part& part, std::vector<Field>& out) {
-  const bool arguments = part.text == "@" || part.text == "*";
-  std::string index = part.text;
-  if (!arguments) {
-    if (part.index == nullptr || part.index->parts.size() != 1) {
-      return false;
-    }
-    index = part.index->parts[0].text;
-    if (index != "@" && index != "*") {
-      return false;
-    }
+namespace {
+
+// "@" or "*" if the part is "$@", ${NAME[@]} or one of their like; "" if it is none of them.
+std::string list_index(const Part& part) {
+  if (part.text == "@" || part.text == "*") {
+    return part.text;
   }
+  if (part.index == nullptr || part.index->parts.size() != 1) {
+    return "";
+  }
+  const std::string& index = part.index->parts[0].text;
+  return index == "@" || index == "*" ? index : "";
+}
+
+}  // namespace
+
+// ${NAME[@]:FROM:COUNT}
+void Machine::take_slice(const Part& part, bool arguments, std::vector<std::string>& values) {
+  const auto number = [&](const Word& word) {
+    return static_cast<std::size_t>(std::max<std::int64_t>(0, arithmetic(word).value_or(0)));
+  };
+  const std::size_t from = number(*part.argument);
+  const std::size_t start = arguments && from > 0 ? from - 1 : from;
+  const std::size_t count = part.replacement != nullptr ? number(*part.replacement) : values.size();
+  const std::size_t begin = std::min(start, values.size());
+  values.assign(
+      values.begin() + static_cast<std::ptrdiff_t>(begin),
+      values.begin() + static_cast<std::ptrdiff_t>(std::min(values.size(), begin + count)));
+}
+
+// Several fields, or one if "*" stands in quotes.
+void Machine::add_list(const Part& part,
+                       const std::string& index,
+                       const std::vector<std::string>& values,
+                       std::vector<Field>& out) {
+  if (part.quoted && index == "*") {
+    std::string joined;
+    const std::string separator = find("IFS") != nullptr ? value("IFS").substr(0, 1) : " ";
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      joined += (i == 0 ? "" : separator) + values[i];
+    }
+    last(out).add(joined, 'q');
+    last(out).has_quotes = true;
+    return;
+  }
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i > 0) {
+      out.emplace_back();
+    }
+    last(out).add(values[i], part.quoted ? 'q' : 'e');
+    last(out).has_quotes = last(out).has_quotes || part.quoted;
+  }
+}
+
+// False: it is no list.
+bool Machine::expand_list(const Part& part, std::vector<Field>& out) {
+  const std::string index = list_index(part);
+  if (index.empty()) {
+    return false;
+  }
+  const bool arguments = part.text == "@" || part.text == "*";
   std::vector<std::string> values = arguments ? arguments_ : std::vector<std::string>{};
   std::vector<std::string> keys;
   if (const Variable* const variable = arguments ? nullptr : find(part.text); variable != nullptr) {
@@ -316,53 +364,24 @@ bool Machine::expand_list(const Part& part, std::vector<Field>& out) {
     return true;
   }
   values = part.indirect ? keys : values;
-  if (!part.operation.empty()) {
-    const bool is_default = part.operation.find_first_of("-=+?") != std::string::npos;
-    if (is_default) {
-      const bool use_operand = part.operation.back() == '+' ? !values.empty() : values.empty();
-      if (use_operand) {
-        for (Field& field : expand(*part.argument, false)) {
-          last(out).text += field.text;
-          last(out).origin += field.origin;
-        }
-        return true;
+  if (part.operation.find_first_of("-=+?") != std::string::npos) {
+    const bool is_alternative = part.operation.back() == '+';
+    if (is_alternative != values.empty()) {
+      for (Field& field : expand(*part.argument, false)) {
+        last(out).text += field.text;
+        last(out).origin += field.origin;
       }
-      values = part.operation.back() == '+' ? std::vector<std::string>{} : values;
-    } else if (part.operation == ":") {
-      const auto from = static_cast<std::size_t>(
-          std::max<std::int64_t>(0, arithmetic(*part.argument).value_or(0)));
-      const std::size_t start = arguments && from > 0 ? from - 1 : from;
-      const auto count = part.replacement != nullptr
-                             ? static_cast<std::size_t>(std::max<std::int64_t>(
-                                   0, arithmetic(*part.replacement).value_or(0)))
-                             : values.size();
-      const std::size_t begin = std::min(start, values.size());
-      values.assign(
-          values.begin() + static_cast<std::ptrdiff_t>(begin),
-          values.begin() + static_cast<std::ptrdiff_t>(std::min(values.size(), begin + count)));
-    } else {
-      for (std::string& one : values) {
-        one = apply(part, one);
-      }
+      return true;
+    }
+    values = is_alternative ? std::vector<std::string>{} : values;
+  } else if (part.operation == ":") {
+    take_slice(part, arguments, values);
+  } else if (!part.operation.empty()) {
+    for (std::string& one : values) {
+      one = apply(part, one);
     }
   }
-  if (part.quoted && index == "*") {
-    std::string joined;
-    const std::string separator = find("IFS") != nullptr ? value("IFS").substr(0, 1) : " ";
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      joined += (i == 0 ? "" : separator) + values[i];
-    }
-    last(out).add(joined, 'q');
-    last(out).has_quotes = true;
-    return true;
-  }
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (i > 0) {
-      out.emplace_back();
-    }
-    last(out).add(values[i], part.quoted ? 'q' : 'e');
-    last(out).has_quotes = last(out).has_quotes || part.quoted;
-  }
+  add_list(part, index, values, out);
   return true;
 }
 

@@ -108,6 +108,11 @@ class Machine {
   void expand_part(const Part& part, std::vector<Field>& out);
   void expand_parameter(const Part& part, std::vector<Field>& out);
   bool expand_list(const Part& part, std::vector<Field>& out);
+  void take_slice(const Part& part, bool arguments, std::vector<std::string>& values);
+  void add_list(const Part& part,
+                const std::string& index,
+                const std::vector<std::string>& values,
+                std::vector<Field>& out);
   std::string apply(const Part& part, const std::string& value);
   std::string replace(const Part& part, const std::string& value);
   std::string change_case(const Part& part, const std::string& value);

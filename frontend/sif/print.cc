@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "policy/text/hex.h"
 #include "policy/text/printable.h"
 
 namespace postern::sif {
@@ -40,13 +41,7 @@ std::string group_text(const Descriptor& d) {
 }
 
 std::string fingerprint_text(const SignatureInfo& signature) {
-  constexpr std::string_view kHex = "0123456789ABCDEF";
-  std::string text;
-  for (const std::uint8_t byte : signature.fingerprint) {
-    text += kHex[byte >> 4];
-    text += kHex[byte & 0xf];
-  }
-  return text;
+  return text::to_hex(signature.fingerprint, text::Case::kUpper);
 }
 
 // What stands in parentheses behind the type.

@@ -29,6 +29,7 @@
 #include "frontend/system/descriptor_message.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
+#include "policy/text/hex.h"
 
 namespace postern::start {
 namespace {
@@ -76,16 +77,6 @@ class Arguments {
   std::vector<std::string> words_;
   std::vector<system::Passed> passed_;
 };
-
-std::string hex(const std::uint8_t* bytes, std::size_t count) {
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string text;
-  for (std::size_t i = 0; i < count; ++i) {
-    text += kDigits[bytes[i] >> 4];
-    text += kDigits[bytes[i] & 15];
-  }
-  return text;
-}
 
 // What a server of ours is given besides its image.
 struct Equipment {
@@ -343,9 +334,9 @@ std::vector<std::string> extent_arguments(const plan::ImageServer& image, const 
   }
   if (image.verity) {
     const VerityGeometry& verity = *image.verity;
-    out.insert(out.end(), {"--verity", hex(verity.root_hash.data(), verity.root_hash.size()) + ":" +
-                                           hex(verity.salt.data(), verity.salt_bytes) + ":" +
-                                           std::to_string(verity.data_blocks) + ":" +
+    out.insert(out.end(), {"--verity", text::to_hex(verity.root_hash) + ":" +
+                                           text::to_hex({verity.salt.data(), verity.salt_bytes}) +
+                                           ":" + std::to_string(verity.data_blocks) + ":" +
                                            std::to_string(verity.tree_offset) + ":" +
                                            std::to_string(verity.tree_bytes)});
   }

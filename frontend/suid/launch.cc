@@ -182,24 +182,22 @@ class Launch {
       plan_.request.scratch = Scratch::kNone;  // reason_against_directories
     }
     const bool by_kernel = kernel_first();
-    Outcome<std::optional<Refusal>> answer = attempt(by_kernel);
-    if (answer && *answer && (*answer)->code == RefusalCode::kKernelMount && by_kernel &&
-        judge::admits_any_server(site_, ecl_active_)) {
+    const bool may_be_served = by_kernel && judge::admits_any_server(site_, ecl_active_);
+    POSTERN_TRY_ASSIGN(Answer answer, attempt(by_kernel));
+    if (may_be_served && answer.refusal && answer.refusal->code == RefusalCode::kKernelMount) {
       message::debug("the site does not let the kernel mount this image: serving it in user space");
-      answer = attempt(false);
+      POSTERN_TRY_ASSIGN(answer, attempt(false));
+    } else if (may_be_served && answer.device_mapper_failed) {
+      // A node without device-mapper, or without its verity or crypt target, runs the image all the
+      // same.
+      message::verbose(answer.fault->what + ": serving the image in user space");
+      POSTERN_TRY_ASSIGN(answer, attempt(false));
     }
-    // A node without device-mapper, or without its verity or crypt target, runs the image all the
-    // same.
-    if (!answer && device_mapper_failed_ && by_kernel &&
-        judge::admits_any_server(site_, ecl_active_)) {
-      message::verbose(answer.error().what + ": serving the image in user space");
-      answer = attempt(false);
+    if (answer.fault) {
+      return *std::move(answer.fault);
     }
-    if (!answer) {
-      return std::move(answer).error();
-    }
-    return *answer ? Outcome<>(refusal_problem(plan_, **answer, site_, site_file_))
-                   : Outcome<>(Ok{});
+    return answer.refusal ? Outcome<>(refusal_problem(plan_, *answer.refusal, site_, site_file_))
+                          : Outcome<>(Ok{});
   }
 
   [[nodiscard]] start::Payload payload() const {
@@ -273,27 +271,34 @@ class Launch {
     return facts.image->problem == RefusalCode::kNone && judge::kernel_may_mount(facts, site_);
   }
 
-  // A refusal where the helper or the judge said no. A server of another start may end between
-  // being found and being mounted: then another try, at last with a server of our own.
-  Outcome<std::optional<Refusal>> attempt(bool by_kernel) {
+  // What the helper said. If it has neither, the payload runs.
+  struct Answer {
+    std::optional<Refusal> refusal;  // the helper or the judge said no
+    std::optional<Problem> fault;    // a step of the helper's failed
+    bool device_mapper_failed = false;
+    bool lost_server = false;  // a server of another start went away: another try may succeed
+  };
+
+  // A server of another start may end between being found and being mounted: then another try, at
+  // last with a server of our own.
+  Outcome<Answer> attempt(bool by_kernel) {
     for (int tries = 0;; ++tries) {
-      share_ = plan_.share && tries < start::kShareAttempts && share_;
-      lost_server_ = false;
-      Outcome<std::optional<Refusal>> answer = attempt_once(by_kernel);
-      if (answer || !lost_server_) {
+      POSTERN_TRY_ASSIGN(Answer answer,
+                         attempt_once(by_kernel, plan_.share && tries < start::kShareAttempts));
+      if (!answer.lost_server) {
         return answer;
       }
       start::pause_after_lost_server(tries);
     }
   }
 
-  Outcome<std::optional<Refusal>> attempt_once(bool by_kernel) {
-    Outcome<Transmission> transmission = prepare(by_kernel);
+  Outcome<Answer> attempt_once(bool by_kernel, bool share) {
+    Outcome<Transmission> transmission = prepare(by_kernel, share);
     Outcome<Reply> reply =
         transmission ? ask(*transmission) : Outcome<Reply>(std::move(transmission).error());
     if (reply && reply->refusal == 0 && reply->err == 0) {
       pid_ = reply->pid;
-      return std::optional<Refusal>();
+      return Answer{};
     }
     const bool joined = !servers_.empty() && servers_.front().joined();
     std::string last_words;
@@ -308,22 +313,22 @@ class Launch {
       return std::move(reply).error();
     }
     const auto op = static_cast<Op>(reply->op);
-    device_mapper_failed_ = reply->refusal == 0 && op == Op::kMapping;
     if (op == Op::kCheckVerdict) {
-      return std::optional(Refusal{RefusalCode::kMalformedVerdict, reply->item});
+      return Answer{.refusal = Refusal{RefusalCode::kMalformedVerdict, reply->item}};
     }
     if (RefusalCode{reply->refusal} == RefusalCode::kNotSetuid && is_traced()) {
-      return std::optional(Refusal{RefusalCode::kTraced});
+      return Answer{.refusal = Refusal{RefusalCode::kTraced}};
     }
     if (reply->refusal != 0) {
-      return std::optional(Refusal{static_cast<RefusalCode>(reply->refusal), reply->item});
+      return Answer{.refusal = Refusal{static_cast<RefusalCode>(reply->refusal), reply->item}};
     }
     start::Failure failure;
     failure.step = op == Op::kCloneSource ? start::Step::kCloneSources : start::Step::kBuild;
     failure.error =
         Error{.err = reply->err, .op = op, .item = static_cast<std::uint16_t>(reply->item)};
-    lost_server_ = joined && start::is_lost_server(failure);
-    return fault(*reply, failure, last_words);
+    return Answer{.fault = fault(*reply, failure, last_words),
+                  .device_mapper_failed = op == Op::kMapping,
+                  .lost_server = joined && start::is_lost_server(failure)};
   }
 
   Problem fault(const Reply& reply,
@@ -344,7 +349,7 @@ class Launch {
     return start::payload_problem(plan_, failure, last_words);
   }
 
-  Outcome<Transmission> prepare(bool by_kernel) {
+  Outcome<Transmission> prepare(bool by_kernel, bool share) {
     Transmission out;
     out.request = plan_.request;
     for (std::size_t i = 0; i < plan_.sources.size(); ++i) {
@@ -374,7 +379,7 @@ class Launch {
             out.descriptors.push_back(plan_.servers[source.server].image.get());
             break;
           }
-          POSTERN_TRY(add_server(source, out));
+          POSTERN_TRY(add_server(source, share, out));
           break;
         case Kind::kSkeleton:
         case Kind::kServed:
@@ -430,11 +435,11 @@ class Launch {
     return Ok{};
   }
 
-  Outcome<> add_server(const plan::Source& source, Transmission& out) {
+  Outcome<> add_server(const plan::Source& source, bool share, Transmission& out) {
     POSTERN_TRY_ASSIGN(
         start::Server server,
         start::obtain_server(plan_.servers[source.server], {.ids = {::geteuid(), ::getegid()},
-                                                            .share = share_ && source.server == 0,
+                                                            .share = share && source.server == 0,
                                                             .on_host = true}));
     out.add(std::move(server.device));
     servers_.push_back(std::move(server));
@@ -525,9 +530,6 @@ class Launch {
   pid_t pid_ = -1;
   system::DescriptorLimit limit_;
   bool ecl_active_;
-  bool device_mapper_failed_ = false;
-  bool share_ = true;         // with a server of another start
-  bool lost_server_ = false;  // which went away: a failure that another try may not meet
 };
 
 bool is_installed() {

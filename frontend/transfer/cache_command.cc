@@ -13,6 +13,7 @@
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"
 #include "frontend/transfer/command.h"
+#include "frontend/transfer/output.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::transfer {
@@ -64,20 +65,6 @@ Outcome<std::vector<Type>> types_of(const option::Arguments& arguments) {
     out.assign(kOrder.begin(), kOrder.end());
   }
   return out;
-}
-
-// "24.95 MiB": two decimals, as Apptainer prints them.
-std::string size_text(std::uint64_t bytes) {
-  constexpr std::array<const char*, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  while (value >= 1024 && unit + 1 < kUnits.size()) {
-    value /= 1024;
-    ++unit;
-  }
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.2f %s", value, kUnits[unit]);
-  return text.data();
 }
 
 std::string date_text(std::int64_t seconds) {

@@ -1,7 +1,9 @@
 #include "frontend/transfer/output.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdio>
 #include <vector>
 
 #include <linux/fs.h>
@@ -121,6 +123,19 @@ Outcome<> copy_out(int from, const std::string& path) {
   }
   POSTERN_TRY(copy_bytes(from, file.fd(), path));
   return file.place() ? Outcome<>() : unwritable(path, errno);
+}
+
+std::string size_text(std::uint64_t bytes) {
+  constexpr std::array<const char*, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
+  double value = static_cast<double>(bytes) / 1024;
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  std::array<char, 64> text{};
+  std::snprintf(text.data(), text.size(), "%.2f %s", value, kUnits[unit]);
+  return text.data();
 }
 
 }  // namespace postern::transfer

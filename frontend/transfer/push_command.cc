@@ -16,6 +16,7 @@
 #include "frontend/net/reference.h"
 #include "frontend/transfer/command.h"
 #include "frontend/transfer/options.h"
+#include "frontend/transfer/output.h"
 #include "frontend/transfer/verify.h"
 #include "policy/json/strict.h"
 #include "policy/sif/reader.h"
@@ -144,19 +145,6 @@ Outcome<> push_oras(const option::Arguments& arguments,
   message::info("Digest: " + pushed);
   message::info("Upload complete");
   return Ok{};
-}
-
-std::string size_text(std::uint64_t bytes) {
-  constexpr std::array<const char*, 4> kUnits = {"KiB", "MiB", "GiB", "TiB"};
-  double value = static_cast<double>(bytes) / 1024;
-  std::size_t unit = 0;
-  while (value >= 1024 && unit + 1 < kUnits.size()) {
-    value /= 1024;
-    ++unit;
-  }
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.2f %s", value, kUnits[unit]);
-  return text.data();
 }
 
 Outcome<> push_library(const option::Arguments& arguments,

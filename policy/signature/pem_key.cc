@@ -16,22 +16,12 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
-#include "policy/text/base64.h"
 #include "policy/signature/digest.h"
+#include "policy/signature/owned.h"
+#include "policy/text/base64.h"
 
 namespace postern::signature {
 namespace {
-
-template <auto Function>
-struct With {
-  template <class T>
-  void operator()(T* object) const {
-    Function(object);
-  }
-};
-
-template <class T, auto Function>
-using Owned = std::unique_ptr<T, With<Function>>;
 
 using OwnedBio = Owned<BIO, BIO_free>;
 using OwnedKey = Owned<EVP_PKEY, EVP_PKEY_free>;

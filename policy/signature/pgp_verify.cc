@@ -12,19 +12,10 @@
 #include <openssl/param_build.h>
 #include <openssl/rsa.h>
 
+#include "policy/signature/owned.h"
+
 namespace postern::signature {
 namespace {
-
-template <auto Function>
-struct With {
-  template <class T>
-  void operator()(T* object) const {
-    Function(object);
-  }
-};
-
-template <class T, auto Function>
-using Owned = std::unique_ptr<T, With<Function>>;
 
 using OwnedKey = Owned<EVP_PKEY, EVP_PKEY_free>;
 using OwnedKeyContext = Owned<EVP_PKEY_CTX, EVP_PKEY_CTX_free>;
@@ -40,7 +31,8 @@ Problem bad_signature() {
 
 Problem unsupported(std::string what) {
   ERR_clear_error();
-  return Problem{std::move(what), "sign with an RSA, ECDSA (NIST or Brainpool curve) or Ed25519 key"};
+  return Problem{std::move(what),
+                 "sign with an RSA, ECDSA (NIST or Brainpool curve) or Ed25519 key"};
 }
 
 struct Curve {
@@ -117,8 +109,7 @@ Digest digest_of(const Hash& hash, PacketBytes text, PacketBytes hashed) {
                                                static_cast<std::uint8_t>(hashed.size())};
   Digest out(hash.bytes);
   const Owned<EVP_MD_CTX, EVP_MD_CTX_free> context(EVP_MD_CTX_new());
-  POSTERN_CHECK(context != nullptr &&
-                EVP_DigestInit_ex(context.get(), hash.md(), nullptr) == 1 &&
+  POSTERN_CHECK(context != nullptr && EVP_DigestInit_ex(context.get(), hash.md(), nullptr) == 1 &&
                 EVP_DigestUpdate(context.get(), text.data(), text.size()) == 1 &&
                 EVP_DigestUpdate(context.get(), hashed.data(), hashed.size()) == 1 &&
                 EVP_DigestUpdate(context.get(), trailer.data(), trailer.size()) == 1 &&
@@ -154,7 +145,10 @@ std::optional<std::vector<std::uint8_t>> padded(PacketBytes number, std::size_t 
 constexpr std::size_t kMinRsaBytes = 1024 / 8;  // GnuPG's own bound
 constexpr std::size_t kMaxRsaBytes = 16384 / 8;
 
-Outcome<> verify_rsa(PacketBytes numbers, PacketBytes made, const Hash& hash, const Digest& digest) {
+Outcome<> verify_rsa(PacketBytes numbers,
+                     PacketBytes made,
+                     const Hash& hash,
+                     const Digest& digest) {
   POSTERN_TRY_ASSIGN(const PacketBytes modulus, take_mpi(numbers));
   POSTERN_TRY_ASSIGN(const PacketBytes exponent, take_mpi(numbers));
   POSTERN_TRY_ASSIGN(const PacketBytes number, take_mpi(made));
@@ -170,12 +164,11 @@ Outcome<> verify_rsa(PacketBytes numbers, PacketBytes made, const Hash& hash, co
                 OSSL_PARAM_BLD_push_BN(builder.get(), OSSL_PKEY_PARAM_RSA_E, e.get()) == 1);
   const OwnedKey key = key_from("RSA", builder.get());
   const OwnedKeyContext context(key != nullptr ? EVP_PKEY_CTX_new(key.get(), nullptr) : nullptr);
-  const bool good =
-      signature && context != nullptr && EVP_PKEY_verify_init(context.get()) == 1 &&
-      EVP_PKEY_CTX_set_rsa_padding(context.get(), RSA_PKCS1_PADDING) == 1 &&
-      EVP_PKEY_CTX_set_signature_md(context.get(), hash.md()) == 1 &&
-      EVP_PKEY_verify(context.get(), signature->data(), signature->size(), digest.data(),
-                      digest.size()) == 1;
+  const bool good = signature && context != nullptr && EVP_PKEY_verify_init(context.get()) == 1 &&
+                    EVP_PKEY_CTX_set_rsa_padding(context.get(), RSA_PKCS1_PADDING) == 1 &&
+                    EVP_PKEY_CTX_set_signature_md(context.get(), hash.md()) == 1 &&
+                    EVP_PKEY_verify(context.get(), signature->data(), signature->size(),
+                                    digest.data(), digest.size()) == 1;
   return good ? Outcome<>(Ok{}) : Outcome<>(bad_signature());
 }
 
@@ -193,12 +186,11 @@ Outcome<> verify_ecdsa(PacketBytes numbers, PacketBytes made, const Digest& dige
     return Problem{"the signature's hash is too short for its ECDSA key"};
   }
   const Owned<OSSL_PARAM_BLD, OSSL_PARAM_BLD_free> builder(OSSL_PARAM_BLD_new());
-  POSTERN_CHECK(
-      builder != nullptr &&
-      OSSL_PARAM_BLD_push_utf8_string(builder.get(), OSSL_PKEY_PARAM_GROUP_NAME, curve->name, 0) ==
-          1 &&
-      OSSL_PARAM_BLD_push_octet_string(builder.get(), OSSL_PKEY_PARAM_PUB_KEY, point.data(),
-                                       point.size()) == 1);
+  POSTERN_CHECK(builder != nullptr &&
+                OSSL_PARAM_BLD_push_utf8_string(builder.get(), OSSL_PKEY_PARAM_GROUP_NAME,
+                                                curve->name, 0) == 1 &&
+                OSSL_PARAM_BLD_push_octet_string(builder.get(), OSSL_PKEY_PARAM_PUB_KEY,
+                                                 point.data(), point.size()) == 1);
   const OwnedKey key = key_from("EC", builder.get());
   const Owned<ECDSA_SIG, ECDSA_SIG_free> pair(ECDSA_SIG_new());
   POSTERN_CHECK(pair != nullptr &&
@@ -276,12 +268,11 @@ Outcome<> verify_signature(const KeyBody& key, const SignatureBody& signature, P
   }
   POSTERN_TRY(check_key_kind(key));
   // RSA has two numbers.
-  const bool same_kind =
-      key.algorithm == signature.key_algorithm ||
-      (KeyAlgorithm{key.algorithm} == KeyAlgorithm::kRsaSign &&
-       KeyAlgorithm{signature.key_algorithm} == KeyAlgorithm::kRsa) ||
-      (KeyAlgorithm{key.algorithm} == KeyAlgorithm::kRsa &&
-       KeyAlgorithm{signature.key_algorithm} == KeyAlgorithm::kRsaSign);
+  const bool same_kind = key.algorithm == signature.key_algorithm ||
+                         (KeyAlgorithm{key.algorithm} == KeyAlgorithm::kRsaSign &&
+                          KeyAlgorithm{signature.key_algorithm} == KeyAlgorithm::kRsa) ||
+                         (KeyAlgorithm{key.algorithm} == KeyAlgorithm::kRsa &&
+                          KeyAlgorithm{signature.key_algorithm} == KeyAlgorithm::kRsaSign);
   if (!same_kind) {
     return Problem{"the signature is of another kind than its key"};
   }

@@ -2,15 +2,20 @@
 
 namespace postern::text {
 
-std::string to_hex(std::span<const std::uint8_t> bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
+std::string to_hex(std::span<const std::uint8_t> bytes, Case letters) {
+  const std::string_view digits = letters == Case::kLower ? "0123456789abcdef" : "0123456789ABCDEF";
   std::string out;
   out.reserve(2 * bytes.size());
   for (const std::uint8_t byte : bytes) {
-    out += kDigits[byte >> 4];
-    out += kDigits[byte & 15];
+    out += digits[byte >> 4];
+    out += digits[byte & 15];
   }
   return out;
+}
+
+bool is_lower_hex(std::string_view text, std::size_t digits) noexcept {
+  return text.size() == digits &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 int hex_digit(char c) noexcept {

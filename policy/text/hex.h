@@ -1,6 +1,7 @@
 // Hexadecimal digits (RFC 4648 §8).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -10,8 +11,12 @@
 
 namespace postern::text {
 
-// Lower case.
-[[nodiscard]] std::string to_hex(std::span<const std::uint8_t> bytes);
+enum class Case : std::uint8_t { kLower, kUpper };
+
+[[nodiscard]] std::string to_hex(std::span<const std::uint8_t> bytes, Case letters = Case::kLower);
+
+// Whether the text is `digits` digits in lower case, as digests are written.
+[[nodiscard]] bool is_lower_hex(std::string_view text, std::size_t digits) noexcept;
 
 // The digit's value; -1 where it is none. Of either case.
 [[nodiscard]] int hex_digit(char c) noexcept;

@@ -8,7 +8,6 @@ import argparse
 import collections
 import contextlib
 import dataclasses
-import glob
 import json
 import os
 import pathlib
@@ -22,6 +21,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "suid"))
+import users  # noqa: E402: world.py has put its folder into the path
 import world as worlds  # noqa: E402
 
 # Build tree -> libexec directory, with the mode that an installation gives them.
@@ -132,39 +132,11 @@ def installed(options):
         shutil.copy(build / "frontend/cli/postern", f"{world.work}/postern")
         yield Place(world, user, home, f"{world.work}/postern", build, options.rootfs.resolve(), options.work.resolve())
     finally:
-        end_processes(name)
+        users.end_processes(user.pw_uid)
         subprocess.run(["userdel", "--force", name], stderr=subprocess.DEVNULL)
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(f"/var/tmp/{name}.ch", ignore_errors=True)  # ch-run's
         world.close()
-
-
-def end_processes(name):
-    uid = pwd.getpwnam(name).pw_uid
-    for _ in range(100):
-        mine = [int(path[6:]) for path in glob.glob("/proc/[0-9]*") if owner(path) == uid and is_alive(path)]
-        if not mine:
-            return
-        for pid in mine:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def owner(path):
-    try:
-        with open(path + "/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("Uid:"))
-    except (OSError, StopIteration):
-        return None
-
-
-def is_alive(path):
-    try:
-        with open(path + "/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 # --- images ------------------------------------------------------------------------------------------

@@ -44,6 +44,12 @@ const Case kCases[] = {
        r.hostname.assign(65, 'x');
      },
      RefusalCode::kMalformedRequest, 0},
+    {"a host name that begins as an option does",
+     [](LaunchRequest& r) {
+       r.namespaces = CLONE_NEWUTS;
+       r.hostname = "-x";
+     },
+     RefusalCode::kMalformedRequest, 0},
     {"a new network and an old one",
      [](LaunchRequest& r) {
        r.namespaces = CLONE_NEWNET;

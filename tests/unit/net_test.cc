@@ -1,6 +1,8 @@
 // Names of images and what servers say: pure functions of frontend/net.
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -10,6 +12,8 @@
 #include "frontend/net/reference.h"
 #include "frontend/net/registry.h"
 #include "frontend/net/remotes.h"
+#include "policy/text/hex.h"
+#include "policy/text/percent.h"
 
 namespace net = postern::net;
 
@@ -23,6 +27,22 @@ std::string name_or_problem(std::string_view text) {
 }
 
 }  // namespace
+
+TEST_SUITE("text") {
+  TEST_CASE("digits and percent signs are written in one way") {
+    namespace text = postern::text;
+    const std::vector<std::uint8_t> bytes = {0x00, 0x9f, 0xff};
+    CHECK(text::to_hex(bytes) == "009fff");
+    CHECK(text::to_hex(bytes, text::Case::kUpper) == "009FFF");
+    CHECK(text::is_lower_hex("09af", 4));
+    for (const char* wrong : {"09a", "09aff", "09aF", "09ag", ""}) {
+      CAPTURE(wrong);
+      CHECK_FALSE(text::is_lower_hex(wrong, 4));
+    }
+    CHECK(text::percent_encode("aZ0-._~") == "aZ0-._~");
+    CHECK(text::percent_encode("a b/\xc3\xa4%") == "a%20b%2F%C3%A4%25");
+  }
+}
 
 TEST_SUITE("net") {
   TEST_CASE("a reference names host, repository and tag or digest") {
