@@ -102,13 +102,13 @@ struct CryptGeometry {
 };
 
 // magic            kVerdictMagic
-// refusal          RefusalCode; refusal_item is the index of the offending item of the request, 0
-// where none All that follows is meaningful only where decision is kAllow.
+// refusal          RefusalCode; refusal_item is the index of the item that it is about, or 0
+// All that follows is meaningful only if decision is kAllow.
 //   overlay            1: an upper layer above the others, for missing mount points
-//   writable           1: the payload may write it, or the root directory where there is none
-//   upper_descriptor   directory holding upper/ and work/: user-namespace mode only, else on a
-//   tmpfs net_descriptor     network namespace to join, kNoDescriptor where none init_descriptor
-//   postern-init, executed by the child record_descriptor  launch record, for postern-init alone
+//   writable           1: the payload may write it, or the root directory if there is none
+//   upper_descriptor   directory with upper/ and work/, in user-namespace mode only; else a tmpfs
+//   net_descriptor     network namespace to join; kNoDescriptor: none
+//   init_descriptor, record_descriptor   postern-init, which the child executes; its launch record
 //   namespaces         CLONE_NEW… bits
 //   image_offset       bytes; RootKind::kImage
 //   image_bytes        what the loop device shows: the hash tree of a seal included
