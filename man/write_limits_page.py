@@ -13,7 +13,7 @@ SECTIONS = [
         ("protocol/limits.h", "kHelperDeadlineSeconds", "s", "the helper, from its start to its end, in setuid mode"),
         ("frontend/userns/payload_process.cc", "kDeadlineMilliseconds", "ms",
          "a start in a user namespace, from the first process to the program: then it fails and names the step"),
-        ("frontend/start/meeting_place.h", "kPatienceSeconds", "s", "the server of another start of the same image; then the start makes its own"),
+        ("frontend/start/private_place.h", "kPatienceSeconds", "s", "the server of another start of the same image; then the start makes its own"),
         ("frontend/net/http.cc", "kConnectSeconds", "s", "a connection to a registry or a library"),
         ("frontend/net/http.cc", "kStallSeconds", "s", "a transfer without a byte, unless POSTERN_HTTP_TIMEOUT says otherwise"),
         ("frontend/net/http.cc", "kLongestWait", "s", "between two tries, whatever a busy server asks for"),
@@ -56,7 +56,7 @@ SECTIONS = [
         ("policy/config/read_file.h", "kMaxConfigBytes", "bytes", "postern.toml, capability.toml"),
         ("policy/ecl/ecl.h", "kMaxEclBytes", "bytes", "ecl.toml"),
         ("policy/ecl/ecl.h", "kMaxEclGroups", "", "rules of ecl.toml"),
-        ("policy/judge/audit.h", "kMaxAuditBytes", "bytes", "an audit line"),
+        ("policy/audit/record.h", "kMaxLineBytes", "bytes", "an audit line"),
     ]),
 ]
 
