@@ -83,9 +83,7 @@ const BadFile kBadFiles[] = {
     {"[session]\nmax-size-mib = 1.5\n",
      "p:2:1: the value of \"max-size-mib\" is neither true or false, nor an integer, a string or a "
      "list of strings"},
-    {"[suid.more]\nenabled = true\n",
-     "p:1:7: the value of \"more\" is neither true or false, nor an integer, a string or a list of "
-     "strings"},
+    {"[suid.more]\nenabled = true\n", "p:1:1: there is no table [suid.more]"},
 };
 
 TEST_CASE("what is not a setting is an error with its place") {
