@@ -581,7 +581,7 @@ def a_device_of_a_specification_is_bound_by_the_sites_rules():
         W.configure(site=site)
         done = postern(*command)
         check(done.stdout == output and "user-namespace mode" not in done.stderr, say(done))
-        check(("allow.user_binds" in done.stderr) == (output == "cdi\n"), say(done))
+        check(("allow.user-binds" in done.stderr) == (output == "cdi\n"), say(done))
     W.configure()
 
 
@@ -966,7 +966,8 @@ def the_site_can_forbid_user_namespaces():
     path = f"{W.confdir}/postern.toml"
     with open(path) as file:
         before = file.read()
-    text = before.replace("[allow]", "[allow]\nuser-namespace = false") if "[allow]" in before else before + "\n[allow]\nuser-namespace = false\n"
+    text = before.replace("user-namespace = true", "user-namespace = false")
+    check(text != before, "the site's file sets it")
     with open(path, "w") as file:
         file.write(text)
     try:
