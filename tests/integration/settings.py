@@ -47,7 +47,7 @@ RUNS = {
 # key: the test that changes it and sees the difference.
 ELSEWHERE = {
     "build.mksquashfs-processors": "tests/integration/settings.py",
-    "suid.enabled": "tests/suid/world.py", "audit.required": "tests/unit/judge_process_test.cc", "allow.encrypted": "tests/unit/judge_test.cc",
+    "suid.enabled": "tests/suid/world.py", "audit.required": "tests/unit/judge_process_test.cc", "audit.user-namespaces": "tests/suid/signed.py", "allow.encrypted": "tests/unit/judge_test.cc",
     "allow.cgroup-namespace": "tests/unit/judge_test.cc", "allow.netns-paths": "tests/unit/judge_process_test.cc",
     "allow.netns-users": "tests/unit/judge_process_test.cc", "allow.netns-groups": "tests/unit/judge_process_test.cc", "limit.owners": "tests/unit/judge_test.cc",
     "limit.groups": "tests/unit/judge_test.cc", "limit.paths": "tests/unit/judge_test.cc", "kernel-mount.squashfs": "tests/unit/judge_test.cc",

@@ -160,6 +160,8 @@ class World:
         if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
             os.unlink("/dev/log")  # of a run that was killed
         socket, out, made = os.path.realpath("/dev/log"), f"{self.work}/journal", False
+        with contextlib.suppress(FileNotFoundError):  # of another case
+            os.unlink(out)
         if socket == "/dev/log":
             os.mkdir(f"{self.work}/log")
             socket, made = f"{self.work}/log/socket", True
