@@ -71,8 +71,8 @@ constexpr std::string_view kTail = R"(
 int main() {
   std::string page(kHead);
   for (const postern::RefusalRow& row : postern::kRefusals) {
-    page += "\n*" + escape(row.rule) + "* (number " +
-            std::to_string(static_cast<unsigned>(row.code));
+    page +=
+        "\n*" + escape(row.rule) + "* (number " + std::to_string(static_cast<unsigned>(row.code));
     page += row.file.empty() ? ")\n" : ", _" + escape(row.file) + "_)\n";
     page += '\t' + sentence(row.words) + " Cure: " + escape(row.cure) + ".\n";
   }

@@ -14,8 +14,6 @@ namespace postern::cli {
 // takes libraries that no other start shall load. `image`: the image as it was opened, -1 for a
 // directory. `seal`: what this start will check its blocks against. Error: the list refuses the
 // image or is malformed, or it admits the image for another seal, so that the file has changed.
-Outcome<> check_ecl(const std::string& path,
-                    int image,
-                    const std::optional<VerityGeometry>& seal);
+Outcome<> check_ecl(const std::string& path, int image, const std::optional<VerityGeometry>& seal);
 
 }  // namespace postern::cli

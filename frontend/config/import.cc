@@ -93,8 +93,7 @@ Settings read_settings(std::string_view text) {
 }
 
 // Words that mean something else there than here.
-std::optional<TomlValue> special_value(std::string_view directive,
-                                       const std::string& word) {
+std::optional<TomlValue> special_value(std::string_view directive, const std::string& word) {
   if (directive == "allow setuid-mount squashfs") {
     if (word == "iflimited") {
       return TomlValue(std::string("limited"));
@@ -196,16 +195,14 @@ Outcome<ImportedSite> import_site(std::string_view text, const std::string& file
   ImportedSite imported;
   // There, a file that is silent about a list means an empty list.
   imported.site.mount_binds.clear();
-  imported.site.suid_enabled = true;  // "allow setuid" defaults to yes
+  imported.site.suid_enabled = true;                            // "allow setuid" defaults to yes
   imported.site.kernel_mount_squashfs = KernelMount::kLimited;  // … and this to "iflimited"
   for (const Key& key : keys()) {
     const auto found = key.directive.empty() ? settings.end() : settings.find(key.directive);
     if (found == settings.end() || found->second.values.empty()) {
       continue;
     }
-    if (const Outcome<> set =
-            set_value(imported.site, key, value_of(key, found->second));
-        !set) {
+    if (const Outcome<> set = set_value(imported.site, key, value_of(key, found->second)); !set) {
       return Problem{.what = file + ":" + std::to_string(found->second.line) + ": " +
                              std::string(key.directive) + ": " + set.error().what};
     }

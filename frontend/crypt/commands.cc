@@ -113,9 +113,8 @@ Outcome<OpenedImage> open_with(const LuksHeader& header,
   Problem last{.what = "the image holds no key that was wrapped for an RSA key",
                .cure = "it was encrypted with a passphrase"};
   for (const sif::Descriptor* message : wrapped_keys(*image.info.sif, image.info.root_object)) {
-    POSTERN_TRY_ASSIGN(
-        const std::string text,
-        sif::read_object(*image.bytes, *image.info.sif, *message, kMaxMessageBytes));
+    POSTERN_TRY_ASSIGN(const std::string text,
+                       sif::read_object(*image.bytes, *image.info.sif, *message, kMaxMessageBytes));
     auto secret = unwrap_secret(text, material.bytes, material.name);
     if (!secret) {
       last = std::move(secret).error();
@@ -300,9 +299,7 @@ Outcome<Ok> decrypt(const ConvertOptions& options) {
   if (!source.info.encrypted) {
     return Problem{.what = "the image is not encrypted"};
   }
-  POSTERN_TRY_ASSIGN(
-      const LuksHeader header,
-      LuksHeader::load(*source.bytes, source.info.extent));
+  POSTERN_TRY_ASSIGN(const LuksHeader header, LuksHeader::load(*source.bytes, source.info.extent));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));
   const CryptGeometry& geometry = header.geometry();
@@ -395,11 +392,10 @@ Outcome<Ok> rekey(const RekeyOptions& options) {
 
 namespace {
 
-// Of a sealed image the header is covered as well: where the data lies, and under which key, is what
-// was sealed.
+// Of a sealed image the header is covered as well: where the data lies, and under which key, is
+// what was sealed.
 Outcome<Ok> check_header(const LuksHeader& header, const OpenImage& source) {
-  POSTERN_TRY_ASSIGN(const sif::Descriptor* root,
-                     source.info.sif->object(source.info.root_object));
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* root, source.info.sif->object(source.info.root_object));
   POSTERN_TRY_ASSIGN(const std::optional<VerityGeometry> seal,
                      seal::find_seal(*source.info.sif, *source.bytes, *root));
   if (!seal) {
@@ -416,9 +412,7 @@ Outcome<Ok> unlock(const UnlockOptions& options) {
   POSTERN_TRY_ASSIGN(
       const OpenImage source,
       identify(UniqueFd(::fcntl(options.image_fd, F_DUPFD_CLOEXEC, 3)), "the image"));
-  POSTERN_TRY_ASSIGN(
-      const LuksHeader header,
-      LuksHeader::load(*source.bytes, source.info.extent));
+  POSTERN_TRY_ASSIGN(const LuksHeader header, LuksHeader::load(*source.bytes, source.info.extent));
   POSTERN_TRY(check_header(header, source));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));

@@ -100,7 +100,8 @@ Outcome<Ok> run(const option::Usage& usage, const Arguments& arguments) {
   POSTERN_TRY_ASSIGN(const KdfLimits limits, site_limits());
   POSTERN_TRY_ASSIGN(const KeyOptions key, key_of(arguments, ""));
   if (usage.commands == kUnlock) {
-    // The start that waits for the key may be killed: no question and no key derivation outlives it.
+    // The start that waits for the key may be killed: no question and no key derivation outlives
+    // it.
     (void)::prctl(PR_SET_PDEATHSIG, SIGTERM);
     POSTERN_TRY_ASSIGN(const int image, descriptor_of(arguments, "image-fd"));
     POSTERN_TRY_ASSIGN(const int out, descriptor_of(arguments, "key-fd"));

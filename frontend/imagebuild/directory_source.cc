@@ -358,8 +358,8 @@ Outcome<> DirectorySource::stream_file(const Tree& tree,
       continue;
     }
     const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left, buffer_.size()));
-    const ssize_t got = ::pread(fd.get(), buffer_.data(), want,
-                                static_cast<off_t>(tree[id].size - left));
+    const ssize_t got =
+        ::pread(fd.get(), buffer_.data(), want, static_cast<off_t>(tree[id].size - left));
     if (got < 0 && errno == EINTR) {
       continue;
     }

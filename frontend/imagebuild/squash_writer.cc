@@ -495,9 +495,10 @@ Outcome<> Writer::hole(std::uint64_t bytes) {
   static constexpr std::array<std::byte, 1 << 16> kZeros{};
   holes_ += bytes;
   if (holes_ > kMaxHole) {
-    return Problem{.what = "the files of this image have holes of more than " +
-                           message::human_bytes(kMaxHole) + " in all",
-                   .cure = "truncate sparse files such as /var/log/lastlog, or do not trust the source"};
+    return Problem{
+        .what = "the files of this image have holes of more than " +
+                message::human_bytes(kMaxHole) + " in all",
+        .cure = "truncate sparse files such as /var/log/lastlog, or do not trust the source"};
   }
   while (bytes > 0) {
     POSTERN_TRY(check_interrupt());

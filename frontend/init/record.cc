@@ -146,11 +146,12 @@ bool visit(Visitor& visitor, Record& record) {
          visitor.field(record.home) && visitor.field(record.app) && visitor.field(record.shell) &&
          visitor.field(record.umask) && visitor.field(record.no_eval) &&
          visitor.field(record.reaper) && visitor.field(record.instance) &&
-         visitor.field(record.agent) && visitor.field(record.terminal) && visitor.field(record.libs32) &&
-         visitor.field(record.glibc_needed) && visitor.field(record.glibc_needed_by) &&
-         visitor.field(record.links) && visitor.field(record.optional) &&
-         visitor.field(record.ignored_signals) && visitor.field(record.blocked_signals) &&
-         visitor.field(record.seccomp) && visitor.field(record.message_level);
+         visitor.field(record.agent) && visitor.field(record.terminal) &&
+         visitor.field(record.libs32) && visitor.field(record.glibc_needed) &&
+         visitor.field(record.glibc_needed_by) && visitor.field(record.links) &&
+         visitor.field(record.optional) && visitor.field(record.ignored_signals) &&
+         visitor.field(record.blocked_signals) && visitor.field(record.seccomp) &&
+         visitor.field(record.message_level);
 }
 
 }  // namespace

@@ -134,8 +134,8 @@ LaunchRecord serve_session(UniqueFd socket, const LaunchRecord& instance) {
   }
   UniqueFd is_ready(ready[0]);
   UniqueFd tell_ready(ready[1]);
-  // ORDER: before the process runs: whoever has seen anything of it knows that it is there, and that
-  // signals are its own from here on.
+  // ORDER: before the process runs: whoever has seen anything of it knows that it is there, and
+  // that signals are its own from here on.
   (void)send_note(socket.get(), {NoteKind::kStarted, 0});
   const pid_t process = ::fork();
   if (process < 0) {

@@ -161,8 +161,8 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
   }
   Snapshot bytes(fd);
   POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
-  auto keys = ecl::load_keyring(
-      global_keyring(), trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever);
+  auto keys = ecl::load_keyring(global_keyring(),
+                                trusted ? ecl::KeyringOwner::kRoot : ecl::KeyringOwner::kWhoever);
   if (!keys) {
     return std::move(keys).error().problem;
   }
@@ -247,8 +247,7 @@ std::string setuid_words(int fd, const ecl::EclConfig& list, const ecl::EclDecis
   if (judge::admits_any_server(*site, list.activated)) {
     return start + "it is served in user space\n";
   }
-  return start +
-         "refuses it all the same: the kernel may not mount it (kernel-mount.squashfs of " +
+  return start + "refuses it all the same: the kernel may not mount it (kernel-mount.squashfs of " +
          site_file() +
          "), and with a list or limits active nothing else is admitted; seal and sign it, or have "
          "it owned by root and writable by nobody else\n";

@@ -546,9 +546,10 @@ Outcome<> KeyDirectory::remove(const std::string& fingerprint, bool public_part,
       error != 0) {
     return gpg_problem("removing key " + fingerprint, error);
   }
-  // GnuPG calls it a success too if the disk refuses to change a file. Without a ring (restore_ring()
-  // puts it back the next time) it must not be asked: it would make an empty one.
-  if (!has_ring() || find_key(context.get(), fingerprint, false) || find_key(context.get(), fingerprint, true)) {
+  // GnuPG calls it a success too if the disk refuses to change a file. Without a ring
+  // (restore_ring() puts it back the next time) it must not be asked: it would make an empty one.
+  if (!has_ring() || find_key(context.get(), fingerprint, false) ||
+      find_key(context.get(), fingerprint, true)) {
     return Problem{"key " + fingerprint + " is still in the keyring after GnuPG removed it",
                    "see whether the disk of " + home_ + " is full or broken, and remove it again"};
   }

@@ -50,8 +50,9 @@ std::vector<IdRange> own_group_ids();
 
 bool holds_id(const std::vector<IdRange>& ranges, std::uint32_t id) noexcept;
 
-// Can `owner`, as stat(2) gave it, be the overflow id that a user namespace shows for every owner that
-// has no id in it, root of the host among them (user_namespaces(7), "Unmapped user and group IDs")?
+// Can `owner`, as stat(2) gave it, be the overflow id that a user namespace shows for every owner
+// that has no id in it, root of the host among them (user_namespaces(7), "Unmapped user and group
+// IDs")?
 bool is_unmapped(std::uint32_t owner);
 
 // Is this process root of its user namespace, with the right to map each of its ids in a new one

@@ -45,9 +45,8 @@ bool has_limits(const SiteConfig& site) noexcept {
 }
 
 bool is_below_any(std::string_view path, const std::vector<std::string>& places) {
-  return std::any_of(places.begin(), places.end(), [&](const std::string& place) {
-    return path::is_within(path, place);
-  });
+  return std::any_of(places.begin(), places.end(),
+                     [&](const std::string& place) { return path::is_within(path, place); });
 }
 
 Rule check(const Candidate& candidate, const Limits& limits, const SiteConfig& site) {

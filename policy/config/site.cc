@@ -316,8 +316,7 @@ Outcome<> set_entry(SiteConfig& site,
                     TomlEntry& entry) {
   for (const Gone& row : kGone) {
     if (row.table == table.name && row.name == entry.key) {
-      const std::string given =
-          std::visit(
+      const std::string given = std::visit(
           [](const auto& value) {
             if constexpr (std::is_same_v<decltype(value), const std::int64_t&>) {
               return std::to_string(value);
@@ -329,10 +328,10 @@ Outcome<> set_entry(SiteConfig& site,
       if (given == row.had) {
         return Ok{};
       }
-      return problem_at(document.file, entry.place,
-                        "the key " + table.name + "." + entry.key +
-                            " no longer exists: " + std::string(row.why),
-                        std::string(row.cure));
+      return problem_at(
+          document.file, entry.place,
+          "the key " + table.name + "." + entry.key + " no longer exists: " + std::string(row.why),
+          std::string(row.cure));
     }
   }
   const Key* key = find_row(table.name, entry.key);

@@ -35,9 +35,10 @@ inline constexpr std::uint64_t kMaxDigestIterations = 4'000'000;
 // Where the primary header of `partition` lies: binary header and metadata. Error: there is none.
 [[nodiscard]] Outcome<Extent> luks2_extent(Snapshot& image, const Extent& partition);
 
-// Reads the primary header at the start of `partition`. Errors: damage (the checksum is verified), another cipher than aes-xts-plain64 with 512 bits, integrity,
-// requirements (reencryption), several segments, a segment outside of the partition or with an
-// iv_tweak, a digest that is not PBKDF2 with SHA-256.
+// Reads the primary header at the start of `partition`. Errors: damage (the checksum is verified),
+// another cipher than aes-xts-plain64 with 512 bits, integrity, requirements (reencryption),
+// several segments, a segment outside of the partition or with an iv_tweak, a digest that is not
+// PBKDF2 with SHA-256.
 [[nodiscard]] Outcome<Luks2> read_luks2(Snapshot& image, const Extent& partition);
 
 // The metadata, parsed: pure. The partition is `bytes` long.

@@ -66,8 +66,8 @@ Outcome<Ok> copy_range(Snapshot& from,
       const std::span<const std::uint8_t> part,
       from.fetch({.offset = from_offset, .bytes = bytes}, "reading the LUKS2 header"));
   for (std::size_t done = 0; done < part.size();) {
-    const ssize_t put = ::pwrite(to, part.data() + done, part.size() - done,
-                                 static_cast<off_t>(to_offset + done));
+    const ssize_t put =
+        ::pwrite(to, part.data() + done, part.size() - done, static_cast<off_t>(to_offset + done));
     if (put <= 0) {
       return system_problem("copying the LUKS2 header", errno);
     }
@@ -226,8 +226,8 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
     return bad_header(
         "authenticated encryption (integrity) is not supported; seal the image instead");
   }
-  // The kernel's dm-crypt would follow it, and readers of ours would not: two readings of one header.
-  // crypt_get_iv_offset(3) does not tell: for LUKS2 it is always 0.
+  // The kernel's dm-crypt would follow it, and readers of ours would not: two readings of one
+  // header. crypt_get_iv_offset(3) does not tell: for LUKS2 it is always 0.
   if (segment.value("iv_tweak", nlohmann::json()) != "0") {
     return bad_header("its sectors are not numbered from 0 (iv_tweak), which is not supported");
   }

@@ -1,5 +1,5 @@
-// Guessing, without a look at a signature, whether the judge could trust an image for one: so that a
-// start does not ask for what will be refused. Verifies nothing.
+// Guessing, without a look at a signature, whether the judge could trust an image for one: so that
+// a start does not ask for what will be refused. Verifies nothing.
 #pragma once
 
 #include <string>

@@ -21,11 +21,11 @@
 namespace postern::ecl {
 namespace {
 
+using config::ConfigFault;
+using config::Trusted;
 using signature::Failure;
 using signature::KeyMaterial;
 using signature::VerifyReport;
-using config::ConfigFault;
-using config::Trusted;
 
 ConfigFault unusable(Problem problem) {
   return ConfigFault{RefusalCode::kKeyring, std::move(problem)};
@@ -52,8 +52,8 @@ class KeyringReader {
     if (text) {
       return std::optional(*std::move(text));
     }
-    if (text.error().code == RefusalCode::kConfigMissing && ::access(path(name).c_str(), F_OK) != 0 &&
-        errno == ENOENT) {
+    if (text.error().code == RefusalCode::kConfigMissing &&
+        ::access(path(name).c_str(), F_OK) != 0 && errno == ENOENT) {
       return std::optional<std::string>();
     }
     return std::move(text).error();
@@ -122,11 +122,11 @@ Trusted<std::optional<signature::PgpTable>> load_table(const KeyringReader& read
   const std::string compile = "compile it again: postern key import --global " + ring_path;
   struct stat keybox{};
   if (::lstat(reader.path("pubring.kbx").c_str(), &keybox) == 0) {
-    return unusable(
-        {reader.path("pubring.kbx") + " was written by GnuPG, and is not what signatures are checked against",
-         "take its keys over and delete it: gpg --homedir " + reader.path("") +
-             " --export > keys.gpg; rm " + reader.path("pubring.kbx") +
-             "; postern key import --global keys.gpg"});
+    return unusable({reader.path("pubring.kbx") +
+                         " was written by GnuPG, and is not what signatures are checked against",
+                     "take its keys over and delete it: gpg --homedir " + reader.path("") +
+                         " --export > keys.gpg; rm " + reader.path("pubring.kbx") +
+                         "; postern key import --global keys.gpg"});
   }
   POSTERN_TRY_ASSIGN(const std::optional<std::string> ring, reader.read("pubring.gpg"));
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text,
@@ -204,8 +204,8 @@ Trusted<KeyMaterial> load_keyring(const std::string& directory, KeyringOwner own
   const KeyringReader reader(directory, owner);
   KeyMaterial out;
   POSTERN_TRY_ASSIGN(std::optional<signature::PgpTable> table, load_table(reader));
-  out.rings.push_back(std::make_unique<signature::TableRing>(
-      table ? *std::move(table) : signature::PgpTable()));
+  out.rings.push_back(
+      std::make_unique<signature::TableRing>(table ? *std::move(table) : signature::PgpTable()));
   POSTERN_TRY_ASSIGN(const std::vector<std::string> names, reader.pem_files());
   for (const std::string& name : names) {
     POSTERN_TRY_ASSIGN(std::optional<signature::PublicKey> key, load_pem(reader, name));

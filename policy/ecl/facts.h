@@ -40,8 +40,8 @@ config::Trusted<signature::KeyMaterial> load_keyring(const std::string& director
                                                      KeyringOwner owner);
 
 struct GatherOptions {
-  bool legacy = false;   // EclConfig::legacy_insecure
-  unsigned threads = 0;  // for hashing; 1 makes none
+  bool legacy = false;                 // EclConfig::legacy_insecure
+  unsigned threads = 0;                // for hashing; 1 makes none
   std::uint64_t max_hashed_bytes = 0;  // more is a finding (kUnsealed) before any work; 0: no bound
   signature::HashProgress progress;
   // The file belongs to root and nobody else may write it (config::is_unwritable).

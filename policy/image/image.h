@@ -40,8 +40,8 @@ struct ImageInfo {
 // system that is not inside the file or whose superblock is wrong.
 Outcome<ImageInfo> identify(Snapshot& bytes);
 
-// Where the ext2, ext3 or ext4 file system of an image lies, if that is what its root is: a bare one
-// or a SIF's. Such an image is never the kernel's: fuse2fs(1) serves it.
+// Where the ext2, ext3 or ext4 file system of an image lies, if that is what its root is: a bare
+// one or a SIF's. Such an image is never the kernel's: fuse2fs(1) serves it.
 struct ExtRoot {
   sif::Extent extent;
   std::optional<sif::Architecture> architecture;  // SIF only

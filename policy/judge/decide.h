@@ -20,8 +20,8 @@ namespace postern::judge {
                                          const config::SiteConfig& site,
                                          Verdict& verdict) noexcept;
 
-// Whether the kernel may mount facts.image, which meets the site's limits and list. The frontend asks before it
-// chooses between the kernel and postern-squashfs; the judge asks again.
+// Whether the kernel may mount facts.image, which meets the site's limits and list. The frontend
+// asks before it chooses between the kernel and postern-squashfs; the judge asks again.
 [[nodiscard]] bool kernel_may_mount(const Facts& facts, const config::SiteConfig& site) noexcept;
 
 // Whether the site limits which containers run: by owner, group, path or signature. Then a root

@@ -83,7 +83,8 @@ Situation situation_of(const Rules& rules, const Kind& kind, KernelMount kernel_
   Situation out;
   out.site.suid_enabled = true;
   out.site.kernel_mount_squashfs = kernel_mount;
-  ImageFacts image{.offset = 4096, .bytes = 8192, .unwritable = kind.unwritable, .path = "/a/x.sif"};
+  ImageFacts image{
+      .offset = 4096, .bytes = 8192, .unwritable = kind.unwritable, .path = "/a/x.sif"};
   if (kind.sealed) {
     image.verity = VerityGeometry{.data_blocks = 2, .tree_offset = 12288, .tree_bytes = 4096};
   }

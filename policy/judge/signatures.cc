@@ -41,13 +41,12 @@ void Signatures::look_at(Snapshot& image, const ecl::EclConfig& list, Facts& fac
   if (facts.image->kind == ImageKind::kSquashfs) {
     found.kind = ecl::ContainerKind::kSquashfs;
   } else if (const Outcome<sif::Image> parsed = sif::read(image); parsed) {
-    ecl::Gathered gathered = ecl::gather(
-        *parsed, image, keys_,
-        {.legacy = list.legacy_insecure,
-         .threads = 1,
-         .max_hashed_bytes = kMaxHashedBytes,
-         .progress = {},
-         .unwritable = facts.image->unwritable});
+    ecl::Gathered gathered = ecl::gather(*parsed, image, keys_,
+                                         {.legacy = list.legacy_insecure,
+                                          .threads = 1,
+                                          .max_hashed_bytes = kMaxHashedBytes,
+                                          .progress = {},
+                                          .unwritable = facts.image->unwritable});
     found = std::move(gathered.facts);
     if (gathered.seal) {
       facts.image->verity = gathered.seal->geometry;

@@ -209,7 +209,8 @@ Outcome<std::optional<Found>> find(const Image& image,
     if (object->type != sif::DataType::kGenericJson || object->name != kSealName) {
       continue;
     }
-    POSTERN_TRY_ASSIGN(const std::string json, sif::read_object(bytes, image, *object, kMaxSealBytes));
+    POSTERN_TRY_ASSIGN(const std::string json,
+                       sif::read_object(bytes, image, *object, kMaxSealBytes));
     POSTERN_TRY_ASSIGN(const SealText text, parse_seal(json));
     if (member(group, lowest_id(group) + text.relative_id) != &partition) {
       continue;

@@ -143,8 +143,8 @@ Header decode_header(std::span<const std::uint8_t> raw);
 // Decodes one stored slot of kDescriptorBytes bytes.
 Descriptor decode_descriptor(std::span<const std::uint8_t> raw, std::size_t slot);
 
-// One object's bytes, at most `max_bytes` of them (an object that is larger is an error). `bytes` is
-// what `image` was read from.
+// One object's bytes, at most `max_bytes` of them (an object that is larger is an error). `bytes`
+// is what `image` was read from.
 Outcome<std::string> read_object(Snapshot& bytes,
                                  const Image& image,
                                  const Descriptor& descriptor,

@@ -220,7 +220,8 @@ Outcome<SignaturePacket> parse_signature_packet(const ClearSigned& message) {
   out.key_algorithm = body.key_algorithm;
   const std::optional<PgpHash> hash = strong_hash(body.hash);
   if (!hash) {
-    return bad_packet("made with a weak or unknown hash (number " + std::to_string(body.hash) + ")");
+    return bad_packet("made with a weak or unknown hash (number " + std::to_string(body.hash) +
+                      ")");
   }
   out.hash = *hash;
   if (!message.hashes.empty() && std::find(message.hashes.begin(), message.hashes.end(),

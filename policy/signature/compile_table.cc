@@ -206,10 +206,10 @@ Outcome<> check_key_version(const std::string& bytes) {
   }
   const bool new_format = (packet[0] & 0x40) != 0;
   const unsigned tag = new_format ? packet[0] & 0x3fU : packet[0] >> 2 & 0xfU;
-  const std::size_t length_bytes = !new_format           ? std::size_t{1} << (packet[0] & 3U)
-                                   : packet[1] < 192     ? 1
-                                   : packet[1] < 224     ? 2
-                                                         : 5;
+  const std::size_t length_bytes = !new_format       ? std::size_t{1} << (packet[0] & 3U)
+                                   : packet[1] < 192 ? 1
+                                   : packet[1] < 224 ? 2
+                                                     : 5;
   if (PacketTag{static_cast<std::uint8_t>(tag)} != PacketTag::kPublicKey || length_bytes > 5) {
     return Ok{};
   }

@@ -149,7 +149,8 @@ struct Work {
     }
     Extent left = piece.extent;
     while (left.bytes > 0 && !failed) {
-      const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(left.bytes, buffer.size()));
+      const auto want =
+          static_cast<std::size_t>(std::min<std::uint64_t>(left.bytes, buffer.size()));
       const auto got = file.read(left.offset, std::span(buffer).first(want), "reading the image");
       if (!got) {
         fail(got.error());

@@ -49,7 +49,8 @@ Outcome<Envelope> parse_envelope(std::string_view data) {
     return malformed("another payload type than " + std::string(kDssePayloadType));
   }
   const Value* payload = root->find("payload", Value::Kind::kString);
-  auto decoded = payload != nullptr ? text::decode_base64(payload->text, /*url=*/true) : std::nullopt;
+  auto decoded =
+      payload != nullptr ? text::decode_base64(payload->text, /*url=*/true) : std::nullopt;
   if (!decoded) {
     return malformed("'payload' is missing or not base64");
   }

@@ -2,8 +2,8 @@
 // the commands of the caller use. The judge has a table instead (policy/signature/pgp_table.h).
 //
 // The directory is a GNUPGHOME: `pubring.kbx`, or `pubring.gpg`, which is nothing but exported keys
-// one after the other, and a `gpg.conf` that makes GnuPG leave no trace (keyring_options()). With it
-// a check needs no writable directory, no agent, no lock file and no network.
+// one after the other, and a `gpg.conf` that makes GnuPG leave no trace (keyring_options()). With
+// it a check needs no writable directory, no agent, no lock file and no network.
 //
 // Time: opening costs two executions of gpg (about 3 ms each), a check two more.
 #pragma once

@@ -196,8 +196,8 @@ Outcome<KeyBody> parse_key_body(PacketBytes body) {
   // root imported, and its bytes are in the table.
   std::array<std::uint8_t, 20> digest{};
   const std::vector<std::uint8_t> framed = framed_key(body);
-  POSTERN_CHECK(EVP_Digest(framed.data(), framed.size(), digest.data(), nullptr, EVP_sha1(),
-                           nullptr) == 1);
+  POSTERN_CHECK(
+      EVP_Digest(framed.data(), framed.size(), digest.data(), nullptr, EVP_sha1(), nullptr) == 1);
   out.fingerprint = text::to_hex(digest);
   return out;
 }

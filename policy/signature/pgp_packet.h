@@ -38,13 +38,13 @@ std::optional<PgpHash> strong_hash(std::uint8_t number);
 // What a signature packet says. Of two sub-packets of one type in the hashed area the last counts,
 // as in GnuPG.
 struct SignatureBody {
-  std::uint8_t type = 0;           // §5.2.1: 0 binary, 1 text, 0x18 binds a subkey, 0x19 back
-  std::uint8_t key_algorithm = 0;  // §9.1
-  std::uint8_t hash = 0;           // §9.4
-  std::uint32_t created = 0;       // Unix seconds; 0: not said
-  std::uint32_t lifetime = 0;      // seconds; 0: for ever
-  std::string issuer;              // key id (16 lower-case hex digits) or fingerprint (40)
-  bool unknown_critical = false;   // a hashed sub-packet that is critical and not known here
+  std::uint8_t type = 0;              // §5.2.1: 0 binary, 1 text, 0x18 binds a subkey, 0x19 back
+  std::uint8_t key_algorithm = 0;     // §9.1
+  std::uint8_t hash = 0;              // §9.4
+  std::uint32_t created = 0;          // Unix seconds; 0: not said
+  std::uint32_t lifetime = 0;         // seconds; 0: for ever
+  std::string issuer;                 // key id (16 lower-case hex digits) or fingerprint (40)
+  bool unknown_critical = false;      // a hashed sub-packet that is critical and not known here
   std::vector<PacketBytes> embedded;  // bodies of embedded signatures (type 32), both areas
   PacketBytes hashed;                 // of the body: what is hashed behind the text
   PacketBytes numbers;                // the MPIs

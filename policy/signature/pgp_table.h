@@ -13,8 +13,8 @@
 // Flags are "-" or a list with commas; of a key: revoked,invalid,uid-revoked; of a part:
 // sign,revoked,invalid,uncertified.
 //
-// The first part of a key is its primary. Subkeys whose binding GnuPG does not accept are not in the
-// table; "uncertified" is a signing subkey that did not sign its primary key back.
+// The first part of a key is its primary. Subkeys whose binding GnuPG does not accept are not in
+// the table; "uncertified" is a signing subkey that did not sign its primary key back.
 #pragma once
 
 #include <cstdint>

@@ -15,8 +15,6 @@ Outcome<> check_key_kind(const KeyBody& key);
 // Whether `key` made this signature over `text`, which is followed by the packet's own hashed part.
 // Only the mathematics: not time, purpose or trust. Error: it did not, or the signature or key
 // is malformed or of a kind that is not supported.
-Outcome<> verify_signature(const KeyBody& key,
-                           const SignatureBody& signature,
-                           PacketBytes text);
+Outcome<> verify_signature(const KeyBody& key, const SignatureBody& signature, PacketBytes text);
 
 }  // namespace postern::signature

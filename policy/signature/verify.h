@@ -25,8 +25,8 @@ namespace postern::signature {
 // ends the verification; one by a key that is not among the material is "not valid".
 struct KeyMaterial {
   std::vector<std::unique_ptr<PgpRing>> rings;  // asked in this order; none: no OpenPGP material
-  std::vector<PublicKey> keys;        // for DSSE envelopes
-  std::vector<std::string> left_out;  // names of certificates that are out of date
+  std::vector<PublicKey> keys;                  // for DSSE envelopes
+  std::vector<std::string> left_out;            // names of certificates that are out of date
   // Asked when no ring has the key of this id (16 or 40 hex digits): a ring with it, or null.
   std::function<std::unique_ptr<PgpRing>(const std::string& key_id)> fetch;
 };

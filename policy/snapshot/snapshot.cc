@@ -13,8 +13,9 @@ namespace postern {
 namespace {
 
 Problem unusable(std::string_view what, std::string_view why) {
-  return Problem{.what = std::string(what) + ": " + std::string(why),
-                 .cure = "the file is damaged or was not copied completely; fetch or build it again"};
+  return Problem{
+      .what = std::string(what) + ": " + std::string(why),
+      .cure = "the file is damaged or was not copied completely; fetch or build it again"};
 }
 
 bool overlap(const Extent& a, const Extent& b) {
@@ -84,7 +85,8 @@ std::vector<Snapshot::Piece> Snapshot::pieces(const Extent& extent) const {
   const std::uint64_t end = extent.offset + extent.bytes;
   for (std::uint64_t at = extent.offset; at < end;) {
     const Region* region = holding(at);
-    const std::uint64_t stop = region != nullptr ? std::min(end, region->end()) : next_held(at, end);
+    const std::uint64_t stop =
+        region != nullptr ? std::min(end, region->end()) : next_held(at, end);
     out.push_back({{at, stop - at},
                    region != nullptr ? region->view().subspan(at - region->offset, stop - at)
                                      : std::span<const std::uint8_t>()});

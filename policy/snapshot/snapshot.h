@@ -33,7 +33,8 @@ struct Extent {
 
 class Snapshot {
  public:
-  // As pread(2): the number of bytes read at the offset, 0 at the end of the file, a negative errno.
+  // As pread(2): the number of bytes read at the offset, 0 at the end of the file, a negative
+  // errno.
   using Reader = std::function<ssize_t(std::span<std::uint8_t> out, std::uint64_t offset)>;
 
   enum class Kind : std::uint8_t { kRegular, kDirectory, kOther, kUnknown };
@@ -85,7 +86,8 @@ class Snapshot {
  private:
   struct Region {
     std::uint64_t offset;
-    std::unique_ptr<std::uint8_t[]> data;  // NOLINT(modernize-avoid-c-arrays): a buffer of run-time size
+    std::unique_ptr<std::uint8_t[]>
+        data;  // NOLINT(modernize-avoid-c-arrays): a buffer of run-time size
     std::size_t size;
 
     [[nodiscard]] std::uint64_t end() const noexcept { return offset + size; }

@@ -1,7 +1,8 @@
 // The payload of the suid tests, in the place of postern-init: says what it finds, one fact a line.
 // The record (descriptor 3) holds commands: "facts", "list PATH", "read PATH", "write PATH",
-// "mkdir PATH", "walk PATH" and "look PATH" (all that this process can learn of a tree), "names PATH" (the same
-// without bytes, for file systems whose files change), "wait". Static: it runs in any root.
+// "mkdir PATH", "walk PATH" and "look PATH" (all that this process can learn of a tree), "names
+// PATH" (the same without bytes, for file systems whose files change), "wait". Static: it runs in
+// any root.
 #include <cerrno>
 #include <cstdio>
 #include <cstring>

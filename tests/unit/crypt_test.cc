@@ -132,8 +132,7 @@ TEST_SUITE("policy/crypt") {
     rewrite(slow.file(), R"("iterations":1000,"salt")", R"("iterations":40000001,"salt")");
     const auto costly = LuksHeader::load(Fresh(slow.file()), {0, kPartition});
     REQUIRE_FALSE(costly);
-    CHECK_MESSAGE(costly.error().what.find("iterations") != std::string::npos,
-                  costly.error().what);
+    CHECK_MESSAGE(costly.error().what.find("iterations") != std::string::npos, costly.error().what);
   }
 
   TEST_CASE("a data segment outside the partition and a short partition are refused") {

@@ -31,8 +31,8 @@ namespace seal = postern::seal;
 namespace sif = postern::sif;
 namespace signature = postern::signature;
 using postern::Decision;
-using postern::RefusalCode;
 using postern::Fresh;
+using postern::RefusalCode;
 using postern::UniqueFd;
 
 constexpr const char* kPgpSigner = "pgp:f34371d0acd5d09eb9bd853a80600a5fa11bbd29";
@@ -136,13 +136,13 @@ ecl::Gathered gather(const std::string& path,
   REQUIRE(image);
   ecl::GatherOptions options;
   options.threads = 1;
-  options.unwritable = postern::config::is_unwritable(fd.get(), postern::config::MountTable::read());
+  options.unwritable =
+      postern::config::is_unwritable(fd.get(), postern::config::MountTable::read());
   options.progress = [&](std::uint64_t bytes) { *(hashed != nullptr ? hashed : &bytes) += bytes; };
   return ecl::gather(*image, Fresh(fd.get()), keys, options);
 }
 
-signature::KeyMaterial keyring(const Directory& directory,
-                               const std::string& pem) {
+signature::KeyMaterial keyring(const Directory& directory, const std::string& pem) {
   std::filesystem::create_directory(directory / "pem");
   std::ofstream(directory / "pem/site.pem") << pem;
   auto keys = ecl::load_keyring(directory.path(), ecl::KeyringOwner::kWhoever);

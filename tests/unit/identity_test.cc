@@ -4,7 +4,6 @@
 
 #include <doctest/doctest.h>
 
-
 using postern::plan::Identity;
 using postern::plan::merge_group;
 using postern::plan::merge_passwd;

@@ -7,8 +7,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "tests/unit/sif_bytes.h"
 #include "tests/unit/fresh.h"
+#include "tests/unit/sif_bytes.h"
 
 namespace postern::image {
 namespace {

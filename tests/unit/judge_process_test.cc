@@ -35,9 +35,9 @@
 #include "policy/seal/tree.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
+#include "policy/signature/compile_table.h"
 #include "policy/signature/dsse.h"
 #include "policy/signature/metadata.h"
-#include "policy/signature/compile_table.h"
 #include "policy/signature/sign.h"
 #include "policy/signature/verify.h"
 #include "policy/text/hex.h"
@@ -45,8 +45,8 @@
 #include "protocol/judge_input.h"
 #include "protocol/launch_codec.h"
 #include "protocol/refusal_table.h"
-#include "tests/unit/launch_samples.h"
 #include "tests/unit/fresh.h"
+#include "tests/unit/launch_samples.h"
 
 namespace postern::judge {
 namespace {
@@ -546,7 +546,8 @@ TEST_CASE("every start is one line in the log of a real daemon" * AS_ROOT) {
     MESSAGE(line);
     CHECK(contains(line, "authpriv.notice"));
     CHECK(contains(line, "postern-judge["));
-    CHECK(contains(line, "mode=suid decision=allow root=fuse operations=bind:1,proc:1 kernel-mount=0"));
+    CHECK(contains(line,
+                   "mode=suid decision=allow root=fuse operations=bind:1,proc:1 kernel-mount=0"));
   }
   SUBCASE("refused") {
     LaunchRequest request = sample_request();
@@ -836,7 +837,8 @@ TEST_CASE("signatures of the site's keys decide about images" * AS_ROOT) {
   SUBCASE("signatures are checked within the limits that batch systems set") {
     make_signed_image(path, fingerprint, true);
     configure(kSite, rule + fingerprint + "\"]\n");
-    const LimitsOfTest limits({{RLIMIT_AS, 100U << 20}, {RLIMIT_CPU, 2}, {RLIMIT_STACK, 64U << 10}});
+    const LimitsOfTest limits(
+        {{RLIMIT_AS, 100U << 20}, {RLIMIT_CPU, 2}, {RLIMIT_STACK, 64U << 10}});
     CHECK(ask_for() == RefusalCode::kNone);
   }
   SUBCASE("a list admits no directory and no FUSE server") {
@@ -899,11 +901,11 @@ std::string forged(const std::string& good, bool sealed) {
       REQUIRE(found);
       REQUIRE(*found);
       const VerityGeometry& geometry = (*found)->geometry;
-      const auto made = seal::build_tree(
-          fd.get(), {.data_offset = static_cast<std::uint64_t>(root.offset),
-                     .data_blocks = geometry.data_blocks,
-                     .tree_offset = geometry.tree_offset,
-                     .salt = std::span(geometry.salt).first(geometry.salt_bytes)});
+      const auto made =
+          seal::build_tree(fd.get(), {.data_offset = static_cast<std::uint64_t>(root.offset),
+                                      .data_blocks = geometry.data_blocks,
+                                      .tree_offset = geometry.tree_offset,
+                                      .salt = std::span(geometry.salt).first(geometry.salt_bytes)});
       REQUIRE(made);
       const sif::Descriptor& seal = **image->object((*found)->seal_object);
       std::string text = *sif::read_object(Fresh(fd.get()), *image, seal, 4096);
@@ -967,8 +969,7 @@ TEST_CASE("one fetch: at whichever read the file changes, only the signed bytes 
         for (const bool from_bad : {true, false}) {
           CAPTURE(turn);
           CAPTURE(from_bad);
-          const Examined got =
-              from_bad ? examined(bad, good, turn) : examined(good, bad, turn);
+          const Examined got = from_bad ? examined(bad, good, turn) : examined(good, bad, turn);
           if (got.answer == RefusalCode::kNone) {
             ++admitted;
             // What the kernel is told is what was signed.

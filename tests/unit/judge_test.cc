@@ -361,7 +361,8 @@ TEST_CASE("an open file's path is the kernel's, and only where it can be relied 
 
 TEST_CASE("what is not an image says why") {
   const Place place;
-  CHECK(image_facts(place.fd.get(), Fresh(place.fd.get()), place.mounts).problem == RefusalCode::kImageMalformed);
+  CHECK(image_facts(place.fd.get(), Fresh(place.fd.get()), place.mounts).problem ==
+        RefusalCode::kImageMalformed);
   const std::string path = place.dir + "/image";
   const auto problem = [&](int flags, const std::string& file) {
     const UniqueFd fd(::open(file.c_str(), flags | O_CLOEXEC));

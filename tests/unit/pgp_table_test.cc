@@ -1,4 +1,6 @@
 // The compiled keyring says what GnuPG says, key by key.
+#include "policy/signature/pgp_table.h"
+
 #include <array>
 #include <ctime>
 #include <filesystem>
@@ -16,7 +18,6 @@
 #include "policy/signature/clear_sign.h"
 #include "policy/signature/compile_table.h"
 #include "policy/signature/gnupg_ring.h"
-#include "policy/signature/pgp_table.h"
 #include "policy/text/hex.h"
 
 namespace postern::signature {
@@ -107,8 +108,8 @@ class Home {
                                  const std::string& hash = "SHA512",
                                  const std::string& at = {}) const {
     std::ofstream(path_ + "/text") << "{\"version\":1}\n- a dash, and trailing blanks  \n\nend";
-    std::vector<std::string> words = {"--local-user", with + "!", "--digest-algo", hash,
-                                      "--output", path_ + "/signed", "--clearsign"};
+    std::vector<std::string> words = {"--local-user", with + "!",        "--digest-algo", hash,
+                                      "--output",     path_ + "/signed", "--clearsign"};
     if (!at.empty()) {
       words.insert(words.begin(), {"--faked-system-time", at});
     }
@@ -190,10 +191,12 @@ ClearSigned spoiled(ClearSigned message) {
 TEST_SUITE("pgp table") {
   TEST_CASE("kinds of keys and hashes: the table and GnuPG agree") {
     const Home home;
+
     struct Row {
       const char* algorithm;
       std::vector<std::string> hashes;
     };
+
     const std::vector<Row> rows = {{"rsa2048", {"SHA256", "SHA384", "SHA512", "SHA224"}},
                                    {"rsa3072", {"SHA256"}},
                                    {"ed25519", {"SHA256", "SHA512"}},
@@ -202,10 +205,12 @@ TEST_SUITE("pgp table") {
                                    {"nistp521", {"SHA512"}},
                                    {"brainpoolP256r1", {"SHA256"}},
                                    {"brainpoolP512r1", {"SHA512"}}};
+
     struct Made {
       std::string fingerprint;
       ClearSigned message;
     };
+
     std::vector<Made> made;
     for (const Row& row : rows) {
       const std::string user = std::string(row.algorithm) + " <" + row.algorithm + "@example.org>";
@@ -262,12 +267,15 @@ TEST_SUITE("pgp table") {
     // `revkey` of the last subkey, as a person would type it.
     std::ofstream(home.path() + "/commands") << "key 3\nrevkey\ny\n0\n\ny\nsave\n";
     REQUIRE(home.run({"sh", "-c",
-                      "gpg --homedir " + home.path() + " --command-fd 0 --no-tty --passphrase '' "
-                      "--edit-key " + primary + " < " + home.path() + "/commands"}) == 0);
+                      "gpg --homedir " + home.path() +
+                          " --command-fd 0 --no-tty --passphrase '' "
+                          "--edit-key " +
+                          primary + " < " + home.path() + "/commands"}) == 0);
     Rings rings(home.ring());
     rings.agree(by_good, kGood, primary);
     rings.agree(by_revoked, kBad);
-    CHECK(rings.table->check(by_expired)->why == "the signer's subkey is expired, revoked or invalid");
+    CHECK(rings.table->check(by_expired)->why ==
+          "the signer's subkey is expired, revoked or invalid");
     // A table that says that the subkey did not sign back refuses.
     PgpTable changed = rings.compiled.table;
     for (PgpPart& part : changed.keys[0].parts) {
@@ -328,8 +336,7 @@ TEST_SUITE("pgp table") {
       before.agree(messages[2], kGood, revoked);
       before.agree(messages[3], kGood, other);
     }
-    const std::string certificate =
-        home.path() + "/openpgp-revocs.d/" + revoked + ".rev";
+    const std::string certificate = home.path() + "/openpgp-revocs.d/" + revoked + ".rev";
     std::string text = whole(certificate);
     text.erase(text.find(":-----BEGIN"), 1);
     std::ofstream(home.path() + "/revocation") << text;
@@ -404,9 +411,8 @@ TEST_SUITE("pgp table") {
       const auto cut = parse_table(text.substr(0, size));
       CHECK((!cut || cut->keys.size() < 1));
     }
-    for (const std::string bad :
-         {"postern-keyring 2\n", "postern-keyring 1\npart sign 0 04\n",
-          "postern-keyring 1\nring zz\n", "rubbish"}) {
+    for (const std::string bad : {"postern-keyring 2\n", "postern-keyring 1\npart sign 0 04\n",
+                                  "postern-keyring 1\nring zz\n", "rubbish"}) {
       CHECK_FALSE(parse_table(bad));
     }
     CHECK(parse_table(text + "key 00 odd x\n").error().what.find("pubring.table:5:") == 0);

@@ -254,7 +254,8 @@ TEST_SUITE("frontend/plan plan") {
     }
     const Planned result = planned(std::move(input));
     REQUIRE_FALSE(result.plan);
-    CHECK(result.plan.error().what.find(std::to_string(postern::kMaxDescriptors)) != std::string::npos);
+    CHECK(result.plan.error().what.find(std::to_string(postern::kMaxDescriptors)) !=
+          std::string::npos);
     CHECK_FALSE(result.plan.error().cure.empty());
   }
 

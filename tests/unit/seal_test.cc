@@ -423,7 +423,8 @@ TEST_SUITE("seal") {
     CHECK(find(path, 258)->has_value());
   }
 
-  TEST_CASE("a part of a sealed partition is checked up to the root hash, and nothing else is read") {
+  TEST_CASE(
+      "a part of a sealed partition is checked up to the root hash, and nothing else is read") {
     const Directory directory;
     const std::string path = directory.image();
     // Three levels of hash blocks would take 64 MiB; two are enough to go wrong in.

@@ -13,9 +13,9 @@
 
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
+#include "tests/unit/fresh.h"
 #include "tests/unit/in_child.h"
 #include "tests/unit/sif_bytes.h"
-#include "tests/unit/fresh.h"
 
 namespace postern::sif {
 namespace {
@@ -179,8 +179,8 @@ TEST_SUITE("policy/sif reader") {
     CHECK(why(read(Fresh(file_of("").get()))).find("ends too early") != std::string::npos);
     CHECK(why(read(Fresh(file_of(good.substr(0, 127)).get()))).find("ends too early") !=
           std::string::npos);
-    CHECK(why(read(Fresh(file_of(good.substr(0, 4096 + 4 * 585 - 1)).get()))).find("beyond the end") !=
-          std::string::npos);
+    CHECK(why(read(Fresh(file_of(good.substr(0, 4096 + 4 * 585 - 1)).get())))
+              .find("beyond the end") != std::string::npos);
     for (std::size_t at = 32; at < 42; ++at) {
       CAPTURE(at);
       CHECK(changed(at, "x").find("magic") != std::string::npos);
@@ -239,14 +239,17 @@ TEST_SUITE("policy/sif reader") {
   TEST_CASE("no primary partition, or two, is an error; so are two objects of one id") {
     std::string file = sif_bytes::two_objects();
     put(file, 4096 + 585 + 201 + 4, le(1, 4));
-    CHECK(read(Fresh(file_of(file).get()))->primary_partition().error().what.find("no root file system") !=
-          std::string::npos);
+    CHECK(read(Fresh(file_of(file).get()))
+              ->primary_partition()
+              .error()
+              .what.find("no root file system") != std::string::npos);
     sif_bytes::object(file, 2, 0x4004, 36864, 4096, "", sif_bytes::partition(1, 2, "02"));
     put(file, 4096 + 585 + 201 + 4, le(2, 4));
     CHECK(read(Fresh(file_of(file).get()))->primary_partition().error().what.find("several") !=
           std::string::npos);
     put(file, 4096 + 2 * 585 + 5, le(1, 4));
-    CHECK(read(Fresh(file_of(file).get()))->object(1).error().what.find("several") != std::string::npos);
+    CHECK(read(Fresh(file_of(file).get()))->object(1).error().what.find("several") !=
+          std::string::npos);
   }
 
   TEST_CASE("every byte of header and table may be anything: an error or a sane image") {
@@ -487,7 +490,7 @@ TEST_SUITE("policy/sif writer") {
       REQUIRE(w->add({.name = "x"}, "some bytes"));
       REQUIRE(w->finish());
       CHECK((*image_at(path).object(1))->name == "x");  // the slot is used again
-      REQUIRE(w->remove(2));  // and on, up to the next finish()
+      REQUIRE(w->remove(2));                            // and on, up to the next finish()
       CHECK(image_at(path).object(2).has_value());
       REQUIRE(w->finish());
     }

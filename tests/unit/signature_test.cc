@@ -168,11 +168,14 @@ TEST_SUITE("signature") {
     const UniqueFd fd = memory_file(file(kData + "one-group-signed-pgp.sif"));
     const auto image = sif::read(Fresh(fd.get()));
     REQUIRE(image);
-    CHECK(postern::signature::digest_text(signature::header_digest(Algorithm::kSha256, image->raw_header())) ==
+    CHECK(postern::signature::digest_text(
+              signature::header_digest(Algorithm::kSha256, image->raw_header())) ==
           "sha256:2086c56f4fc4b733d256d56b780a16c3c906578ab4a90158306de17798bc3f82");
-    CHECK(postern::signature::digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 1).raw, 0)) ==
+    CHECK(postern::signature::digest_text(
+              signature::descriptor_digest(Algorithm::kSha256, object(*image, 1).raw, 0)) ==
           "sha256:72e10abae30a69c4eccae514d3d2217d1a03820767c50273b224b0ed69c3cf89");
-    CHECK(postern::signature::digest_text(signature::descriptor_digest(Algorithm::kSha256, object(*image, 2).raw, 1)) ==
+    CHECK(postern::signature::digest_text(
+              signature::descriptor_digest(Algorithm::kSha256, object(*image, 2).raw, 1)) ==
           "sha256:9a2fa8bc044f51d56ee818101828d1f5f9fdd5ed012cad8231aca8551d886d07");
     const auto text = signature::metadata_of(*image, Fresh(fd.get()), 1, {1, 2});
     REQUIRE(text);
@@ -189,7 +192,8 @@ TEST_SUITE("signature") {
     using signature::parse_digest;
     const std::string hex(64, 'A');
     REQUIRE(parse_digest("sha256:" + hex));
-    CHECK(postern::signature::digest_text(*parse_digest("sha256:" + hex)) == "sha256:" + std::string(64, 'a'));
+    CHECK(postern::signature::digest_text(*parse_digest("sha256:" + hex)) ==
+          "sha256:" + std::string(64, 'a'));
     CHECK(parse_digest("sha512_224:" + std::string(56, '0')));
     for (const std::string& bad :
          {hex, "sha256:" + hex + "0", "sha256:" + hex.substr(2), "SHA256:" + hex, "sha256::" + hex,
@@ -227,17 +231,16 @@ TEST_SUITE("signature") {
     // Several jobs may name the same bytes, which are read once for all of them; parts that overlap
     // would have to be read twice.
     std::uint64_t seen = 0;
-    const auto shared = signature::hash_file(
-        Fresh(fd.get()),
-        {{Algorithm::kSha256, {{0, 1000}}},
-         {Algorithm::kSha512, {{0, 1000}}},
-         {Algorithm::kSha256, {{0, 1000}, {5000, 7}}}},
-        [&](std::uint64_t n) { seen += n; });
+    const auto shared = signature::hash_file(Fresh(fd.get()),
+                                             {{Algorithm::kSha256, {{0, 1000}}},
+                                              {Algorithm::kSha512, {{0, 1000}}},
+                                              {Algorithm::kSha256, {{0, 1000}, {5000, 7}}}},
+                                             [&](std::uint64_t n) { seen += n; });
     REQUIRE(shared);
     CHECK(seen == 1007);
     CHECK((*shared)[1] == signature::digest_of(Algorithm::kSha512, bytes.substr(0, 1000)));
-    CHECK((*shared)[2] == signature::digest_of(Algorithm::kSha256,
-                                               bytes.substr(0, 1000) + bytes.substr(5000, 7)));
+    CHECK((*shared)[2] ==
+          signature::digest_of(Algorithm::kSha256, bytes.substr(0, 1000) + bytes.substr(5000, 7)));
     CHECK_FALSE(signature::hash_file(
         Fresh(fd.get()), {{Algorithm::kSha256, {{0, 1000}}}, {Algorithm::kSha256, {{999, 10}}}}));
   }
@@ -705,8 +708,9 @@ TEST_SUITE("signature") {
     material.rings.push_back(ring.open());
     std::string bytes = file(kData + "one-group-signed-dsse.sif");
     const UniqueFd fd = memory_file(bytes);
-    const std::size_t slot = static_cast<std::size_t>(sif::read(Fresh(fd.get()))->header().table_offset) +
-                             2 * sif::kDescriptorBytes;
+    const std::size_t slot =
+        static_cast<std::size_t>(sif::read(Fresh(fd.get()))->header().table_offset) +
+        2 * sif::kDescriptorBytes;
     VerifyOptions legacy;
     legacy.legacy = true;
     legacy.objects = {3};

@@ -1,12 +1,12 @@
 // Each byte of an image is read once, whatever is asked for and in whichever order.
+#include "policy/snapshot/snapshot.h"
+
 #include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
 
 #include <doctest/doctest.h>
-
-#include "policy/snapshot/snapshot.h"
 
 using postern::Extent;
 using postern::Snapshot;

@@ -233,7 +233,8 @@ TEST_SUITE("protocol/verdict_check") {
     CHECK(check_verdict(*v, 3, kSuid));
   }
 
-  TEST_CASE("an overlay over a directory is for a user namespace, where its mounter has no rights") {
+  TEST_CASE(
+      "an overlay over a directory is for a user namespace, where its mounter has no rights") {
     const auto v = directory();
     CHECK(check_verdict(*v, 3, kSuid));
     v->overlay = 1;
@@ -251,14 +252,23 @@ TEST_SUITE("protocol/verdict_check") {
   }
 
   TEST_CASE("no verdict passes the ceiling, and the ceiling holds nothing that leads to root") {
-    for (const unsigned never :
-         {CAP_CHOWN,     CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER,     CAP_FSETID,
-          CAP_KILL,      CAP_SETGID,       CAP_SETUID,          CAP_SETPCAP,    CAP_LINUX_IMMUTABLE,
-          CAP_NET_ADMIN, CAP_IPC_OWNER,    CAP_SYS_MODULE,      CAP_SYS_RAWIO,  CAP_SYS_CHROOT,
-          CAP_SYS_ADMIN, CAP_SYS_BOOT,     CAP_SYS_PTRACE,      CAP_SYS_PACCT,  CAP_SYS_RESOURCE,
-          CAP_SYS_TIME,  CAP_MKNOD,        CAP_SYS_TTY_CONFIG,  CAP_LEASE,      CAP_AUDIT_WRITE,
-          CAP_SETFCAP,   CAP_MAC_OVERRIDE, CAP_MAC_ADMIN,       CAP_SYSLOG,     CAP_AUDIT_CONTROL,
-          CAP_PERFMON,   CAP_BPF,          CAP_AUDIT_READ,      CAP_CHECKPOINT_RESTORE}) {
+    for (const unsigned never : {CAP_CHOWN,           CAP_DAC_OVERRIDE,
+                                 CAP_DAC_READ_SEARCH, CAP_FOWNER,
+                                 CAP_FSETID,          CAP_KILL,
+                                 CAP_SETGID,          CAP_SETUID,
+                                 CAP_SETPCAP,         CAP_LINUX_IMMUTABLE,
+                                 CAP_NET_ADMIN,       CAP_IPC_OWNER,
+                                 CAP_SYS_MODULE,      CAP_SYS_RAWIO,
+                                 CAP_SYS_CHROOT,      CAP_SYS_ADMIN,
+                                 CAP_SYS_BOOT,        CAP_SYS_PTRACE,
+                                 CAP_SYS_PACCT,       CAP_SYS_RESOURCE,
+                                 CAP_SYS_TIME,        CAP_MKNOD,
+                                 CAP_SYS_TTY_CONFIG,  CAP_LEASE,
+                                 CAP_AUDIT_WRITE,     CAP_SETFCAP,
+                                 CAP_MAC_OVERRIDE,    CAP_MAC_ADMIN,
+                                 CAP_SYSLOG,          CAP_AUDIT_CONTROL,
+                                 CAP_PERFMON,         CAP_BPF,
+                                 CAP_AUDIT_READ,      CAP_CHECKPOINT_RESTORE}) {
       CHECK((postern::kGrantable >> never & 1) == 0);
     }
     for (unsigned number = 0; number < 64; ++number) {
