@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <exception>
+#include <new>
 #include <string>
 
 #include <unistd.h>
 
 #include "policy/text/printable.h"
+#include "protocol/exit_codes.h"
 
 namespace postern::message {
 namespace {
@@ -44,9 +47,28 @@ void print(Level level, std::string_view label, std::string_view colour, std::st
   }
 }
 
+// For std::set_terminate: memory that ended is no fault of the program, and is said without memory.
+[[noreturn]] void on_terminate() noexcept {
+  static constexpr std::string_view kWords =
+      "FATAL:   there is no more memory; raise `ulimit -d` and `ulimit -v`, or the batch system's "
+      "limit\n";
+  try {
+    if (const std::exception_ptr thrown = std::current_exception()) {
+      std::rethrow_exception(thrown);
+    }
+  } catch (const std::bad_alloc&) {
+    [[maybe_unused]] const ssize_t told = ::write(STDERR_FILENO, kWords.data(), kWords.size());
+    ::_exit(kExitFatal);
+  } catch (...) {
+    std::abort();
+  }
+  std::abort();
+}
+
 }  // namespace
 
 void configure(Level threshold, bool colour) noexcept {
+  std::set_terminate(on_terminate);
   g_threshold = threshold;
   g_colour = colour && ::isatty(STDERR_FILENO) == 1;
 }
@@ -95,9 +117,6 @@ void debug(std::string_view text) {
 void fatal(const Problem& problem) {
   if (problem.what.empty()) {
     return;  // a program that we started has said it
-  }
-  if (problem.what.empty()) {
-    return;
   }
   std::string text = problem.what;
   if (!problem.cure.empty()) {

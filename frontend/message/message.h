@@ -20,7 +20,8 @@ enum class Level : int {
 };
 
 // Set once at start, from -d -v -q -s or POSTERN_MESSAGELEVEL. Default kInfo. Colour is used where
-// `colour` is true and standard error is a terminal.
+// `colour` is true and standard error is a terminal. From here on a program that runs out of memory
+// ends with a line that says so (std::set_terminate), not with abort(3).
 void configure(Level threshold, bool colour) noexcept;
 Level threshold() noexcept;
 

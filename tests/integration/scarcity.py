@@ -94,6 +94,7 @@ def small_limits(b):
     """a limit that is too small for a start is named, never the image or the installation blamed"""
     mebibyte = 1 << 20
     cases = [("DATA", value) for value in (mebibyte // 2, mebibyte, 2 * mebibyte, 8 * mebibyte, 16 * mebibyte)]
+    cases = [("DATA", value) for value in range(3 << 17, mebibyte, 1 << 15)] + cases
     cases += [("AS", value * mebibyte) for value in (10, 15, 20)] + [("NPROC", 1)] + [("NOFILE", value) for value in (6, 8, 12, 16, 20)]
     letters = {"DATA": "d", "AS": "v", "NPROC": "u", "NOFILE": "n"}
     for name, value in cases:
