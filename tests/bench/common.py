@@ -20,8 +20,9 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "suid"))
-import users  # noqa: E402: world.py has put its folder into the path
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(TESTS / "suid"), str(TESTS / "lib")]
+import users  # noqa: E402
 import world as worlds  # noqa: E402
 
 # Build tree -> libexec directory, with the mode that an installation gives them.
