@@ -4,7 +4,7 @@ Prints TAP. Each page begins in a directory of its own.
 
 Lines of console blocks (of all blocks in man pages) that begin with "$ " are commands of an ordinary user; what follows up to the next one is
 the output. Names, numbers and keys of the page are those of its author, and are replaced by those of this run.
-Commands of the tree's script and of root (lines that begin with "# ") belong to other suites.
+Commands of the tree's script and of root (lines that begin with "# ") belong to other suites, and so does doc/sites.md.
 """
 import os
 import pathlib
@@ -13,10 +13,11 @@ import shutil
 import subprocess
 
 import harness
+import pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [str(path.relative_to(ROOT)) for path in
-         [ROOT / "README.md", *sorted((ROOT / "doc").glob("*.md")), *sorted((ROOT / "man/commands").glob("*.scd"))]]
+         [ROOT / "README.md", *sorted(set((ROOT / "doc").glob("*.md")) - {ROOT / "doc/sites.md"}), *sorted((ROOT / "man/commands").glob("*.scd"))]]
 PROGRAMS = {
     "libexec/postern/postern-build": "frontend/imagebuild/postern-build",
     "libexec/postern/postern-keys": "frontend/keys/postern-keys",
@@ -30,22 +31,12 @@ ELSEWHERE = re.compile(r"^(\./dev|SUID=|postern pull docker://docker\.io|postern
 
 
 def commands(page):
-    """(line number, command, expected lines) of a page's console blocks."""
-    found, inside = [], False
-    for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
-        if line.startswith("```"):
-            inside = not inside and (line == "```console" or page.endswith(".scd"))
-        elif inside and line.startswith("$ "):
-            found.append((number, re.sub(r"\s+# .*$", "", line[2:]), []))
-        elif inside and line.startswith("# "):
-            found.append((number, "", []))
-        elif inside and found:
-            found[-1][2].append(line)
+    """(line number, command, expected lines) of what an ordinary user types."""
     joined = []
-    for number, command, expected in found:
+    for number, prompt, command, expected in pages.commands(ROOT / page):
         if joined and re.search(r"& sleep \d+$", joined[-1][1]):  # goes on in the background of the next one
             joined[-1] = (joined[-1][0], f"{joined[-1][1]}\n{command}", expected)
-        elif command and not ELSEWHERE.match(command):
+        elif prompt == "$" and not ELSEWHERE.match(command):
             joined.append((number, command, expected))
     return joined
 
@@ -106,11 +97,7 @@ def make_test(page, number, command, expected, first, places):
         out = process.stdout.decode(errors="replace")
         said_no = any(line.startswith("FATAL:") for line in expected)
         assert (process.returncode == 0) != said_no, f"exit {process.returncode}: {out}"
-        at = 0
-        for line in expected:
-            match = re.compile("^" + pattern(line, bench, place) + "$", re.M).search(out, at)
-            assert match, f"{line!r} does not follow in:\n{out}"
-            at = match.end()
+        pages.follow(expected, out, lambda line: pattern(line, bench, place))
     test.__doc__ = f"{page}:{number}: {command.splitlines()[0]}"
     test.__name__ = re.sub(r"\W", "_", f"{pathlib.Path(page).stem}_{number}")
     return test

@@ -53,6 +53,43 @@ def check_time(end, what):
     time.sleep(0.01)
 
 
+@contextlib.contextmanager
+def syslog(out, work):
+    """busybox syslogd behind /dev/log, which writes to the file `out`; `work` is a directory of this run.
+
+    On a machine without a log daemon all mount namespaces share the /dev that gets the socket's name.
+    """
+    with users.alone("dev-log"):
+        yield from syslog_alone(out, work)
+
+
+def syslog_alone(out, work):
+    if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
+        os.unlink("/dev/log")  # of a run that was killed
+    socket, made = os.path.realpath("/dev/log"), False
+    if socket == "/dev/log":
+        os.mkdir(f"{work}/log")
+        socket, made = f"{work}/log/socket", True
+        os.symlink(socket, "/dev/log")
+    else:
+        subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
+    daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
+    try:
+        end = time.monotonic() + 5
+        while not os.path.exists(socket):
+            check_time(end, "syslogd opened no socket")
+        os.chmod(socket, 0o666)
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait()
+        if made:
+            os.unlink("/dev/log")
+            shutil.rmtree(f"{work}/log")
+        else:
+            subprocess.run(["umount", os.path.dirname(socket)], check=True)
+
+
 class World:
     def __init__(self, helper, judge, probe, libexec, confdir):
         if os.geteuid() != 0:
@@ -149,32 +186,11 @@ class World:
 
     @contextlib.contextmanager
     def syslog(self):
-        """busybox syslogd behind /dev/log, seen from this mount namespace; gives a function: its lines so far.
-
-        On a machine without a log daemon all mount namespaces share the /dev that gets the socket's name.
-        """
-        with users.alone("dev-log"):
-            yield from self.syslog_alone()
-
-    def syslog_alone(self):
-        if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
-            os.unlink("/dev/log")  # of a run that was killed
-        socket, out, made = os.path.realpath("/dev/log"), f"{self.work}/journal", False
+        """A log daemon, seen from this mount namespace; gives a function: the lines of our users so far."""
+        out = f"{self.work}/journal"
         with contextlib.suppress(FileNotFoundError):  # of another case
             os.unlink(out)
-        if socket == "/dev/log":
-            os.mkdir(f"{self.work}/log")
-            socket, made = f"{self.work}/log/socket", True
-            os.symlink(socket, "/dev/log")
-        else:
-            subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
-        daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
-        try:
-            end = time.monotonic() + 5
-            while not os.path.exists(socket):
-                check_time(end, "syslogd opened no socket")
-            os.chmod(socket, 0o666)
-
+        with syslog(out, self.work):
             def lines():
                 time.sleep(0.2)  # a datagram is on its way
                 with open(out) as file:
@@ -183,14 +199,6 @@ class World:
                 mine = {f"uid={T1}", f"uid={T2}"}
                 return [line for line in ours if "uid=" not in line or mine & set(line.split())]
             yield lines
-        finally:
-            daemon.terminate()
-            daemon.wait()
-            if made:
-                os.unlink("/dev/log")
-                shutil.rmtree(f"{self.work}/log")
-            else:
-                subprocess.run(["umount", os.path.dirname(socket)], check=True)
 
     # ---------------------------------------------------------------------------------- invariants
 
