@@ -42,6 +42,7 @@ constexpr std::array kDropped = std::to_array<Dropped>({
   {"root default capabilities", "root runs containers as every other user does"},
   {"shared loop devices", "starts of one image always share one mount"},
   {"sync writable extfs", "ext images are never mounted for users"},
+  {"systemd cgroups", "systemd is not asked for control groups: the user's own are used"},
   {"use nvidia-container-cli", "the libraries of --nv are found without it"},
 });
 // clang-format on

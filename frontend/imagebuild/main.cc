@@ -35,6 +35,9 @@ int run(const std::vector<std::string>& words) {
     message::fatal(options.error());
     return options.error().exit_code;
   }
+  for (const std::string& note : options->notes) {
+    message::verbose(note);
+  }
   const auto done = imagebuild::run_build(*options);
   if (!done) {
     message::fatal(done.error());

@@ -37,13 +37,13 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"docker-password", 0, "DOCKER_PASSWORD", Kind::kText, kBuild, "PASSWORD", ""},
     {"docker-username", 0, "DOCKER_USERNAME", Kind::kText, kBuild, "NAME", ""},
     {"encrypt", 'e', "", Kind::kFlag, kBuild, "", "encrypt the image"},
-    {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kBuild, "", "run %post as root of a user namespace (always so for users)"},
+    {"fakeroot", 'f', "FAKEROOT", Kind::kFlag, kBuild, "", "", {}, false, "sections always run as root of a user namespace"},
     {"fix-perms", 0, "FIXPERMS", Kind::kFlag, kBuild, "", "give the owner read and write access to everything"},
     {"force", 'F', "FORCE", Kind::kFlag, kBuild, "", "replace a present image"},
-    {"ignore-fakeroot-command", 0, "IGNORE_FAKEROOT_COMMAND", Kind::kFlag, kBuild, "", ""},
-    {"ignore-proot", 0, "IGNORE_PROOT", Kind::kFlag, kBuild, "", ""},
+    {"ignore-fakeroot-command", 0, "IGNORE_FAKEROOT_COMMAND", Kind::kFlag, kBuild, "", "", {}, false, "fakeroot(1) is not used"},
+    {"ignore-proot", 0, "IGNORE_PROOT", Kind::kFlag, kBuild, "", "", {}, false, "proot(1) is not used"},
     {"ignore-subuid", 0, "IGNORE_SUBUID", Kind::kFlag, kBuild, "", "do not use the ids of /etc/subuid"},
-    {"ignore-userns", 0, "IGNORE_USERNS", Kind::kFlag, kBuild, "", ""},
+    {"ignore-userns", 0, "IGNORE_USERNS", Kind::kFlag, kBuild, "", "", "sections always run in a user namespace"},
     {"keep-privileged", 0, "KEEP_PRIVILEGED", Kind::kFlag, kBuild, "", "with --sandbox: keep set-user-ID programs, device nodes and trusted attributes"},
     {"library", 0, "LIBRARY", Kind::kText, kBuild, "URL", "the library that library:// means"},
     {"mksquashfs-args", 0, "MKSQUASHFS_ARGS", Kind::kText, kBuild, "ARGS", "options of mksquashfs: -comp, -b, -Xcompression-level, -processors, -all-root, -no-compression"},
@@ -55,16 +55,16 @@ constexpr std::array kOptions = std::to_array<Option>({
     {"nv", 0, "", Kind::kFlag, kBuild, "", "NVIDIA GPUs during %post and %test"},
     {"passphrase", 0, "", Kind::kFlag, kBuild, "", "encrypt with a passphrase"},
     {"pem-path", 0, "", Kind::kText, kBuild, "FILE", "encrypt for an RSA public key"},
-    {"reproducible", 0, "REPRODUCIBLE", Kind::kFlag, kBuild, "", ""},
+    {"reproducible", 0, "REPRODUCIBLE", Kind::kFlag, kBuild, "", "", {}, false, "the same source gives the same bytes anyway"},
     {"rocm", 0, "", Kind::kFlag, kBuild, "", "AMD GPUs during %post and %test"},
     {"sandbox", 's', "SANDBOX", Kind::kFlag, kBuild, "", "make a directory instead of an image file"},
     {"section", 0, "SECTION", Kind::kList, kBuild, "NAMES", "sections to run: all, none, or of pre, setup, post, files, environment, test, labels, runscript, startscript, help"},
     {"tmpdir", 0, "TMPDIR", Kind::kText, kBuild, "DIR", "directory for temporary files"},
     {"verify-key", 0, "VERIFY_KEY", Kind::kText, kBuild, "FILE", "docker://, oras://: only what this public key has signed (cosign)"},
     {"update", 'u', "UPDATE", Kind::kFlag, kBuild, "", "with --sandbox: run the sections on the present directory"},
-    {"userns", 0, "USERNS", Kind::kFlag, kBuild, "", ""},
+    {"userns", 0, "USERNS", Kind::kFlag, kBuild, "", "", {}, false, "sections always run in a user namespace"},
     {"warn-unused-build-args", 0, "", Kind::kFlag, kBuild, "", "warn of build arguments that nothing uses, instead of failing"},
-    {"writable-tmpfs", 0, "WRITABLE_TMPFS", Kind::kFlag, kBuild, "", "let %test write to a temporary layer"},
+    {"writable-tmpfs", 0, "WRITABLE_TMPFS", Kind::kFlag, kBuild, "", "let %test write: changes are lost at its end"},
     // Apptainer's, not ours:
     {"buildkit-host", 0, "", Kind::kText, kBuild, "", "", "build the Dockerfile elsewhere and give its image: docker-archive:FILE"},
     {"compat32", 0, "", Kind::kFlag, kBuild, "", "", "leave it out"},
@@ -307,6 +307,8 @@ Outcome<BuildOptions> parse_options(std::span<const std::string> words,
   out.ignore_subordinate_ids = arguments.given("ignore-subuid");
   out.keep_privileged = arguments.given("keep-privileged");
   out.keep_on_failure = arguments.given("no-cleanup");
+  out.writable_tmpfs = arguments.given("writable-tmpfs");
+  out.notes = arguments.notes();
   out.only_warn_of_unused_arguments = arguments.given("warn-unused-build-args");
   if (out.update && !out.sandbox) {
     return usage("--update works on directories: add --sandbox");

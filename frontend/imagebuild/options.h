@@ -28,6 +28,7 @@ struct BuildOptions {
   std::string build_argument_file;
   std::vector<std::string> key;        // options that say with which key, for postern-crypt
   std::vector<std::string> container;  // options for %post and %test, handed to `postern exec`
+  std::vector<std::string> notes;      // options that change nothing
   std::shared_ptr<Remote> remote;      // for sources that are not on this machine
   std::string variant;                 // of `architecture`
   std::string pin;                     // digest that a docker:// source must have now
@@ -40,6 +41,7 @@ struct BuildOptions {
   bool ignore_subordinate_ids = false;
   bool keep_privileged = false;  // see Privileged in directory_writer.h
   bool keep_on_failure = false;
+  bool writable_tmpfs = false;  // for %test
   bool only_warn_of_unused_arguments = false;
 };
 

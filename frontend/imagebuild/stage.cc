@@ -109,10 +109,14 @@ void clear_build_variables() {
 }  // namespace
 
 std::vector<std::string> StageBuild::container(const char* action,
-                                               const std::string& directory) const {
-  std::vector<std::string> words{action,       "--userns",  "--fakeroot", "--writable",
-                                 "--cleanenv", "--no-home", "--no-mount", "tmp,cwd,home",
-                                 "--pwd",      directory};
+                                               const std::string& directory,
+                                               const std::string& writing) const {
+  std::vector<std::string> words{action,         "--userns",  "--fakeroot",
+                                 "--cleanenv",   "--no-home", "--no-mount",
+                                 "tmp,cwd,home", "--pwd",     directory};
+  if (!writing.empty()) {
+    words.push_back(writing);
+  }
   const auto set = [&](const std::string& setting) {
     words.emplace_back("--env");
     words.push_back(setting);
@@ -151,7 +155,7 @@ Outcome<> StageBuild::run_in_container(const Program& program,
   const ScratchFile apt(path(), kAptConfiguration);
   POSTERN_TRY(apt.write(kAptText));
   message::info("Running " + what.substr(1) + " scriptlet");
-  std::vector<std::string> words = container("exec", directory);
+  std::vector<std::string> words = container("exec", directory, "--writable");
   const std::vector<std::string> shell = shell_words(program, "/" + std::string(kScript));
   words.insert(words.end(), shell.begin(), shell.end());
   return run_postern(words, what);
@@ -172,7 +176,9 @@ Outcome<> StageBuild::run_test() {
   message::info("Running testscript");
   const ScratchFile apt(path(), kAptConfiguration);
   POSTERN_TRY(apt.write(kAptText));
-  return run_postern(container("test", "/"), "%test");
+  // What it writes is no part of the image.
+  return run_postern(container("test", "/", options_.writable_tmpfs ? "--writable-tmpfs" : ""),
+                     "%test");
 }
 
 Outcome<std::map<std::string, std::string>> StageBuild::take_labels() const {

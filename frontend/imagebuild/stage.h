@@ -48,7 +48,8 @@ class StageBuild {
   Outcome<> run_installs();
   Outcome<> run_test();
   [[nodiscard]] std::vector<std::string> container(const char* action,
-                                                   const std::string& directory) const;
+                                                   const std::string& directory,
+                                                   const std::string& writing) const;
   Outcome<std::map<std::string, std::string>> take_labels() const;
 
   const Recipe& recipe_;

@@ -19,10 +19,14 @@ constexpr option::CommandSet kAll = kPull | kFetch | kPush | kTag | kSearch | kD
 constexpr std::string_view kNoDaemon =
     "save the image first: docker save NAME:TAG > FILE, then docker-archive:FILE";
 
+constexpr std::string_view kNoSignature =
+    "a signature is looked at when it is asked for: postern verify, ecl.toml(5)";
+
 // clang-format off
 constexpr std::array kOptions = std::to_array<option::Option>({
-    {"allow-unauthenticated", 0, "ALLOW_UNAUTHENTICATED", Kind::kFlag, kPull, "", ""},
-    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPull | kPush, "", "say nothing of a missing signature"},
+    {"allow-unauthenticated", 0, "ALLOW_UNAUTHENTICATED", Kind::kFlag, kPull, "", "", {}, false, kNoSignature},
+    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPull, "", "", {}, false, kNoSignature},
+    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPush, "", "send an image without a valid signature"},
     {"annotation", 0, "", Kind::kArray, kPush, "NAME=VALUE", "of the manifest (oras)"},
     {"arch", 0, "PULL_ARCH", Kind::kText, kImages, "ARCH", "of an image for several: amd64, arm64, arm, ppc64le, riscv64, …"},
     {"arch", 'A', "ARCH", Kind::kText, kDelete, "ARCH", "of the image in the library"},
@@ -38,10 +42,10 @@ constexpr std::array kOptions = std::to_array<option::Option>({
     {"force", 'F', "FORCE", Kind::kFlag, kPull | kDelete, "", "replace a present file; delete without asking"},
     {"library", 0, "LIBRARY", Kind::kText, kAll, "URL", "the library that library:// means"},
     {"name", 0, "PULL_NAME", Kind::kText, kPull, "FILE", ""},
-    {"no-cleanup", 0, "NO_CLEANUP", Kind::kFlag, kPull, "", ""},
+    {"no-cleanup", 0, "NO_CLEANUP", Kind::kFlag, kPull, "", "", {}, false, "temporary files have no names"},
     {"no-https", 0, "NOHTTPS,NO_HTTPS", Kind::kFlag, kAll, "", "servers may speak plain HTTP, or show any certificate"},
     {"nohttps", 0, "", Kind::kFlag, kAll, "", ""},
-    {"reproducible", 0, "REPRODUCIBLE", Kind::kFlag, kPull, "", ""},
+    {"reproducible", 0, "REPRODUCIBLE", Kind::kFlag, kPull, "", "", {}, false, "the same image gives the same bytes anyway"},
     {"sandbox", 's', "SANDBOX", Kind::kFlag, kPull, "", "make a directory instead of an image file"},
     {"signed", 0, "SEARCH_SIGNED", Kind::kFlag, kSearch, "", "only signed images"},
     {"timeout", 'T', "TIMEOUT", Kind::kText, kDelete, "SECONDS", ""},

@@ -179,6 +179,9 @@ int run(const option::Usage& usage,
   for (const std::string& warning : arguments->warnings()) {
     message::warning(warning);
   }
+  for (const std::string& note : arguments->notes()) {
+    message::verbose(note);
+  }
   const imagebuild::InterruptGuard guard;
   auto done = act(*arguments);
   return done ? 0 : fail(std::move(done).error());

@@ -79,8 +79,6 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
   {"build", "mksquashfs-processors", &S::build_mksquashfs_processors, "mksquashfs procs",
    "processors that a build uses; 0 = all"},
 
-  {"cgroups", "systemd", &S::cgroups_systemd, "systemd cgroups", "taken, and changes nothing: systemd is not asked for limits"},
-
   {"crypt", "max-memory-kib", &S::crypt_max_memory_kib, "",
    "memory in KiB that unlocking an image may take"},
   {"crypt", "max-iterations", &S::crypt_max_iterations, "", "iterations that unlocking an image may take"},
@@ -89,11 +87,11 @@ constexpr std::array<Key, kKeyCount> kKeys = {{
 // clang-format on
 
 // Keys of earlier releases, and why they are gone: a file that sets one says something that is not
-// done, so it is refused. The value that the installed file had says what is done anyway.
+// done, so it is refused. One value says what is done anyway.
 struct Gone {
   std::string_view table;
   std::string_view name;
-  std::string_view had;
+  std::string_view taken;
   std::string_view why;
   std::string_view cure;
 };
@@ -102,6 +100,10 @@ constexpr std::array kGone = std::to_array<Gone>({
     {"build", "mksquashfs-memory", "\"\"",
      "the memory of a build follows from the number of its processors",
      "remove the key; build.mksquashfs-processors bounds both"},
+    {"cgroups", "systemd", "false",
+     "systemd is not asked for control groups: one that belongs to the user is needed",
+     "remove the key; `systemd-run --user --scope -p Delegate=yes postern …` or a batch system "
+     "gives users a group"},
     {"forbid", "bind-targets", "[]",
      "it compared the text of a target, and the mount follows the links of the image",
      "remove the key; allow.user-binds = false forbids all binds of users"},
@@ -325,7 +327,7 @@ Outcome<> set_entry(SiteConfig& site,
             }
           },
           entry.value);
-      if (given == row.had) {
+      if (given == row.taken) {
         return Ok{};
       }
       return problem_at(

@@ -24,7 +24,7 @@ enum class DevMount : std::uint8_t { kNo, kMinimal, kYes };
 using List = std::vector<std::string>;
 
 // The number of rows in kKeys.
-inline constexpr std::size_t kKeyCount = 44;
+inline constexpr std::size_t kKeyCount = 43;
 
 // One member for each key, named table_key. The initial values are the defaults: those of a missing
 // file in user-namespace mode, and of every key that a file leaves out.
@@ -78,8 +78,6 @@ struct SiteConfig {
   bool rocm_always = false;
 
   std::uint64_t build_mksquashfs_processors = 0;  // 0 = all
-
-  bool cgroups_systemd = true;
 
   std::uint64_t crypt_max_memory_kib = 4194304;   // of one key slot's Argon2
   std::uint64_t crypt_max_iterations = 10000000;  // PBKDF2's, or Argon2's passes

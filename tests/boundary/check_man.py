@@ -78,6 +78,20 @@ def literals(text, start):
     return found
 
 
+def unread_options():
+    """Of options that say nothing about having no effect, those that no code asks for by their name."""
+    row = re.compile(OPTION_ROW.pattern + r"((?:[^{}]|\{\})*)\}")
+    code = {path: row.sub("", text) for path, text in CODE.items() if path.is_relative_to(ROOT / "frontend")}
+
+    def readers(path):
+        """Each folder reads its own, and gives them to what it builds upon; what starts take is read in many."""
+        places = {path.parent.name, {"transfer": "imagebuild"}.get(path.parent.name)}
+        return "".join(text for other, text in code.items() if path.parent.name == "cli" or other.parent.name in places)
+    # One function reads the options of an old and of a new key.
+    return sorted({f"{path.relative_to(ROOT)}: --{name}" for path in TABLES for name, _, _, rest in row.findall(CODE[path])
+                   if name != "help" and not re.search(r'[\w"]', rest) and not re.search(rf'"{name}"|"{name.removeprefix("new-")}"', readers(path))})
+
+
 def cures():
     rows = [row[-1] for row in re.findall(r'\{RefusalCode::\w+, "[^"]*", "[^"]*",\s*"([^"]*)",\s*"([^"]*)"', source("protocol/refusal_table.h"))]
     return rows + [cure for text in CODE.values() for cure in literals(text, r"\.cure =")]
@@ -145,6 +159,7 @@ checks = [
     ("every command has a page (man/meson.build), and each page a part of its own (man/commands)",
      sorted(set(shown) ^ set(built)) + [n for n in built if not page(f"commands/{n}.scd")], shown),
     ("every page of a command has an example", [n for n in built if "# EXAMPLES" not in page(f"commands/{n}.scd")], built),
+    ("every option is read, or says that it changes nothing", unread_options(), sorted(OPTIONS)),
     ("every option that a page names is one", [o for o in named if o not in OPTIONS | FOREIGN_OPTIONS | set(SLURM_OPTIONS)], named),
     ("every option of exec that the compatibility page names is one, or is said not to be there",
      [o for o in compared if o not in taken and f"*--{o}*: not there" not in page("postern-compat.7.scd")

@@ -151,6 +151,29 @@ def post_runs_as_root_of_a_container_and_its_files_are_roots():
 
 
 @test
+def what_a_test_section_writes_is_no_part_of_the_image():
+    base()
+    definition("%test\n  ! touch /written\n")
+    make("out.sif", "image.def")
+    definition("%test\n  touch /written\n")
+    assert "%test failed" in make("more.sif", "image.def", ok=False)
+    make("--writable-tmpfs", "more.sif", "image.def")
+    make("--sandbox", "--writable-tmpfs", "box", "image.def")
+    for image in ("out.sif", "more.sif"):
+        assert b"/written" not in listing(image)
+    assert not os.path.exists("box/written")
+
+
+@test
+def an_option_that_changes_nothing_says_so():
+    os.mkdir("root")
+    for option in ("--fakeroot", "--userns", "--ignore-proot", "--ignore-fakeroot-command", "--reproducible"):
+        assert f"{option} changes nothing: " in make(option, "-F", "out.sif", "root", env={"POSTERN_VERBOSE": "1"}), option
+        assert "changes nothing" not in make(option, "-F", "out.sif", "root")
+    assert "in a user namespace" in make("--ignore-userns", "-F", "out.sif", "root", ok=False)
+
+
+@test
 def a_failing_program_fails_the_build_and_leaves_nothing():
     base()
     before = sorted(os.listdir("."))
