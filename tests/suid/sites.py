@@ -16,7 +16,6 @@ import tempfile
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import world as worlds  # noqa: E402
-import images  # noqa: E402
 import pages  # noqa: E402
 import tap  # noqa: E402
 import users  # noqa: E402
