@@ -44,6 +44,17 @@ bool is_of_journal(const char* syslog, const char* journal) {
   return real != nullptr && std::string_view(real).starts_with(folder);
 }
 
+// RFC 3164, 4.1.2: local time, the day padded with a space. strftime(3) in the C locale. It reads
+// the time zone's file, which the sandbox would not let it.
+std::string time_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  std::array<char, 32> text{};
+  const bool known = ::localtime_r(&now, &parts) != nullptr &&
+                     std::strftime(text.data(), text.size(), "%b %e %H:%M:%S", &parts) != 0;
+  return known ? text.data() : "";
+}
+
 bool send_whole(int socket, std::string_view bytes) {
   ssize_t sent = 0;
   do {
@@ -57,17 +68,12 @@ bool send_whole(int socket, std::string_view bytes) {
 Log Log::open(std::string program, const char* syslog, const char* journal) {
   Log log;
   log.program_ = std::move(program);
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  std::array<char, 32> text{};
-  // RFC 3164, 4.1.2: local time, the day padded with a space. strftime(3) in the C locale.
-  if (::localtime_r(&now, &parts) != nullptr &&
-      std::strftime(text.data(), text.size(), "%b %e %H:%M:%S", &parts) != 0) {
-    log.time_ = text.data();
-  }
   log.journal_ = connect_to(journal);
   if (!log.journal_.valid() || !is_of_journal(syslog, journal)) {
     log.syslog_ = connect_to(syslog);
+  }
+  if (log.syslog_.valid()) {
+    log.time_ = time_now();
   }
   return log;
 }

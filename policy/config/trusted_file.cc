@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "policy/config/read_file.h"
-#include "protocol/base/unique_fd.h"
+#include "policy/text/split.h"
 
 namespace postern::config {
 namespace {
@@ -36,6 +36,8 @@ Trusted<> check_owner(int file, const std::string& name) {
   return Ok{};
 }
 
+constexpr int kDirectory = O_PATH | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW;
+
 ConfigFault open_fault(const std::string& name, int error) {
   if (error == ENOENT) {
     return ConfigFault{RefusalCode::kConfigMissing, Problem{.what = name + " does not exist"}};
@@ -50,51 +52,77 @@ ConfigFault open_fault(const std::string& name, int error) {
 
 }  // namespace
 
-Trusted<std::string> read_trusted(int root, const std::string& path) {
+Trusted<TrustedDirectory> TrustedDirectory::open(int root, const std::string& path) {
+  TrustedDirectory out;
+  out.name_ = "/";
   // An invalid `root` gives EBADF, which is said.
   // NOLINTNEXTLINE(clang-analyzer-unix.StdCLibraryFunctions)
-  UniqueFd here(::openat(root, ".", O_PATH | O_DIRECTORY | O_CLOEXEC));
-  std::string name = "/";
-  if (!here.valid()) {
-    return open_fault(name, errno);
+  out.here_ = UniqueFd(::openat(root, ".", kDirectory));
+  if (!out.here_.valid()) {
+    return open_fault(out.name_, errno);
   }
-  std::string_view rest = path;
-  for (;;) {
-    POSTERN_TRY(check_owner(here.get(), name));
-    rest.remove_prefix(std::min(rest.find_first_not_of('/'), rest.size()));
-    const std::string component(rest.substr(0, rest.find('/')));
-    rest.remove_prefix(component.size());
-    if (component.empty() || component == "..") {
+  POSTERN_TRY(check_owner(out.here_.get(), out.name_));
+  for (const std::string_view component : text::split(path, '/')) {
+    if (component.empty()) {
+      continue;
+    }
+    if (component == "..") {
       return insecure(path + " does not name a file without going back", "");
     }
-    const bool is_last = rest.find_first_not_of('/') == std::string_view::npos;
-    name += (name.size() > 1 ? "/" : "") + component;
-    constexpr int kCommon = O_CLOEXEC | O_NOFOLLOW;
-    const int flags = is_last ? O_RDONLY | O_NOCTTY | O_NONBLOCK : O_PATH | O_DIRECTORY;
-    UniqueFd next(::openat(here.get(), component.c_str(), kCommon | flags));
+    out.name_ = out.path(std::string(component));
+    UniqueFd next(::openat(out.here_.get(), std::string(component).c_str(), kDirectory));
     if (!next.valid()) {
-      return open_fault(name, errno);
+      return open_fault(out.name_, errno);
     }
-    here = std::move(next);
-    if (is_last) {
-      break;
-    }
+    out.here_ = std::move(next);
+    POSTERN_TRY(check_owner(out.here_.get(), out.name_));
   }
-  POSTERN_TRY(check_owner(here.get(), name));
-  Outcome<std::string> text = read_all(here.get(), name);
+  return out;
+}
+
+std::string TrustedDirectory::path(const std::string& file) const {
+  return name_ + (name_.size() > 1 ? "/" : "") + file;
+}
+
+Trusted<std::string> TrustedDirectory::read(const std::string& file) const {
+  const std::string name = path(file);
+  if (file.empty() || file == "..") {
+    return insecure(name + " does not name a file without going back", "");
+  }
+  const UniqueFd found(::openat(here_.get(), file.c_str(),
+                                O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  if (!found.valid()) {
+    return open_fault(name, errno);
+  }
+  POSTERN_TRY(check_owner(found.get(), name));
+  Outcome<std::string> text = read_all(found.get(), name);
   if (!text) {
     return ConfigFault{RefusalCode::kConfigMalformed, std::move(text).error()};
   }
   return *std::move(text);
 }
 
-Trusted<SiteConfig> load_trusted(int root, const std::string& path) {
-  POSTERN_TRY_ASSIGN(const std::string text, read_trusted(root, path));
-  Outcome<SiteConfig> site = parse_site_config(text, path);
+Trusted<std::string> read_trusted(int root, const std::string& path) {
+  const std::size_t last = path.rfind('/') + 1;  // 0 where there is none
+  POSTERN_TRY_ASSIGN(const TrustedDirectory directory,
+                     TrustedDirectory::open(root, path.substr(0, last)));
+  return directory.read(path.substr(last));
+}
+
+Trusted<SiteConfig> load_trusted(const TrustedDirectory& directory, const std::string& file) {
+  POSTERN_TRY_ASSIGN(const std::string text, directory.read(file));
+  Outcome<SiteConfig> site = parse_site_config(text, directory.path(file));
   if (!site) {
     return ConfigFault{RefusalCode::kConfigMalformed, std::move(site).error()};
   }
   return *std::move(site);
+}
+
+Trusted<SiteConfig> load_trusted(int root, const std::string& path) {
+  const std::size_t last = path.rfind('/') + 1;  // 0 where there is none
+  POSTERN_TRY_ASSIGN(const TrustedDirectory directory,
+                     TrustedDirectory::open(root, path.substr(0, last)));
+  return load_trusted(directory, path.substr(last));
 }
 
 Trusted<SiteConfig> load_trusted(const std::string& path) {

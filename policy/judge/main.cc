@@ -33,10 +33,10 @@
 namespace postern::judge {
 namespace {
 
-const std::string kSiteFile = POSTERN_CONFDIR "/postern.toml";
-const std::string kEclFile = POSTERN_CONFDIR "/ecl.toml";
+const std::string kSiteDirectory = POSTERN_CONFDIR;
 const std::string kKeyring = POSTERN_CONFDIR "/keyring";
-const std::string kCapabilityFile = POSTERN_CONFDIR "/capability.toml";
+constexpr const char* kEclFile = "ecl.toml";
+constexpr const char* kCapabilityFile = "capability.toml";
 
 // Large, and mostly never touched.
 Verdict g_verdict;
@@ -64,10 +64,11 @@ struct Policy {
 
 using config::ConfigFault;
 using config::Trusted;
+using config::TrustedDirectory;
 
-Trusted<> read_ecl(int root, Policy& policy) {
-  POSTERN_TRY_ASSIGN(const std::string text, config::read_trusted(root, kEclFile));
-  Outcome<ecl::EclConfig> parsed = ecl::parse_ecl(text, kEclFile);
+Trusted<> read_ecl(const TrustedDirectory& directory, Policy& policy) {
+  POSTERN_TRY_ASSIGN(const std::string text, directory.read(kEclFile));
+  Outcome<ecl::EclConfig> parsed = ecl::parse_ecl(text, directory.path(kEclFile));
   if (!parsed) {
     return ConfigFault{RefusalCode::kConfigMalformed, std::move(parsed).error()};
   }
@@ -77,13 +78,13 @@ Trusted<> read_ecl(int root, Policy& policy) {
 }
 
 // A missing file grants nothing.
-Trusted<> read_grants(int root, Policy& policy) {
-  const Trusted<std::string> text = config::read_trusted(root, kCapabilityFile);
+Trusted<> read_grants(const TrustedDirectory& directory, Policy& policy) {
+  const Trusted<std::string> text = directory.read(kCapabilityFile);
   if (!text) {
     return text.error().code == RefusalCode::kConfigMissing ? Trusted<>(Ok{}) : text.error();
   }
   Outcome<config::CapabilityConfig> grants =
-      config::parse_capability_config(*text, kCapabilityFile);
+      config::parse_capability_config(*text, directory.path(kCapabilityFile));
   if (!grants) {
     return ConfigFault{RefusalCode::kConfigMalformed, std::move(grants).error()};
   }
@@ -130,10 +131,13 @@ bool signatures_matter(const Policy& policy) {
           (has("/pubring.gpg") || has("/pubring.kbx") || has("/pem")));
 }
 
-Trusted<> read_policy(int root, Policy& policy) {
-  POSTERN_TRY_ASSIGN(policy.site, config::load_trusted(root, kSiteFile));
-  POSTERN_TRY(read_ecl(root, policy));
-  POSTERN_TRY(read_grants(root, policy));
+Trusted<> read_policy(Policy& policy) {
+  const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  POSTERN_TRY_ASSIGN(const TrustedDirectory directory,
+                     TrustedDirectory::open(root.get(), kSiteDirectory));
+  POSTERN_TRY_ASSIGN(policy.site, config::load_trusted(directory, "postern.toml"));
+  POSTERN_TRY(read_ecl(directory, policy));
+  POSTERN_TRY(read_grants(directory, policy));
   const config::SiteConfig& site = policy.site;
   policy.facts.limits = admit::resolve(site);
   resolve_networks(policy);
@@ -223,8 +227,7 @@ bool judge(Input input) {
                     .user = admit::name_of(input.uid),
                     .job = audit::slurm_job(),
                     .verdict = &g_verdict};
-  const UniqueFd root(::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
-  const Trusted<> read = read_policy(root.get(), policy);
+  const Trusted<> read = read_policy(policy);
   const bool log_required = read && policy.site.audit_required;
 
   // ORDER: after the last file and name is looked up, before the caller's first byte.
