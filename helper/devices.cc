@@ -101,9 +101,7 @@ struct Mapping {
   dm_target_spec target{};
   Text parameters;
 
-  Mapping() = default;
-
-  Mapping(std::string_view type, std::uint64_t bytes) {
+  explicit Mapping(std::string_view type = {}, std::uint64_t bytes = 0) noexcept {
     type.copy(target.target_type, sizeof target.target_type - 1);
     target.length = bytes / kSector;
   }
@@ -163,10 +161,10 @@ void remove_abandoned(int control) noexcept {
   static struct {
     dm_ioctl head;
     std::array<char, 1 << 16> list;
-  } all{
-      {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof all, .data_start = sizeof all.head},
-      {}};
+  } all;
 
+  all.head = {.version = {DM_VERSION_MAJOR, 0, 0}, .data_size = sizeof all};
+  all.head.data_start = sizeof all.head;
   dm_name_list entry{.next = ::ioctl(control, DM_LIST_DEVICES, &all) == 0 ? 1U : 0U};
   for (std::size_t at = 0; entry.next != 0; at += entry.next) {
     std::memcpy(&entry, &all.list[at], offsetof(dm_name_list, name));

@@ -36,21 +36,22 @@ constexpr std::uint64_t kAfterChild = kOwning | kJoining | bit(CAP_SETUID) | bit
 constexpr std::uint64_t kHeld = kAfterChild | bit(CAP_SETPCAP) | bit(CAP_LEASE) | kGrantable;
 
 // Descriptors: open(2) takes the lowest free number, so what was closed becomes /dev/null. Of the
-// signals, all 64, also those that the C library keeps for itself; postern-init restores the
-// caller's, from the record. Timers of the process survive exec (getitimer(2)).
+// signals, exec leaves those that were ignored (signal(7)): two are waited for here, the clock's
+// and a child's; an ignored one of the others ends nothing, and goes on to the payload untouched.
+// Timers of the process survive exec (getitimer(2)).
 Result<> reset_inherited() noexcept {
   constexpr std::array<unsigned long, 4> kDefault{};  // struct sigaction of the kernel, and a mask
   constexpr itimerval kOff{};
   ::environ = nullptr;
   bool done = ::syscall(SYS_rt_sigprocmask, SIG_SETMASK, &kDefault, nullptr, 8) == 0;
-  for (int number = 1; number <= 64; ++number)
-    (void)::syscall(SYS_rt_sigaction, number, &kDefault, nullptr, 8);
+  for (const int number : {SIGALRM, SIGCHLD})
+    done = ::syscall(SYS_rt_sigaction, number, &kDefault, nullptr, 8) == 0 && done;
   for (const auto timer : {ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF})
     done = ::setitimer(timer, &kOff, nullptr) == 0 && done;
   ::alarm(kHelperDeadlineSeconds);
   for (int fd = 0; fd < kSocket; ++fd)
     if (::fcntl(fd, F_GETFD) < 0) done = ::open("/dev/null", O_RDWR | O_CLOEXEC) == fd && done;
-  ::umask(077);
+  ::umask(022);
   return require(close_from(kSocket + 1) && ::chdir("/") == 0 && done, Op::kStart);
 }
 

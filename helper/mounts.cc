@@ -136,32 +136,32 @@ Result<> create(const Root& root, int parent, const char* name, bool directory) 
   struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
   const bool ours = status.st_dev == root.overlay;
-  const auto make = [&] {
-    return directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
-  };
   use_capabilities(ours ? kAllThatAreLeft : 0);
-  int made = make();
-  // It exists and could not be opened: a link of the image that leads nowhere (systemd-resolved
+  // What exists and could not be opened: a link of the image that leads nowhere (systemd-resolved
   // makes such a resolv.conf). The mount point takes its place.
-  if (made != 0 && errno == EEXIST && ours && ::unlinkat(parent, name, 0) == 0) made = make();
+  if (ours) (void)::unlinkat(parent, name, 0);
+  const int made =
+      directory ? ::mkdirat(parent, name, 0755) : ::mknodat(parent, name, S_IFREG | 0644, 0);
   const int err = errno;
   use_capabilities(kMounting);
   return require(made == 0 || err == EEXIST, Op::kTarget, err);
 }
 
-// The mount point of `e`, made with its parents where it is missing.
+// The mount point of `e`. Most exist; one that is missing is made with its parents.
 Result<UniqueFd> target(const Root& root, const OperationEntry& e) noexcept {
   std::array<char, kMaxTargetBytes> path{};
   std::strncpy(path.data(), root.plan.text(e.target), path.size() - 1);
-  Result<UniqueFd> at = open_inside(root.top.get(), "/", O_PATH);
+  Result<UniqueFd> at = open_inside(root.top.get(), path.data(), O_PATH);
+  if (at || at.error().err != ENOENT || (e.flags & kNeedsTarget) != 0) return at;
+  at = open_inside(root.top.get(), "/", O_PATH);
   for (char* end = path.data(); at && end != nullptr;) {
     char* const name = end + 1;
     end = std::strchr(name, '/');
     if (end != nullptr) *end = '\0';
     Result<UniqueFd> next = open_inside(root.top.get(), path.data(), O_PATH);
-    if (!next && next.error().err == ENOENT && (e.flags & kNeedsTarget) == 0) {
-      POSTERN_TRY(
-          create(root, at->get(), name, end != nullptr || (e.flags & kDirectoryTarget) != 0));
+    if (!next && next.error().err == ENOENT) {
+      const bool directory = end != nullptr || (e.flags & kDirectoryTarget) != 0;
+      POSTERN_TRY(create(root, at->get(), name, directory));
       next = open_inside(root.top.get(), path.data(), O_PATH);
     }
     at = std::move(next);
@@ -285,7 +285,6 @@ Result<std::uint64_t> build_root(const Plan& plan,
                                  std::span<UniqueFd> descriptors,
                                  const char* root_device) noexcept {
   use_capabilities(kMounting);
-  ::umask(022);
   Root root{plan, descriptors};
   POSTERN_TRY(mount_root(root, root_device));
   for (std::uint16_t i = 0; i < plan->operation_count; ++i)
@@ -297,8 +296,7 @@ Result<std::uint64_t> build_root(const Plan& plan,
   // on top of it, so two mounts are detached; that nothing is left above "/" is proved by its mount
   // id.
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
-                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0 &&
-                     ::chdir("/") == 0;
+                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0;
   POSTERN_TRY(require(moved, Op::kSession));
   const std::uint64_t mount = mount_id("/");
   POSTERN_TRY(require(mount != 0 && mount_id("/..") == mount, Op::kSession, EBUSY));

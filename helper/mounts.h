@@ -25,11 +25,11 @@ Result<> furnish_namespaces(const Plan& plan) noexcept;
 // Step 3, in that mount namespace: mounts the layers, the overlay and every operation, then pivots:
 // afterwards "/" and the working directory are the new root for every process of the namespace
 // whose were the old one, and nothing of the old tree is reachable. Returns the mount id of the new
-// "/" (statx(2)): what every process must see. Sets umask 022. Needs permitted CAP_SYS_ADMIN over
-// the namespaces, and CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER for mount points on the overlay.
-// Afterwards no capability is effective or inheritable. `root_device`: block device path of an
-// image root, "" for others. Error: errno, Op and, where it concerns one operation, its index in
-// `item`.
+// "/" (statx(2)): what every process must see. Expects umask 022. Needs permitted CAP_SYS_ADMIN
+// over the namespaces, and CAP_CHOWN, CAP_DAC_OVERRIDE and CAP_FOWNER for mount points on the
+// overlay. Afterwards no capability is effective or inheritable. `root_device`: block device path
+// of an image root, "" for others. Error: errno, Op and, where it concerns one operation, its index
+// in `item`.
 Result<std::uint64_t> build_root(const Plan& plan,
                                  std::span<UniqueFd> descriptors,
                                  const char* root_device) noexcept;

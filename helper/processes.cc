@@ -24,8 +24,13 @@ namespace {
 // alone.
 enum : int { kRecord = 3, kInit, kChannel };
 
+// Limits that could end or starve a step of ours; without the first six raised none is begun.
+constexpr std::array kLimits{RLIMIT_CPU,   RLIMIT_RTTIME, RLIMIT_AS,    RLIMIT_DATA,
+                             RLIMIT_FSIZE, RLIMIT_NOFILE, RLIMIT_STACK, RLIMIT_NPROC};
+constexpr std::size_t kNeeded = 6;
+
 std::array<gid_t, kMaxGroups> g_groups;
-std::array<rlimit, RLIM_NLIMITS> g_limits;  // the caller's
+std::array<rlimit, kLimits.size()> g_limits;  // the caller's
 
 // protocol/judge_input.h draws the descriptors. The request and its own are already in their
 // places.
@@ -49,13 +54,14 @@ std::array<rlimit, RLIM_NLIMITS> g_limits;  // the caller's
   const Result<> furnished = furnish_namespaces(plan);
   const std::uint64_t granted = plan->capabilities;
   use_capabilities(bit(CAP_SETPCAP));
-  for (unsigned c = 0; ::prctl(PR_CAPBSET_READ, c) >= 0; ++c)
-    if ((granted & bit(c)) == 0)
-      POSTERN_CHECK(::prctl(PR_CAPBSET_DROP, c) == 0 && ::prctl(PR_CAPBSET_READ, c) == 0);
+  unsigned c = 0;
+  while (c < 64 && ((granted & bit(c)) != 0 || ::prctl(PR_CAPBSET_DROP, c) == 0)) ++c;
+  POSTERN_CHECK(::prctl(PR_CAPBSET_READ, c) < 0);  // the first that the kernel does not know
   take_ids(caller, granted, granted);
-  for (unsigned c = 0; c <= CAP_LAST_CAP; ++c)
-    if ((granted & bit(c)) != 0)
-      POSTERN_CHECK(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
+  while (c-- > 0)
+    POSTERN_CHECK((granted & bit(c)) == 0
+                      ? ::prctl(PR_CAPBSET_READ, c) == 0
+                      : ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, c, 0, 0) == 0);
   POSTERN_CHECK(::dup2(kJudgeDescriptorBase + plan->record_descriptor, kRecord) == kRecord);
   // INVARIANT: none of the three is the request's descriptor 0 (the root's), and `channel` came
   // after all of them, so that no number is overwritten before it is copied. dup3(2) onto itself
@@ -70,8 +76,8 @@ std::array<rlimit, RLIM_NLIMITS> g_limits;  // the caller's
   POSTERN_CHECK(::read(kChannel, &root_mount, sizeof root_mount) == sizeof root_mount);
   POSTERN_CHECK(root_mount != 0 && mount_id("/") == root_mount && mount_id(".") == root_mount);
   // ORDER: last, for the caller's may allow less than the calls above need. They are only lowered.
-  for (unsigned r = 0; r < g_limits.size(); ++r)
-    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, r, &g_limits[r], nullptr) == 0);
+  for (std::size_t i = 0; i < kLimits.size(); ++i)
+    POSTERN_CHECK(::syscall(SYS_prlimit64, 0, kLimits[i], &g_limits[i], nullptr) == 0);
   std::array<char, 13> name{"postern-init"};
   std::array<char*, 2> argv{name.data(), nullptr};
   ::execveat(kInit, "", argv.data(), &argv.back(), AT_EMPTY_PATH);
@@ -108,16 +114,14 @@ bool close_from(int first) noexcept {
 // A signal by RLIMIT_CPU or RLIMIT_RTTIME cannot be blocked. Hard limits are only raised
 // (CAP_SYS_RESOURCE), so that the payload's process can go back without a capability.
 Result<> lift_limits(std::uint32_t& item) noexcept {
-  constexpr std::uint64_t kNeeded = bit(RLIMIT_CPU) | bit(RLIMIT_RTTIME) | bit(RLIMIT_AS) |
-                                    bit(RLIMIT_DATA) | bit(RLIMIT_FSIZE) | bit(RLIMIT_NOFILE);
-  for (item = 0; item < g_limits.size(); ++item) {
-    rlimit& was = g_limits[item];
+  for (std::size_t i = 0; i < kLimits.size(); ++i) {
+    item = kLimits[i];
+    rlimit& was = g_limits[i];
     POSTERN_TRY(require(::syscall(SYS_prlimit64, 0, item, nullptr, &was) == 0, Op::kStart));
     // Of descriptors as many as the caller may have, who could not send more.
     const rlim_t most = std::max<rlim_t>(was.rlim_max, item == RLIMIT_NOFILE ? 512 : RLIM_INFINITY);
     const rlimit now{most, most};
-    if (was.rlim_cur < most && ::syscall(SYS_prlimit64, 0, item, &now, nullptr) != 0 &&
-        (kNeeded & bit(item)) != 0)
+    if (was.rlim_cur < most && ::syscall(SYS_prlimit64, 0, item, &now, nullptr) != 0 && i < kNeeded)
       return refuse(HelperRefusal::kLimit);
   }
   item = 0;
@@ -205,8 +209,7 @@ Result<Child> spawn_payload_child(const Plan& plan, const Ids& caller) noexcept 
   const Ids as{caller.uid, caller.uid, caller.gid, parent};
   const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, 0);
   if (pid == 0) run_payload(plan, as, theirs.get());
-  Child child{
-      .process = UniqueFd(process), .channel = UniqueFd(ends[1]), .pid = static_cast<pid_t>(pid)};
+  Child child{UniqueFd(process), UniqueFd(ends[1]), static_cast<pid_t>(pid)};
   POSTERN_TRY(require(pid > 0, Op::kSpawn));
   return child;
 }

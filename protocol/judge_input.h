@@ -2,7 +2,8 @@
 //
 // The judge is `<libexec>/postern-judge`, argv {"postern-judge"}, empty environment, working
 // directory "/", the ids of the judge's system user with no supplementary group, fixed resource
-// limits, umask 077, default signals. Its descriptors, all others closed:
+// limits, umask 022, signals as the caller left them but SIGALRM and SIGCHLD. Its descriptors, all
+// others closed:
 //
 //      0–2    /dev/null
 //      3      memfd holding a JudgeInput and, to its end, the ids of the supplementary groups: the

@@ -143,12 +143,9 @@ std::uint64_t may_grant(const Verdict& v) noexcept {
 }
 
 // All but the operations.
-bool check_whole(const Verdict& v,
-                 std::size_t descriptors,
-                 std::uint32_t allowed,
-                 DescriptorUse& use) noexcept {
+bool check_whole(const Verdict& v, std::uint32_t allowed, DescriptorUse& use) noexcept {
   return v.magic == kVerdictMagic && v.decision == Decision::kAllow &&
-         descriptors <= kMaxDescriptors && v.operation_count <= kMaxOperations &&
+         use.count <= kMaxDescriptors && v.operation_count <= kMaxOperations &&
          v.arena_bytes >= 1 && v.arena_bytes <= kArenaBytes && v.arena.front() == '\0' &&
          v.arena[v.arena_bytes - 1] == '\0' && (v.capabilities & ~may_grant(v)) == 0 &&
          check_layers(v, use) && check_image(v, use) && check_namespaces(v, allowed, use) &&
@@ -162,7 +159,7 @@ Result<Plan> check_verdict(const Verdict& verdict,
                            std::uint32_t allowed) noexcept {
   DescriptorUse use{descriptors};
   std::uint16_t item = 0;
-  bool good = check_whole(verdict, descriptors, allowed, use);
+  bool good = check_whole(verdict, allowed, use);
   while (good && item < verdict.operation_count) {
     good = check_operation(verdict, verdict.operations[item], use);
     if (good) ++item;

@@ -155,6 +155,7 @@ class Process {
     if (const Result<> furnished = helper::furnish_namespaces(plan); !furnished) {
       fail(start::Step::kBuild, furnished.error());
     }
+    ::umask(022);  // of mount points; postern-init sets the caller's
     if (const auto built = helper::build_root(plan, descriptors, ""); !built) {
       fail(start::Step::kBuild, built.error());
     }

@@ -201,6 +201,7 @@ long control_process(int option, unsigned long a2, unsigned long a3) {
       return a2 > last ? -EINVAL : (K.bounding & bit) != 0 ? 1 : 0;
     case PR_CAPBSET_DROP:
       if (!K.has(CAP_SETPCAP)) return -EPERM;
+      if (a2 > last) return -EINVAL;
       K.bounding &= ~bit;
       return 0;
     case PR_CAP_AMBIENT:
@@ -904,13 +905,13 @@ long open_constant(std::string_view path, int flags) {
 // What the frontend sent: a byte, the request, its descriptors; or something else.
 long receive(msghdr* message) {
   hold(K.alarm_set && !K.signals_blocked, "one deadline bounds whatever a peer does");
-  hold(K.mask == 077, "the caller's umask does not count");
+  hold(K.mask == 022, "the caller's umask does not count");
   hold((::environ == nullptr), "the caller's environment is dropped before anything else");
-  hold(K.signals_default == ~(1ULL << (SIGKILL - 1) | 1ULL << (SIGSTOP - 1)),
-       "the caller's signal dispositions do not count");
+  hold(K.signals_default == (1ULL << (SIGALRM - 1) | 1ULL << (SIGCHLD - 1)),
+       "the signals that the helper waits for are not ignored, and no other is touched");
   hold(K.timers_off == ((1U << ITIMER_REAL) | (1U << ITIMER_VIRTUAL) | (1U << ITIMER_PROF)),
        "the caller's timers do not count");
-  hold(K.lifted_limits == 0xffff || !K.in.faults.empty(),
+  hold(K.lifted_limits == kLimitsThatCount || !K.in.faults.empty(),
        "the caller's resource limits do not count");
   hold(K.in.facts.peer == 0 || K.in.facts.peer == 3,
        "only the caller's own process, which started the helper, is listened to");
@@ -1901,17 +1902,12 @@ WRAPPED(long, syscall, long nr, ...) {
         return limit(a[1], reinterpret_cast<const rlimit*>(a[2]), reinterpret_cast<rlimit*>(a[3]));
       });
     case SYS_rt_sigaction:
-      return K.call(
-          nr,
-          [&]() -> long {
-            const auto* const action = reinterpret_cast<const unsigned long*>(a[1]);
-            hold(action[0] == 0 && a[0] >= 1 && a[0] <= 64 && a[3] == 8,
-                 "the helper handles no signal");
-            if (a[0] == SIGKILL || a[0] == SIGSTOP) return -EINVAL;
-            K.signals_default |= 1ULL << (a[0] - 1);
-            return 0;
-          },
-          false, false);
+      return K.call(nr, [&]() -> long {
+        const auto* const action = reinterpret_cast<const unsigned long*>(a[1]);
+        hold(action[0] == 0 && a[3] == 8, "the helper handles no signal");
+        K.signals_default |= 1ULL << (a[0] - 1);
+        return 0;
+      });
     case SYS_rt_sigprocmask:
       return K.call(nr, [&]() -> long {
         const unsigned long mask = *reinterpret_cast<const unsigned long*>(a[1]);

@@ -210,7 +210,7 @@ void Kernel::check_exec_init() {
   hold((granted & ~kGrantable) == 0 && (granted == 0 || in.facts.unlisted == 0),
        "no verdict grants what the ceiling or root's list does not hold");
   hold((death_signal && parent_seen) || lied, "the payload ends with the frontend");
-  hold(restored_limits == 0xffff, "the payload has the caller's resource limits");
+  hold(restored_limits == kLimitsThatCount, "the payload has the caller's resource limits");
   hold((bounding & ~granted) == 0,
        "the payload's bounding set holds no capability that was not granted");
   hold(no_new_privs, "the payload cannot gain privileges by exec");

@@ -21,6 +21,9 @@
 
 namespace postern::machine {
 
+// RLIMIT_CPU, FSIZE, DATA, STACK, NPROC, NOFILE, AS and RTTIME, as bits.
+inline constexpr std::uint64_t kLimitsThatCount = 0x82cf;
+
 // The process that one run follows: at fork(2) and clone(2) it takes the child's side or the
 // parent's.
 enum class Who : std::uint8_t { kHelper, kJudge, kPayload };

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-HELPER, LINKED = 842, 1300  # helper/README.md, 11: what there is, for a goal of 750 and 1,200
+HELPER, LINKED = 838, 1293  # helper/README.md, 11: what there is, for a goal of 750 and 1,200
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.M)
 
 

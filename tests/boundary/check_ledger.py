@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Each test that tests/attacks/LEDGER.md names exists, and so does each by which a planted fault is caught. Prints TAP."""
+"""Each test that tests/attacks/LEDGER.md and helper/README.md name exists, and so does each by which a planted fault is
+caught; each plant still applies. Prints TAP."""
 import pathlib
 import re
+import subprocess
 import sys
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
@@ -58,6 +60,32 @@ def claims():
     return found
 
 
+GUIDE = source("helper/README.md")
+
+
+def guide_claims():
+    """What helper/README.md names: `suite`: case…, case…; unit, fuzz, plant `name`; vm: case…; `file.cc:function`."""
+    found = [(kind, name) for kind, names in re.findall(r"`(suid|lent)`: ((?:\w+…(?:, )?)+)", GUIDE) for name in re.findall(r"\w+", names)]
+    found += [(kind.rstrip("s"), name) for kind, names in re.findall(r"(unit|fuzz|plants?) ((?:`[^`]+`(?!:)(?:, )?)+)", GUIDE)
+              for name in re.findall(r"`([^`]+)`", names)]
+    found += [("vm", name) for name in re.findall(r"vm: (\w+)…", GUIDE)]
+    found += [("source", f"{file} {function}") for file, function in re.findall(r"`([\w/]+\.cc):(\w+)`", GUIDE)]
+    return found
+
+
+def guide_exists(kind, name):
+    if kind == "source":
+        file, function = name.split()
+        return f"{function}(" in source(file if "/" in file else f"helper/{file}")
+    if name.endswith("…"):  # a family of plants
+        return any((ROOT / "tests/attacks/plants").glob(f"{name.rstrip('…')}*.patch"))
+    return exists(kind, name)
+
+
+guide = guide_claims()
+unfound = [f"{kind} {name}" for kind, name in guide if not guide_exists(kind, name)]
+invariants = re.findall(r"^\| (I\d+) \| .* \| (.*) \|$", GUIDE, re.M)
+unfound += [f"{number} names no test" for number, tests in invariants if not re.search(r"`(suid|lent)`: |unit `|fuzz `|vm: ", tests)]
 rows = claims()
 missing = [f"line {number}: {kind} {name}" for number, kind, name in rows
            if not (name.split()[1] in source("helper/" + name.split()[0]) if kind == "source" else exists(kind, name))]
@@ -70,8 +98,13 @@ for plant in plants:
         unowned.append(f"{plant.name}: no Caught-by line")
     unowned += [f"{plant.name}: no test {kind} {name}" for kind, name in caught if not exists(kind, name)]
     unowned += [f"{plant.name}: {file} is not there" for file in touched if not (ROOT / file).exists()]
+    applied = subprocess.run(["patch", "--dry-run", "-s", "-f", "-p1", "-i", plant], cwd=ROOT, capture_output=True, text=True)
+    if applied.returncode:
+        unowned.append(f"{plant.name} does not apply: {applied.stdout.strip()}")
 
-checks = [("each test that the ledger names exists", missing, rows), ("each planted fault names its test and files of the tree", unowned, plants)]
+checks = [("each test that the ledger names exists", missing, rows),
+          ("each planted fault names its test and applies to the tree", unowned, plants),
+          ("each test and function that helper/README.md names exists, and each invariant names a test", unfound, guide)]
 print(f"1..{len(checks)}")
 failed = 0
 for number, (what, bad, everything) in enumerate(checks, 1):
