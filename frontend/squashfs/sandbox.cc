@@ -47,6 +47,7 @@ constexpr std::array kAllowed = {
     __NR_fstat, __NR_close,
     __NR_getppid, __NR_getuid, __NR_nanosleep, __NR_clock_nanosleep,      // waiting for the mount
     __NR_clock_gettime, __NR_getrandom, __NR_poll, __NR_ppoll,
+    __NR_restart_syscall,  // a wait of these goes on after SIGSTOP and SIGCONT, or the freezer of cgroups
     __NR_write, __NR_exit_group, __NR_rt_sigreturn,          // the last words
     __NR_rt_sigaction, __NR_getpid, __NR_tgkill,             // abort(3)
 };

@@ -24,6 +24,12 @@ def wait_until(condition, what, seconds=10):
         time.sleep(0.01)
 
 
+def state_of(pid):
+    """A letter of proc_pid_stat(5)."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
 def start_sleeper(b, *arguments, image=SQUASHFS, seconds=60):
     process = b.popen("exec", *arguments, image, "sh", "-c", f"echo ready; exec sleep {seconds}")
     assert process.stdout.readline() == b"ready\n", process.stderr.read()
@@ -160,6 +166,21 @@ def stopped_server(b):
     stop(one)
 
 
+def suspended_job(b):
+    """a server that is stopped and continued, as batch systems suspend a job, serves on"""
+    process = b.popen("exec", SQUASHFS, "sh", "-c", "echo ready; read line; wc -c < /big", stdin=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    server, = servers(b)
+    for _ in range(3):
+        os.kill(server, signal.SIGSTOP)
+        wait_until(lambda: state_of(server) == "T", "the server did not stop")
+        os.kill(server, signal.SIGCONT)
+        wait_until(lambda: state_of(server) != "T", "the server did not continue")
+    out, err = process.communicate(b"go\n", timeout=10)
+    assert (process.returncode, out) == (0, b"4000000\n"), (process.returncode, out, err)
+    wait_until(lambda: not servers(b), "the server stayed after the last of its users")
+
+
 def replaced_image(b):
     """an image that was replaced on disk is another image"""
     one = start_sleeper(b, image=OTHER)
@@ -244,5 +265,5 @@ int main(int argc, char** argv) {
 
 bench.main([sixty_four_at_once, two_hundred_and_fifty_six_at_once, bursts_against_teardown, same_user_namespace, no_share,
             first_rank_may_die_first, background_children_keep_the_image, server_killed_under_a_payload,
-            joiner_of_a_killed_server, stopped_server, replaced_image, names_go_with_the_last_start,
+            joiner_of_a_killed_server, stopped_server, suspended_job, replaced_image, names_go_with_the_last_start,
             names_of_the_killed_are_swept, two_users, single_copy_between_ranks])
