@@ -11,6 +11,8 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include "frontend/system/read_file.h"
+
 namespace postern::plan {
 namespace {
 
@@ -18,7 +20,7 @@ namespace {
 // other bound than this one.
 constexpr std::size_t kMaxEntryBytes = 1024 * 1024;
 
-void read_user(Identity& identity) {
+void ask_for_user(Identity& identity) {
   std::vector<char> buffer(4096);
   struct passwd entry = {};
   struct passwd* found = nullptr;
@@ -50,7 +52,7 @@ std::string group_name(gid_t gid) {
   return found != nullptr ? found->gr_name : "";
 }
 
-void read_groups(Identity& identity) {
+void read_groups(Identity& identity, std::string_view services) {
   std::vector<gid_t> groups{identity.gid};
   if (const int count = ::getgroups(0, nullptr); count > 0) {
     groups.resize(static_cast<std::size_t>(count) + 1);
@@ -61,7 +63,15 @@ void read_groups(Identity& identity) {
     const bool known = std::any_of(identity.groups.begin(), identity.groups.end(),
                                    [gid](const auto& group) { return group.first == gid; });
     if (!known) {
-      identity.groups.emplace_back(gid, group_name(gid));
+      identity.groups.emplace_back(gid, "");
+    }
+  }
+  if (files_come_first(services, "group")) {
+    name_groups(system::read_small_file("/etc/group").value_or(""), identity);
+  }
+  for (auto& [gid, name] : identity.groups) {
+    if (name.empty()) {
+      name = group_name(gid);
     }
   }
 }
@@ -104,8 +114,12 @@ Caller read_caller() {
   Caller caller;
   caller.identity.uid = ::getuid();
   caller.identity.gid = ::getgid();
-  read_user(caller.identity);
-  read_groups(caller.identity);
+  const std::string services = system::read_small_file("/etc/nsswitch.conf").value_or("");
+  if (!files_come_first(services, "passwd") ||
+      !read_user(system::read_small_file("/etc/passwd").value_or(""), caller.identity)) {
+    ask_for_user(caller.identity);
+  }
+  read_groups(caller.identity, services);
   caller.directory = current_directory();
   const mode_t mask = ::umask(0);
   ::umask(mask);

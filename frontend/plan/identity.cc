@@ -46,7 +46,54 @@ void for_each_line(std::string_view text, Function function) {
   }
 }
 
+// "+" and "-" lines are about a directory service (nsswitch.conf(5), compat).
+bool is_account(std::string_view name) {
+  return !name.empty() && name[0] != '+' && name[0] != '-';
+}
+
 }  // namespace
+
+bool files_come_first(std::string_view settings, std::string_view database) {
+  bool first = true;  // the C library's own default begins with them
+  for_each_line(settings, [&](std::string_view line) {
+    const auto colon = line.find(':');
+    const auto name = line.find_first_not_of(" \t");
+    if (colon != line.npos && line.substr(name, colon - name) == database) {
+      line.remove_prefix(colon + 1);
+      line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+      first = line.substr(0, line.find_first_of(" \t[#")) == "files";
+    }
+  });
+  return first;
+}
+
+bool read_user(std::string_view host_file, Identity& caller) {
+  bool found = false;
+  for_each_line(host_file, [&](std::string_view line) {
+    const auto fields = fields_of(line);
+    const bool is_whole =
+        static_cast<std::size_t>(std::count(line.begin(), line.end(), ':')) + 1 >= kPasswdFields;
+    if (!found && is_whole && is_account(fields[0]) && is_number(fields[2], caller.uid)) {
+      found = true;
+      caller.name = fields[0];
+      caller.gecos = fields[4];
+      caller.home = fields[5];
+      caller.shell = fields[6];
+    }
+  });
+  return found;
+}
+
+void name_groups(std::string_view host_file, Identity& caller) {
+  for_each_line(host_file, [&](std::string_view line) {
+    const auto fields = fields_of(line);
+    for (auto& [gid, name] : caller.groups) {
+      if (name.empty() && is_account(fields[0]) && is_number(fields[2], gid)) {
+        name = fields[0];
+      }
+    }
+  });
+}
 
 std::string merge_passwd(std::string_view image_file,
                          const Identity& caller,

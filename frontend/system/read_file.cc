@@ -1,6 +1,6 @@
 #include "frontend/system/read_file.h"
 
-#include <array>
+#include <algorithm>
 #include <cerrno>
 
 #include <fcntl.h>
@@ -11,22 +11,25 @@
 
 namespace postern::system {
 
+// Straight into the text: a buffer beside it would be pages of the stack that nothing else touches.
 std::optional<std::string> read_small_file(int fd) {
+  constexpr std::size_t kFirstBytes = 4096;
   std::string text;
-  std::array<char, 16384> buffer;
-  while (true) {
-    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) {
-      continue;
+  for (std::size_t have = 0; have <= kMaxFileBytes;) {
+    if (have == text.size()) {
+      text.resize(std::max(kFirstBytes, 2 * have));
     }
-    if (got < 0 || text.size() > kMaxFileBytes) {
-      return std::nullopt;
-    }
+    const ssize_t got = ::read(fd, text.data() + have, text.size() - have);
     if (got == 0) {
+      text.resize(have);
       return text;
     }
-    text.append(buffer.data(), static_cast<std::size_t>(got));
+    if (got < 0 && errno != EINTR) {
+      return std::nullopt;
+    }
+    have += static_cast<std::size_t>(std::max<ssize_t>(got, 0));
   }
+  return std::nullopt;
 }
 
 std::optional<std::string> read_small_file(const std::string& path) {
