@@ -26,6 +26,7 @@
 #include "frontend/instance/registry.h"
 #include "frontend/message/message.h"
 #include "frontend/message/table.h"
+#include "policy/text/decimal.h"
 
 namespace postern::instance {
 namespace {
@@ -264,17 +265,15 @@ std::string as_json(const Sample& sample) {
 }
 
 Outcome<double> interval_in(std::string_view text) {
-  double seconds = 1;
   if (text.empty()) {
-    return seconds;
+    return 1.0;
   }
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-  if (error != std::errc{} || end != text.data() + text.size() || !(seconds >= 0.01) ||
-      seconds > 86'400) {
+  const std::optional<double> seconds = text::parse_decimal(text);
+  if (!seconds || *seconds < 0.01 || *seconds > 86'400) {
     return Problem{.what = "--interval: " + std::string(text) +
                            " is not a number of seconds from 0.01 to 86400"};
   }
-  return seconds;
+  return *seconds;
 }
 
 // Until the instance ends, or `seconds` have passed. False: it has ended.

@@ -164,6 +164,13 @@ def record(found):
     RECORD.write_text("{" + ",\n ".join(kinds) + "}\n")
 
 
+def check_libraries(place):
+    """Each library that bin/postern loads is paid by every start."""
+    listed = subprocess.run(["readelf", "-d", place.postern], capture_output=True, text=True, check=True).stdout
+    needed = re.findall(r"\(NEEDED\).*\[(.+)\]", listed)
+    check(needed and all(re.match(r"libc\.|ld-|ld64", name) for name in needed), f"postern loads {needed}")
+
+
 def check_more_fails():
     """What this compares is found: one process, one program or a tenth of the calls more."""
     recorded = {"postern": {"calls": 500, "executed": 1, "children": 1}}
@@ -201,6 +208,7 @@ def main():
                 return 0
             report = tap.Report()
             check_more_fails()
+            check_libraries(place)
             recorded = json.loads(RECORD.read_text())
             for kind in kinds.all:
                 more = compare(kind[0], kinds.measure(kind), recorded.get(kind[0], {}))

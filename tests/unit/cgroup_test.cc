@@ -1,3 +1,5 @@
+#include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -98,6 +100,18 @@ TEST_SUITE("frontend/start/cgroup") {
     for (std::uint64_t shares = 2; shares < 262144; shares += 97) {
       CAPTURE(shares);
       REQUIRE(cgroup::cpu_weight(shares) <= cgroup::cpu_weight(shares + 97));
+    }
+  }
+
+  TEST_CASE("the weight of any number of shares is the one that runc and crun write") {
+    for (std::uint64_t shares = 2; shares <= 262144; ++shares) {
+      const double log = std::log2(static_cast<double>(shares));
+      const double exponent = (log * log + 125 * log) / 612.0 - 7.0 / 34.0;
+      constexpr double kRounding = 1e-6;
+      const auto weight =
+          static_cast<std::uint64_t>(std::ceil(std::pow(10.0, exponent) - kRounding));
+      CAPTURE(shares);
+      REQUIRE(cgroup::cpu_weight(shares) == weight);
     }
   }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <limits>
 
 #include <sys/stat.h>
@@ -11,6 +10,7 @@
 #include <unistd.h>
 
 #include "policy/config/read_file.h"
+#include "policy/text/decimal.h"
 #include "policy/text/printable.h"
 #include "protocol/exit_codes.h"
 
@@ -22,6 +22,7 @@ constexpr std::int64_t kLeastQuota =
     1'000;  // microseconds: kernel/sched/core.c, min_cfs_quota_period
 constexpr std::uint64_t kLeastShares = 2;
 constexpr std::uint64_t kMostShares = 262'144;
+constexpr std::uint64_t kMostCpuWeight = 10'000;
 constexpr std::uint64_t kLeastWeight = 10;
 constexpr std::uint64_t kMostWeight = 1'000;
 
@@ -39,16 +40,22 @@ std::optional<T> parse_whole(std::string_view text) {
                                                                   : std::nullopt;
 }
 
-// Digits with at most one point among them: no sign, no exponent, no "inf".
-std::optional<double> parse_decimal(std::string_view text) {
-  const bool plain = !text.empty() && text.find_first_not_of("0123456789.") == text.npos &&
-                     std::count(text.begin(), text.end(), '.') <= 1 &&
-                     text.find_first_of("0123456789") != text.npos;
-  double number = 0;
-  if (!plain || std::from_chars(text.data(), text.data() + text.size(), number).ec != std::errc{}) {
-    return std::nullopt;
+// Of a number from 1 upwards, digit by digit. Not std::log2: every start would pay for loading the
+// mathematics library.
+double log2_of(double number) {
+  double whole = 0;
+  for (; number >= 2; number /= 2) {
+    whole += 1;
   }
-  return number;
+  double fraction = 0;
+  for (double digit = 0.5; digit > std::numeric_limits<double>::epsilon(); digit /= 2) {
+    number *= number;
+    if (number >= 2) {
+      number /= 2;
+      fraction += digit;
+    }
+  }
+  return whole + fraction;
 }
 
 // ---------------------------------------------------------------------------------- options
@@ -80,7 +87,7 @@ Outcome<std::string> list_option(std::string_view option, const std::optional<st
 
 Outcome<> cpu_options(const plan::ResourceWish& wish, Resources& out) {
   if (wish.cpus) {
-    const std::optional<double> cpus = parse_decimal(*wish.cpus);
+    const std::optional<double> cpus = text::parse_decimal(*wish.cpus);
     const long online = ::sysconf(_SC_NPROCESSORS_ONLN);
     if (!cpus || *cpus < 0.01 || *cpus > static_cast<double>(online)) {
       return bad("cpus", *wish.cpus,
@@ -88,7 +95,9 @@ Outcome<> cpu_options(const plan::ResourceWish& wish, Resources& out) {
                      ", which this host has");
     }
     out.cpu_period = kPeriodMicroseconds;
-    out.cpu_quota = std::llround(*cpus * static_cast<double>(kPeriodMicroseconds));
+    constexpr double kHalf = 0.5;  // rounded
+    out.cpu_quota =
+        static_cast<std::int64_t>(*cpus * static_cast<double>(kPeriodMicroseconds) + kHalf);
   }
   if (wish.cpu_shares && *wish.cpu_shares != "-1") {
     out.cpu_shares = parse_whole<std::uint64_t>(*wish.cpu_shares);
@@ -253,7 +262,7 @@ Outcome<Resources> read_resources(const plan::ResourceWish& wish,
 
 std::optional<std::int64_t> parse_size(std::string_view text) {
   const auto end = text.find_first_not_of("0123456789.");
-  const std::optional<double> number = parse_decimal(text.substr(0, end));
+  const std::optional<double> number = text::parse_decimal(text.substr(0, end));
   std::string_view unit = end == text.npos ? std::string_view() : text.substr(end);
   if (!number) {
     return std::nullopt;
@@ -265,7 +274,7 @@ std::optional<std::int64_t> parse_size(std::string_view text) {
   double bytes = *number;
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
   if (!unit.empty() && kUnits.find(lower(unit.front())) != kUnits.npos) {
-    bytes = std::ldexp(bytes, 10 * static_cast<int>(1 + kUnits.find(lower(unit.front()))));
+    bytes *= static_cast<double>(1ULL << (10 * (1 + kUnits.find(lower(unit.front())))));
     unit.remove_prefix(1);
   }
   if (!unit.empty() && lower(unit.front()) == 'i') {
@@ -275,7 +284,7 @@ std::optional<std::int64_t> parse_size(std::string_view text) {
     unit.remove_prefix(1);
   }
   // 2^63 itself is not a value of the type.
-  if (!unit.empty() || bytes >= std::ldexp(1.0, 63)) {
+  if (!unit.empty() || bytes >= 0x1p63) {
     return std::nullopt;
   }
   return static_cast<std::int64_t>(bytes);
@@ -304,13 +313,22 @@ std::optional<std::vector<unsigned>> parse_cpu_list(std::string_view text) {
 }
 
 // The kernel's two scales meet at their ends and at their defaults; between them this curve, which
-// runc and crun use as well, is a parabola of the logarithms.
+// runc and crun use as well, is a parabola of the logarithms: the least weight at or above it.
 std::uint64_t cpu_weight(std::uint64_t shares) {
-  const double bounded = static_cast<double>(std::clamp(shares, kLeastShares, kMostShares));
-  const double log = std::log2(bounded);
-  const double exponent = (log * log + 125 * log) / 612.0 - 7.0 / 34.0;
+  constexpr double kLog2Of10 = 3.321928094887362;
   constexpr double kRounding = 1e-6;
-  return static_cast<std::uint64_t>(std::ceil(std::pow(10.0, exponent) - kRounding));
+  const double log = log2_of(static_cast<double>(std::clamp(shares, kLeastShares, kMostShares)));
+  const double wanted = kLog2Of10 * ((log * log + 125 * log) / 612.0 - 7.0 / 34.0);
+  std::uint64_t least = 1;
+  for (std::uint64_t most = kMostCpuWeight; least < most;) {
+    const std::uint64_t middle = (least + most) / 2;
+    if (log2_of(static_cast<double>(middle) + kRounding) >= wanted) {
+      most = middle;
+    } else {
+      least = middle + 1;
+    }
+  }
+  return least;
 }
 
 std::uint64_t io_weight(std::uint64_t weight) {
