@@ -66,6 +66,7 @@ enum class RefusalCode : std::uint16_t {
   kEclBinding,        // admitted, but the bytes are not bound as the rule asks
   kSeal,              // the seal is malformed or does not belong to the partition
   kUnsealed,          // no seal, and too large to be hashed at each start
+  kProfile,           // the profile of the image does not allow it
 
   // --- policy: encryption (250..299)
   kCryptHeader = 250,  // LUKS2 header unusable: version, cipher, integrity, reencryption

@@ -137,6 +137,9 @@ inline constexpr std::array kRefusals = std::to_array<RefusalRow>({
    "the image is signed but not sealed, and too large to be hashed at each start (more than 2 GiB)",
    "delete its signatures (postern sif list, postern sif del), "
    "then sign it, which seals it: postern sign; or use --userns"},
+  {RefusalCode::kProfile, "ecl.profile", "ecl.toml",
+   "the profile of this image does not allow it",
+   "leave out what it denies; postern ecl check --explain IMAGE shows the profile"},
 
   {RefusalCode::kCryptHeader, "crypt.header", "",
    "the encrypted partition's header asks for something that is not supported", "encrypt the image with postern encrypt"},
@@ -157,7 +160,7 @@ inline constexpr std::array kRefusalBlocks = std::to_array<RefusalBlock>({
     {RefusalCode::kNotSetuid, RefusalCode::kCeiling},
     {RefusalCode::kMalformedRequest, RefusalCode::kMalformedVerdict},
     {RefusalCode::kConfigMissing, RefusalCode::kOverlayDirectory},
-    {RefusalCode::kEclNoGroup, RefusalCode::kUnsealed},
+    {RefusalCode::kEclNoGroup, RefusalCode::kProfile},
     {RefusalCode::kCryptHeader, RefusalCode::kCryptForbidden},
 });
 

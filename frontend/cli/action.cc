@@ -94,10 +94,32 @@ Outcome<plan::PayloadEnvironment> environment_of(plan::Action& action, const pla
   return environment;
 }
 
+// The profile that the site's list gives to this image narrows what was asked for.
+Outcome<std::optional<ecl::Profile>> take_profile(const config::SiteConfig& site,
+                                                  plan::Action& action,
+                                                  plan::PlanInput& input) {
+  const bool suid =
+      !action.user_namespace && !action.fakeroot && suid::reason_against(site).empty();
+  const int image = input.image.root ? input.image.root->image.get() : -1;
+  POSTERN_TRY_ASSIGN(std::optional<ecl::Profile> profile,
+                     profile_for(input.image.path, image, suid));
+  if (!profile) {
+    return profile;
+  }
+  std::vector<std::string> warnings;
+  apply_profile(*profile, input.caller.directory, action, warnings);
+  for (const std::string& warning : warnings) {
+    message::warning(warning);
+  }
+  input.site = site_of(ecl::narrowed(site, *profile));
+  return profile;
+}
+
 Outcome<plan::PlanInput> gather(plan::Action action,
                                 const config::SiteConfig& site,
                                 std::vector<int> inherited,
-                                std::optional<suid::ImageAccounts>& accounts) {
+                                std::optional<suid::ImageAccounts>& accounts,
+                                std::optional<ecl::Profile>& profile) {
   plan::PlanInput input;
   input.inherited = std::move(inherited);
   // The secret's descriptor is for the program that reads it.
@@ -121,6 +143,7 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   }
   POSTERN_TRY_ASSIGN(input.image, std::move(image));
   POSTERN_TRY(check_site(site, input.image));
+  POSTERN_TRY_ASSIGN(profile, take_profile(site, action, input));
   if (input.image.encrypted) {
     POSTERN_TRY(plan::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
                                                  .pem_path = action.pem_path,
@@ -143,14 +166,26 @@ Outcome<plan::PlanInput> gather(plan::Action action,
 // The image, and every other image that is laid over it or bound into it.
 Outcome<> check_images(const plan::LaunchPlan& plan) {
   std::vector<std::string> seen;
+  bool root_is_boxed = false;
   for (const plan::ImageServer& server : plan.servers) {
     if (std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
-      POSTERN_TRY(check_ecl(server.path, server.image.get(), server.verity));
+      POSTERN_TRY_ASSIGN(const bool boxed,
+                         check_ecl(server.path, server.image.get(), server.verity));
+      if (boxed && !root_is_boxed && server.path != plan.image_name) {
+        return Problem{.what = server.path +
+                               ": the execution control list admits it as a root of "
+                               "its own only, with a profile",
+                       .cure = "leave it out, or have it signed"};
+      }
+      root_is_boxed = root_is_boxed || boxed;
       seen.push_back(server.path);
     }
   }
   const bool is_checked = std::find(seen.begin(), seen.end(), plan.image_name) != seen.end();
-  return is_checked ? Outcome<>(Ok{}) : check_ecl(plan.image_name, -1, {});
+  if (!is_checked) {
+    POSTERN_TRY(check_ecl(plan.image_name, -1, {}));
+  }
+  return Ok{};
 }
 
 // The payload's group, where a limit is asked for.
@@ -176,6 +211,7 @@ void report(const start::cgroup::Group& group) {
 Outcome<int> launch(plan::LaunchPlan plan,
                     bool no_suid,
                     const config::SiteConfig& site,
+                    const std::optional<ecl::Profile>& profile,
                     std::optional<suid::ImageAccounts> accounts,
                     instance::Monitor* monitor) {
   const std::string reason = no_suid ? "--userns was given" : suid::reason_against(plan, site);
@@ -203,6 +239,9 @@ Outcome<int> launch(plan::LaunchPlan plan,
   }
   accounts.reset();
   Outcome<> admitted = check_images(plan);
+  if (admitted && profile) {
+    admitted = check_profile(*profile, plan, site);
+  }
   if (site.audit_user_namespaces) {
     start::log_start(plan, !admitted);
   }
@@ -224,8 +263,9 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
     POSTERN_TRY(suid::require_settings(config_path()));
   }
   std::optional<suid::ImageAccounts> accounts;
+  std::optional<ecl::Profile> profile;
   POSTERN_TRY_ASSIGN(plan::PlanInput input,
-                     gather(std::move(action), site, std::move(inherited), accounts));
+                     gather(std::move(action), site, std::move(inherited), accounts, profile));
   describe_input(input, site);
   auto plan = plan::make_plan(std::move(input), warnings);
   for (const std::string& warning : warnings) {
@@ -236,7 +276,8 @@ Outcome<int> start(plan::Action action, std::vector<int> inherited, instance::Mo
   }
   describe_plan(*plan);
   POSTERN_TRY_ASSIGN(std::optional<start::cgroup::Group> group, limit(limits, *plan));
-  const Outcome<int> status = launch(*std::move(plan), no_suid, site, std::move(accounts), monitor);
+  const Outcome<int> status =
+      launch(*std::move(plan), no_suid, site, profile, std::move(accounts), monitor);
   if (group) {
     report(*group);
     group->remove();  // finish_like() may not return

@@ -109,6 +109,17 @@ int list() {
       out += "  key:        " + shown_key(key) + "\n";
     }
   }
+  for (const ecl::Profile& profile : config.profiles) {
+    out += "\nline " + std::to_string(profile.line) + ": profile '" + printable(profile.name) +
+           "' for ";
+    out += profile.is_for_unsigned ? "images that no rule admits"
+           : profile.keys.empty() ? "images that the rule '" + printable(profile.group) + "' admits"
+                                  : std::string("admitted images that one of these keys signed");
+    out += "\n  " + printable(ecl::describe(profile)) + "\n";
+    for (const std::string& key : profile.keys) {
+      out += "  key:        " + shown_key(key) + "\n";
+    }
+  }
   std::fputs(out.c_str(), stdout);
   return 0;
 }
@@ -174,6 +185,23 @@ Outcome<ecl::Gathered> facts_of(int fd, const ecl::EclConfig& config, bool trust
   return out;
 }
 
+const ecl::Profile* profile_of(const ecl::EclConfig& list, const ecl::EclDecision& decision) {
+  return decision.profile ? &list.profiles[*decision.profile] : nullptr;
+}
+
+// Of what nobody vouches for: in setuid mode that is everything which is served in user space.
+const ecl::Profile* boxing_profile(const ecl::EclConfig& list) {
+  const auto found = std::find_if(list.profiles.begin(), list.profiles.end(),
+                                  [](const ecl::Profile& one) { return one.is_for_unsigned; });
+  return list.activated && found != list.profiles.end() ? &*found : nullptr;
+}
+
+// A start reads it.
+std::string profile_line(std::string_view what, const ecl::Profile* profile) {
+  return profile == nullptr ? std::string()
+                            : std::string(what) + ": " + printable(profile->name) + "\n";
+}
+
 std::string explain(const Loaded& loaded,
                     const ecl::Gathered& gathered,
                     const ecl::EclDecision& decision) {
@@ -189,6 +217,10 @@ std::string explain(const Loaded& loaded,
                     std::string(ecl::name_of(loaded.config.groups[*decision.group].mode)) + ")"
               : std::string("none")) +
          "\n";
+  if (const ecl::Profile* profile = profile_of(loaded.config, decision)) {
+    out += "profile:    " + printable(profile->name) + ", " + ecl_file() + ":" +
+           std::to_string(profile->line) + ": " + printable(ecl::describe(*profile)) + "\n";
+  }
   if (facts.kind == ecl::ContainerKind::kSif) {
     for (const signature::SignatureReport& signature : gathered.signatures) {
       const std::string who =
@@ -238,14 +270,16 @@ std::string setuid_words(int fd, const ecl::EclConfig& list, const ecl::EclDecis
   facts.limits = admit::resolve(*site);
   facts.image = judge::image_facts(fd, bytes, config::MountTable::read());
   if (facts.image->problem != RefusalCode::kNone) {
-    return {};
+    return profile_line("setuid profile", boxing_profile(list));
   }
   const std::string start = "setuid mode: ";
   if (judge::kernel_may_mount(facts, *site)) {
-    return start + "the kernel mounts it\n";
+    return start + "the kernel mounts it\n" +
+           profile_line("setuid profile", profile_of(list, decision));
   }
-  if (judge::admits_any_server(*site, list.activated)) {
-    return start + "it is served in user space\n";
+  if (judge::admits_any_server(*site, list.activated && !list.boxes_unsigned())) {
+    return start + "it is served in user space\n" +
+           profile_line("setuid profile", boxing_profile(list));
   }
   return start + "refuses it all the same: the kernel may not mount it (kernel-mount.squashfs of " +
          site_file() +
@@ -294,6 +328,7 @@ Outcome<int> check(const option::Arguments& arguments) {
     std::fputs(("seal: " + text::to_hex(gathered.seal->geometry.root_hash) + "\n").c_str(), stdout);
   }
   if (allowed) {
+    std::fputs(profile_line("profile", profile_of(loaded.config, decision)).c_str(), stdout);
     std::fputs(setuid_words(fd.get(), loaded.config, decision).c_str(), stdout);
   }
   if (!loaded.trusted) {

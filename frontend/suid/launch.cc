@@ -152,14 +152,14 @@ Outcome<UniqueFd> open_program(std::string path) {
 }
 
 // As the caller reads the execution control list; the judge reads its own.
-bool is_list_active(const std::string& site_file) {
+ecl::EclConfig read_list(const std::string& site_file) {
   const std::string file = (std::filesystem::path(site_file).parent_path() / "ecl.toml").string();
   const auto text = config::read_file(file);
   if (!text || !*text) {
-    return false;
+    return {};
   }
-  const auto list = ecl::parse_ecl(**text, file);
-  return list && list->activated;
+  auto list = ecl::parse_ecl(**text, file);
+  return list ? *std::move(list) : ecl::EclConfig();
 }
 
 class Launch {
@@ -172,7 +172,7 @@ class Launch {
         signals_(signals),
         site_(site),
         site_file_(site_file),
-        ecl_active_(is_list_active(site_file)) {}
+        list_(read_list(site_file)) {}
 
   // Until the helper is gone and the payload runs.
   Outcome<> start() {
@@ -182,7 +182,7 @@ class Launch {
       plan_.request.scratch = Scratch::kNone;  // reason_against_directories
     }
     const bool by_kernel = kernel_first();
-    const bool may_be_served = by_kernel && judge::admits_any_server(site_, ecl_active_);
+    const bool may_be_served = by_kernel && admits_server();
     POSTERN_TRY_ASSIGN(Answer answer, attempt(by_kernel));
     if (may_be_served && answer.refusal && answer.refusal->code == RefusalCode::kKernelMount) {
       message::debug("the site does not let the kernel mount this image: serving it in user space");
@@ -242,6 +242,11 @@ class Launch {
   }
 
  private:
+  // Whether anything that the caller serves may be a root.
+  bool admits_server() const {
+    return judge::admits_any_server(site_, list_.activated && !list_.boxes_unsigned());
+  }
+
   // Whether to ask for a mount by the kernel. A wrong guess costs one more question.
   bool kernel_first() const {
     if (plan_.request.root != RootKind::kFuse || plan_.servers.empty() ||
@@ -249,7 +254,7 @@ class Launch {
       return false;
     }
     // Where limits are active nothing else is admitted.
-    if (!judge::admits_any_server(site_, ecl_active_)) {
+    if (list_.activated || !admits_server()) {
       return true;
     }
     const plan::ImageServer& root = plan_.servers.front();
@@ -263,7 +268,7 @@ class Launch {
       }
     }
     judge::Facts facts;
-    facts.ecl_active = ecl_active_;
+    facts.ecl_active = list_.activated;
     facts.limits = admit::resolve(site_);
     facts.image = judge::image_facts(
         root.image.get(), bytes,
@@ -529,7 +534,7 @@ class Launch {
   std::optional<SealWatch> watch_;
   pid_t pid_ = -1;
   system::DescriptorLimit limit_;
-  bool ecl_active_;
+  ecl::EclConfig list_;
 };
 
 bool is_installed() {

@@ -78,6 +78,7 @@ std::string item_words(const plan::LaunchPlan& plan, Refusal refusal) {
     case RefusalCode::kEclBinding:
     case RefusalCode::kSeal:
     case RefusalCode::kUnsealed:
+    case RefusalCode::kProfile:
     case RefusalCode::kCryptHeader:
     case RefusalCode::kCryptKey:
     case RefusalCode::kCryptForbidden:

@@ -1,6 +1,7 @@
 #include "policy/ecl/ecl.h"
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
@@ -127,6 +128,51 @@ class Reader {
   }
 
   Outcome<Group> group(const toml::table& table) const;
+  Outcome<Profile> profile(const toml::table& table) const;
+
+  // Each table of an array of tables.
+  template <class Take>
+  Outcome<Ok> tables(const toml::table& root,
+                     const std::string& name,
+                     std::size_t most,
+                     Take take) const {
+    const toml::node* node = find(root, name);
+    if (node == nullptr) {
+      return Ok{};
+    }
+    const toml::array* list = node->as_array();
+    if (list == nullptr || list->size() > most) {
+      return wrong(*node, "'" + name + "' must be an array of at most " + std::to_string(most) +
+                              " tables: [[" + name + "]]");
+    }
+    for (const toml::node& entry : *list) {
+      const toml::table* table = entry.as_table();
+      if (table == nullptr) {
+        return wrong(entry, "'" + name + "' must hold tables: [[" + name + "]]");
+      }
+      POSTERN_TRY(take(*table));
+    }
+    return Ok{};
+  }
+
+  // A list of words, each given to `take`, which says whether it is one.
+  template <class Take>
+  Outcome<Ok> each(const toml::table& table, std::string_view name, Take take) const {
+    const toml::node* node = find(table, name);
+    const toml::array* list = node == nullptr ? nullptr : node->as_array();
+    if (node != nullptr && list == nullptr) {
+      return wrong(*node, "'" + std::string(name) + "' must be a list of strings");
+    }
+    for (std::size_t i = 0; list != nullptr && i < list->size(); ++i) {
+      const toml::node& entry = *list->get(i);
+      const toml::value<std::string>* value = entry.as_string();
+      if (value == nullptr || !take(value->get())) {
+        return wrong(entry, "'" + std::string(name) + "' has an entry that is not known: " +
+                                (value == nullptr ? "no string" : value->get()));
+      }
+    }
+    return Ok{};
+  }
 
  private:
   std::string file_;
@@ -188,6 +234,48 @@ Outcome<Group> Reader::group(const toml::table& table) const {
   if (out.keys.empty() && out.mode != Mode::kBlacklist) {
     return wrong(out.line, "a " + mode + " without keyfp or keysha256 names nobody to trust");
   }
+  return out;
+}
+
+constexpr std::array<std::string_view, 8> kProfileKeys = {
+    "name", "execgroup", "keyfp", "keysha256", "unsigned", "require", "deny", "binds"};
+
+Outcome<Profile> Reader::profile(const toml::table& table) const {
+  POSTERN_TRY(reject_repeated(table));
+  Profile out;
+  out.line = table.source().begin.line;
+  for (const auto& [key, node] : table) {
+    if (std::find(kProfileKeys.begin(), kProfileKeys.end(), lower(key.str())) ==
+        kProfileKeys.end()) {
+      return wrong(node, "there is no key '" + std::string(key.str()) + "' in [[profile]]");
+    }
+  }
+  POSTERN_TRY_ASSIGN(out.name, text(table, "name"));
+  POSTERN_TRY_ASSIGN(out.group, text(table, "execgroup"));
+  POSTERN_TRY_ASSIGN(out.is_for_unsigned, boolean(table, "unsigned"));
+  POSTERN_TRY(keys(table, "keyfp", 40, "pgp:", out.keys));
+  POSTERN_TRY(keys(table, "keysha256", 64, "sha256:", out.keys));
+  if (out.name.empty()) {
+    return wrong(out.line, "a profile needs a name");
+  }
+  if ((out.group.empty() ? 0 : 1) + (out.keys.empty() ? 0 : 1) + (out.is_for_unsigned ? 1 : 0) !=
+      1) {
+    return wrong(out.line, "profile '" + out.name +
+                               "' must have one of execgroup, keyfp (or keysha256) and unsigned = "
+                               "true, which say whose images it is for");
+  }
+  POSTERN_TRY(each(table, "require", [&](const std::string& word) {
+    out.require |= namespace_bit(word);
+    return namespace_bit(word) != 0;
+  }));
+  POSTERN_TRY(each(table, "deny", [&](const std::string& word) {
+    out.deny |= deny_bit(word);
+    return deny_bit(word) != 0;
+  }));
+  POSTERN_TRY(each(table, "binds", [&](const std::string& path) {
+    out.binds.push_back(path);
+    return is_plain_absolute(path);
+  }));
   return out;
 }
 
@@ -265,6 +353,59 @@ std::string_view unsigned_kind(ContainerKind kind) {
   return "an unknown kind of root";
 }
 
+Outcome<Ok> add_group(const Reader& reader, const toml::table& table, EclConfig& config) {
+  POSTERN_TRY_ASSIGN(Group group, reader.group(table));
+  for (const Group& earlier : config.groups) {
+    if (earlier.directory == group.directory) {
+      return reader.wrong(group.line, "dirpath '" + group.directory + "' is already used in line " +
+                                          std::to_string(earlier.line));
+    }
+  }
+  config.groups.push_back(std::move(group));
+  return Ok{};
+}
+
+Outcome<Ok> add_profile(const Reader& reader, const toml::table& table, EclConfig& config) {
+  POSTERN_TRY_ASSIGN(Profile profile, reader.profile(table));
+  const auto is_named = [&](const Group& group) { return group.tag == profile.group; };
+  if (!profile.group.empty() &&
+      std::none_of(config.groups.begin(), config.groups.end(), is_named)) {
+    return reader.wrong(profile.line, "no execgroup has the tagname '" + profile.group + "'");
+  }
+  for (const Profile& earlier : config.profiles) {
+    if (earlier.name == profile.name) {
+      return reader.wrong(profile.line, "profile '" + profile.name + "' is already in line " +
+                                            std::to_string(earlier.line));
+    }
+  }
+  config.profiles.push_back(std::move(profile));
+  return Ok{};
+}
+
+bool fits(const Profile& profile, const Group& group, const ImageFacts& facts) {
+  return profile.keys.empty()
+             ? !profile.is_for_unsigned && profile.group == group.tag
+             : std::any_of(profile.keys.begin(), profile.keys.end(), [&](const std::string& key) {
+                 return holds(facts.valid, key) && !holds(facts.unvalidated, key);
+               });
+}
+
+// What no rule admits may still run, boxed in. A forbidden signer is a decision about the image,
+// everything else only a lack of one.
+void box(const EclConfig& config, EclDecision& decision) {
+  const auto found = std::find_if(config.profiles.begin(), config.profiles.end(),
+                                  [](const Profile& profile) { return profile.is_for_unsigned; });
+  if (found == config.profiles.end() || decision.reason == RefusalCode::kEclForbidden) {
+    return;
+  }
+  decision.decision = Decision::kAllow;
+  decision.reason = RefusalCode::kNone;
+  decision.boxed = true;
+  decision.profile = static_cast<std::size_t>(found - config.profiles.begin());
+  decision.why =
+      "with profile '" + found->name + "' (" + describe(*found) + "), because " + decision.why;
+}
+
 bool is_trusted(const ImageFacts& facts) {
   return facts.kind == ContainerKind::kSif && facts.problem_code == RefusalCode::kNone &&
          facts.any_valid && facts.binding != Binding::kHash;
@@ -296,6 +437,11 @@ std::string_view name_of(Binding binding) {
   return "?";
 }
 
+bool EclConfig::boxes_unsigned() const noexcept {
+  return std::any_of(profiles.begin(), profiles.end(),
+                     [](const Profile& profile) { return profile.is_for_unsigned; });
+}
+
 Outcome<EclConfig> parse_ecl(std::string_view text, std::string_view file) {
   const Reader reader(file);
   if (text.size() > kMaxEclBytes) {
@@ -319,30 +465,12 @@ Outcome<EclConfig> parse_ecl(std::string_view text, std::string_view file) {
   config.file = file;
   POSTERN_TRY_ASSIGN(config.activated, reader.boolean(root, "activated"));
   POSTERN_TRY_ASSIGN(config.legacy_insecure, reader.boolean(root, "legacyinsecure"));
-  const toml::node* groups = Reader::find(root, "execgroup");
-  if (groups == nullptr) {
-    return config;
-  }
-  const toml::array* list = groups->as_array();
-  if (list == nullptr || list->size() > kMaxEclGroups) {
-    return reader.wrong(*groups, "'execgroup' must be an array of at most " +
-                                     std::to_string(kMaxEclGroups) + " tables: [[execgroup]]");
-  }
-  for (const toml::node& entry : *list) {
-    const toml::table* table = entry.as_table();
-    if (table == nullptr) {
-      return reader.wrong(entry, "'execgroup' must hold tables: [[execgroup]]");
-    }
-    POSTERN_TRY_ASSIGN(Group group, reader.group(*table));
-    for (const Group& earlier : config.groups) {
-      if (earlier.directory == group.directory) {
-        return reader.wrong(group.line, "dirpath '" + group.directory +
-                                            "' is already used in line " +
-                                            std::to_string(earlier.line));
-      }
-    }
-    config.groups.push_back(std::move(group));
-  }
+  POSTERN_TRY(reader.tables(root, "execgroup", kMaxEclGroups, [&](const toml::table& table) {
+    return add_group(reader, table, config);
+  }));
+  POSTERN_TRY(reader.tables(root, "profile", kMaxProfiles, [&](const toml::table& table) {
+    return add_profile(reader, table, config);
+  }));
   return config;
 }
 
@@ -391,6 +519,7 @@ EclDecision decide_ecl(const EclConfig& config, const ImageFacts& facts) {
     out.decision = Decision::kRefuse;
     out.reason = code;
     out.why = std::move(why);
+    box(config, out);
     return out;
   };
   if (facts.kind != ContainerKind::kSif) {
@@ -426,6 +555,13 @@ EclDecision decide_ecl(const EclConfig& config, const ImageFacts& facts) {
   out.decision = Decision::kAllow;
   out.why = rule + keys.why + ", bound by \"" + std::string(name_of(offered)) + "\"";
   out.trusted = is_trusted(facts);
+  const auto profile =
+      std::find_if(config.profiles.begin(), config.profiles.end(),
+                   [&](const Profile& candidate) { return fits(candidate, group, facts); });
+  if (profile != config.profiles.end()) {
+    out.profile = static_cast<std::size_t>(profile - config.profiles.begin());
+    out.why += "; profile '" + profile->name + "': " + describe(*profile);
+  }
   return out;
 }
 

@@ -24,6 +24,7 @@
 #include <string_view>
 #include <vector>
 
+#include "policy/ecl/profile.h"
 #include "policy/problem.h"
 #include "protocol/refusal.h"
 #include "protocol/verdict.h"
@@ -53,10 +54,15 @@ struct EclConfig {
   bool legacy_insecure = false;  // judge object signatures of the old form, of the root partition
   std::string file;              // for messages
   std::vector<Group> groups;
+  std::vector<Profile> profiles;  // the first that fits counts
+
+  // Whether an image that no rule admits may run, with a profile.
+  [[nodiscard]] bool boxes_unsigned() const noexcept;
 };
 
 inline constexpr std::size_t kMaxEclBytes = std::size_t{1} << 20;
 inline constexpr std::size_t kMaxEclGroups = 1024;
+inline constexpr std::size_t kMaxProfiles = 256;
 
 // Reads the text of an ecl.toml; `file` is its name in messages ("ecl.toml:12: …"). Pure. Checked
 // whether or not the list is activated, as the reference does.
@@ -95,6 +101,8 @@ struct EclDecision {
   // The bytes may be handed to the kernel's squashfs ("trusted", DESIGN §4): validly signed by a
   // key of the site's keyring, and bound as kUnwritable or kSealed.
   bool trusted = false;
+  std::optional<std::size_t> profile;  // index into profiles; none: nothing is taken away
+  bool boxed = false;                  // no rule admits it, and that profile does
 };
 
 // The group that judges images in `directory`: the first whose directory equals it, else the first

@@ -4,6 +4,9 @@
 #include <array>
 #include <bit>
 #include <string_view>
+#include <vector>
+
+#include <sys/sysmacros.h>
 
 #include "policy/admit/admit.h"
 #include "policy/judge/verdict_from_request.h"
@@ -100,6 +103,11 @@ Rule check_image(const Facts& facts, const LaunchRequest& request, const SiteCon
   return Ok{};
 }
 
+// An active list, unless this root is one that nobody vouches for, and boxed in for that.
+bool list_forbids_unsigned(const Facts& facts) {
+  return facts.ecl_active && !(facts.ecl && facts.ecl->boxed);
+}
+
 Rule check_root(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
   switch (request.root) {
     case RootKind::kImage:
@@ -109,9 +117,11 @@ Rule check_root(const Facts& facts, const LaunchRequest& request, const SiteConf
         return no(RefusalCode::kContainerKind);
       }
       // The caller may own it: whatever is found now may be something else later.
-      return limits_are_active(site, facts.ecl_active) ? no(RefusalCode::kUnboundRoot) : Rule(Ok{});
+      return limits_are_active(site, list_forbids_unsigned(facts)) ? no(RefusalCode::kUnboundRoot)
+                                                                   : Rule(Ok{});
     case RootKind::kFuse:
-      return admits_any_server(site, facts.ecl_active) ? Rule(Ok{}) : no(RefusalCode::kUnboundRoot);
+      return admits_any_server(site, list_forbids_unsigned(facts)) ? Rule(Ok{})
+                                                                   : no(RefusalCode::kUnboundRoot);
   }
   return no(RefusalCode::kMalformedRequest);
 }
@@ -132,7 +142,7 @@ Rule check_overlay(const Facts& facts, const LaunchRequest& request, const SiteC
     if (request.layers[item].kind != RootKind::kFuse) {
       return no(RefusalCode::kOverlayDirectory, item);
     }
-    if (!admits_any_server(site, facts.ecl_active)) {
+    if (!admits_any_server(site, list_forbids_unsigned(facts))) {
       return no(RefusalCode::kUnboundRoot, item);
     }
   }
@@ -246,6 +256,59 @@ Rule check_capabilities(const Facts& facts, const LaunchRequest& request) {
              : no(RefusalCode::kCapability, static_cast<std::size_t>(std::countr_zero(missing)));
 }
 
+// The devices of a minimal /dev: null, zero, full, random, urandom, tty, and the caller's terminal
+// (devices.txt of the kernel).
+bool is_harmless(std::uint64_t device) {
+  const unsigned number = minor(device);
+  switch (major(device)) {
+    case 1:
+      return number == 3 || number == 5 || (number >= 7 && number <= 9);
+    case 4:
+      return true;  // consoles
+    case 5:
+      return number == 0;
+    default:
+      return major(device) >= 136 && major(device) <= 143;  // pseudo terminals
+  }
+}
+
+const SourceFacts* source_of(const Facts& facts, const MountRequest& mount) {
+  return mount.descriptor && *mount.descriptor < facts.sources.size()
+             ? &facts.sources[*mount.descriptor]
+             : nullptr;
+}
+
+Rule check_profile_mount(const Facts& facts,
+                         const MountRequest& mount,
+                         const SiteConfig& site,
+                         std::size_t item) {
+  const ecl::Profile& profile = *facts.profile;
+  const SourceFacts* source = source_of(facts, mount);
+  if (mount.operation == Operation::kDevice && (profile.deny & ecl::kDenyDevices) != 0 &&
+      (source == nullptr || !is_harmless(source->device))) {
+    return no(RefusalCode::kProfile, item);
+  }
+  const bool listed =
+      profile.binds.empty() || mount.operation != Operation::kBind ||
+      is_sites_bind(facts, mount, site) ||
+      (source != nullptr && source->path && admit::is_below_any(*source->path, profile.binds));
+  return listed ? Rule(Ok{}) : no(RefusalCode::kProfile, item);
+}
+
+// What the profile leaves of the binds that the site makes.
+std::vector<SiteBind> binds_left(std::vector<SiteBind> binds, const SiteConfig& left) {
+  std::erase_if(binds, [&](const SiteBind& bind) {
+    const bool is_tmp = bind.target == "/tmp" || bind.target == "/var/tmp";
+    return (is_tmp && !left.mount_tmp) || (bind.is_home && !left.mount_home);
+  });
+  return binds;
+}
+
+bool writes_over_root(const LaunchRequest& request) {
+  return request.writable_root || !request.layers.empty() ||
+         request.scratch == Scratch::kWritable || request.scratch == Scratch::kDirectory;
+}
+
 Rule check_all(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
   if (!site.suid_enabled) {
     return no(RefusalCode::kSuidDisabled);
@@ -258,7 +321,7 @@ Rule check_all(const Facts& facts, const LaunchRequest& request, const SiteConfi
   for (std::size_t item = 0; item < request.mounts.size(); ++item) {
     POSTERN_TRY(check_mount(facts, request.mounts[item], site, item));
   }
-  return Ok{};
+  return check_profile(facts, request, site);
 }
 
 void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& verdict) {
@@ -275,6 +338,30 @@ void add_image(const ImageFacts& image, const LaunchRequest& request, Verdict& v
 }
 
 }  // namespace
+
+Rule check_profile(const Facts& facts, const LaunchRequest& request, const SiteConfig& site) {
+  if (!facts.profile) {
+    return Ok{};
+  }
+  const ecl::Profile& profile = *facts.profile;
+  const auto denies = [&](ecl::Denied what) { return (profile.deny & what) != 0; };
+  const bool joins = request.join_net && (profile.require & CLONE_NEWNET) != 0;
+  if ((request.namespaces & profile.require) != profile.require || joins ||
+      (denies(ecl::kDenyCapabilities) && request.capabilities != 0) ||
+      (denies(ecl::kDenyOverlay) && writes_over_root(request))) {
+    return no(RefusalCode::kProfile);
+  }
+  const SiteConfig left = ecl::narrowed(site, profile);
+  Facts narrow = facts;
+  narrow.site_binds = binds_left(facts.site_binds, left);
+  for (std::size_t item = 0; item < request.mounts.size(); ++item) {
+    if (!check_mount(narrow, request.mounts[item], left, item)) {
+      return no(RefusalCode::kProfile, item);
+    }
+    POSTERN_TRY(check_profile_mount(narrow, request.mounts[item], left, item));
+  }
+  return Ok{};
+}
 
 bool limits_are_active(const SiteConfig& site, bool ecl_active) noexcept {
   return ecl_active || admit::has_limits(site);
@@ -297,7 +384,7 @@ bool kernel_may_mount(const Facts& facts, const SiteConfig& site) noexcept {
     case config::KernelMount::kAny:
       return true;
     case config::KernelMount::kLimited:
-      if (limits_are_active(site, facts.ecl_active)) {
+      if (!(facts.ecl && facts.ecl->boxed) && limits_are_active(site, facts.ecl_active)) {
         return true;
       }
       break;

@@ -20,6 +20,12 @@ namespace postern::judge {
                                          const config::SiteConfig& site,
                                          Verdict& verdict) noexcept;
 
+// What facts.profile takes away, for a request that meets the site's own rules. The frontend asks
+// in user-namespace mode.
+[[nodiscard]] Result<Ok, Refusal> check_profile(const Facts& facts,
+                                                const LaunchRequest& request,
+                                                const config::SiteConfig& site);
+
 // Whether the kernel may mount facts.image, which meets the site's limits and list. The frontend
 // asks before it chooses between the kernel and postern-squashfs; the judge asks again.
 [[nodiscard]] bool kernel_may_mount(const Facts& facts, const config::SiteConfig& site) noexcept;

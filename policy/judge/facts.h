@@ -45,12 +45,14 @@ struct SourceFacts {
   FileId id;
   std::optional<std::string> path;  // as for an image
   bool is_mount_root = false;       // the root of a file system that is mounted there
+  std::uint64_t device = 0;         // of a character device: st_rdev
 };
 
 // A bind that the site makes in every container: [mount] binds, home and tmp.
 struct SiteBind {
   FileId source;
   std::string target;
+  bool is_home = false;
 };
 
 struct Facts {
@@ -69,7 +71,8 @@ struct Facts {
   bool may_join_network = false;           // the namespace is listed, and listed for this user
 
   bool ecl_active = false;
-  std::optional<ecl::EclDecision> ecl;  // where it is active and there is an image
+  std::optional<ecl::EclDecision> ecl;  // where it is active, or there is a signed image
+  std::optional<ecl::Profile> profile;  // of that decision
 };
 
 }  // namespace postern::judge

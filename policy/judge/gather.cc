@@ -153,6 +153,7 @@ SourceFacts source_facts(int fd, const MountTable& mounts) {
     return facts;
   }
   facts.id = FileId{classic.st_dev, classic.st_ino};
+  facts.device = S_ISCHR(classic.st_mode) ? classic.st_rdev : 0;
   facts.is_mount_root = (status.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
   facts.path = path_of(fd, mounts);
   return facts;
@@ -172,6 +173,9 @@ std::vector<SiteBind> site_binds(const config::SiteConfig& site, const std::stri
   }
   if (site.mount_home && !home.empty()) {
     add_bind(binds, home, home);
+    if (!binds.empty() && binds.back().target == home) {
+      binds.back().is_home = true;
+    }
   }
   if (site.config_resolv_conf) {
     add_bind(binds, "/etc/resolv.conf", "/etc/resolv.conf");

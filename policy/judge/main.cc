@@ -113,8 +113,8 @@ void resolve_networks(Policy& policy) {
   }
 }
 
-bool rules_need_sources(const config::SiteConfig& site) {
-  return !site.allow_user_binds;
+bool rules_need_sources(const Policy& policy) {
+  return !policy.site.allow_user_binds || !policy.ecl.profiles.empty();
 }
 
 // Signatures decide only about image files, and only where a list is active or a valid one would
@@ -141,7 +141,7 @@ Trusted<> read_policy(Policy& policy) {
   const config::SiteConfig& site = policy.site;
   policy.facts.limits = admit::resolve(site);
   resolve_networks(policy);
-  if (rules_need_sources(site)) {
+  if (rules_need_sources(policy)) {
     policy.facts.site_binds =
         site_binds(site, site.mount_home ? admit::home_of(policy.facts.uid) : std::string());
   }
@@ -156,6 +156,19 @@ Trusted<> read_policy(Policy& policy) {
   return Ok{};
 }
 
+// What the list says of a root that carries no signature, and the profile of any root.
+void judge_root(Policy& policy, RootKind root) {
+  Facts& facts = policy.facts;
+  if (root != RootKind::kImage && policy.ecl.activated) {
+    facts.ecl = ecl::decide_ecl(policy.ecl,
+                                {.kind = root == RootKind::kFuse ? ecl::ContainerKind::kFuse
+                                                                 : ecl::ContainerKind::kDirectory});
+  }
+  if (facts.ecl && facts.ecl->profile) {
+    facts.profile = policy.ecl.profiles[*facts.ecl->profile];
+  }
+}
+
 // Step 2, inside the sandbox: what is known about the caller's descriptors.
 void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, Policy& policy) {
   Facts& facts = policy.facts;
@@ -168,10 +181,11 @@ void look_at_descriptors(const LaunchRequest& request, std::size_t descriptors, 
              .key = request.volume_key ? descriptor_of(*request.volume_key) : -1},
             facts);
   }
+  judge_root(policy, request.root);
   if (request.join_net) {
     facts.may_join_network = is_listed_network(descriptor_of(*request.join_net), policy.networks);
   }
-  if (rules_need_sources(policy.site)) {
+  if (rules_need_sources(policy)) {
     facts.sources.resize(descriptors);
     for (const MountRequest& mount : request.mounts) {
       if (mount.descriptor) {

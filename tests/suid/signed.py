@@ -465,6 +465,107 @@ def starts_in_user_namespaces_are_logged_if_the_site_asks_for_it():
     check("authpriv.warn" in lines[1] and "decision=refuse" in lines[1] and f'{IMAGES["none"]}"' in lines[1], lines[1])
 
 
+# ---------------------------------------------------------------------------------------- profiles
+
+PROFILE = 207  # protocol/refusal.h, by hand
+
+
+def profiles(kernel="any"):
+    """alice's images get an IPC namespace of their own and no overlay; what nobody vouches for is boxed in."""
+    os.makedirs(f"{W.work}/open", exist_ok=True)
+    configure("whitelist", ["alice"], kernel=kernel)
+    with open(f"{CONFDIR}/ecl.toml", "a") as file:
+        file.write(f'''[[profile]]
+name = "of alice"
+keyfp = ["{FINGERPRINTS['alice']}"]
+require = ["ipc"]
+deny = ["overlay"]
+[[profile]]
+name = "boxed in"
+unsigned = true
+require = ["pid", "net", "uts"]
+deny = ["overlay", "devices", "home", "capabilities"]
+binds = ["{W.work}/open"]
+''')
+
+
+def own_namespaces(image, *options):
+    """The kinds of namespace in which a container of the image is alone."""
+    kinds = ("pid", "ipc", "uts", "net")
+    done = postern("exec", *options, image, "sh", "-c", "for n in pid ipc uts net; do busybox readlink /proc/self/ns/$n; done")
+    check(done.returncode == 0, say(done))
+    ours = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    return {kind for kind, inside, outside in zip(kinds, done.stdout.split(), ours) if inside != outside}
+
+
+@test
+def profiles_give_an_image_what_its_signer_may_have():
+    """a profile adds namespaces and takes away the rest, by signer, in both modes and whoever mounts the image"""
+    bind = ("--bind", f"{W.work}/open:/tmp")
+    for kernel in ("any", "never"):
+        profiles(kernel)
+        for mode, options in MODES.items():
+            if kernel == "any" or mode != "suid":
+                check(own_namespaces(IMAGES["one"], *options) == {"ipc"}, f"{kernel}, {mode}: signed")
+                check(postern("exec", *options, "--no-home", *bind, IMAGES["one"], "echo", "x").returncode == 0, "signed, a bind")
+            # Where no kernel mounts it, nobody can prove what a server serves: then alice's image is boxed in as well.
+            for name in ("none", "wrong", "one") if kernel == "never" and mode == "suid" else ("none", "wrong"):
+                image = IMAGES[name]
+                check(own_namespaces(image, *options) == {"pid", "net", "uts"}, f"{kernel}, {mode}, {name}")
+                check(postern("exec", *options, *bind, image, "echo", "x").returncode == 0, f"{mode}: a bind that is listed")
+                for denied in (("--bind", f"{W.work}:/tmp"), ("--writable-tmpfs",)):
+                    done = postern("exec", *options, *denied, image, "echo", "x")
+                    check(done.returncode == 255 and done.stdout == "" and "FATAL" in done.stderr, f"{mode}, {denied}: {say(done)}")
+            check(postern("exec", *options, "--writable-tmpfs", IMAGES["one"], "echo", "x").returncode == 255, f"{mode}: an overlay")
+    done = postern("ecl", "check", "--explain", IMAGES["none"])
+    check(done.returncode == 0 and "profile:    boxed in" in done.stdout and "requires pid,uts,net" in done.stdout, say(done))
+    check("profile:    of alice" in postern("ecl", "check", "--explain", IMAGES["one"]).stdout, "the signer's profile")
+    # Without the profile for them, they are refused as before.
+    configure("whitelist", ["alice"])
+    check(not any(started(IMAGES["none"], mode) for mode in MODES), "unsigned, without a profile")
+
+
+@test
+def a_front_end_that_lies_gets_no_more_than_its_profile():
+    """the judge refuses what a profile denies, whatever the client asks for"""
+    def path_fd(path):
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+    def ask(image, change=lambda r: None, **fields):
+        def attack():
+            r = liar.Request(os.open(image, os.O_RDONLY), liar.IMAGE, **fields)
+            r.mount(liar.PROC, "/proc", flags=liar.IS_DIRECTORY)
+            change(r)
+            r.init = r.add(path_fd(BUSYBOX))
+            r.record = r.add(liar.memfd(b""))
+            s = liar.Start(W.helper)
+            s.ask(r)
+            reply, _, _ = s.end()
+            return reply.refusal
+        return W.as_user(attack)
+
+    profiles()
+    boxed = liar.PID | liar.NET | liar.UTS
+    check(ask(IMAGES["one"], namespaces=liar.IPC) == 0, "the signer's profile, kept to")
+    check(ask(IMAGES["one"], namespaces=boxed) == PROFILE, "a namespace is missing")
+    check(ask(IMAGES["one"], namespaces=liar.IPC, scratch=liar.WRITABLE) == PROFILE, "an overlay")
+    image = IMAGES["none"]
+    check(ask(image, namespaces=boxed) == 0, "boxed in, kept to")
+    check(ask(image) == PROFILE and ask(image, namespaces=boxed & ~liar.NET) == PROFILE, "namespaces are missing")
+    for what, change in {
+        "the host's /dev": lambda r: r.mount(liar.DEV_HOST, "/dev", flags=liar.IS_DIRECTORY),
+        "a device under the name of another": lambda r: r.mount(liar.DEVICE, "/dev/null", r.add(path_fd("/dev/fuse"))),
+        "a directory that is not listed": lambda r: r.mount(liar.BIND, "/tmp", r.add(path_fd(W.work)), liar.IS_DIRECTORY),
+        "the home directory": lambda r: r.mount(liar.BIND, HOME, r.add(path_fd(HOME)), liar.IS_DIRECTORY),
+    }.items():
+        check(ask(image, change, namespaces=boxed) == PROFILE, what)
+    listed = f"{W.work}/open"
+    check(ask(image, lambda r: r.mount(liar.BIND, "/tmp", r.add(path_fd(listed)), liar.IS_DIRECTORY), namespaces=boxed) == 0,
+          "a directory that is listed")
+    check(ask(image, lambda r: r.mount(liar.TMPFS, "/dev", flags=liar.IS_DIRECTORY) or
+              r.mount(liar.DEVICE, "/dev/null", r.add(path_fd("/dev/null"))), namespaces=boxed) == 0, "the devices of a minimal /dev")
+
+
 def route_table():
     """(rules, image, kernel-mount.squashfs) -> how it runs, and how without device-mapper: as postern-security(7) says."""
     page = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../man/postern-security.7.scd")

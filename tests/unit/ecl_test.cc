@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include <doctest/doctest.h>
+#include <sched.h>
 #include <unistd.h>
 
 namespace {
@@ -299,6 +300,70 @@ TEST_SUITE("ecl") {
         }
       }
     }
+  }
+
+  TEST_CASE("profiles are read strictly, and each says whose images it is for") {
+    const std::string group = "[[execgroup]]\ntagname=\"t\"\nmode=\"blacklist\"\nkeyfp=[]\n";
+    const auto config =
+        parse_ecl(group +
+                      "[[profile]]\nname=\"a\"\nexecgroup=\"t\"\nrequire=[\"pid\",\"net\"]\n"
+                      "deny=[\"overlay\",\"home\"]\nbinds=[\"/"
+                      "data\"]\n[[profile]]\nname=\"b\"\nunsigned=true\n",
+                  "e");
+    REQUIRE(config);
+    REQUIRE(config->profiles.size() == 2);
+    CHECK(config->profiles[0].require == (CLONE_NEWPID | CLONE_NEWNET));
+    CHECK(config->profiles[0].deny == (postern::ecl::kDenyOverlay | postern::ecl::kDenyHome));
+    CHECK(describe(config->profiles[0]) ==
+          "requires pid,net; denies overlay,home; binds below /data");
+    CHECK(config->profiles[0].line == 5);
+    CHECK(config->boxes_unsigned());
+    for (const char* wrong :
+         {"name=\"a\"\n", "unsigned=true\n", "name=\"a\"\nunsigned=false\n",
+          "name=\"a\"\nexecgroup=\"u\"\n", "name=\"a\"\nunsigned=true\nexecgroup=\"t\"\n",
+          "name=\"a\"\nunsigned=true\nrequires=[]\n",
+          "name=\"a\"\nunsigned=true\nrequire=[\"user\"]\n",
+          "name=\"a\"\nunsigned=true\ndeny=\"overlay\"\n", "name=\"a\"\nunsigned=true\ndeny=[1]\n",
+          "name=\"a\"\nunsigned=true\nbinds=[\"data\"]\n",
+          "name=\"a\"\nunsigned=true\nbinds=[\"/a/../b\"]\n", "name=\"a\"\nkeyfp=[\"12\"]\n",
+          "name=\"a\"\nunsigned=true\n[[profile]]\nname=\"a\"\nunsigned=true\n"}) {
+      CAPTURE(wrong);
+      const auto refused = parse_ecl(group + "[[profile]]\n" + wrong, "e");
+      REQUIRE_FALSE(refused);
+      CHECK(refused.error().what.starts_with("e:"));
+    }
+  }
+
+  TEST_CASE("an admitted image has its signer's profile, and the rest is boxed in or refused") {
+    EclConfig config = rule(Mode::kWhitelist, {kA, kB});
+    config.groups[0].tag = "t";
+    config.profiles = {{.name = "b", .keys = {"pgp:" + kB}}, {.name = "t", .group = "t"}};
+    CHECK(decide_ecl(config, facts({kB})).profile == 0);
+    CHECK(decide_ecl(config, facts({kA})).profile == 1);
+    CHECK(decide_ecl(config, with_unknown(facts({kA}), {kB})).profile == 1);
+    CHECK(decide_ecl(config, facts({kC})).decision == Decision::kRefuse);
+    config.profiles.push_back({.name = "boxed", .is_for_unsigned = true});
+    ImageFacts served = facts({kA});
+    served.kind = ContainerKind::kFuse;
+    ImageFacts changed = facts({kA});
+    changed.problem_code = RefusalCode::kEclSignature;
+    for (const ImageFacts& image :
+         {facts({}), facts({kC}), served, changed, facts({kA}, "/other")}) {
+      const EclDecision got = decide_ecl(config, image);
+      CHECK(got.decision == Decision::kAllow);
+      CHECK(got.boxed);
+      CHECK(got.profile == 2);
+      CHECK_FALSE(got.trusted);
+    }
+    CHECK_FALSE(decide_ecl(config, facts({kA})).boxed);
+    // A forbidden signer stays forbidden.
+    EclConfig forbidding = rule(Mode::kBlacklist, {kA});
+    forbidding.profiles = {{.name = "boxed", .is_for_unsigned = true}};
+    CHECK(decide_ecl(forbidding, facts({kA})).reason == RefusalCode::kEclForbidden);
+    CHECK(decide_ecl(forbidding, facts({kA})).decision == Decision::kRefuse);
+    // A list that is off gives no profile.
+    config.activated = false;
+    CHECK_FALSE(decide_ecl(config, facts({kB})).profile);
   }
 
   TEST_CASE("what carries no signature is refused by an active list, whatever the rules say") {

@@ -55,6 +55,21 @@ struct World {
     request.scratch = Scratch::kNone;
   }
 
+  // An active list that does not admit the root, and a profile for that.
+  void box() {
+    facts.ecl_active = true;
+    facts.ecl.emplace();
+    facts.ecl->decision = Decision::kAllow;
+    facts.ecl->boxed = true;
+    facts.profile =
+        ecl::Profile{.name = "boxed",
+                     .is_for_unsigned = true,
+                     .require = CLONE_NEWPID | CLONE_NEWNET,
+                     .deny = ecl::kDenyOverlay | ecl::kDenyDevices | ecl::kDenyCapabilities,
+                     .binds = {"/scratch"}};
+    request.namespaces = CLONE_NEWPID | CLONE_NEWNET;
+  }
+
   Result<Ok, Refusal> ask() {
     static Verdict verdict;
     return decide(facts, request, descriptors, site, verdict);
@@ -80,6 +95,18 @@ constexpr RefusalCode kYes = RefusalCode::kNone;
 
 // clang-format off
 const Case kCases[] = {
+  {"boxed in, with what its profile requires", [](World& w) { w.box(); }, kYes},
+  {"boxed in, a directory", [](World& w) { w.box(); w.use_directory(); }, kYes},
+  {"boxed in, under a limit", [](World& w) { w.box(); w.site.limit_paths = {"/"}; }, RefusalCode::kUnboundRoot},
+  {"boxed in, without its namespace", [](World& w) { w.box(); w.request.namespaces = CLONE_NEWNET; }, RefusalCode::kProfile},
+  {"boxed in, joining a network", [](World& w) { w.box(); w.request.namespaces = CLONE_NEWPID; w.request.join_net = 4; w.descriptors = 5; w.facts.may_join_network = true; }, RefusalCode::kProfile},
+  {"boxed in, with a capability", [](World& w) { w.box(); w.request.capabilities = w.facts.granted_capabilities = 1 << 10; }, RefusalCode::kProfile},
+  {"boxed in, with an overlay", [](World& w) { w.box(); w.request.scratch = Scratch::kWritable; }, RefusalCode::kProfile},
+  {"boxed in, with a bind that is not listed", [](World& w) { w.box(); w.facts.sources[3].path = "/scratch2/alice"; }, RefusalCode::kProfile, 1},
+  {"boxed in, with a bind from nowhere", [](World& w) { w.box(); w.facts.sources[3].path.reset(); }, RefusalCode::kProfile, 1},
+  {"a profile without lists of binds", [](World& w) { w.box(); w.facts.profile->binds.clear(); w.facts.sources[3].path.reset(); }, kYes},
+  {"no binds at all", [](World& w) { w.box(); w.facts.profile->deny |= ecl::kDenyUserBinds; }, RefusalCode::kProfile, 1},
+  {"\"limited\" lets no kernel mount what nobody vouches for", [](World& w) { w.use_image(); w.site.kernel_mount_trusted_paths.clear(); w.facts.limits.trusted_paths.clear(); w.site.kernel_mount_squashfs = config::KernelMount::kLimited; w.box(); }, RefusalCode::kKernelMount},
   {"a FUSE root with nothing special", [](World&) {}, kYes},
   {"suid mode off", [](World& w) { w.site.suid_enabled = false; }, RefusalCode::kSuidDisabled},
   {"a directory root", [](World& w) { w.use_directory(); }, kYes},
