@@ -168,7 +168,9 @@ Outcome<> check_images(const plan::LaunchPlan& plan) {
   std::vector<std::string> seen;
   bool root_is_boxed = false;
   for (const plan::ImageServer& server : plan.servers) {
-    if (std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
+    // What a program of the user's serves is data, as what is bound from a directory.
+    const bool is_image = server.served != plan::Served::kProgram;
+    if (is_image && std::find(seen.begin(), seen.end(), server.path) == seen.end()) {
       POSTERN_TRY_ASSIGN(const bool boxed,
                          check_ecl(server.path, server.image.get(), server.verity));
       if (boxed && !root_is_boxed && server.path != plan.image_name) {

@@ -49,6 +49,7 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"env", 0, "", option::Kind::kArray, kActions, "NAME=VALUE", "set variables inside, comma separated"},
   {"env-file", 0, "ENV_FILE", option::Kind::kList, kActions, "FILES", "set variables from shell files"},
   {"fakeroot", 'f', "FAKEROOT", option::Kind::kFlag, kActions, "", "appear as root inside"},
+  {"fusemount", 0, "FUSESPEC", option::Kind::kArray, kActions, "host:PROGRAM … DIR", "mount what a FUSE program of the host serves at DIR"},
   {"help", 'h', "", option::Kind::kFlag, kActions, "", "show this help"},
   {"home", 'H', "HOME", option::Kind::kText, kActions, "SRC[:DST]", "home directory"},
   {"hostname", 0, "HOSTNAME", option::Kind::kText, kActions, "NAME", "host name inside; implies --uts"},
@@ -112,7 +113,6 @@ constexpr std::array kOptions = std::to_array<option::Option>({
   {"dmtcp-launch", 0, "DMTCP_LAUNCH", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"dmtcp-restart", 0, "DMTCP_RESTART", option::Kind::kText, kActions, "", "", kCheckpoint},
   {"docker-host", 0, "DOCKER_HOST", option::Kind::kText, kActions, "", "", {}, false, kNoDaemon},
-  {"fusemount", 0, "FUSESPEC", option::Kind::kText, kActions, "", "", "mount the file system on the host and bind it with --bind"},
   {"nvccli", 0, "NVCCLI", option::Kind::kFlag, kActions, "", "", "use --nv, or --device nvidia.com/gpu=all if the host has a CDI specification"},
   {"runscript-timeout", 0, "RUNSCRIPT_TIMEOUT", option::Kind::kText, kActions, "", "", {}, false, "commands of environment scripts have no time limit here"},
   {"sharens", 0, "SHARENS", option::Kind::kFlag, kActions, "", "", {}, false, "processes that start the same image share its mount and namespace anyway"},
@@ -331,6 +331,7 @@ void mount_options(const option::Arguments& arguments, plan::Action& action) {
   action.no_mount = arguments.values("no-mount");
   action.overlays = arguments.values("overlay");
   action.scratch = arguments.values("scratch");
+  action.fuse_mounts = arguments.values("fusemount");
   action.libraries = arguments.values("containlibs");
   action.dns = arguments.values("dns");
   action.home = arguments.text("home");

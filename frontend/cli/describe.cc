@@ -109,7 +109,8 @@ void describe_plan(const plan::LaunchPlan& plan) {
   if (message::threshold() < message::Level::kVerbose) {
     return;
   }
-  static constexpr std::array kServers = {"postern-squashfs", "fuse2fs", "fuse-overlayfs"};
+  static constexpr std::array kServers = {"postern-squashfs", "fuse2fs", "fuse-overlayfs",
+                                          "the program of --fusemount"};
   for (const plan::ImageServer& server : plan.servers) {
     verbose("file system of " + server.path + ": served by " +
             kServers[static_cast<std::size_t>(server.served)]);

@@ -43,6 +43,7 @@ plan::Site site_of(const config::SiteConfig& config) {
   site.resolv_conf = config.config_resolv_conf;
   site.user_binds = config.allow_user_binds;
   site.overlay = config.allow_overlay;
+  site.fusemount = config.allow_fusemount;
   site.pid_namespace = config.allow_pid_namespace;
   site.ipc_namespace = config.allow_ipc_namespace;
   site.uts_namespace = config.allow_uts_namespace;

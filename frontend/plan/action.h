@@ -51,11 +51,12 @@ struct Action {
   // Mounts. Bind and mount specifications as given, parsed by bind.h.
   std::vector<std::string> binds;
   std::vector<std::string> mounts;
-  std::vector<std::string> no_mount;   // words of --no-mount
-  std::vector<std::string> overlays;   // path[:ro|:rw]
-  std::vector<std::string> scratch;    // paths inside
-  std::vector<std::string> libraries;  // --containlibs: files of the host
-  std::string home;                    // src[:dst], empty = the default
+  std::vector<std::string> no_mount;     // words of --no-mount
+  std::vector<std::string> overlays;     // path[:ro|:rw]
+  std::vector<std::string> scratch;      // paths inside
+  std::vector<std::string> fuse_mounts;  // --fusemount: as given
+  std::vector<std::string> libraries;    // --containlibs: files of the host
+  std::string home;                      // src[:dst], empty = the default
   std::string workdir;
   std::string cwd;  // inside, empty = the default
   bool no_home = false;

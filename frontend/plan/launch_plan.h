@@ -60,6 +60,7 @@ enum class Served : std::uint8_t {
   kSquashfs,  // postern-squashfs
   kExt,       // fuse2fs(1)
   kUnion,     // fuse-overlayfs(1)
+  kProgram,   // the user's own, of --fusemount
 };
 
 // A layer of a union: what a server of the plan serves, or a directory of the host.
@@ -72,11 +73,12 @@ struct UnionLayer {
 // One extent of an image, to be served by postern-squashfs, or what `served` says.
 struct ImageServer {
   Served served = Served::kSquashfs;
-  bool writable = false;           // kExt
-  std::vector<UnionLayer> layers;  // kUnion: the lowest first; the last is the writable one
-  std::string path;                // for messages and for finding a running server
-  UniqueFd image;                  // O_RDONLY
-  std::uint64_t offset = 0;        // bytes
+  bool writable = false;             // kExt
+  std::vector<UnionLayer> layers;    // kUnion: the lowest first; the last is the writable one
+  std::vector<std::string> command;  // kProgram: its words, without a mount point
+  std::string path;                  // for messages and for finding a running server
+  UniqueFd image;                    // O_RDONLY
+  std::uint64_t offset = 0;          // bytes
   std::uint64_t bytes = 0;
   std::optional<VerityGeometry> verity;
   std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`

@@ -55,6 +55,7 @@ Outcome<Inside> add_mounts(Builder& builder) {
   POSTERN_TRY_ASSIGN(inside.variables, add_host_devices(builder));
   POSTERN_TRY(add_scratch(builder));
   POSTERN_TRY_ASSIGN(inside.bound, add_user_binds(builder));
+  POSTERN_TRY(add_fuse_mounts(builder));
   builder.order();
   return inside;
 }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <iterator>
+#include <sstream>
 
 #include <sys/stat.h>
 
@@ -160,6 +161,41 @@ Outcome<> add_user_bind(Builder& builder, const Bind& bind, std::vector<std::str
   return builder.add_bind(source, target, read_only, Rank::kNamed);
 }
 
+// "host:PROGRAM OPTION… DIRECTORY", in words that blanks separate.
+Outcome<> add_fuse_mount(Builder& builder, const std::string& specification) {
+  const std::size_t colon = std::min(specification.find(':'), specification.size());
+  const std::string kind = specification.substr(0, colon);
+  std::vector<std::string> words;
+  std::istringstream rest(specification.substr(std::min(colon + 1, specification.size())));
+  for (std::string word; rest >> word;) {
+    words.push_back(word);
+  }
+  const std::string named = "--fusemount \"" + specification + '"';
+  if (kind == "container" || kind == "container-daemon") {
+    return Problem{.what = named + ": programs of the container are not started here",
+                   .cure = "have the program on the host: host:PROGRAM … DIR"};
+  }
+  if ((kind != "host" && kind != "host-daemon") || words.size() < 2 ||
+      words.back().front() != '/') {
+    return Problem{.what = named + " is not understood",
+                   .cure = "write host:PROGRAM OPTION… DIR, with an absolute path at the end"};
+  }
+  const std::string target = absolute_path(words.back(), "/");
+  words.pop_back();
+  if (target == "/") {
+    return Problem{.what = named + ": the destination is /, the root of the container"};
+  }
+  ImageServer server = {.served = Served::kProgram, .path = words.front()};
+  server.command = std::move(words);
+  POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
+                     builder.add_server(std::move(server), Source::Kind::kServed, "/"));
+  return builder.add({.operation = Operation::kBind,
+                      .flags = static_cast<std::uint8_t>(kDirectoryTarget),
+                      .descriptor = descriptor,
+                      .target = target},
+                     std::nullopt, Rank::kNamed);
+}
+
 }  // namespace
 
 Outcome<> add_dev(Builder& builder) {
@@ -277,6 +313,17 @@ Outcome<> add_cwd(Builder& builder) {
   // In the image itself (a directory image that we stand in), or below something already bound at
   // its own path: nothing to add.
   return builder.is_visible(path) ? Outcome<>(Ok{}) : builder.add_bind(path, path, kOptional);
+}
+
+Outcome<> add_fuse_mounts(Builder& builder) {
+  if (!builder.action().fuse_mounts.empty() && !builder.site().fusemount) {
+    return Problem{.what = "the site's configuration does not allow --fusemount (allow.fusemount)",
+                   .cure = "leave it out"};
+  }
+  for (const std::string& specification : builder.action().fuse_mounts) {
+    POSTERN_TRY(add_fuse_mount(builder, specification));
+  }
+  return Ok{};
 }
 
 Outcome<std::vector<std::string>> add_user_binds(Builder& builder) {

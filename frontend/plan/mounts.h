@@ -27,6 +27,9 @@ Outcome<> add_scratch(Builder& builder);
 // The result is the destinations of the binds.
 Outcome<std::vector<std::string>> add_user_binds(Builder& builder);
 
+// --fusemount.
+Outcome<> add_fuse_mounts(Builder& builder);
+
 // The caller's directory is not bound by default if this is true of it: system directories, whose
 // content is the image's business.
 bool is_system_directory(std::string_view path);

@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdint>
-#include <cstdlib>
 #include <utility>
 
 #include <sys/socket.h>
@@ -13,6 +12,7 @@
 #include <netinet/in.h>
 #include <unistd.h>
 
+#include "frontend/system/find_program.h"
 #include "frontend/system/read_file.h"
 #include "protocol/base/unique_fd.h"
 
@@ -183,23 +183,6 @@ Outcome<> check_port(const NetworkPorts::Port& port) {
   return Ok{};
 }
 
-// Where execvp(3) would find it, and the directories of the system, which a user's PATH may lack.
-std::string find_program(const std::string& name) {
-  const char* path = std::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
-  const std::string directories =
-      std::string(path != nullptr ? path : "") + ":/usr/bin:/usr/local/bin:/usr/sbin:/sbin";
-  for (std::size_t begin = 0; begin < directories.size();) {
-    const std::size_t end = std::min(directories.find(':', begin), directories.size());
-    const std::string candidate = directories.substr(begin, end - begin) + '/' + name;
-    begin = end + 1;
-    if (candidate.front() == '/' && candidate.size() > name.size() + 1 &&
-        ::access(candidate.c_str(), X_OK) == 0) {
-      return candidate;
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Outcome<NetworkPorts> parse_network_arguments(const std::vector<std::string>& words) {
@@ -239,7 +222,7 @@ Outcome<CarriedNetwork> find_carried_network(std::string_view name,
     return carried_network(tool, std::move(program), ports, text("/etc/resolv.conf"),
                            text("/run/systemd/resolve/resolv.conf"));
   };
-  std::string pasta = name == "slirp4netns" ? "" : find_program("pasta");
+  std::string pasta = name == "slirp4netns" ? "" : system::find_program("pasta");
   if (!pasta.empty()) {
     CarriedNetwork network = with(NetworkTool::kPasta, std::move(pasta));
     if (::geteuid() == 0) {
@@ -248,7 +231,7 @@ Outcome<CarriedNetwork> find_carried_network(std::string_view name,
     }
     return network;
   }
-  std::string slirp = name == "pasta" ? "" : find_program("slirp4netns");
+  std::string slirp = name == "pasta" ? "" : system::find_program("slirp4netns");
   if (slirp.empty()) {
     return Problem{.what = "--network " + std::string(name) + ": this host has " +
                            (name == "fakeroot" ? "neither pasta nor slirp4netns"

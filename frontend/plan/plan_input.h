@@ -30,6 +30,7 @@ struct Site {
   bool resolv_conf = true;
   bool user_binds = true;
   bool overlay = true;
+  bool fusemount = true;
   bool pid_namespace = true;
   bool ipc_namespace = true;
   bool uts_namespace = true;

@@ -27,6 +27,7 @@
 #include "frontend/message/message.h"
 #include "frontend/start/image_mount.h"
 #include "frontend/system/argv.h"
+#include "frontend/system/find_program.h"
 #include "frontend/system/read_file.h"
 #include "protocol/base/mount_object.h"
 
@@ -48,22 +49,6 @@ constexpr Program kFuse2fs = {"fuse2fs",
                               "install fuse2fs (Debian: fuse2fs; RPM: e2fsprogs or fuse2fs)"};
 constexpr Program kFuseOverlayfs = {
     "fuse-overlayfs", "install fuse-overlayfs, or use the overlay read-only: IMAGE:ro"};
-
-// The caller's PATH first: the program runs with no more rights than the caller.
-std::string find_program(const char* name) {
-  const char* path = std::getenv("PATH");  // NOLINT(concurrency-mt-unsafe): one thread
-  std::string places = path != nullptr ? path : "";
-  places += ":/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
-  for (std::size_t at = 0; at < places.size();) {
-    const std::size_t end = std::min(places.find(':', at), places.size());
-    const std::string candidate = places.substr(at, end - at) + '/' + name;
-    if (candidate.front() == '/' && candidate[1] != '/' && ::access(candidate.c_str(), X_OK) == 0) {
-      return candidate;
-    }
-    at = end + 1;
-  }
-  return {};
-}
 
 // How many mounts lie at "/": the fifth field of proc(5)'s mountinfo.
 std::size_t mounts_at_root(const std::string& process) {
@@ -275,7 +260,7 @@ Outcome<Server> start_foreign_server(const plan::ImageServer& image,
                                      std::span<const Server> servers,
                                      const ServerOptions& options) {
   const Program& program = image.served == plan::Served::kExt ? kFuse2fs : kFuseOverlayfs;
-  const std::string path = find_program(program.name);
+  const std::string path = system::find_program(program.name);
   if (path.empty()) {
     return Problem{.what = image.path + " has an ext3 file system, and " + program.name +
                            ", which serves it, is not installed",

@@ -46,7 +46,20 @@ struct MountSetup {
   int user_namespace = -1;
   int channel = -1;
   std::size_t devices = 0;
+  MountedBy server = MountedBy::kOurs;
 };
+
+// As new_fuse_mount(), but that the program decides what may be done.
+Result<UniqueFd> new_program_mount(int device) noexcept {
+  return new_mount("fuse",
+                   {{"source", "postern"},
+                    {"fd", Text().add(static_cast<unsigned>(device)).text()},
+                    {"rootmode", "40000"},
+                    {"user_id", Text().add(::getuid()).text()},
+                    {"group_id", Text().add(::getgid()).text()},
+                    {"allow_other", nullptr}},
+                   MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, Op::kMountRoot);
+}
 
 // Allocates nothing: it may share our memory.
 class MountProcess {
@@ -68,7 +81,9 @@ class MountProcess {
     check(out.user_namespace.valid() && out.mount_namespace.valid(), Doing::kJoining);
     // allow_other lets in the processes of this user namespace, which are all the caller's; without
     // it fake root could not change its uid.
-    Result<UniqueFd> mount = new_fuse_mount(out.devices[0].get(), true);
+    Result<UniqueFd> mount = setup_.server == MountedBy::kOurs
+                                 ? new_fuse_mount(out.devices[0].get(), true)
+                                 : new_program_mount(out.devices[0].get());
     if (!mount) {
       errno = mount.error().err;
       fail(Doing::kMounting);
@@ -202,7 +217,10 @@ Problem device_problem(int err) {
             "IMAGE");
 }
 
-Outcome<ImageMount> mount_image(Ids ids, plan::Fakeroot fakeroot, int user_namespace) {
+Outcome<ImageMount> mount_image(Ids ids,
+                                plan::Fakeroot fakeroot,
+                                int user_namespace,
+                                MountedBy server) {
   std::array<int, 2> pair = {-1, -1};
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair.data()) != 0) {
     return system_problem("creating a socket pair", errno);
@@ -213,7 +231,8 @@ Outcome<ImageMount> mount_image(Ids ids, plan::Fakeroot fakeroot, int user_names
                       .fakeroot = fakeroot,
                       .user_namespace = user_namespace,
                       .channel = theirs.get(),
-                      .devices = wanted_devices()};
+                      .devices = server == MountedBy::kOurs ? wanted_devices() : 1,
+                      .server = server};
   const pid_t pid = start(setup);
   if (pid < 0) {
     const int err = errno;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 #include "frontend/plan/launch_plan.h"
 #include "frontend/start/id_map.h"
@@ -22,8 +23,15 @@ struct ImageMount {
   UniqueFd mount_namespace;  // with the image as its root: each start clones it there
 };
 
+// Who will serve: a program of ours serves what nobody writes to, and the kernel checks permissions
+// by the modes that it tells; a program of the user's does as it likes.
+enum class MountedBy : std::uint8_t { kOurs, kProgram };
+
 // `user_namespace`: to mount in; -1: a new one, of the one id.
-Outcome<ImageMount> mount_image(Ids ids, plan::Fakeroot fakeroot, int user_namespace);
+Outcome<ImageMount> mount_image(Ids ids,
+                                plan::Fakeroot fakeroot,
+                                int user_namespace,
+                                MountedBy server = MountedBy::kOurs);
 
 // What to tell somebody who cannot open /dev/fuse.
 Problem device_problem(int err);

@@ -622,6 +622,12 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
   const bool served =
       std::any_of(plan.sources.begin(), plan.sources.end(),
                   [](const plan::Source& source) { return source.kind == Kind::kServed; });
+  const bool has_program = std::any_of(
+      plan.servers.begin(), plan.servers.end(),
+      [](const plan::ImageServer& server) { return server.served == plan::Served::kProgram; });
+  if (has_program) {
+    return "--fusemount needs a user namespace";
+  }
   const bool is_foreign = std::any_of(
       plan.servers.begin(), plan.servers.end(),
       [](const plan::ImageServer& server) { return server.served != plan::Served::kSquashfs; });

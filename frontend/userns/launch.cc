@@ -23,6 +23,7 @@
 #include "frontend/start/foreign_server.h"
 #include "frontend/start/image_server.h"
 #include "frontend/start/network.h"
+#include "frontend/start/program_server.h"
 #include "frontend/start/wait.h"
 #include "frontend/system/descriptor.h"
 #include "frontend/system/libexec.h"
@@ -161,7 +162,8 @@ class Launch {
 
   [[nodiscard]] start::Payload payload() const {
     start::Payload out = {.pid = pid_, .has_reaper = plan_.record.reaper};
-    if (!servers_.empty()) {
+    // A program of the user's may go to the background.
+    if (!servers_.empty() && plan_.servers[0].served != plan::Served::kProgram) {
       out.server = servers_[0].pid;
       out.server_pidfd = servers_[0].pidfd.valid() ? servers_[0].pidfd.get() : -1;
     }
@@ -251,6 +253,20 @@ class Launch {
     }
   }
 
+  Outcome<start::Server> obtain(const plan::ImageServer& image,
+                                const start::ServerOptions& options) {
+    switch (image.served) {
+      case plan::Served::kSquashfs:
+        return start::obtain_server(image, options);
+      case plan::Served::kProgram:
+        return start::start_program_server(image, options);
+      case plan::Served::kExt:
+      case plan::Served::kUnion:
+        break;
+    }
+    return start::start_foreign_server(image, servers_, options);
+  }
+
   // All servers of one container live in one user namespace, the first's.
   Outcome<Ok> obtain_servers(bool share) {
     for (std::size_t i = 0; i < plan_.servers.size(); ++i) {
@@ -261,10 +277,7 @@ class Launch {
                                             .fakeroot = plan_.fakeroot,
                                             .user_namespace = user_namespace,
                                             .share = share && i == 0};
-      POSTERN_TRY_ASSIGN(start::Server server,
-                         plan_.servers[i].served == plan::Served::kSquashfs
-                             ? start::obtain_server(plan_.servers[i], options)
-                             : start::start_foreign_server(plan_.servers[i], servers_, options));
+      POSTERN_TRY_ASSIGN(start::Server server, obtain(plan_.servers[i], options));
       servers_.push_back(std::move(server));
     }
     return Ok{};

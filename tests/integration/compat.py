@@ -143,7 +143,7 @@ ELSEWHERE = {"app": "", "passphrase": "crypt.py", "pem-path": "crypt.py", "netns
              "apply-cgroups": "limits", "blkio-weight": "limits", "blkio-weight-device": "limits", "cpu-shares": "limits", "cpus": "limits", "cpuset-cpus": "limits",
              "cpuset-mems": "limits", "memory": "limits", "memory-reservation": "limits", "memory-swap": "limits", "oom-kill-disable": "limits", "pids-limit": "limits",
              "boot": "instances", "dmtcp-launch": "not there", "dmtcp-restart": "not there", "pid-file": "instances", "cdi-dirs": "devices", "device": "devices",
-             "intel-hpu": "devices", "nvccli": "devices", "fusemount": "mounts by FUSE programs", "ignore-fakeroot-command": "test knob", "ignore-subuid": "test knob", "ignore-userns": "test knob"}
+             "intel-hpu": "devices", "nvccli": "devices", "fusemount": "mounts.py", "ignore-fakeroot-command": "test knob", "ignore-subuid": "test knob", "ignore-userns": "test knob"}
 
 
 def holds(pattern, text):

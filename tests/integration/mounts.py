@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Default mounts, binds, overlays and the switches that contain."""
 import os
+import shutil
 
 import harness
+from tap import wait_until
 
 bench = harness.Bench()
 ROOT = bench.rootfs()
@@ -137,5 +139,45 @@ def writable_tmpfs_is_bounded(b):
     assert result.code == 1 and "No space left" in result.err, repr(result)
 
 
+def fuse_programs(b):
+    """--fusemount: what a program of the host serves, over images and directories, to read and to write"""
+    for program in ("squashfuse", "fuse-overlayfs"):
+        assert shutil.which(program), f"needs {program}"
+    reads = f"host:squashfuse -f {LAYER} /mnt"
+    for image in (SQUASHFS, ROOT):
+        for options in ((), ("--pid",), ("--fakeroot",), ("--containall",)):
+            b.run("exec", *options, "--fusemount", reads, image, "cat", "/mnt/from-layer/file").prints("layered\n")
+    # In the background, by a variable, and twice.
+    b.run("exec", "--fusemount", f"host-daemon:squashfuse {LAYER} /mnt", SQUASHFS, "cat", "/mnt/from-layer/file").prints("layered\n")
+    b.run("exec", SQUASHFS, "cat", "/mnt/from-layer/file", env={"APPTAINER_FUSESPEC": reads}).prints("layered\n")
+    upper, work = (b.make_directory(f"fuse-{name}") for name in ("upper", "work"))
+    writes = f"host:fuse-overlayfs -f -o lowerdir={PLAIN},upperdir={upper},workdir={work} /opt/both"
+    b.run("exec", "--writable-tmpfs", "--fusemount", reads, "--fusemount", writes, SQUASHFS, "sh", "-c",
+          "cat /mnt/from-layer/file /opt/both/file && echo new > /opt/both/new").prints("layered\nplain\n")
+    with open(upper + "/new") as file:
+        assert file.read() == "new\n"
+    wait_until(lambda: not b.processes("squashfuse") and not b.processes("fuse-overlayfs"), lambda: "left: " + str(list(map(b.command_line, b.processes()))))
+
+
+def fuse_programs_that_fail(b):
+    """--fusemount: what cannot be served is an error that says why, and leaves nothing"""
+    b.run("exec", "--fusemount", "host:no-such-program x /mnt", SQUASHFS, "true").fails(255, "no-such-program")
+    b.run("exec", "--fusemount", "host:squashfuse -f /no/such/image /mnt", SQUASHFS, "true").fails(255, "squashfuse", "/no/such/image")
+    b.run("exec", "--fusemount", "host:true /mnt", SQUASHFS, "true").fails(255, "true serves nothing")
+    b.run("exec", "--fusemount", f"host:squashfuse -f {LAYER} mnt", SQUASHFS, "true").fails(255, "absolute path")
+    b.run("exec", "--fusemount", f"host:squashfuse -f {LAYER} /", SQUASHFS, "true").fails(255, "the root of the container")
+    b.run("exec", "--fusemount", f"container:squashfuse -f {LAYER} /mnt", SQUASHFS, "true").fails(255, "host:PROGRAM")
+    b.run("exec", "--fusemount", "squashfuse", SQUASHFS, "true").fails(255, "host:PROGRAM")
+    # A program that dies under the payload: an error there, no hang.
+    process = b.popen("exec", "--fusemount", f"host:squashfuse -f {LAYER} /mnt", SQUASHFS, "sh", "-c", "echo runs; read line; cat /mnt/from-layer/file", stdin=-1)
+    assert process.stdout.readline() == b"runs\n"
+    for pid in b.processes("squashfuse -f"):
+        os.kill(pid, 9)
+    _, err = process.communicate(b"\n", timeout=30)
+    assert process.returncode == 1 and b"not connected" in err, (process.returncode, err)
+    wait_until(lambda: not b.processes("squashfuse -f"), "it is left")
+
+
 bench.main([default_mounts, no_mount, contain, workdir_and_scratch, binds, awkward_paths, binds_follow_links_inside,
-            bind_below_a_bind, overlays, account_changes_in_an_overlay, image_binds, home_directories, writable_tmpfs_is_bounded])
+            bind_below_a_bind, overlays, account_changes_in_an_overlay, image_binds, home_directories, writable_tmpfs_is_bounded, fuse_programs,
+            fuse_programs_that_fail])
