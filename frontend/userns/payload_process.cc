@@ -231,10 +231,24 @@ class Process {
     }
   }
 
-  // The source of a bind must be attached to be cloned (open_tree(2)): for that moment the mount
-  // lies on "/", where no path of ours leads, because "/" is never crossed downwards.
+  // The source of a bind must be attached to be cloned (open_tree(2)): for that moment a tmpfs lies
+  // on "/", where no path of ours leads, because "/" is never crossed downwards. Each mount has a
+  // directory of its own there: what lay on another would be cloned with it.
   UniqueFd enter_served(UniqueFd mount, std::size_t source) noexcept {
-    check(::move_mount(mount.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH),
+    if (!stage_.valid()) {
+      Result<UniqueFd> stage =
+          new_mount("tmpfs", {{"mode", "0700"}}, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, Op::kMount);
+      if (!stage) {
+        fail(start::Step::kMount, stage.error(), source);
+      }
+      stage_ = *std::move(stage);
+      check(::move_mount(stage_.get(), "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH),
+            start::Step::kMount, Op::kMount, source);
+    }
+    Text name;
+    name.add(static_cast<unsigned>(source));
+    check(::mkdirat(stage_.get(), name.text(), 0700), start::Step::kMount, Op::kMount, source);
+    check(::move_mount(mount.get(), "", stage_.get(), name.text(), MOVE_MOUNT_F_EMPTY_PATH),
           start::Step::kMount, Op::kMount, source);
     const plan::Source& wanted = setup_.plan->sources[source];
     Result<UniqueFd> inside = open_inside(mount.get(), wanted.path.c_str(), O_PATH);
@@ -244,14 +258,15 @@ class Process {
     if (!inside) {
       fail(start::Step::kMount, inside.error(), source);
     }
-    served_.push_back(std::move(mount));
     return *std::move(inside);
   }
 
+  // With all that lies on it.
   void leave_served() noexcept {
-    for (; !served_.empty(); served_.pop_back()) {
-      check(::fchdir(served_.back().get()), start::Step::kMount, Op::kMount);
+    if (stage_.valid()) {
+      check(::fchdir(stage_.get()), start::Step::kMount, Op::kMount);
       check(::umount2(".", MNT_DETACH), start::Step::kMount, Op::kMount);
+      stage_.reset();
     }
   }
 
@@ -376,7 +391,7 @@ class Process {
   }
 
   PayloadSetup& setup_;
-  std::vector<UniqueFd> served_;  // mounts that lie on "/" until their parts are cloned
+  UniqueFd stage_;  // where what is served is attached, as long as binds are made of it
 };
 
 }  // namespace
