@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -137,7 +138,7 @@ Outcome<> run_server(const plan::ImageServer& image,
   if (!server.log.valid() || !null.valid()) {
     return system_problem("making a log for the server of " + image.path, errno);
   }
-  const std::string program = system::libexec_program("postern-squashfs");
+  const std::string program = server_program(image);
   const Result<pid_t> pid = system::spawn(
       server_arguments(image, options, with).command(program, null.get(), server.log.get()));
   if (!pid) {
@@ -321,6 +322,14 @@ std::string leave(Server& server) {
 }
 
 }  // namespace
+
+std::string server_program(const plan::ImageServer& image) {
+  std::optional<std::string> plain;
+  if (!image.crypt) {
+    plain = system::find_libexec_program("postern-squashfs-plain");
+  }
+  return plain ? *std::move(plain) : system::libexec_program("postern-squashfs");
+}
 
 std::vector<std::string> extent_arguments(const plan::ImageServer& image, const std::string& key) {
   std::vector<std::string> out = {"--offset", std::to_string(image.offset), "--size",

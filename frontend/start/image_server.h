@@ -14,6 +14,9 @@
 
 namespace postern::start {
 
+// The program that serves an image: one without ciphers if it needs none and is installed.
+std::string server_program(const plan::ImageServer& image);
+
 // The arguments of postern-squashfs that say where the file system lies in the image, and how its
 // bytes are checked and decrypted; `key`: the number of its descriptor of the volume key.
 std::vector<std::string> extent_arguments(const plan::ImageServer& image, const std::string& key);

@@ -63,7 +63,7 @@ std::vector<std::string> arguments_of(const plan::ImageServer& server) {
 }
 
 Outcome<pid_t> spawn(const plan::ImageServer& server, int output) {
-  system::Command command{.program = system::libexec_program("postern-squashfs"),
+  system::Command command{.program = start::server_program(server),
                           .words = arguments_of(server),
                           .passed = {{output, kOutputNumber}, {server.image.get(), kImageNumber}},
                           .environment = std::vector<std::string>{}};

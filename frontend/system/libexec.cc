@@ -25,7 +25,7 @@ std::string own_directory() {
 
 }  // namespace
 
-std::string libexec_program(std::string_view name) {
+std::optional<std::string> find_libexec_program(std::string_view name) {
   const char* list = ::getenv("POSTERN_LIBEXEC");  // NOLINT(concurrency-mt-unsafe): one thread
   for (std::string_view rest = list != nullptr ? list : ""; !rest.empty();) {
     const auto colon = rest.find(':');
@@ -45,7 +45,13 @@ std::string libexec_program(std::string_view name) {
       }
     }
   }
-  return std::string(POSTERN_LIBEXECDIR) + '/' + std::string(name);
+  std::string installed = std::string(POSTERN_LIBEXECDIR) + '/' + std::string(name);
+  return is_executable(installed) ? std::optional(std::move(installed)) : std::nullopt;
+}
+
+std::string libexec_program(std::string_view name) {
+  return find_libexec_program(name).value_or(std::string(POSTERN_LIBEXECDIR) + '/' +
+                                             std::string(name));
 }
 
 Problem program_problem(const std::string& doing, const std::string& path, int err) {

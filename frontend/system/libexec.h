@@ -1,6 +1,7 @@
 // Where the programs lie that only postern starts.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,9 @@ namespace postern::system {
 // for build trees), in ../libexec/postern beside the running program, or in the installed place;
 // the last of these where it is in none.
 std::string libexec_program(std::string_view name);
+
+// The same, and nothing if it is nowhere.
+std::optional<std::string> find_libexec_program(std::string_view name);
 
 // Why a program of ours could not be started or opened: `doing` ("starting") and errno.
 Problem program_problem(const std::string& doing, const std::string& path, int err);

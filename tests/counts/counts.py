@@ -31,7 +31,7 @@ RECORD = HERE / "counts.json"
 MARGIN, FEW, RUNS = 0.08, 4, 3
 # The image's server: how far the kernel reads ahead, and so how often it asks, depends on the load, and
 # so does how long it waits for its mount. What is left is its start.
-ASKED = {"postern-squashfs": ("read", "writev", "futex", "clock_nanosleep", "getppid")}
+ASKED = dict.fromkeys(("postern-squashfs", "postern-squashfs-plain"), ("read", "writev", "futex", "clock_nanosleep", "getppid"))
 OUTSIDE = ("setpriv", "env", "true")  # what makes the run an ordinary user's, and the payload's own
 BIRTH, EXEC = ("clone", "clone3", "fork", "vfork"), ("execve", "execveat")
 # "PID call(arguments) = result", "PID call(… <unfinished ...>", "PID <... call resumed>…) = result"

@@ -12,7 +12,7 @@ bench = harness.Bench()
 BUILD = os.environ["POSTERN_BUILD"]
 ROOT = bench.rootfs(files={"big": "x" * 4000000})
 SQUASHFS = bench.squashfs(ROOT)
-SERVER = os.path.join(bench.top, "prefix/libexec/postern/postern-squashfs")
+SERVER = os.path.join(bench.top, "prefix/libexec/postern/postern-squashfs-plain")
 NEW_PID = ["--pid", "--containall", "--compat"]
 MODES = [[], *([option] for option in NEW_PID)]
 # Calls that the processes between the front end and the payload make, and the front end does not.

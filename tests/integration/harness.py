@@ -31,9 +31,10 @@ PARTS = {
     "bin/postern": "frontend/cli/postern",
     "libexec/postern/postern-init": "frontend/init/postern-init",
     "libexec/postern/postern-squashfs": "frontend/squashfs/postern-squashfs",
+    "libexec/postern/postern-squashfs-plain": "frontend/squashfs/postern-squashfs-plain",
 }
 # As meson installs them: from their first instruction on nobody of their user may look into them.
-UNREADABLE = ("libexec/postern/postern-squashfs", "libexec/postern/postern-crypt")
+UNREADABLE = ("libexec/postern/postern-squashfs", "libexec/postern/postern-squashfs-plain", "libexec/postern/postern-crypt")
 APPLETS = ("sh cat ls id env echo true false sleep kill pwd mount readlink stat touch mkdir hostname "
            "head tr grep seq wc ps umask dd printf test ip ifconfig sort setsid stty").split()
 
