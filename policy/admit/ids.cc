@@ -1,5 +1,6 @@
 #include "policy/admit/ids.h"
 
+#include <cerrno>
 #include <charconv>
 #include <optional>
 
@@ -16,27 +17,34 @@ std::optional<std::uint32_t> number_of(const std::string& name) {
   return error == std::errc() && stop == end ? std::optional(id) : std::nullopt;
 }
 
-// The bounds of sysconf(3) are hints only; a group with very many members needs more.
-constexpr std::size_t kAccountBytes = 256 * 1024;
+// The bounds of sysconf(3) are hints only; a group with very many members needs more than the
+// first, and memory that nobody needs costs a start its pages.
+constexpr std::size_t kFirstBytes = 4 * 1024, kMostBytes = 256 * 1024;
+
+// What a function of getpwnam(3)'s kind finds; none where there is no such account.
+template <class Entry>
+const Entry* find(Entry& entry, std::vector<char>& buffer, auto look_up) {
+  Entry* found = nullptr;
+  int err = ERANGE;
+  for (std::size_t bytes = kFirstBytes; err == ERANGE && bytes <= kMostBytes; bytes *= 2) {
+    buffer.resize(bytes);
+    err = look_up(&entry, buffer.data(), buffer.size(), &found);
+  }
+  return err == 0 ? found : nullptr;
+}
 
 std::optional<std::uint32_t> user_id(const std::string& name, std::vector<char>& buffer) {
   struct passwd entry{};
-  struct passwd* found = nullptr;
-  if (::getpwnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
-      found == nullptr) {
-    return std::nullopt;
-  }
-  return found->pw_uid;
+  const passwd* const found =
+      find(entry, buffer, [&](auto... rest) { return ::getpwnam_r(name.c_str(), rest...); });
+  return found == nullptr ? std::nullopt : std::optional<std::uint32_t>(found->pw_uid);
 }
 
 std::optional<std::uint32_t> group_id(const std::string& name, std::vector<char>& buffer) {
   struct group entry{};
-  struct group* found = nullptr;
-  if (::getgrnam_r(name.c_str(), &entry, buffer.data(), buffer.size(), &found) != 0 ||
-      found == nullptr) {
-    return std::nullopt;
-  }
-  return found->gr_gid;
+  const group* const found =
+      find(entry, buffer, [&](auto... rest) { return ::getgrnam_r(name.c_str(), rest...); });
+  return found == nullptr ? std::nullopt : std::optional<std::uint32_t>(found->gr_gid);
 }
 
 template <class Lookup>
@@ -46,7 +54,6 @@ std::vector<std::uint32_t> ids_of(const std::vector<std::string>& names, Lookup 
   for (const std::string& name : names) {
     std::optional<std::uint32_t> id = number_of(name);
     if (!id) {
-      buffer.resize(kAccountBytes);
       id = lookup(name, buffer);
     }
     if (id) {
@@ -57,13 +64,11 @@ std::vector<std::uint32_t> ids_of(const std::vector<std::string>& names, Lookup 
 }
 
 std::string account_text(std::uint32_t uid, char* passwd::* field) {
-  std::vector<char> buffer(kAccountBytes);
+  std::vector<char> buffer;
   struct passwd entry{};
-  struct passwd* found = nullptr;
-  if (::getpwuid_r(uid, &entry, buffer.data(), buffer.size(), &found) != 0 || found == nullptr) {
-    return {};
-  }
-  return found->*field;
+  const passwd* const found =
+      find(entry, buffer, [&](auto... rest) { return ::getpwuid_r(uid, rest...); });
+  return found == nullptr ? "" : found->*field;
 }
 
 }  // namespace

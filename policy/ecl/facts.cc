@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <climits>
 #include <filesystem>
+#include <map>
 #include <memory>
 
 #include <sys/stat.h>
@@ -48,7 +49,7 @@ class KeyringReader {
       return text ? Trusted<std::optional<std::string>>(*std::move(text))
                   : unusable(std::move(text).error());
     }
-    auto text = config::read_trusted(root_.get(), path(name));
+    auto text = read_of_root(name);
     if (text) {
       return std::optional(*std::move(text));
     }
@@ -78,9 +79,23 @@ class KeyringReader {
   }
 
  private:
+  // Each directory is walked to once.
+  Trusted<std::string> read_of_root(const std::string& name) const {
+    const std::size_t last = name.rfind('/') + 1;  // 0 where there is none
+    const std::string part = path(name.substr(0, last));
+    auto known = directories_.find(part);
+    if (known == directories_.end()) {
+      POSTERN_TRY_ASSIGN(config::TrustedDirectory found,
+                         config::TrustedDirectory::open(root_.get(), part));
+      known = directories_.emplace(part, std::move(found)).first;
+    }
+    return known->second.read(name.substr(last));
+  }
+
   std::string directory_;
   KeyringOwner owner_;
   UniqueFd root_;
+  mutable std::map<std::string, config::TrustedDirectory> directories_;
 };
 
 // None: a certificate that is out of date, which must not shut out the signers that are not.
