@@ -36,6 +36,8 @@
 #include "policy/ecl/ecl.h"
 #include "policy/judge/decide.h"
 #include "policy/judge/gather.h"
+#include "policy/path/path_prefix.h"
+#include "protocol/base/mount_object.h"
 #include "protocol/channel.h"
 #include "protocol/launch_codec.h"
 #include "protocol/limits.h"
@@ -140,6 +142,27 @@ Outcome<> open_paths(plan::LaunchPlan& plan) {
   return Ok{};
 }
 
+// A directory that is only read has no mount points but its own. The helper would clone the source
+// of such a bind all the same, and the kernel lets a clone that lies nowhere go only after a grace
+// period (RCU) of some milliseconds. What an earlier mount covers is not to be seen from here.
+void leave_out_placeless(plan::LaunchPlan& plan) {
+  const std::vector<MountRequest>& mounts = plan.request.mounts;
+  for (std::size_t i = mounts.size(); i-- > 0;) {
+    const MountRequest& mount = mounts[i];
+    const bool covered = std::any_of(
+        mounts.begin(), mounts.begin() + static_cast<std::ptrdiff_t>(i),
+        [&](const MountRequest& earlier) { return path::is_within(mount.target, earlier.target); });
+    if (mount.operation != Operation::kBind || (mount.flags & kOptional) == 0 || covered) {
+      continue;
+    }
+    const auto place = open_inside(plan.sources.front().fd.get(), mount.target.c_str(), O_PATH);
+    if (!place && place.error().err == ENOENT) {
+      message::verbose("skipped a bind: the directory has no " + mount.target);
+      leave_out(plan, *mount.descriptor);
+    }
+  }
+}
+
 Outcome<UniqueFd> open_program(std::string path) {
   if (path.empty()) {
     path = system::libexec_program("postern-init");
@@ -180,6 +203,9 @@ class Launch {
     POSTERN_TRY(open_paths(plan_));
     if (plan_.request.root == RootKind::kDirectory) {
       plan_.request.scratch = Scratch::kNone;  // reason_against_directories
+      if (!plan_.request.writable_root) {
+        leave_out_placeless(plan_);
+      }
     }
     const bool by_kernel = kernel_first();
     const bool may_be_served = by_kernel && admits_server();
