@@ -131,6 +131,7 @@ WORLDS = {
     "mapping-shared-below-another": (facts(mappings=0x21), "image-sealed-encrypted"),
     "both-shared": (facts(loop0=1, mappings=0x11), "image-sealed-encrypted"),
     "layers-with-mounts": (facts(layers_with_mounts=1), "directory-overlay"),
+    "image-still-written": (facts(closed=128), "image"),
     "image-write-only": (facts(sent=6), "image"),
     "image-path-only": (facts(sent=7), "image"),
     "image-on-fuse": (facts(sent=8), "image"),
