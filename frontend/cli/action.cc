@@ -28,6 +28,7 @@
 #include "frontend/start/audit.h"
 #include "frontend/start/cgroup/group.h"
 #include "frontend/start/cgroup/resources.h"
+#include "frontend/start/gocryptfs.h"
 #include "frontend/start/wait.h"
 #include "frontend/suid/accounts.h"
 #include "frontend/suid/launch.h"
@@ -145,11 +146,17 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   POSTERN_TRY(check_site(site, input.image));
   POSTERN_TRY_ASSIGN(profile, take_profile(site, action, input));
   if (input.image.encrypted) {
-    POSTERN_TRY(plan::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
-                                                 .pem_path = action.pem_path,
-                                                 .passphrase_file = action.passphrase_file,
-                                                 .passphrase_fd = action.passphrase_fd,
-                                                 .key_command = action.key_command}));
+    UniqueFd gocryptfs;
+    if (input.image.root->gocryptfs) {
+      POSTERN_TRY_ASSIGN(gocryptfs, start::read_gocryptfs_configuration(*input.image.root));
+    }
+    POSTERN_TRY(
+        plan::unlock(*input.image.root, {.ask_passphrase = action.ask_passphrase,
+                                         .pem_path = action.pem_path,
+                                         .passphrase_file = action.passphrase_file,
+                                         .passphrase_fd = action.passphrase_fd,
+                                         .key_command = action.key_command,
+                                         .gocryptfs = gocryptfs.valid() ? &gocryptfs : nullptr}));
   }
   accounts = begin_accounts(input, action, site);
 

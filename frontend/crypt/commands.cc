@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "frontend/crypt/cipher.h"
+#include "frontend/crypt/gocryptfs.h"
 #include "frontend/crypt/rsa.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
@@ -408,7 +409,54 @@ Outcome<Ok> check_header(const LuksHeader& header, const OpenImage& source) {
 
 }  // namespace
 
+namespace {
+
+Outcome<Ok> hand_over(int out, std::span<const std::byte> key) {
+  if (::pwrite(out, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
+      ::fcntl(out, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
+    return system_problem("handing over the volume key", errno);
+  }
+  return Ok{};
+}
+
+// The passphrase of a container, which a message of the image wraps where the key is an RSA key.
+Outcome<SecretBytes> passphrase_of(const UnlockOptions& options, KeyMaterial material) {
+  if (!material.pem) {
+    return std::move(material.bytes);
+  }
+  Snapshot bytes(options.image_fd);
+  POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
+  POSTERN_TRY_ASSIGN(const sif::Descriptor* root, image.primary_partition());
+  const auto messages = wrapped_keys(image, root->id);
+  if (messages.empty()) {
+    return Problem{.what = "the image holds no key that was wrapped for an RSA key",
+                   .cure = "it was encrypted with a passphrase"};
+  }
+  POSTERN_TRY_ASSIGN(const std::string text,
+                     sif::read_object(bytes, image, *messages.front(), kMaxMessageBytes));
+  return unwrap_secret(text, material.bytes, material.name);
+}
+
+Outcome<Ok> unlock_gocryptfs(const UnlockOptions& options) {
+  std::string configuration(kMaxMessageBytes, '\0');
+  const ssize_t got = ::pread(options.gocryptfs_fd, configuration.data(), configuration.size(), 0);
+  if (got < 0) {
+    return system_problem("reading the configuration of the image", errno);
+  }
+  configuration.resize(static_cast<std::size_t>(got));
+  POSTERN_TRY_ASSIGN(KeyMaterial material, need_key(options.key, true, false));
+  POSTERN_TRY_ASSIGN(const SecretBytes passphrase, passphrase_of(options, std::move(material)));
+  POSTERN_TRY_ASSIGN(const SecretBytes key,
+                     gocryptfs_key(configuration, passphrase.bytes(), options.limits));
+  return hand_over(options.key_fd, key.bytes());
+}
+
+}  // namespace
+
 Outcome<Ok> unlock(const UnlockOptions& options) {
+  if (options.gocryptfs_fd >= 0) {
+    return unlock_gocryptfs(options);
+  }
   POSTERN_TRY_ASSIGN(
       const OpenImage source,
       identify(UniqueFd(::fcntl(options.image_fd, F_DUPFD_CLOEXEC, 3)), "the image"));
@@ -416,12 +464,7 @@ Outcome<Ok> unlock(const UnlockOptions& options) {
   POSTERN_TRY(check_header(header, source));
   POSTERN_TRY_ASSIGN(const KeyMaterial material, need_key(options.key, true, false));
   POSTERN_TRY_ASSIGN(const OpenedImage opened, open_with(header, source, material, options.limits));
-  const auto key = opened.luks.volume_key.bytes();
-  if (::pwrite(options.key_fd, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
-      ::fcntl(options.key_fd, F_ADD_SEALS,
-              F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
-    return system_problem("handing over the volume key", errno);
-  }
+  POSTERN_TRY(hand_over(options.key_fd, opened.luks.volume_key.bytes()));
   const CryptGeometry& geometry = header.geometry();
   const std::string line =
       std::to_string(geometry.sector_bytes) + ' ' + std::to_string(geometry.data_offset) + ' ' +

@@ -34,11 +34,13 @@ struct RekeyOptions {
 Outcome<Ok> rekey(const RekeyOptions& options);
 
 // For a start: writes the volume key into `key_fd` (a memfd, which is sealed) and the geometry as
-// one line "SECTOR-BYTES DATA-OFFSET DATA-BYTES IV-OFFSET" to standard output.
+// one line "SECTOR-BYTES DATA-OFFSET DATA-BYTES IV-OFFSET" to standard output. Of a gocryptfs
+// container, whose configuration `gocryptfs_fd` holds, it is the key of the contents, and no line.
 struct UnlockOptions {
   KeyOptions key;
   int image_fd = -1;
   int key_fd = -1;
+  int gocryptfs_fd = -1;
   KdfLimits limits;
 };
 

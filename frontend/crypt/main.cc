@@ -34,6 +34,7 @@ constexpr option::CommandSet kAll = kConvert | kRekey | kUnlock;
 constexpr std::array kOptions = std::to_array<option::Option>({
     {"drop-signatures",     0,   "", Kind::kFlag, kRekey,   "",        "remove signatures and seals, which cover the keys"},
     {"force",               'F', "", Kind::kFlag, kConvert, "",        "replace an existing output"},
+    {"gocryptfs-fd",        0,   "", Kind::kText, kUnlock,  "N",       ""},
     {"image-fd",            0,   "", Kind::kText, kUnlock,  "N",       ""},
     {"keep",                0,   "", Kind::kFlag, kRekey,   "",        "add the new key and keep the present one"},
     {"key-command",         0,   "", Kind::kText, kAll,     "COMMAND", "run a command that prints the passphrase"},
@@ -105,7 +106,12 @@ Outcome<Ok> run(const option::Usage& usage, const Arguments& arguments) {
     (void)::prctl(PR_SET_PDEATHSIG, SIGTERM);
     POSTERN_TRY_ASSIGN(const int image, descriptor_of(arguments, "image-fd"));
     POSTERN_TRY_ASSIGN(const int out, descriptor_of(arguments, "key-fd"));
-    return unlock({.key = key, .image_fd = image, .key_fd = out, .limits = limits});
+    POSTERN_TRY_ASSIGN(const int gocryptfs, descriptor_of(arguments, "gocryptfs-fd"));
+    return unlock({.key = key,
+                   .image_fd = image,
+                   .key_fd = out,
+                   .gocryptfs_fd = gocryptfs,
+                   .limits = limits});
   }
   if (usage.commands == kRekey) {
     POSTERN_TRY_ASSIGN(const KeyOptions new_key, key_of(arguments, "new-"));

@@ -158,6 +158,16 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
     POSTERN_TRY_ASSIGN(image.root, ext_server(image.path, ext->extent));
     return image;
   }
+  if (const auto container = image::find_gocryptfs_root(bytes)) {
+    if (auto fits = image::check_architecture(container->architecture); !fits) {
+      return named(image.path, std::move(fits).error());
+    }
+    image.sif = image.encrypted = true;
+    POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), container->extent));
+    image.root->gocryptfs = true;
+    POSTERN_TRY_ASSIGN(image.root->verity, seal_of(container->sif, bytes, container->object));
+    return image;
+  }
   auto info = image::identify(bytes);
   if (!info) {
     return named(image.path, std::move(info).error());

@@ -14,8 +14,8 @@ struct OpenImage {
   std::string path;  // absolute
   bool directory = false;
   bool sif = false;
-  std::optional<ImageServer> root;    // absent for directories
-  bool encrypted = false;             // `root` is a LUKS2 container without its key yet
+  std::optional<ImageServer> root;  // absent for directories
+  bool encrypted = false;           // `root` is a LUKS2 or gocryptfs container without its key yet
   std::vector<ImageServer> overlays;  // read-only overlay partitions of a SIF, bottom first
 };
 

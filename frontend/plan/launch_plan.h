@@ -82,7 +82,8 @@ struct ImageServer {
   std::uint64_t bytes = 0;
   std::optional<VerityGeometry> verity;
   std::optional<CryptGeometry> crypt;  // key_descriptor unused: the key is `key`
-  UniqueFd key;                        // sealed memfd, 64 bytes
+  bool gocryptfs = false;              // a gocryptfs container, not squashfs
+  UniqueFd key;                        // sealed memfd: 64 bytes, of gocryptfs 32
   std::string program;  // of it, that will probably be executed: a path or a name; "": not known
 };
 

@@ -46,6 +46,7 @@ bool parse_geometry(std::string_view line, CryptGeometry& geometry) {
 constexpr int kImageNumber = 3;
 constexpr int kKeyNumber = 4;
 constexpr int kPassphraseNumber = 5;
+constexpr int kConfigurationNumber = 6;
 
 std::vector<std::string> arguments_of(const KeyWish& wish) {
   std::vector<std::string> arguments = {"postern-crypt", "unlock",
@@ -61,6 +62,7 @@ std::vector<std::string> arguments_of(const KeyWish& wish) {
   add("--passphrase-file", wish.passphrase_file);
   add("--passphrase-fd", wish.passphrase_fd ? std::to_string(kPassphraseNumber) : "");
   add("--key-command", wish.key_command);
+  add("--gocryptfs-fd", wish.gocryptfs ? std::to_string(kConfigurationNumber) : "");
   if (wish.ask_passphrase) {
     arguments.emplace_back("--passphrase");
   }
@@ -72,6 +74,9 @@ Outcome<std::string> run_crypt(const KeyWish& wish, int image, int key) {
   system::Command command{.program = system::libexec_program("postern-crypt"),
                           .words = arguments_of(wish),
                           .passed = {{image, kImageNumber}, {key, kKeyNumber}}};
+  if (wish.gocryptfs) {
+    command.passed.push_back({wish.gocryptfs->get(), kConfigurationNumber});
+  }
   if (wish.passphrase_fd) {
     if (::fcntl(*wish.passphrase_fd, F_GETFD) < 0) {
       return system_problem("--passphrase-fd: descriptor " + std::to_string(*wish.passphrase_fd),
@@ -126,6 +131,10 @@ Outcome<Ok> unlock(ImageServer& server, const KeyWish& wish) {
   POSTERN_TRY_ASSIGN(const std::string line, run_crypt(wish, server.image.get(), key.get()));
   CryptGeometry geometry{};
   wipe_environment();
+  if (server.gocryptfs) {
+    server.key = std::move(key);
+    return Ok{};
+  }
   if (!parse_geometry(line, geometry)) {
     return Problem{.what = "postern-crypt answered nonsense",
                    .cure = "have the installation checked: postern doctor"};

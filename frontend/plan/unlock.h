@@ -17,6 +17,7 @@ struct KeyWish {
   std::string passphrase_file;
   std::optional<int> passphrase_fd;
   std::string key_command;
+  const UniqueFd* gocryptfs = nullptr;  // of a gocryptfs container: the text of its configuration
 };
 
 // Fills `server.key` (sealed memfd) and `server.crypt`. postern-crypt has said on standard error

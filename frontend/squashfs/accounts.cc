@@ -18,18 +18,18 @@ bool is_absent(int error) noexcept {
   return error == ENOENT || error == ENOTDIR || error == ELOOP;
 }
 
+}  // namespace
+
 Outcome<> write_all(int out, const std::string& text) noexcept {
   for (std::size_t done = 0; done < text.size();) {
     const ssize_t written = ::write(out, text.data() + done, text.size() - done);
     if (written < 0 && errno != EINTR) {
-      return system_problem("postern-squashfs: handing over the accounts of the image", errno);
+      return system_problem("postern-squashfs: handing over a file of the image", errno);
     }
     done += written > 0 ? static_cast<std::size_t>(written) : 0;
   }
   return Ok{};
 }
-
-}  // namespace
 
 Outcome<> write_accounts(Image& image, int out) noexcept {
   PathReader paths(image);

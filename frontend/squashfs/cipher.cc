@@ -1,5 +1,6 @@
 #include "frontend/squashfs/cipher.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -78,7 +79,7 @@ Outcome<> lock_openssl_memory() {
 // --- the key -------------------------------------------------------------------------------------
 
 Problem openssl_problem() {
-  return Problem{.what = "postern-squashfs: OpenSSL does not offer AES-256-XTS"};
+  return Problem{.what = "postern-squashfs: OpenSSL does not offer AES-256"};
 }
 
 // From `at` of a memfd, whatever was read or written through it before; the next bytes of a pipe.
@@ -109,7 +110,78 @@ Outcome<> read_key(int fd, std::span<unsigned char> key) {
   return Ok{};
 }
 
+constexpr std::size_t kGcmKeyBytes = 32;
+
+// The key, in the arena, so that it is locked. Whoever has it wipes and frees it.
+Outcome<unsigned char*> load_key(int fd, std::size_t size) {
+  POSTERN_TRY(lock_openssl_memory());
+  auto* bytes = static_cast<unsigned char*>(OPENSSL_malloc(size));
+  if (bytes == nullptr) {
+    return openssl_problem();
+  }
+  if (auto got = read_key(fd, {bytes, size}); !got) {
+    OPENSSL_clear_free(bytes, size);
+    return std::move(got).error();
+  }
+  // No configuration file, no error strings: nothing of the host's, and a third of the time.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, nullptr);
+  return bytes;
+}
+
 }  // namespace
+
+GcmContext::~GcmContext() {
+  EVP_CIPHER_CTX_free(context_);
+}
+
+GcmCipher::~GcmCipher() {
+  OPENSSL_clear_free(key_, kGcmKeyBytes);
+}
+
+Outcome<std::unique_ptr<GcmCipher>> GcmCipher::make(int key) noexcept {
+  POSTERN_TRY_ASSIGN(unsigned char* const bytes, load_key(key, kGcmKeyBytes));
+  return std::unique_ptr<GcmCipher>(new GcmCipher(bytes));
+}
+
+Read<> GcmCipher::open(std::span<const std::byte> nonce,
+                       std::span<const std::byte> named,
+                       std::span<const std::byte> sealed,
+                       std::span<const std::byte> tag,
+                       std::span<std::byte> out,
+                       GcmContext& state) const noexcept {
+  // SAFETY: bytes as the library calls them; it only reads the tag.
+  const auto raw = [](std::span<const std::byte> bytes) {
+    return reinterpret_cast<const unsigned char*>(bytes.data());
+  };
+  if (state.context_ == nullptr) {
+    EVP_CIPHER_CTX* context = EVP_CIPHER_CTX_new();
+    if (context == nullptr ||
+        EVP_DecryptInit_ex(context, EVP_aes_256_gcm(), nullptr, nullptr, nullptr) != 1 ||
+        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, static_cast<int>(nonce.size()),
+                            nullptr) != 1 ||
+        EVP_DecryptInit_ex(context, nullptr, nullptr, key_, nullptr) != 1) {
+      EVP_CIPHER_CTX_free(context);
+      return Errno{ENOMEM};
+    }
+    state.context_ = context;
+  }
+  auto* plain = reinterpret_cast<unsigned char*>(out.data());
+  int done = 0;
+  int last = 0;
+  const bool good =
+      EVP_DecryptInit_ex(state.context_, nullptr, nullptr, nullptr, raw(nonce)) == 1 &&
+      EVP_DecryptUpdate(state.context_, nullptr, &done, raw(named),
+                        static_cast<int>(named.size())) == 1 &&
+      EVP_DecryptUpdate(state.context_, plain, &done, raw(sealed),
+                        static_cast<int>(sealed.size())) == 1 &&
+      EVP_CIPHER_CTX_ctrl(state.context_, EVP_CTRL_AEAD_SET_TAG, static_cast<int>(tag.size()),
+                          const_cast<unsigned char*>(raw(tag))) == 1 &&
+      EVP_DecryptFinal_ex(state.context_, plain + done, &last) == 1;
+  if (!good) {
+    std::fill(out.begin(), out.end(), std::byte{0});
+  }
+  return good ? Read<>(Ok{}) : Read<>(Errno{EIO});
+}
 
 CipherContext::~CipherContext() {
   EVP_CIPHER_CTX_free(context_);
@@ -120,16 +192,8 @@ Cipher::~Cipher() {
 }
 
 Outcome<std::unique_ptr<Cipher>> Cipher::make(int key, const CryptGeometry& geometry) noexcept {
-  POSTERN_TRY(lock_openssl_memory());
-  // In the arena too, so that it is locked; wiped by the free below.
-  auto* bytes = static_cast<unsigned char*>(OPENSSL_malloc(kVolumeKeyBytes));
-  if (bytes == nullptr) {
-    return openssl_problem();
-  }
-  const Outcome<> got = read_key(key, {bytes, kVolumeKeyBytes});
-  // No configuration file, no error strings: nothing of the host's, and a third of the time.
-  OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_LOAD_CRYPTO_STRINGS, nullptr);
-  EVP_CIPHER* cipher = got ? EVP_CIPHER_fetch(nullptr, "AES-256-XTS", nullptr) : nullptr;
+  POSTERN_TRY_ASSIGN(unsigned char* const bytes, load_key(key, kVolumeKeyBytes));
+  EVP_CIPHER* cipher = EVP_CIPHER_fetch(nullptr, "AES-256-XTS", nullptr);
   EVP_CIPHER_CTX* context = EVP_CIPHER_CTX_new();
   const unsigned char iv[16] = {};
   const bool ready = cipher != nullptr && context != nullptr &&
@@ -138,7 +202,7 @@ Outcome<std::unique_ptr<Cipher>> Cipher::make(int key, const CryptGeometry& geom
   EVP_CIPHER_free(cipher);
   if (!ready) {
     EVP_CIPHER_CTX_free(context);
-    return got ? openssl_problem() : got.error();
+    return openssl_problem();
   }
   return std::unique_ptr<Cipher>(new Cipher(geometry, context));
 }

@@ -37,6 +37,43 @@ class CipherContext {
   evp_cipher_ctx_st* context_ = nullptr;
 };
 
+// One thread's state of AES-GCM.
+class GcmContext {
+ public:
+  GcmContext() = default;
+  ~GcmContext();
+  GcmContext(const GcmContext&) = delete;
+  GcmContext& operator=(const GcmContext&) = delete;
+
+ private:
+  friend class GcmCipher;
+  evp_cipher_ctx_st* context_ = nullptr;
+};
+
+// AES-256-GCM with nonces of 16 bytes, as gocryptfs has it.
+class GcmCipher {
+ public:
+  // As Cipher::make(); the key has 32 bytes.
+  static Outcome<std::unique_ptr<GcmCipher>> make(int key) noexcept;
+  ~GcmCipher();
+  GcmCipher(const GcmCipher&) = delete;
+  GcmCipher& operator=(const GcmCipher&) = delete;
+
+  // Decrypts into `out`, which is as long as `sealed`. EIO: the tag is another one.
+  Read<> open(std::span<const std::byte> nonce,
+              std::span<const std::byte> named,
+              std::span<const std::byte> sealed,
+              std::span<const std::byte> tag,
+              std::span<std::byte> out,
+              GcmContext& state) const noexcept;
+
+ private:
+  explicit GcmCipher(unsigned char* key) noexcept : key_(key) {}
+
+  // OpenSSL 3.0 copies no context of this cipher: each thread makes its own from the key.
+  unsigned char* key_;  // in OpenSSL's memory
+};
+
 class Cipher {
  public:
   // Reads the key from `key` (kVolumeKeyBytes, no more) and closes nothing. From then on OpenSSL's

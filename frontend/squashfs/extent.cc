@@ -9,12 +9,16 @@
 
 #include <unistd.h>
 
+#include "frontend/squashfs/gocryptfs.h"
+
 namespace postern::squashfs {
 namespace {
 
 constexpr std::size_t kLeastBytes = 32 * 1024;  // of a window
 
 }  // namespace
+
+Window::Window() noexcept = default;
 
 Window::~Window() {
   if (memory_ != nullptr) {
@@ -57,6 +61,17 @@ Extent::Extent(int image,
              : cipher != nullptr ? cipher->geometry().sector
                                  : 1) {}
 
+Extent::Extent(const Gocryptfs& container) noexcept
+    : image_(-1),
+      offset_(0),
+      partition_(container.size()),
+      verity_(nullptr),
+      cipher_(nullptr),
+      container_(&container),
+      base_(0),
+      size_(container.size()),
+      grain_(Gocryptfs::kPlainBytes) {}
+
 // Beyond the partition's end, inside its last sealed block, there are zeros.
 Read<> Extent::read_partition(std::uint64_t position, std::span<std::byte> out) const noexcept {
   if (const std::uint64_t there = partition_ - std::min(partition_, position); out.size() > there) {
@@ -98,6 +113,9 @@ Read<> Extent::fill(std::uint64_t start, std::size_t length, Window& window) con
     return Errno{ENOMEM};
   }
   const std::span<std::byte> bytes(window.memory_, whole);
+  if (container_ != nullptr) {
+    return fill_from_container(from, bytes, window);
+  }
   POSTERN_TRY(read_partition(from, bytes));
   if (verity_ != nullptr) {
     POSTERN_TRY(check(from, bytes));
@@ -112,6 +130,23 @@ Read<> Extent::fill(std::uint64_t start, std::size_t length, Window& window) con
   }
   window.begin_ = used.data();
   window.start_ = first - base_;
+  window.length_ = used.size();
+  return Ok{};
+}
+
+Read<> Extent::fill_from_container(std::uint64_t from,
+                                   std::span<std::byte> bytes,
+                                   Window& window) const noexcept {
+  if (window.container_ == nullptr) {
+    window.container_ = container_->begin();
+    if (window.container_ == nullptr) {
+      return Errno{ENOMEM};
+    }
+  }
+  const auto used = bytes.first(std::min<std::uint64_t>(bytes.size(), size_ - from));
+  POSTERN_TRY(container_->read(from, used, *window.container_));
+  window.begin_ = used.data();
+  window.start_ = from;
   window.length_ = used.size();
   return Ok{};
 }

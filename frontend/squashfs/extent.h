@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "frontend/squashfs/cipher.h"
@@ -13,10 +14,13 @@
 
 namespace postern::squashfs {
 
+class Gocryptfs;
+struct GocryptfsThread;
+
 // The bytes that one thread read last. Grows to the largest block read.
 class Window {
  public:
-  Window() = default;
+  Window() noexcept;
   ~Window();
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
@@ -30,6 +34,7 @@ class Window {
   std::uint64_t start_ = 0;           // the same as squashfs counts
   std::size_t length_ = 0;
   CipherContext cipher_;
+  std::unique_ptr<GocryptfsThread> container_;
 };
 
 class Extent {
@@ -41,6 +46,9 @@ class Extent {
          std::uint64_t size,
          Verity* verity = nullptr,
          const Cipher* cipher = nullptr) noexcept;
+
+  // What a gocryptfs file holds; it is borrowed.
+  explicit Extent(const Gocryptfs& container) noexcept;
 
   // Bytes that squashfs can read.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
@@ -57,6 +65,9 @@ class Extent {
 
  private:
   Read<> fill(std::uint64_t start, std::size_t length, Window& window) const noexcept;
+  Read<> fill_from_container(std::uint64_t from,
+                             std::span<std::byte> bytes,
+                             Window& window) const noexcept;
   Read<> read_partition(std::uint64_t position, std::span<std::byte> out) const noexcept;
   Read<> check(std::uint64_t position, std::span<const std::byte> bytes) const noexcept;
 
@@ -65,6 +76,7 @@ class Extent {
   const std::uint64_t partition_;  // its bytes
   Verity* const verity_;
   const Cipher* const cipher_;
+  const Gocryptfs* const container_ = nullptr;
   const std::uint64_t base_;  // of squashfs' bytes in the partition
   const std::uint64_t size_;  // of squashfs' bytes
   const std::size_t grain_;   // what is read is a multiple of this from the partition's start

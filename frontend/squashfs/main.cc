@@ -15,6 +15,7 @@
 #include "frontend/message/message.h"
 #include "frontend/squashfs/accounts.h"
 #include "frontend/squashfs/extent.h"
+#include "frontend/squashfs/gocryptfs.h"
 #include "frontend/squashfs/image.h"
 #include "frontend/squashfs/options.h"
 #include "frontend/squashfs/sandbox.h"
@@ -39,9 +40,11 @@ Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& 
 }
 
 std::vector<int> kept_of(const Options& options) {
-  std::vector<int> kept = {options.fuse_fd,           options.accounts_fd,        options.image_fd,
-                           options.listen_fd,         options.starter_fd,         options.token_fd,
-                           options.user_namespace_fd, options.mount_namespace_fd, options.key_fd};
+  std::vector<int> kept = {options.configuration_fd,   options.fuse_fd,
+                           options.accounts_fd,        options.image_fd,
+                           options.listen_fd,          options.starter_fd,
+                           options.token_fd,           options.user_namespace_fd,
+                           options.mount_namespace_fd, options.key_fd};
   for (unsigned i = 0; i < options.spares; ++i) {
     kept.push_back(options.spare_fd + static_cast<int>(i));
   }
@@ -63,6 +66,11 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
     POSTERN_TRY_ASSIGN(cipher, Cipher::make(options.key_fd, *options.crypt));
     ::close(options.key_fd);
   }
+  std::unique_ptr<GcmCipher> container_key;
+  if (options.gocryptfs) {
+    POSTERN_TRY_ASSIGN(container_key, GcmCipher::make(options.key_fd));
+    ::close(options.key_fd);
+  }
   // ORDER: before the first byte of the image is read.
   POSTERN_TRY(confine(address_space(options)));
   std::unique_ptr<Verity> verity;
@@ -74,6 +82,14 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
         [](const std::string& complaint) { message::error("postern-squashfs: " + complaint); });
   }
   const Extent extent(options.image_fd, options.offset, options.size, verity.get(), cipher.get());
+  if (options.configuration_fd >= 0) {
+    POSTERN_TRY_ASSIGN(const std::string text, Gocryptfs::configuration(extent));
+    return write_all(options.configuration_fd, text);
+  }
+  if (container_key) {
+    POSTERN_TRY_ASSIGN(const auto container, Gocryptfs::open(extent, *container_key));
+    return open_and_serve(Extent(*container), options, devices);
+  }
   return open_and_serve(extent, options, devices);
 }
 

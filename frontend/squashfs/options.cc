@@ -121,10 +121,11 @@ Outcome<> crypt(std::string_view option, std::string_view text, std::optional<Cr
 }
 
 int* descriptor_of(std::string_view option, Options& options) {
-  const std::array<std::pair<std::string_view, int*>, 9> places = {{
+  const std::array<std::pair<std::string_view, int*>, 10> places = {{
       {"--fuse-fd", &options.fuse_fd},
       {"--image-fd", &options.image_fd},
       {"--accounts-fd", &options.accounts_fd},
+      {"--configuration-fd", &options.configuration_fd},
       {"--listen-fd", &options.listen_fd},
       {"--starter-fd", &options.starter_fd},
       {"--token-fd", &options.token_fd},
@@ -166,6 +167,12 @@ Outcome<> take(std::string_view option, std::string_view value, Options& options
   }
   if (option == "--size") {
     return number(option, value, std::uint64_t{1}, kMostBytes, options.size);
+  }
+  if (option == "--gocryptfs") {
+    unsigned on = 0;
+    POSTERN_TRY(number(option, value, 1U, 1U, on));
+    options.gocryptfs = true;
+    return Ok{};
   }
   if (option == "--crypt") {
     return crypt(option, value, options.crypt);
@@ -212,13 +219,16 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
     }
     POSTERN_TRY(take(arguments[i], arguments[i + 1], options));
   }
-  if ((options.fuse_fd < 0) == (options.accounts_fd < 0) || options.image_fd < 0 ||
-      options.size == 0) {
+  const std::array outputs = {options.fuse_fd, options.accounts_fd, options.configuration_fd};
+  const auto given = std::count_if(outputs.begin(), outputs.end(), [](int fd) { return fd >= 0; });
+  if (given != 1 || options.image_fd < 0 || options.size == 0) {
     return Problem{.what = "postern-squashfs: --fuse-fd, --image-fd and --size are needed",
                    .cure = "this program is started by postern, not by hand"};
   }
-  if (options.crypt.has_value() != (options.key_fd >= 0)) {
-    return Problem{.what = "postern-squashfs: --crypt and --key-fd go together"};
+  const bool has_key = options.key_fd >= 0;
+  if ((options.crypt.has_value() || options.gocryptfs) != has_key ||
+      (options.crypt && options.gocryptfs) || (has_key && options.configuration_fd >= 0)) {
+    return Problem{.what = "postern-squashfs: --crypt or --gocryptfs, and --key-fd go together"};
   }
   if ((options.listen_fd >= 0) !=
           (options.starter_fd >= 0 && options.token_fd >= 0 && !options.identity.empty()) ||

@@ -22,6 +22,7 @@ struct Options {
   int fuse_fd = -1;  // /dev/fuse, opened in the user namespace of the mount
   int image_fd = -1;
   int accounts_fd = -1;         // instead of fuse_fd: hand over the account files and end
+  int configuration_fd = -1;    // instead of fuse_fd: hand over gocryptfs.conf and end
   int listen_fd = -1;           // a listening unix socket; -1: the mount is not shared
   int starter_fd = -1;          // with listen_fd: connection to the start that began this
   int token_fd = -1;            // with listen_fd: its mount namespace
@@ -34,7 +35,8 @@ struct Options {
   std::uint64_t size = 0;
   std::optional<Seal> seal;            // none: the bytes are not checked
   std::optional<CryptGeometry> crypt;  // none: they are not encrypted
-  int key_fd = -1;                     // holds the volume key; with crypt only
+  bool gocryptfs = false;              // a gocryptfs container, not squashfs
+  int key_fd = -1;                     // holds the volume key; with crypt or gocryptfs only
   std::optional<Owner> owner;          // of every file; none: as the image says
   unsigned threads = 0;                // at most; 0: by the number of CPUs
   unsigned processors = 1;             // that this process may use; not an option

@@ -341,6 +341,9 @@ std::vector<std::string> extent_arguments(const plan::ImageServer& image, const 
                 std::to_string(crypt.sector_bytes) + ":" + std::to_string(crypt.data_offset) + ":" +
                     std::to_string(crypt.data_bytes) + ":" + std::to_string(crypt.iv_offset)});
   }
+  if (image.key.valid() && image.gocryptfs) {
+    out.insert(out.end(), {"--key-fd", key, "--gocryptfs", "1"});
+  }
   if (image.verity) {
     const VerityGeometry& verity = *image.verity;
     out.insert(out.end(), {"--verity", text::to_hex(verity.root_hash) + ":" +
@@ -380,7 +383,7 @@ Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOpt
   put(identity, options.ids.gid, 4);
   put(identity,
       static_cast<std::uint64_t>(options.fakeroot) | (image.verity ? 0x10U : 0U) |
-          (image.crypt ? 0x20U : 0U) | (options.on_host ? 0x40U : 0U),
+          (image.crypt || image.gocryptfs ? 0x20U : 0U) | (options.on_host ? 0x40U : 0U),
       1);
   return base64url(identity);
 }

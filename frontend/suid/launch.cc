@@ -651,6 +651,12 @@ std::string reason_against(const plan::LaunchPlan& plan, const config::SiteConfi
   const bool has_program = std::any_of(
       plan.servers.begin(), plan.servers.end(),
       [](const plan::ImageServer& server) { return server.served == plan::Served::kProgram; });
+  const bool has_gocryptfs =
+      std::any_of(plan.servers.begin(), plan.servers.end(),
+                  [](const plan::ImageServer& server) { return server.gocryptfs; });
+  if (has_gocryptfs) {
+    return "an image that is encrypted with gocryptfs needs a user namespace";
+  }
   if (has_program) {
     return "--fusemount needs a user namespace";
   }

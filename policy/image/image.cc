@@ -61,10 +61,10 @@ Problem ext_refused() {
 
 Problem gocryptfs_refused() {
   return Problem{
-      .what = "the image is encrypted with gocryptfs, which is not supported",
+      .what = "the image is encrypted with gocryptfs, and runs in user-namespace mode alone",
       .cure =
-          "decrypt it with the program that made it (`apptainer build --sandbox DIRECTORY "
-          "IMAGE`), then `postern build new.sif DIRECTORY` and `postern encrypt new.sif`"};
+          "copy it once: `postern exec IMAGE tar -cf - / > root.tar`, then `postern build new.sif "
+          "root.tar` and `postern encrypt new.sif locked.sif`"};
 }
 
 Outcome<ImageInfo> identify_sif(Snapshot& bytes) {
@@ -154,6 +154,28 @@ std::optional<ExtRoot> find_ext_root(Snapshot& bytes) {
              ? std::optional(
                    ExtRoot{.extent = *extent, .architecture = (*root)->partition()->architecture})
              : std::nullopt;
+}
+
+std::optional<GocryptfsRoot> find_gocryptfs_root(Snapshot& bytes) {
+  const Extent whole{.offset = 0, .bytes = bytes.bytes()};
+  const Outcome<Probe> start =
+      bytes.kind() == Snapshot::Kind::kRegular ? probe(bytes, whole) : Outcome<Probe>(Problem{});
+  if (!start || start->text().find("SIF_MAGIC") == std::string_view::npos) {
+    return std::nullopt;
+  }
+  Outcome<sif::Image> image = sif::read(bytes);
+  const auto root = image ? image->primary_partition() : Outcome<const sif::Descriptor*>(Problem{});
+  if (!root || (*root)->partition()->fs != FileSystem::kGocryptfsSquashfs) {
+    return std::nullopt;
+  }
+  const Outcome<Extent> extent = image->extent_of(**root);
+  if (!extent) {
+    return std::nullopt;
+  }
+  return GocryptfsRoot{.extent = *extent,
+                       .architecture = (*root)->partition()->architecture,
+                       .object = (*root)->id,
+                       .sif = *std::move(image)};
 }
 
 Outcome<ImageInfo> identify(Snapshot& bytes) {

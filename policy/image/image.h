@@ -49,6 +49,17 @@ struct ExtRoot {
 
 std::optional<ExtRoot> find_ext_root(Snapshot& bytes);
 
+// Where the gocryptfs container of a SIF lies, if that is its root: Apptainer encrypts so for users
+// who are not root. postern-squashfs alone reads it (frontend/squashfs/gocryptfs.h).
+struct GocryptfsRoot {
+  sif::Extent extent;
+  sif::Architecture architecture;
+  std::uint32_t object;  // of the partition
+  sif::Image sif;
+};
+
+std::optional<GocryptfsRoot> find_gocryptfs_root(Snapshot& bytes);
+
 // Whether the bytes begin as such a file system does.
 bool is_ext_file_system(Snapshot& bytes, const sif::Extent& extent);
 
