@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -92,15 +93,20 @@ Outcome<Ok> run_mapper(std::vector<std::string> words) {
   return Ok{};
 }
 
-// A child that waits, in a new user namespace, for the other side of `go` to close.
-pid_t start_holder(int wait_end, int go_end) {
+// A child that waits, in a new user namespace, until the other side of `channel` closes. It says
+// when it can be looked at: this process may hold a volume key, and then its child's files in /proc
+// are root's until it is dumpable. ORDER: no descriptor of the key is left in it by then.
+pid_t start_holder(int channel) {
   const pid_t pid = static_cast<pid_t>(
       ::syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, 0));
   if (pid == 0) {
-    ::close(go_end);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const auto kept = static_cast<unsigned>(channel);
     char byte = 0;
-    ::_exit(::read(wait_end, &byte, 1) == 0 ? 0 : 1);
+    const bool ready = (channel == 3 || ::close_range(3, kept - 1, 0) == 0) &&
+                       ::close_range(kept + 1, ~0U, 0) == 0 && ::prctl(PR_SET_DUMPABLE, 1) == 0 &&
+                       ::write(channel, &byte, 1) == 1;
+    ::_exit(ready && ::read(channel, &byte, 1) == 0 ? 0 : 1);
   }
   return pid;
 }
@@ -108,22 +114,25 @@ pid_t start_holder(int wait_end, int go_end) {
 // A user namespace that `map`, given the process in it, fills with ids.
 template <class Map>
 Outcome<UniqueFd> make_namespace(Map map) {
-  std::array<int, 2> pipe = {-1, -1};
-  if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
-    return system_problem("creating a pipe", errno);
+  std::array<int, 2> pair = {-1, -1};
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) {
+    return system_problem("creating a socket pair", errno);
   }
-  const UniqueFd wait_end(pipe[0]);
-  UniqueFd go_end(pipe[1]);
-  const pid_t holder = start_holder(wait_end.get(), go_end.get());
+  UniqueFd ours(pair[0]);
+  UniqueFd theirs(pair[1]);
+  const pid_t holder = start_holder(theirs.get());
   if (holder < 0) {
     const int err = errno;
     return system_problem("creating a user namespace", err, user_namespace_cure(err));
   }
+  theirs.reset();
+  char byte = 0;
+  (void)::read(ours.get(), &byte, 1);  // 0: it has ended, which what follows finds
   Outcome<> mapped = map(holder);
   UniqueFd ns(
       ::open(("/proc/" + std::to_string(holder) + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC));
   const int err = errno;
-  go_end.reset();
+  ours.reset();
   ::waitpid(holder, nullptr, 0);
   if (!mapped) {
     return std::move(mapped).error();
