@@ -135,12 +135,19 @@ GcmContext::~GcmContext() {
 }
 
 GcmCipher::~GcmCipher() {
+  EVP_CIPHER_free(cipher_);
   OPENSSL_clear_free(key_, kGcmKeyBytes);
 }
 
 Outcome<std::unique_ptr<GcmCipher>> GcmCipher::make(int key) noexcept {
   POSTERN_TRY_ASSIGN(unsigned char* const bytes, load_key(key, kGcmKeyBytes));
-  return std::unique_ptr<GcmCipher>(new GcmCipher(bytes));
+  // Before the sandbox: OpenSSL opens files for the first that is fetched.
+  EVP_CIPHER* const cipher = EVP_CIPHER_fetch(nullptr, "AES-256-GCM", nullptr);
+  if (cipher == nullptr) {
+    OPENSSL_clear_free(bytes, kGcmKeyBytes);
+    return openssl_problem();
+  }
+  return std::unique_ptr<GcmCipher>(new GcmCipher(cipher, bytes));
 }
 
 Read<> GcmCipher::open(std::span<const std::byte> nonce,
@@ -156,7 +163,7 @@ Read<> GcmCipher::open(std::span<const std::byte> nonce,
   if (state.context_ == nullptr) {
     EVP_CIPHER_CTX* context = EVP_CIPHER_CTX_new();
     if (context == nullptr ||
-        EVP_DecryptInit_ex(context, EVP_aes_256_gcm(), nullptr, nullptr, nullptr) != 1 ||
+        EVP_DecryptInit_ex2(context, cipher_, nullptr, nullptr, nullptr) != 1 ||
         EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, static_cast<int>(nonce.size()),
                             nullptr) != 1 ||
         EVP_DecryptInit_ex(context, nullptr, nullptr, key_, nullptr) != 1) {

@@ -10,6 +10,7 @@
 #include "policy/problem.h"
 
 struct evp_cipher_ctx_st;
+struct evp_cipher_st;
 
 namespace postern::squashfs {
 
@@ -68,8 +69,9 @@ class GcmCipher {
               GcmContext& state) const noexcept;
 
  private:
-  explicit GcmCipher(unsigned char* key) noexcept : key_(key) {}
+  GcmCipher(evp_cipher_st* cipher, unsigned char* key) noexcept : cipher_(cipher), key_(key) {}
 
+  evp_cipher_st* cipher_;
   // OpenSSL 3.0 copies no context of this cipher: each thread makes its own from the key.
   unsigned char* key_;  // in OpenSSL's memory
 };

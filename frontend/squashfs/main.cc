@@ -1,6 +1,7 @@
 // postern-squashfs: serves a squashfs image, or the partition of a SIF image, through a /dev/fuse
 // descriptor that somebody else mounts. README.md beside this file says how it works.
 #include <cerrno>
+#include <climits>
 #include <memory>
 #include <span>
 #include <string>
@@ -60,6 +61,9 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
     return system_problem("postern-squashfs: listening for those who join", errno);
   }
   ::mallopt(M_ARENA_MAX, 2);  // little is allocated; an arena a thread costs address space
+  // glibc reads /proc/sys/vm/overcommit_memory before it gives a part of an arena back, which the
+  // sandbox kills.
+  ::mallopt(M_TRIM_THRESHOLD, INT_MAX);
   Devices devices = open_devices(options);
   std::unique_ptr<Cipher> cipher;
   if (options.crypt) {
