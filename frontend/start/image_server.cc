@@ -325,7 +325,7 @@ std::string leave(Server& server) {
 
 std::string server_program(const plan::ImageServer& image) {
   std::optional<std::string> plain;
-  if (!image.crypt) {
+  if (!image.crypt && !image.gocryptfs) {
     plain = system::find_libexec_program("postern-squashfs-plain");
   }
   return plain ? *std::move(plain) : system::libexec_program("postern-squashfs");
