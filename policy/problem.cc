@@ -36,4 +36,13 @@ Problem system_problem(std::string doing, int err, std::string cure) {
   return Problem{.what = std::move(doing), .cure = std::move(cure)};
 }
 
+Problem path_problem(std::string doing, int err, std::string cure) {
+  if (err == EACCES) {
+    cure = "ask its owner for read permission on it, and search permission on its directories";
+  } else if (err != ENOENT && err != ENOTDIR) {
+    cure.clear();
+  }
+  return system_problem(std::move(doing), err, std::move(cure));
+}
+
 }  // namespace postern

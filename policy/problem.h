@@ -23,4 +23,8 @@ using Outcome = Result<T, Problem>;
 // "opening image: No such file or directory": `doing` and strerror(err).
 Problem system_problem(std::string doing, int err, std::string cure = {});
 
+// The same for a path that the user named. `cure` is for one that does not exist
+// (path_resolution(7): ENOENT, ENOTDIR); one that the user may not reach has its own.
+Problem path_problem(std::string doing, int err, std::string cure);
+
 }  // namespace postern

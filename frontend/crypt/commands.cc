@@ -46,7 +46,7 @@ Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
   OpenImage opened;
   opened.file = std::move(file);
   if (!opened.file.valid()) {
-    return system_problem("opening " + name, errno);
+    return path_problem("opening " + name, errno, "check the path");
   }
   opened.bytes = std::make_unique<Snapshot>(opened.file.get());
   auto info = image::identify(*opened.bytes);

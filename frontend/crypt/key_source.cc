@@ -56,7 +56,7 @@ Outcome<SecretBytes> read_passphrase(int fd, const std::string& name) {
 Outcome<UniqueFd> open_file(const std::string& path) {
   UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!file.valid()) {
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   return file;
 }

@@ -22,8 +22,8 @@
 #include "frontend/plan/fakeroot.h"
 #include "frontend/system/argv.h"
 #include "frontend/system/libexec.h"
-#include "frontend/system/safe_directory.h"
 #include "frontend/system/subids.h"
+#include "policy/path/open_for_change.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
@@ -126,7 +126,7 @@ Outcome<> run_with_imitation(const std::string& program,
                              const std::vector<std::string>& arguments,
                              const std::string& root,
                              const std::string& what) {
-  if (system::is_host_root()) {
+  if (path::is_host_root()) {
     return run_program(program, arguments, -1, what);
   }
   const plan::Fakeroot kind = system::holds_id(system::own_user_ids(), 1)

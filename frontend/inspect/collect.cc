@@ -199,7 +199,7 @@ Outcome<Metadata> inspect_open(int fd) {
 Outcome<Metadata> inspect(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!fd.valid()) {
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   auto metadata = inspect_open(fd.get());
   if (!metadata) {

@@ -95,8 +95,10 @@ Outcome<> Monitor::open_pid_file() {
   if (wish_.pid_file.empty()) {
     return Ok{};
   }
-  pid_file_ = UniqueFd(
-      ::open(wish_.pid_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC, 0644));
+  POSTERN_TRY_ASSIGN(pid_place_, path::place_of_new_file(wish_.pid_file));
+  const int links = path::is_host_root() ? O_NOFOLLOW : 0;
+  pid_file_ = UniqueFd(::open(pid_place_.path().c_str(),
+                              O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC | links, 0644));
   return pid_file_.valid() ? Outcome<>(Ok{})
                            : Outcome<>(system_problem("--pid-file " + wish_.pid_file, errno,
                                                       "name a file that you can write"));
@@ -261,9 +263,9 @@ void Monitor::remove_pid_file() noexcept {
   struct stat ours = {};
   struct stat there = {};
   if (pid_file_.valid() && ::fstat(pid_file_.get(), &ours) == 0 &&
-      ::lstat(wish_.pid_file.c_str(), &there) == 0 && ours.st_dev == there.st_dev &&
+      ::lstat(pid_place_.path().c_str(), &there) == 0 && ours.st_dev == there.st_dev &&
       ours.st_ino == there.st_ino) {
-    ::unlink(wish_.pid_file.c_str());
+    ::unlink(pid_place_.path().c_str());
   }
   pid_file_.reset();
 }

@@ -11,6 +11,7 @@
 #include "frontend/instance/registry.h"
 #include "frontend/plan/launch_plan.h"
 #include "frontend/start/attendant.h"
+#include "policy/path/open_for_change.h"
 #include "policy/problem.h"
 #include "protocol/base/unique_fd.h"
 
@@ -72,6 +73,7 @@ class Monitor final : public start::Attendant {
   UniqueFd agent_;
   UniqueFd events_;
   UniqueFd grace_;
+  path::NewFile pid_place_;
   UniqueFd pid_file_;
   Claim claim_;
   std::vector<UniqueFd> clients_;

@@ -303,7 +303,7 @@ Outcome<int> check(const option::Arguments& arguments) {
     }
   }
   if (!fd.valid()) {
-    return system_problem("opening " + path, opening);
+    return path_problem("opening " + path, opening, "check the path");
   }
   const auto facts = facts_of(fd.get(), loaded.config, loaded.trusted);
   if (!facts) {

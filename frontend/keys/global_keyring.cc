@@ -10,6 +10,7 @@
 #include "frontend/keys/gnupg.h"
 #include "frontend/keys/paths.h"
 #include "frontend/message/message.h"
+#include "frontend/system/replace_file.h"
 #include "policy/signature/compile_table.h"
 #include "policy/signature/gnupg_ring.h"
 #include "policy/signature/pem_key.h"
@@ -49,11 +50,11 @@ Outcome<> write_ring(const std::string& directory, const KeyDirectory& scratch) 
   for (const std::string& why : compiled.left_out) {
     message::warning("signatures by key " + why + ": they cannot be checked");
   }
-  POSTERN_TRY(
-      replace_file(directory + "/gpg.conf", std::string(signature::keyring_options()), 0644));
-  POSTERN_TRY(replace_file(directory + "/pubring.gpg", ring, 0644));
-  return replace_file(directory + "/" + std::string(signature::kTableName),
-                      signature::write_table(compiled.table), 0644);
+  POSTERN_TRY(system::replace_file(directory + "/gpg.conf",
+                                   std::string(signature::keyring_options()), 0644));
+  POSTERN_TRY(system::replace_file(directory + "/pubring.gpg", ring, 0644));
+  return system::replace_file(directory + "/" + std::string(signature::kTableName),
+                              signature::write_table(compiled.table), 0644);
 }
 
 // A certificate of the keyring that no root vouches for makes every start under a list a refusal.
@@ -81,7 +82,7 @@ Outcome<std::vector<std::string>> import_pem(const std::string& directory,
     name = key.identities().at(0).substr(7);
   }
   POSTERN_TRY(make_directory(directory + "/pem"));
-  POSTERN_TRY(replace_file(directory + "/pem/" + name + ".pem", text, 0644));
+  POSTERN_TRY(system::replace_file(directory + "/pem/" + name + ".pem", text, 0644));
   return std::vector<std::string>{(text.find(kCertificate) != std::string::npos
                                        ? "certificate sha256:"
                                        : "public key sha256:") +

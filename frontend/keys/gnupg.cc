@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
+#include "frontend/system/replace_file.h"
 #include "frontend/system/spawn.h"
 #include "policy/signature/gnupg_ring.h"
 #include "protocol/exit_codes.h"
@@ -142,7 +143,7 @@ Outcome<> write_once(const std::string& path, std::string_view text) {
   if (::stat(path.c_str(), &status) == 0 && status.st_size > 0) {
     return Ok{};
   }
-  return replace_file(path, std::string(text), 0600);
+  return system::replace_file(path, std::string(text), 0600);
 }
 
 Outcome<> make_empty(const std::string& path) {

@@ -14,6 +14,7 @@
 #include "frontend/keys/paths.h"
 #include "frontend/keys/prompt.h"
 #include "frontend/message/message.h"
+#include "frontend/system/replace_file.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::keys {
@@ -236,7 +237,7 @@ Outcome<> export_key(const Arguments& arguments) {
                      secret ? directory.export_secret(fingerprint, armor, from_user())
                             : directory.export_public(fingerprint, armor));
   const std::string& path = arguments.positional()[0];
-  POSTERN_TRY(replace_file(path, bytes, secret ? 0600 : 0644));
+  POSTERN_TRY(system::replace_file(path, bytes, secret ? 0600 : 0644));
   std::fputs((std::string(secret ? "Private" : "Public") + " key with fingerprint " + fingerprint +
               " correctly exported to file: " + path + "\n")
                  .c_str(),

@@ -35,20 +35,6 @@ Outcome<std::string> home() {
   return std::string(found->pw_dir);
 }
 
-bool write_whole(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t put = ::write(fd, bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) {
-      continue;
-    }
-    if (put <= 0) {
-      return false;
-    }
-    bytes.remove_prefix(static_cast<std::size_t>(put));
-  }
-  return true;
-}
-
 }  // namespace
 
 std::string environment(const char* name) {
@@ -149,7 +135,7 @@ Outcome<std::string> read_file(const std::string& path, std::size_t max_bytes) {
     fd = opened.get();
   }
   if (fd < 0) {
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   std::string out;
   std::array<char, 65536> piece;
@@ -177,27 +163,6 @@ Outcome<std::string> read_private_key(const std::string& path) {
   const UniqueFd file(path == "-" ? -1 : ::open(path.c_str(), O_PATH | O_CLOEXEC));
   message::warn_if_exposed(path == "-" ? STDIN_FILENO : file.get(), path, text);
   return text;
-}
-
-Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode) {
-  std::string temporary = path + ".XXXXXX";
-  const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!fd.valid()) {
-    return system_problem("writing " + path, errno);
-  }
-  if (!write_whole(fd.get(), bytes) || ::fchmod(fd.get(), mode) != 0 || ::fsync(fd.get()) != 0 ||
-      ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int saved = errno;
-    ::unlink(temporary.c_str());
-    return system_problem("writing " + path, saved);
-  }
-  const std::string directory = std::filesystem::path(path).parent_path().string();
-  const UniqueFd parent(
-      ::open(directory.empty() ? "." : directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (parent.valid() && ::fsync(parent.get()) != 0) {
-    return system_problem("bringing " + path + " to disk", errno);
-  }
-  return Ok{};
 }
 
 }  // namespace postern::keys

@@ -56,9 +56,6 @@ Outcome<std::string> read_file(const std::string& path,
 // The same of a PEM file; warns if it holds a private key that others can read.
 Outcome<std::string> read_private_key(const std::string& path);
 
-// Replaces `path` in one step, with this mode whatever the umask.
-Outcome<> replace_file(const std::string& path, const std::string& bytes, unsigned mode);
-
 // An environment variable, empty where it is unset.
 std::string environment(const char* name);
 

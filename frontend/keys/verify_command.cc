@@ -61,7 +61,7 @@ Outcome<Target> open_target(const std::string& path) {
   Target out;
   out.fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!out.fd.valid()) {
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   out.bytes = std::make_unique<Snapshot>(out.fd.get());
   auto image = sif::read(*out.bytes);

@@ -19,7 +19,9 @@
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"
 #include "frontend/system/descriptor.h"
+#include "frontend/system/safe_directory.h"
 #include "frontend/system/spawn.h"
+#include "policy/path/open_for_change.h"
 #include "policy/sif/writer.h"
 #include "policy/snapshot/snapshot.h"
 #include "protocol/base/unique_fd.h"
@@ -167,44 +169,21 @@ void widen_path() {
   ::setenv("PATH", wide.c_str(), 1);  // NOLINT(concurrency-mt-unsafe)
 }
 
-// Removes the file again unless it is kept.
-class NewFile {
- public:
-  explicit NewFile(std::string path) : path_(std::move(path)) {}
-
-  NewFile(const NewFile&) = delete;
-  NewFile& operator=(const NewFile&) = delete;
-
-  ~NewFile() {
-    if (!path_.empty()) {
-      ::unlink(path_.c_str());
-    }
-  }
-
-  void keep() { path_.clear(); }
-
- private:
-  std::string path_;
-};
-
-// An ext3 file system in the file, which is of this caller's alone.
-Outcome<> make_file_system(const Wish& wish, const std::string& file) {
+// An ext3 file system in `image`, an empty file of this caller's alone.
+Outcome<> make_file_system(const Wish& wish, const UniqueFd& image) {
   widen_path();
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Tree> tree, Tree::make(wish));
-  const UniqueFd image(
-      ::open(file.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!image.valid()) {
-    return system_problem("making " + file, errno);
-  }
-  NewFile made(file);
   const auto bytes = static_cast<off_t>(wish.mib << 20);
   if (::ftruncate(image.get(), bytes) != 0) {
-    return system_problem("making " + file, errno);
+    return system_problem("making the overlay", errno);
   }
   if (!wish.sparse && ::posix_fallocate(image.get(), 0, bytes) != 0) {
-    return Problem{"there is no room for " + std::to_string(wish.mib) + " MiB at " + file,
+    return Problem{"there is no room for " + std::to_string(wish.mib) + " MiB",
                    "make it smaller, or take space when it is needed: --sparse"};
   }
+  // By descriptor: the programs do not meet what has taken the file's name since.
+  const std::string file =
+      "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(image.get());
   const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   POSTERN_TRY(
       run({"mkfs.ext3", "-q", "-F", "-E", "nodiscard", "-d", tree->path(), file}, nothing.get()));
@@ -218,8 +197,21 @@ Outcome<> make_file_system(const Wish& wish, const std::string& file) {
     POSTERN_TRY_ASSIGN(const UniqueFd script, system::make_content_fd("postern overlay", commands));
     POSTERN_TRY(run({"debugfs", "-w", "-f", "/dev/stdin", file}, script.get()));
   }
-  made.keep();
   return Ok{};
+}
+
+Outcome<> make_file(const Wish& wish) {
+  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(wish.path));
+  const UniqueFd image(
+      ::open(place.path().c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!image.valid()) {
+    return system_problem("making " + wish.path, errno);
+  }
+  Outcome<> made = make_file_system(wish, image);
+  if (!made) {
+    ::unlinkat(place.directory.get(), place.name.c_str(), 0);
+  }
+  return made;
 }
 
 // Why a SIF image cannot take a writable overlay.
@@ -250,19 +242,12 @@ Outcome<> add_to_sif(const Wish& wish) {
   POSTERN_TRY_ASSIGN(const sif::Image image, writer.image());
   POSTERN_TRY(check_sif(wish.path, image));
   const sif::Descriptor* root = *image.primary_partition();
-  std::string directory = wish.tmpdir + "/postern-overlay-image-XXXXXX";
-  if (::mkdtemp(directory.data()) == nullptr) {
-    return system_problem("making a directory in " + wish.tmpdir, errno);
+  const UniqueFd image_file(::open(wish.tmpdir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!image_file.valid()) {
+    return system_problem("making a file in " + wish.tmpdir, errno,
+                          "name another directory with --tmpdir");
   }
-  const std::string file = directory + "/overlay.img";
-  Outcome<> made = make_file_system(wish, file);
-  const UniqueFd source(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
-  ::unlink(file.c_str());
-  ::rmdir(directory.c_str());
-  POSTERN_TRY(std::move(made));
-  if (!source.valid()) {
-    return system_problem("opening " + file, errno);
-  }
+  POSTERN_TRY(make_file_system(wish, image_file));
   const sif::ObjectInput input = {
       .type = sif::DataType::kPartition,
       .name = "overlay.img",
@@ -270,11 +255,12 @@ Outcome<> add_to_sif(const Wish& wish) {
       .extra = sif::PartitionInfo{.fs = sif::FileSystem::kExt3,
                                   .type = sif::PartitionType::kOverlay,
                                   .architecture = root->partition()->architecture}};
-  POSTERN_TRY(writer.add(input, source.get()));
+  POSTERN_TRY(writer.add(input, image_file.get()));
   return writer.finish();
 }
 
 Outcome<> create(const Wish& wish) {
+  POSTERN_TRY(system::check_safe_directory(wish.tmpdir));
   struct stat status = {};
   if (::stat(wish.path.c_str(), &status) == 0) {
     const UniqueFd file(::open(wish.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
@@ -285,7 +271,7 @@ Outcome<> create(const Wish& wish) {
     }
     return add_to_sif(wish);
   }
-  return make_file_system(wish, wish.path);
+  return make_file(wish);
 }
 
 }  // namespace

@@ -42,7 +42,7 @@ Outcome<> add_named_libraries(const Builder& builder, std::vector<HostLibrary>& 
   for (const std::string& word : builder.action().libraries) {
     std::string path = absolute_path(word, builder.caller().directory);
     if (!exists(path)) {
-      return system_problem("--containlibs " + path, errno, "name a file of the host");
+      return path_problem("--containlibs " + path, errno, "name a file of the host");
     }
     std::string name = base_name(path);
     out.push_back({.path = std::move(path), .name = std::move(name)});

@@ -95,7 +95,7 @@ std::pair<std::string_view, std::string_view> split(std::string_view assignment)
 Outcome<std::string> read_whole(const std::string& path) {
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!file.valid()) {
-    return system_problem("--env-file " + path, errno, "name a readable file of NAME=VALUE lines");
+    return path_problem("--env-file " + path, errno, "name a readable file of NAME=VALUE lines");
   }
   std::string text;
   std::array<char, 16384> buffer;

@@ -12,6 +12,7 @@
 
 #include "frontend/plan/bind.h"
 #include "policy/image/image.h"
+#include "policy/path/open_for_change.h"
 #include "policy/seal/seal.h"
 
 namespace postern::plan {
@@ -46,15 +47,7 @@ Outcome<UniqueFd> open_file(const std::string& path, std::string_view what) {
   if (file.valid()) {
     return file;
   }
-  const int err = errno;
-  std::string cure;
-  if (err == ENOENT || err == ENOTDIR) {
-    cure = "check the path";
-  } else if (err == EACCES) {
-    cure =
-        "ask its owner for read permission on the file, and search permission on its directories";
-  }
-  return system_problem(std::string(what) + ' ' + path, err, std::move(cure));
+  return path_problem(std::string(what) + ' ' + path, errno, "check the path");
 }
 
 Problem named(const std::string& path, Problem problem) {
@@ -110,11 +103,11 @@ Outcome<ImageServer> ext_server(const std::string& path, const sif::Extent& exte
 }  // namespace
 
 Outcome<bool> open_for_writing(ImageServer& server) {
-  UniqueFd file(::open(server.path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!file.valid()) {
+  auto file = path::open_for_change(server.path, O_RDWR | O_NONBLOCK);
+  if (!file) {
     return false;
   }
-  server.image = std::move(file);
+  server.image = *std::move(file);
   server.writable = true;
   return true;
 }
@@ -138,8 +131,7 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   }
   if (exists && S_ISDIR(status.st_mode)) {
     if (::access(image.path.c_str(), X_OK) != 0) {
-      return system_problem("image directory " + image.path, errno,
-                            "ask its owner for search permission");
+      return path_problem("image directory " + image.path, errno, "check the path");
     }
     image.directory = true;
     return image;

@@ -87,7 +87,7 @@ Outcome<Home> choose_home(Builder& builder) {
           .what = "--home: the site's configuration allows no binds of users (allow.user-binds)"};
     }
     if (!exists(home.source)) {
-      return system_problem("--home " + home.source, errno, "name a directory that exists");
+      return path_problem("--home " + home.source, errno, "name a directory that exists");
     }
   }
   home.target = home.target.empty() ? "/" : absolute_path(home.target, "/");
@@ -130,7 +130,7 @@ Outcome<> add_user_bind(Builder& builder, const Bind& bind, std::vector<std::str
   }
   struct stat status = {};
   if (::stat(source.c_str(), &status) != 0) {
-    return system_problem("bind source " + source, errno, "make it first, or leave the bind out");
+    return path_problem("bind source " + source, errno, "make it first, or leave the bind out");
   }
   if (target == "/") {
     return Problem{.what =

@@ -50,8 +50,8 @@ Outcome<> add_namespaces(Builder& builder) {
   }
   const std::string path = absolute_path(action.network_namespace, builder.caller().directory);
   if (!exists(path)) {
-    return system_problem("--netns-path " + path, errno,
-                          "name the file of a network namespace, as `ip netns` makes");
+    return path_problem("--netns-path " + path, errno,
+                        "name the file of a network namespace, as `ip netns` makes");
   }
   POSTERN_TRY_ASSIGN(request.join_net,
                      builder.add_source({.kind = Source::Kind::kPath, .path = path}));

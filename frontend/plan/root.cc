@@ -114,7 +114,7 @@ Outcome<> add_overlay(Builder& builder,
   }
   path = absolute_path(path, builder.caller().directory);
   if (!exists(path)) {
-    return system_problem("--overlay " + path, errno, "make the directory first: mkdir " + path);
+    return path_problem("--overlay " + path, errno, "make the directory first: mkdir " + path);
   }
   if (request.layers.size() >= kMaxLayers) {
     return Problem{.what = "more than " + std::to_string(kMaxLayers) + " overlays"};
@@ -147,6 +147,10 @@ Outcome<> add_overlay(Builder& builder,
   if (read_only) {
     const std::string upper_part = path + "/upper";
     const bool has_upper = is_directory(upper_part);
+    // The container's own root would be one that nobody can search.
+    if (::access(has_upper ? upper_part.c_str() : path.c_str(), R_OK | X_OK) != 0) {
+      return path_problem("--overlay " + path, errno, {});
+    }
     POSTERN_TRY_ASSIGN(const std::uint16_t descriptor,
                        builder.add_source({.kind = Source::Kind::kPath,
                                            .path = has_upper ? upper_part : path,

@@ -420,8 +420,8 @@ Outcome<std::vector<std::uint8_t>> load_seccomp(const std::string& path,
   errno = 0;
   const auto text = system::read_small_file(path);
   if (!text) {
-    return system_problem("seccomp profile " + path, errno != 0 ? errno : EFBIG,
-                          "name a readable profile: --security seccomp:FILE");
+    return path_problem("seccomp profile " + path, errno != 0 ? errno : EFBIG,
+                        "name a readable profile: --security seccomp:FILE");
   }
   auto program = compile_seccomp(*text, capabilities, warnings);
   if (!program) {

@@ -36,7 +36,7 @@ Outcome<OpenImage> open_image(const std::string& path) {
   OpenImage opened;
   opened.fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!opened.fd.valid()) {
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   Snapshot bytes(opened.fd.get());
   auto image = read(bytes);
@@ -208,7 +208,7 @@ Outcome<> add(const AddOptions& options) {
   const UniqueFd source(from_stdin ? ::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
                                    : ::open(options.file.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!source.valid()) {
-    return system_problem("opening " + options.file, errno);
+    return path_problem("opening " + options.file, errno, "check the path");
   }
   return change(options.image, [&](Writer& writer) -> Outcome<> {
     POSTERN_TRY(writer.add(input, source.get()));

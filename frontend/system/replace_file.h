@@ -8,8 +8,10 @@
 
 namespace postern::system {
 
-// Written beside `path`, synced, and renamed over it; mode 0644. Problem: what could not be
-// written, with the cure where the caller lacks the right.
-[[nodiscard]] Outcome<> replace_file(const std::string& path, std::string_view text);
+// Written beside `path`, synced, and renamed over it. Problem: what could not be written, with the
+// cure if the caller lacks the right.
+[[nodiscard]] Outcome<> replace_file(const std::string& path,
+                                     std::string_view text,
+                                     unsigned mode = 0644);
 
 }  // namespace postern::system

@@ -7,9 +7,7 @@
 
 #include <sys/stat.h>
 
-#include <unistd.h>
-
-#include "frontend/system/subids.h"
+#include "policy/path/open_for_change.h"
 
 namespace postern::system {
 namespace {
@@ -23,13 +21,8 @@ bool is_safe(const struct stat& status) {
 
 }  // namespace
 
-bool is_host_root() {
-  // The first user namespace maps every id to itself.
-  return ::geteuid() == 0 && count_of(own_user_ids()) == 0xFFFFFFFFU;
-}
-
 Outcome<> check_safe_directory(const std::string& path) {
-  if (!is_host_root()) {
+  if (!path::is_host_root()) {
     return {};
   }
   const std::unique_ptr<char, decltype(&::free)> real(::realpath(path.c_str(), nullptr), &::free);

@@ -7,9 +7,6 @@
 
 namespace postern::system {
 
-// Is this process root of the host, not of a user namespace?
-bool is_host_root();
-
 // For root of the host: an error if another user could exchange what lies in `path` (a directory
 // that is there) while it is used, because the directory or one above it belongs to that user or is
 // writable by others without the sticky bit. For all others: no error; what they can lose is

@@ -42,7 +42,7 @@ Outcome<imagebuild::Fetched> opened(const std::string& path, bool cached) {
   imagebuild::Fetched out;
   out.fd.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!out.fd.valid()) {
-    return system_problem("opening '" + path + "'", errno);
+    return path_problem("opening '" + path + "'", errno, "check the path");
   }
   out.path = path;
   out.cached = cached;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "frontend/imagebuild/interrupt.h"
+#include "policy/path/open_for_change.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::transfer {
@@ -74,8 +75,9 @@ Outcome<> copy_bytes(int from, int to, const std::string& path) {
 
 class Temporary {
  public:
-  explicit Temporary(const std::string& target)
-      : target_(target), path_(target.substr(0, target.rfind('/') + 1) + "tmp-copy-XXXXXX") {
+  explicit Temporary(const path::NewFile& place)
+      : target_(place.path()),
+        path_(target_.substr(0, target_.rfind('/') + 1) + "tmp-copy-XXXXXX") {
     fd_.reset(::mkostemp(path_.data(), O_CLOEXEC));
     if (!fd_.valid()) {
       path_.clear();
@@ -117,7 +119,8 @@ Outcome<> copy_out(int from, const std::string& path) {
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) {
     return Problem{.what = "'" + path + "' is a directory", .cure = "name a file"};
   }
-  Temporary file(path);
+  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(path));
+  Temporary file(place);
   if (file.fd() < 0) {
     return unwritable(path, errno);
   }

@@ -17,7 +17,7 @@ Outcome<std::optional<std::string>> read_file(const std::string& path) {
     if (errno == ENOENT || errno == ENOTDIR) {
       return std::optional<std::string>();
     }
-    return system_problem("opening " + path, errno);
+    return path_problem("opening " + path, errno, "check the path");
   }
   POSTERN_TRY_ASSIGN(std::string text, read_all(file.get(), path));
   return std::optional<std::string>(std::move(text));

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "policy/path/open_for_change.h"
 #include "policy/sif/bytes.h"
 #include "policy/sif/read_exactly.h"
 #include "policy/sif/sha256.h"
@@ -195,19 +196,6 @@ Outcome<> store_digest(int fd,
   return Ok{};
 }
 
-struct SplitPath {
-  std::string directory;
-  std::string name;
-};
-
-SplitPath split(const std::string& path) {
-  const std::size_t slash = path.rfind('/');
-  if (slash == std::string::npos) {
-    return {.directory = ".", .name = path};
-  }
-  return {.directory = path.substr(0, slash + 1), .name = path.substr(slash + 1)};
-}
-
 std::string random_suffix() {
   std::uint64_t number = 0;
   POSTERN_CHECK(::getrandom(&number, sizeof number, 0) == ssize_t(sizeof number));
@@ -299,17 +287,18 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
     return Problem{.what =
                        "the number of descriptors must be 1 to " + std::to_string(kMaxCapacity)};
   }
-  const SplitPath where = split(path);
-  if (where.name.empty()) {
+  POSTERN_TRY_ASSIGN(path::NewFile place, path::place_of_new_file(path));
+  if (place.name.empty()) {
     return Problem{.what = path + " is not a file name"};
   }
   Writer w;
   w.fresh_ = true;
-  w.target_ = where.name;
+  w.target_ = std::move(place.name);
   w.deterministic_ = options.deterministic;
-  w.directory_ = UniqueFd(::open(where.directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Not O_PATH: it is brought to disk at the end.
+  w.directory_ = UniqueFd(::openat(place.directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!w.directory_.valid()) {
-    return system_problem("opening the directory " + where.directory, errno);
+    return system_problem("opening the directory of " + path, errno);
   }
   struct stat status{};
   if (::fstatat(w.directory_.get(), w.target_.c_str(), &status, 0) == 0 &&
@@ -357,10 +346,7 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
 
 Outcome<Writer> Writer::open(const std::string& path) {
   Writer w;
-  w.fd_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (!w.fd_.valid()) {
-    return system_problem("opening " + path, errno);
-  }
+  POSTERN_TRY_ASSIGN(w.fd_, path::open_for_change(path, O_RDWR | O_NONBLOCK));
   // ORDER: lock before reading, so that nobody changes what was read.
   POSTERN_TRY(lock(w.fd_.get()));
   Snapshot bytes(w.fd_.get());

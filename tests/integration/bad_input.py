@@ -41,6 +41,20 @@ def missing_and_unreadable_images(b):
     b.run("exec", b.top + "/fifo", "true", timeout=20).fails(255, "fifo")
 
 
+def out_of_reach(b):
+    """what exists and may not be reached is not said to be missing: the cure is to ask its owner"""
+    hidden = b.top + "/of-root"
+    os.makedirs(hidden + "/directory")
+    os.chmod(hidden, 0o700)
+    for options in (["--bind", hidden + "/directory:/mnt"], ["--overlay", hidden + "/directory"], ["--overlay", hidden + ":ro"], ["--home", hidden + "/directory"],
+                    ["--containlibs", hidden + "/lib.so"], ["--env-file", hidden + "/env"], ["--security", "seccomp:" + hidden + "/profile"],
+                    ["--netns-path", hidden + "/net"], ["--apply-cgroups", hidden + "/limits.toml"]):
+        b.run("exec", *options, SQUASHFS, "true").fails(255, hidden, "Permission denied", "ask its owner")
+    for command in (["exec", hidden + "/x.sif", "true"], ["sif", "list", hidden + "/x.sif"]):
+        result = b.run(*command)
+        assert result.code != 0 and "Permission denied" in result.err and "damaged" not in result.err, (command, result)
+
+
 def truncated_sif(b):
     """a SIF cut at any length fails with one line"""
     data = read(SIF)
@@ -244,6 +258,6 @@ def damaged_environment_scripts(b):
     assert process.returncode == 0
 
 
-bench.main([missing_and_unreadable_images, truncated_sif, mutated_sif, wrong_architecture, limits_that_cannot_be, corrupt_squashfs, no_fuse,
+bench.main([missing_and_unreadable_images, out_of_reach, truncated_sif, mutated_sif, wrong_architecture, limits_that_cannot_be, corrupt_squashfs, no_fuse,
             no_user_namespaces, bad_binds, ten_thousand_binds, too_many_arguments, descriptor_limits, full_session,
             not_installed_whole, damaged_environment_scripts])

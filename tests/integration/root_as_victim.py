@@ -140,4 +140,44 @@ def ids_of_root(b):
     assert (os.stat(box + "/f").st_uid, os.stat(box + "/f").st_gid) == (42, 43)
 
 
-bench.main([overlays, work_directories, key_directories, temporary_directories, archives, ids_of_root])
+def links_to_what_is_written(b):
+    """what root writes by name goes through no link of another user's; through root's own it does"""
+    theirs = b.make_directory("outputs")
+    image = os.path.join(b.top, "whole.sif")
+    as_root("build", image, ROOT, ok=True)
+    kept = os.path.join(b.top, "kept.sif")  # what a link to an image leads to
+    shutil.copyfile(image, kept)
+    precious = os.path.join(b.top, "precious")
+    with open(precious, "w") as file:
+        file.write("precious\n")
+    link(VICTIM, theirs + "/folder")
+    link(precious, theirs + "/file")
+    link(VICTIM + "/made", theirs + "/new")
+    link(kept, theirs + "/image.sif")
+    keys = os.path.join(b.top, "signing-keys")
+    as_root("key", "newpair", "--keysdir", keys, "--name", "n", "--email", "e@example.org", "--comment", "", "--password", "", "--push=false", ok=True)
+    before = open(kept, "rb").read()
+    for arguments in (["build", theirs + "/folder/x.sif", ROOT], ["overlay", "create", theirs + "/folder/x.img"], ["overlay", "create", theirs + "/image.sif"],
+                      ["overlay", "create", theirs + "/new"], ["sif", "new", theirs + "/folder/x.sif"], ["sif", "setprim", "1", theirs + "/image.sif"],
+                      ["sign", "--keysdir", keys, theirs + "/image.sif"], ["key", "export", "--keysdir", keys, theirs + "/folder/x.asc"],
+                      ["instance", "start", "--pid-file", theirs + "/file", image, "of-root"], ["instance", "start", "--pid-file", theirs + "/new", image, "of-root"],
+                      ["instance", "start", "--pid-file", theirs + "/folder/pid", image, "of-root"]):
+        said = as_root(*arguments, ok=False).stderr
+        assert said.count("\n") <= 3 and "terminate" not in said, (arguments, said)
+        untouched()
+        assert open(kept, "rb").read() == before and open(precious).read() == "precious\n", arguments
+    # The last name is exchanged, not followed.
+    as_root("build", "--force", theirs + "/file", ROOT, ok=True)
+    assert open(precious).read() == "precious\n" and not os.path.islink(theirs + "/file")
+    own = os.path.join(b.top, "own-link")
+    os.symlink(VICTIM, own)
+    as_root("build", own + "/x.sif", ROOT, ok=True)
+    os.symlink(VICTIM + "/x.sif", own + ".sif")
+    as_root("sign", "--keysdir", keys, own + ".sif", ok=True)
+    as_root("key", "export", "--keysdir", keys, own + "/x.asc", ok=True)
+    assert sorted(os.listdir(VICTIM)) == ["x.asc", "x.sif"], os.listdir(VICTIM)
+    for name in os.listdir(VICTIM):
+        os.unlink(f"{VICTIM}/{name}")
+
+
+bench.main([links_to_what_is_written, overlays, work_directories, key_directories, temporary_directories, archives, ids_of_root])
