@@ -95,7 +95,12 @@ Outcome<NewFile> place_of_new_file(const std::string& path) {
   const auto slash = path.rfind('/');
   const std::string directory = slash == path.npos ? "." : path.substr(0, slash + 1);
   NewFile out = {.name = slash == path.npos ? path : path.substr(slash + 1)};
-  POSTERN_TRY_ASSIGN(out.directory, open_for_change(directory, O_PATH | O_DIRECTORY));
+  auto opened = open_for_change(directory, O_PATH | O_DIRECTORY);
+  if (!opened) {
+    opened.error().what.insert(0, path + ": ");
+    return std::move(opened).error();
+  }
+  out.directory = *std::move(opened);
   return out;
 }
 
