@@ -97,8 +97,9 @@ Outcome<NewFile> place_of_new_file(const std::string& path) {
   NewFile out = {.name = slash == path.npos ? path : path.substr(slash + 1)};
   auto opened = open_for_change(directory, O_PATH | O_DIRECTORY);
   if (!opened) {
-    opened.error().what.insert(0, path + ": ");
-    return std::move(opened).error();
+    Problem problem = std::move(opened).error();
+    problem.what.insert(0, path + ": ");
+    return problem;
   }
   out.directory = *std::move(opened);
   return out;
