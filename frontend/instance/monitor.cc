@@ -95,7 +95,11 @@ Outcome<> Monitor::open_pid_file() {
   if (wish_.pid_file.empty()) {
     return Ok{};
   }
-  POSTERN_TRY_ASSIGN(pid_place_, path::place_of_new_file(wish_.pid_file));
+  auto place = path::place_of_new_file(wish_.pid_file);
+  if (!place) {
+    return Problem{.what = "--pid-file " + place.error().what, .cure = place.error().cure};
+  }
+  pid_place_ = *std::move(place);
   const int links = path::is_host_root() ? O_NOFOLLOW : 0;
   pid_file_ = UniqueFd(::open(pid_place_.path().c_str(),
                               O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_CLOEXEC | links, 0644));
