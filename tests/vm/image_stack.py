@@ -350,7 +350,7 @@ def the_list_refuses_what_it_does_not_name():
     nothing_left()
     with open(f"{CONFDIR}/ecl.toml", "w") as file:
         file.write("activated = maybe\n")
-    fails(postern("exec", image("signed", SIGN), "echo", "ran"), "config.malformed")
+    fails(postern("exec", image("signed", SIGN), "echo", "ran"), "ecl.toml:1", "not TOML")
 
 
 @test
