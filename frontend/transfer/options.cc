@@ -25,8 +25,7 @@ constexpr std::string_view kNoSignature =
 // clang-format off
 constexpr std::array kOptions = std::to_array<option::Option>({
     {"allow-unauthenticated", 0, "ALLOW_UNAUTHENTICATED", Kind::kFlag, kPull, "", "", {}, false, kNoSignature},
-    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPull, "", "", {}, false, kNoSignature},
-    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPush, "", "send an image without a valid signature"},
+    {"allow-unsigned", 'U', "ALLOW_UNSIGNED", Kind::kFlag, kPull | kPush, "", "send an image without a valid signature; what is fetched needs none"},
     {"annotation", 0, "", Kind::kArray, kPush, "NAME=VALUE", "of the manifest (oras)"},
     {"arch", 0, "PULL_ARCH", Kind::kText, kImages, "ARCH", "of an image for several: amd64, arm64, arm, ppc64le, riscv64, …"},
     {"arch", 'A', "ARCH", Kind::kText, kDelete, "ARCH", "of the image in the library"},
