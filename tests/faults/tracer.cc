@@ -326,6 +326,13 @@ class Tracer {
   static std::string full_path(pid_t pid,
                                std::optional<std::uint64_t> fd,
                                const std::string& path) {
+    // "/proc/self/fd/N/NAME", in a directory that is open; "/proc/self/fd/N" alone stays.
+    constexpr std::string_view kDescriptors = "/proc/self/fd/";
+    if (const auto rest = path.find('/', kDescriptors.size());
+        path.starts_with(kDescriptors) && rest != path.npos) {
+      const std::string number = path.substr(kDescriptors.size(), rest - kDescriptors.size());
+      return link_text(of_process(pid, "fd/" + number)) + path.substr(rest);
+    }
     if (path.starts_with('/')) {
       return path;
     }
