@@ -9,9 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include <linux/magic.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include <fcntl.h>
@@ -273,6 +275,15 @@ class Launch {
     return judge::admits_any_server(site_, list_.activated && !list_.boxes_unsigned());
   }
 
+  // The mounts of the host, if the place of the image matters: for a trusted path, and on an
+  // overlay (judge::image_facts), as the root of a node without disks often is.
+  judge::MountTable mounts_for(int image) const {
+    struct statfs where = {};
+    const bool on_overlay = ::fstatfs(image, &where) == 0 && where.f_type == OVERLAYFS_SUPER_MAGIC;
+    return on_overlay || !site_.kernel_mount_trusted_paths.empty() ? judge::MountTable::read()
+                                                                   : judge::MountTable();
+  }
+
   // Whether to ask for a mount by the kernel. A wrong guess costs one more question.
   bool kernel_first() const {
     if (plan_.request.root != RootKind::kFuse || plan_.servers.empty() ||
@@ -296,9 +307,7 @@ class Launch {
     judge::Facts facts;
     facts.ecl_active = list_.activated;
     facts.limits = admit::resolve(site_);
-    facts.image = judge::image_facts(
-        root.image.get(), bytes,
-        site_.kernel_mount_trusted_paths.empty() ? judge::MountTable() : judge::MountTable::read());
+    facts.image = judge::image_facts(root.image.get(), bytes, mounts_for(root.image.get()));
     return facts.image->problem == RefusalCode::kNone && judge::kernel_may_mount(facts, site_);
   }
 
