@@ -68,7 +68,7 @@ std::string spelled(const Option& option) {
 class Parser {
  public:
   Parser(std::span<const Option> table, CommandSet commands)
-      : table_(table), commands_(commands), result_(table) {}
+      : table_(table), commands_(commands), result_(table, commands) {}
 
   Outcome<> command_line(std::span<const std::string> words, bool stop_at_positional);
   Outcome<> environment(const char* const* environment);
@@ -280,12 +280,16 @@ Outcome<> Parser::environment(const char* const* environment) {
 }
 
 std::size_t Arguments::index(std::string_view name) const {
-  std::size_t i = 0;
-  while (i < table_.size() && table_[i].name != name) {
-    ++i;
+  std::size_t found = table_.size();
+  for (std::size_t i = 0; i < table_.size(); ++i) {
+    const bool named = table_[i].name == name;
+    const bool ours = (table_[i].commands & commands_) != 0;
+    if (named && (ours || found == table_.size())) {
+      found = i;
+    }
   }
-  POSTERN_CHECK(i < table_.size());
-  return i;
+  POSTERN_CHECK(found < table_.size());
+  return found;
 }
 
 bool Arguments::given(std::string_view name) const {

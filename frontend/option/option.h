@@ -48,9 +48,11 @@ struct Option {
 // What a command line and the environment said. Values in order of appearance.
 class Arguments {
  public:
-  explicit Arguments(std::span<const Option> table) : table_(table), values_(table.size()) {}
+  Arguments(std::span<const Option> table, CommandSet commands)
+      : table_(table), commands_(commands), values_(table.size()) {}
 
-  // All by long name, which must be in the table.
+  // All by long name, which must be in the table. A name may have a row for each command: that of
+  // this one answers.
   [[nodiscard]] bool given(std::string_view name) const;  // by either; a flag: and not "=false"
   [[nodiscard]] std::string_view text(std::string_view name) const;  // "" where not given
   [[nodiscard]] const std::vector<std::string>& values(std::string_view name) const;
@@ -74,6 +76,7 @@ class Arguments {
   [[nodiscard]] std::size_t index(std::string_view name) const;
 
   std::span<const Option> table_;
+  CommandSet commands_ = 0;
   std::vector<Values> values_;
   std::vector<std::string> positional_;
   std::vector<std::string> warnings_;

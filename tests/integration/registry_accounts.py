@@ -572,6 +572,8 @@ def library_push(bench):
     done = bench.run("delete", "--force", "library://e/c/n:1", env=env).ok()
     assert "Image e/c/n:1 (amd64) deleted." in done.err
     bench.run("delete", "--force", "library://e/c/n:1", env=env).fails(255, "Unable to delete image from library")
+    bench.run("delete", "--force", "--arch", "arm64", "library://e/c/n:2", env=env).fails(255, "Unable to delete image from library")
+    assert ("e/c/n", "2", "amd64") in server.images, "another architecture than the named one was deleted"
     server.stop()
 
 
