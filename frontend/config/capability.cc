@@ -13,6 +13,7 @@
 
 #include "frontend/config/commands.h"
 #include "frontend/message/message.h"
+#include "frontend/option/commands.h"
 #include "frontend/option/option.h"
 #include "frontend/system/replace_file.h"
 #include "policy/config/capabilities.h"
@@ -187,15 +188,7 @@ int capability_command(std::span<const std::string> words, const std::string& si
   }
   const std::string file =
       (std::filesystem::path(site_file).parent_path() / "capability.toml").string();
-  const Outcome<int> status = dispatch(words.front(), words.subspan(1), file);
-  if (status) {
-    return *status;
-  }
-  message::fatal(status.error());
-  if (status.error().exit_code == kExitUsage) {
-    std::fputs(kUsage, stderr);
-  }
-  return status.error().exit_code;
+  return option::exit_status(dispatch(words.front(), words.subspan(1), file), kUsage);
 }
 
 }  // namespace postern::config

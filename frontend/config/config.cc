@@ -14,6 +14,7 @@
 #include "frontend/config/edit.h"
 #include "frontend/config/import.h"
 #include "frontend/message/message.h"
+#include "frontend/option/commands.h"
 #include "frontend/option/option.h"
 #include "frontend/system/replace_file.h"
 #include "policy/config/capabilities.h"
@@ -394,15 +395,7 @@ int config_command(std::span<const std::string> words, const std::string& site_f
     std::fputs(kUsage, words.empty() ? stderr : stdout);
     return words.empty() ? kExitUsage : 0;
   }
-  const Outcome<int> status = dispatch(words.front(), words.subspan(1), site_file);
-  if (status) {
-    return *status;
-  }
-  message::fatal(status.error());
-  if (status.error().exit_code == kExitUsage) {
-    std::fputs(kUsage, stderr);
-  }
-  return status.error().exit_code;
+  return option::exit_status(dispatch(words.front(), words.subspan(1), site_file), kUsage);
 }
 
 }  // namespace postern::config

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "policy/json/strict.h"
+#include "policy/text/split.h"
 
 namespace postern::config {
 namespace {
@@ -67,8 +68,7 @@ using Settings = std::map<std::string, Setting, std::less<>>;
 Settings read_settings(std::string_view text) {
   Settings settings;
   for (unsigned line = 1; !text.empty(); ++line) {
-    const std::string_view row = text.substr(0, text.find('\n'));
-    text.remove_prefix(std::min(row.size() + 1, text.size()));
+    const std::string_view row = text::next_line(text);
     const std::size_t equals = row.find('=');
     const std::string_view key = trimmed(row.substr(0, equals));
     const bool is_key = !key.empty() && equals != std::string_view::npos &&

@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include "policy/text/split.h"
+
 namespace postern::imagebuild {
 namespace {
 
@@ -39,13 +41,11 @@ struct Line {
 std::vector<Line> lines_of(std::string_view text) {
   std::vector<Line> lines;
   for (std::size_t number = 1; !text.empty(); ++number) {
-    const std::size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
+    std::string_view line = text::next_line(text);
     if (line.ends_with('\r')) {
       line.remove_suffix(1);
     }
     lines.push_back({number, line});
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
   }
   return lines;
 }

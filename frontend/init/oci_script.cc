@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frontend/shell/shell.h"
+#include "policy/text/split.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::init {
@@ -20,9 +21,7 @@ namespace {
 // The value of `NAME='WORDS'` on a line of its own, quotes removed.
 std::optional<std::string> assigned(std::string_view script, std::string_view name) {
   for (std::string_view rest = script; !rest.empty();) {
-    const auto end = rest.find('\n');
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
+    const std::string_view line = text::next_line(rest);
     if (line.starts_with(name) && line.substr(name.size()).starts_with('=')) {
       const auto words = shell::plain_words(line.substr(name.size() + 1), {});
       return words && words->size() == 1 ? std::optional(words->front()) : std::nullopt;
@@ -55,9 +54,7 @@ std::optional<std::vector<std::string>> our_oci_command(std::string_view script,
   const Environment none;
   std::vector<std::string> command;
   while (!script.empty()) {
-    const auto end = script.find('\n');
-    std::string_view line = script.substr(0, end);
-    script.remove_prefix(end == std::string_view::npos ? script.size() : end + 1);
+    std::string_view line = text::next_line(script);
     if (line.empty() || line.starts_with('#')) {
       continue;
     }

@@ -20,6 +20,7 @@
 #include "frontend/instance/name.h"
 #include "frontend/message/message.h"
 #include "frontend/system/spawn.h"
+#include "policy/text/split.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::instance {
@@ -76,9 +77,7 @@ void show_log(const std::string& path, off_t from) {
   const ssize_t got = file.valid() ? ::pread(file.get(), text.data(), text.size(), from) : 0;
   std::string_view rest(text.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
   while (!rest.empty()) {
-    const auto end = rest.find('\n');
-    message::info("its log: " + std::string(rest.substr(0, end)));
-    rest.remove_prefix(end == rest.npos ? rest.size() : end + 1);
+    message::info("its log: " + std::string(text::next_line(rest)));
   }
 }
 

@@ -27,6 +27,7 @@
 #include "frontend/message/message.h"
 #include "frontend/message/table.h"
 #include "policy/text/decimal.h"
+#include "policy/text/split.h"
 
 namespace postern::instance {
 namespace {
@@ -170,11 +171,9 @@ std::optional<std::string> group_of(pid_t first,
     return std::nullopt;
   }
   for (std::string_view rest = members; !rest.empty();) {
-    const auto end = rest.find('\n');
-    if (!processes.contains(static_cast<pid_t>(number_at(rest.substr(0, end))))) {
+    if (!processes.contains(static_cast<pid_t>(number_at(text::next_line(rest))))) {
       return std::nullopt;
     }
-    rest.remove_prefix(end == rest.npos ? rest.size() : end + 1);
   }
   return folder;
 }

@@ -12,6 +12,7 @@
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
 #include "policy/text/percent.h"
+#include "policy/text/split.h"
 #include "protocol/base/unique_fd.h"
 #include "protocol/exit_codes.h"
 
@@ -203,14 +204,12 @@ Outcome<std::vector<ServerOptions>> configured_servers() {
   }
   std::vector<ServerOptions> out;
   for (std::string_view rest = done->output; !rest.empty();) {
-    const std::size_t end = rest.find('\n');
-    const std::string_view line = rest.substr(0, end);
+    const std::string_view line = text::next_line(rest);
     const std::size_t tab = line.find('\t');
     if (tab != std::string_view::npos) {
       out.push_back({.url = std::string(line.substr(0, tab)),
                      .authorization = std::string(line.substr(tab + 1))});
     }
-    rest = end == std::string_view::npos ? std::string_view{} : rest.substr(end + 1);
   }
   if (out.empty()) {
     return network_problem("no key server is configured", "name one with --url");
@@ -279,9 +278,7 @@ Outcome<std::string> post(const std::string& url,
 std::vector<FoundKey> parse_index(std::string_view text) {
   std::vector<FoundKey> out;
   while (!text.empty()) {
-    const std::size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    std::string_view line = text::next_line(text);
     line = line.substr(0, line.find_last_not_of("\r ") + 1);
     const std::vector<std::string_view> fields = fields_of(line);
     const auto field = [&](std::size_t n) {

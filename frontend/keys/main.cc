@@ -1,9 +1,5 @@
 // postern-keys: key, sign, verify, seal, ecl. Started by bin/postern with its own arguments.
-#include <algorithm>
 #include <array>
-#include <cstdio>
-#include <string>
-#include <vector>
 
 #include <sys/prctl.h>
 
@@ -11,16 +7,11 @@
 
 #include "frontend/keys/command.h"
 #include "frontend/message/message.h"
-#include "protocol/exit_codes.h"
+#include "frontend/option/commands.h"
 
 namespace {
 
-struct Command {
-  std::string_view name;
-  int (*run)(std::span<const std::string> words);
-};
-
-constexpr std::array kCommands = std::to_array<Command>({
+constexpr std::array kCommands = std::to_array<postern::option::Command>({
     {"ecl", postern::keys::ecl_command},
     {"key", postern::keys::key_command},
     {"keys", postern::keys::key_command},
@@ -37,15 +28,6 @@ int main(int argc, char** argv) {
   (void)::prctl(PR_SET_DUMPABLE, 0);
   (void)::signal(SIGPIPE, SIG_IGN);  // a GnuPG that ends early is an error, not our end
   postern::message::configure_from_environment();
-  const std::vector<std::string> words(argv + std::min(argc, 1), argv + argc);
-  const auto command =
-      words.empty()
-          ? kCommands.end()
-          : std::find_if(kCommands.begin(), kCommands.end(),
-                         [&](const Command& candidate) { return candidate.name == words[0]; });
-  if (command == kCommands.end()) {
-    std::fputs("Usage: postern-keys ecl|key|seal|sign|verify …\n", stderr);
-    return postern::kExitUsage;
-  }
-  return command->run(std::span(words).subspan(1));
+  return postern::option::run_command(kCommands, "Usage: postern-keys ecl|key|seal|sign|verify …\n",
+                                      argc, argv);
 }

@@ -15,6 +15,7 @@
 #include "frontend/system/elf.h"
 #include "frontend/system/read_file.h"
 #include "frontend/system/spawn.h"
+#include "policy/text/split.h"
 #include "protocol/limits.h"
 
 namespace postern::plan {
@@ -254,9 +255,7 @@ LibraryKind kind_of_library(unsigned bits, unsigned machine) noexcept {
 GpuList parse_gpu_list(std::string_view text) {
   GpuList list;
   while (!text.empty()) {
-    const auto end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
+    std::string_view line = text::next_line(text);
     line = line.substr(0, line.find('#'));
     line.remove_prefix(std::min(line.find_first_not_of(" \t\r"), line.size()));
     line = line.substr(0, line.find_last_not_of(" \t\r") + 1);
@@ -278,9 +277,7 @@ std::vector<std::string> libraries_in_cache(std::string_view cache, std::string_
   // "\tlibcuda.so.1 (libc6,x86-64) => /usr/lib/x86_64-linux-gnu/libcuda.so.1"
   std::vector<std::string> paths;
   while (!cache.empty()) {
-    const auto end = cache.find('\n');
-    std::string_view line = cache.substr(0, end);
-    cache = end == cache.npos ? std::string_view{} : cache.substr(end + 1);
+    std::string_view line = text::next_line(cache);
     line.remove_prefix(std::min(line.find_first_not_of("\t "), line.size()));
     const auto arrow = line.find(" => ");
     const std::string_view library = line.substr(0, line.find(" ("));

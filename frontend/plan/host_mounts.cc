@@ -5,6 +5,7 @@
 
 #include "frontend/plan/bind.h"
 #include "frontend/system/read_file.h"
+#include "policy/text/split.h"
 
 namespace postern::plan {
 namespace {
@@ -31,9 +32,7 @@ std::vector<std::string> parse_host_mounts(std::string_view mountinfo) {
                                                                 "/run",  "/boot", "/var"};
   std::vector<std::string> all;
   while (!mountinfo.empty()) {
-    const auto end = mountinfo.find('\n');
-    std::string_view line = mountinfo.substr(0, end);
-    mountinfo = end == mountinfo.npos ? std::string_view{} : mountinfo.substr(end + 1);
+    std::string_view line = text::next_line(mountinfo);
     for (int skipped = 0; skipped < 4; ++skipped) {
       const auto space = line.find(' ');
       line = space == line.npos ? std::string_view{} : line.substr(space + 1);

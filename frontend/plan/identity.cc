@@ -4,6 +4,8 @@
 #include <array>
 #include <charconv>
 
+#include "policy/text/split.h"
+
 namespace postern::plan {
 namespace {
 
@@ -37,15 +39,6 @@ std::string name_of(const Identity& caller) {
   return caller.name.empty() ? "user" + std::to_string(caller.uid) : field(caller.name);
 }
 
-template <class Function>
-void for_each_line(std::string_view text, Function function) {
-  while (!text.empty()) {
-    const auto end = text.find('\n');
-    function(text.substr(0, end));
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
-  }
-}
-
 // "+" and "-" lines are about a directory service (nsswitch.conf(5), compat).
 bool is_account(std::string_view name) {
   return !name.empty() && name[0] != '+' && name[0] != '-';
@@ -55,7 +48,7 @@ bool is_account(std::string_view name) {
 
 bool files_come_first(std::string_view settings, std::string_view database) {
   bool first = true;  // the C library's own default begins with them
-  for_each_line(settings, [&](std::string_view line) {
+  text::for_each_line(settings, [&](std::string_view line) {
     const auto colon = line.find(':');
     const auto name = line.find_first_not_of(" \t");
     if (colon != line.npos && line.substr(name, colon - name) == database) {
@@ -69,7 +62,7 @@ bool files_come_first(std::string_view settings, std::string_view database) {
 
 bool read_user(std::string_view host_file, Identity& caller) {
   bool found = false;
-  for_each_line(host_file, [&](std::string_view line) {
+  text::for_each_line(host_file, [&](std::string_view line) {
     const auto fields = fields_of(line);
     const bool is_whole =
         static_cast<std::size_t>(std::count(line.begin(), line.end(), ':')) + 1 >= kPasswdFields;
@@ -85,7 +78,7 @@ bool read_user(std::string_view host_file, Identity& caller) {
 }
 
 void name_groups(std::string_view host_file, Identity& caller) {
-  for_each_line(host_file, [&](std::string_view line) {
+  text::for_each_line(host_file, [&](std::string_view line) {
     const auto fields = fields_of(line);
     for (auto& [gid, name] : caller.groups) {
       if (name.empty() && is_account(fields[0]) && is_number(fields[2], gid)) {
@@ -100,7 +93,7 @@ std::string merge_passwd(std::string_view image_file,
                          std::string_view home) {
   std::string merged;
   bool found = false;
-  for_each_line(image_file, [&](std::string_view line) {
+  text::for_each_line(image_file, [&](std::string_view line) {
     const auto fields = fields_of(line);
     if (found || !is_number(fields[2], caller.uid)) {
       merged += line;
@@ -128,7 +121,7 @@ std::string merge_passwd(std::string_view image_file,
 std::string merge_group(std::string_view image_file, const Identity& caller) {
   std::string merged;
   std::vector<gid_t> present;
-  for_each_line(image_file, [&](std::string_view line) {
+  text::for_each_line(image_file, [&](std::string_view line) {
     merged += line;
     merged += '\n';
     const auto gid = fields_of(line)[2];

@@ -14,6 +14,7 @@
 
 #include "frontend/system/find_program.h"
 #include "frontend/system/read_file.h"
+#include "policy/text/split.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::plan {
@@ -67,9 +68,7 @@ Outcome<> parse_argument(std::string_view word, NetworkPorts& out) {
 std::vector<std::string_view> lines_of(std::string_view text) {
   std::vector<std::string_view> lines;
   while (!text.empty()) {
-    const auto end = text.find('\n');
-    lines.push_back(text.substr(0, end));
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
+    lines.push_back(text::next_line(text));
   }
   return lines;
 }

@@ -26,9 +26,10 @@
 
 #include "frontend/message/message.h"
 #include "frontend/start/image_mount.h"
-#include "frontend/system/argv.h"
+#include "frontend/start/server_child.h"
 #include "frontend/system/find_program.h"
 #include "frontend/system/read_file.h"
+#include "policy/text/split.h"
 #include "protocol/base/mount_object.h"
 
 namespace postern::start {
@@ -56,8 +57,7 @@ std::size_t mounts_at_root(const std::string& process) {
       system::read_small_file("/proc/" + process + "/mountinfo").value_or(std::string());
   std::size_t count = 0;
   for (std::string_view rest = text; !rest.empty();) {
-    std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    std::string_view line = text::next_line(rest);
     for (int field = 0; field < 4; ++field) {
       line.remove_prefix(std::min(line.find(' ') + 1, line.size()));
     }
@@ -84,49 +84,33 @@ class Child {
   [[noreturn]] void run() {
     // Signals of the terminal are the payload's; this process ends when it is told to.
     ::setpgid(0, 0);
-    check(::dup2(setup_.null, 0) == 0 && ::dup2(setup_.null, 1) == 1 && ::dup2(setup_.log, 2) == 2,
-          "standard streams");
+    check_child(
+        ::dup2(setup_.null, 0) == 0 && ::dup2(setup_.null, 1) == 1 && ::dup2(setup_.log, 2) == 2,
+        "standard streams");
     enter_namespaces();
     std::vector<std::string> words = setup_.image.served == plan::Served::kExt ? ext() : stack();
-    check(keep_mounting(), "keeping the right to mount");
+    check_child(keep_mounting(), "keeping the right to mount");
     // ORDER: after the last change of credentials, which clears it (prctl(2)). To flush and end.
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    check(::getppid() == setup_.parent, "the frontend has ended");
-    // libfuse takes only signals that are not ignored, and ends, whole, on these.
-    for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
-      ::signal(number, SIG_DFL);
-    }
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    std::vector<char*> argv = system::argv_of(words);
-    ::execv(setup_.program.c_str(), argv.data());
-    check(false, setup_.program);
-    ::_exit(1);
+    check_child(::getppid() == setup_.parent, "the frontend has ended");
+    execute_server(setup_.program, std::move(words));
   }
 
  private:
-  void check(bool good, const std::string& doing) {
-    if (!good) {
-      const std::string text = doing + ": " + std::strerror(errno) + "\n";  // NOLINT: one thread
-      (void)::write(2, text.data(), text.size());
-      ::_exit(1);
-    }
-  }
-
   void enter_namespaces() {
     if (setup_.options.user_namespace >= 0) {
-      check(::setns(setup_.options.user_namespace, CLONE_NEWUSER) == 0, "joining a user namespace");
+      check_child(::setns(setup_.options.user_namespace, CLONE_NEWUSER) == 0,
+                  "joining a user namespace");
     } else {
-      check(::unshare(CLONE_NEWUSER) == 0, "a user namespace");
+      check_child(::unshare(CLONE_NEWUSER) == 0, "a user namespace");
       // Its /proc files are root's until it is dumpable.
       ::prctl(PR_SET_DUMPABLE, 1);
       errno = map_single_id(setup_.options.ids, setup_.options.fakeroot != plan::Fakeroot::kNone);
-      check(errno == 0, "mapping ids");
+      check_child(errno == 0, "mapping ids");
     }
-    check(::unshare(CLONE_NEWNS) == 0 &&
-              ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0,
-          "a mount namespace");
+    check_child(::unshare(CLONE_NEWNS) == 0 &&
+                    ::mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr) == 0,
+                "a mount namespace");
   }
 
   // A program of a user that is not root has the capabilities that are ambient (capabilities(7)).
@@ -143,7 +127,7 @@ class Child {
 
   std::vector<std::string> ext() {
     const plan::ImageServer& image = setup_.image;
-    check(::dup2(image.image.get(), kImageNumber) == kImageNumber, "the image");
+    check_child(::dup2(image.image.get(), kImageNumber) == kImageNumber, "the image");
     (void)::fcntl(kImageNumber, F_SETFD, 0);
     // fakeroot: the caller may do with its own image as it likes.
     std::string options = "fakeroot,allow_other,nonempty";
@@ -166,20 +150,21 @@ class Child {
     if (layer.server) {
       Result<UniqueFd> mount = clone_mount_of(setup_.servers[*layer.server].mount_namespace.get());
       errno = mount ? 0 : mount.error().err;
-      check(mount.operator bool(), "a layer");
+      check_child(mount.operator bool(), "a layer");
       return *std::move(mount);
     }
     UniqueFd tree(::open_tree(AT_FDCWD, layer.path.c_str(),
                               OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE));
-    check(tree.valid(), layer.path);
+    check_child(tree.valid(), layer.path);
     return tree;
   }
 
   std::string attach(const UniqueFd& mount, const std::string& name) {
     const std::string place = std::string(kStage) + '/' + name;
-    check(::mkdir(place.c_str(), 0755) == 0 &&
-              ::move_mount(mount.get(), "", AT_FDCWD, place.c_str(), MOVE_MOUNT_F_EMPTY_PATH) == 0,
-          place);
+    check_child(
+        ::mkdir(place.c_str(), 0755) == 0 &&
+            ::move_mount(mount.get(), "", AT_FDCWD, place.c_str(), MOVE_MOUNT_F_EMPTY_PATH) == 0,
+        place);
     return place;
   }
 
@@ -189,7 +174,8 @@ class Child {
     for (const plan::UnionLayer& layer : image.layers) {
       mounts.push_back(mount_of(layer));
     }
-    check(::mount("postern", kStage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") == 0, kStage);
+    check_child(::mount("postern", kStage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755") == 0,
+                kStage);
     std::string lower;
     for (std::size_t i = 0; i + 1 < mounts.size(); ++i) {
       std::string place = attach(mounts[i], "lower" + std::to_string(i));
@@ -202,8 +188,8 @@ class Child {
     }
     const std::string top = attach(mounts.back(), "top");
     for (const char* part : {"/upper", "/work"}) {
-      check(::mkdir((top + part).c_str(), 0755) == 0 || errno == EEXIST,
-            std::string(part + 1) + " in the overlay image");
+      check_child(::mkdir((top + part).c_str(), 0755) == 0 || errno == EEXIST,
+                  std::string(part + 1) + " in the overlay image");
     }
     return {setup_.program, "-f", "-o",
             "allow_other,noacl,lowerdir=" + lower + ",upperdir=" + top + "/upper,workdir=" + top +

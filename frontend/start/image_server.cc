@@ -31,6 +31,7 @@
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
 #include "policy/text/hex.h"
+#include "policy/text/split.h"
 
 namespace postern::start {
 namespace {
@@ -431,8 +432,7 @@ void leave_server(Server& server, const std::string& image) {
   const std::string said = leave(server);
   const std::string log = server.joined() ? said : read_log(server);
   for (std::string_view rest = log; !rest.empty();) {
-    const std::string_view line = rest.substr(0, rest.find('\n'));
-    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+    const std::string_view line = text::next_line(rest);
     const auto level_end = line.find(": ");  // "ERROR:   what"
     const auto start = line.find_first_not_of(' ', level_end == line.npos ? 0 : level_end + 2);
     if (start != line.npos) {

@@ -19,7 +19,7 @@
 #include "frontend/message/message.h"
 #include "frontend/start/foreign_server.h"
 #include "frontend/start/image_mount.h"
-#include "frontend/system/argv.h"
+#include "frontend/start/server_child.h"
 #include "frontend/system/find_program.h"
 
 namespace postern::start {
@@ -37,34 +37,18 @@ class Child {
     // Signals of the terminal are the payload's; this process ends when it is told to.
     ::setpgid(0, 0);
     ::prctl(PR_SET_PDEATHSIG, SIGTERM);
-    check(::getppid() == parent, "the frontend has ended");
-    check(::dup2(null, 0) == 0 && ::dup2(null, 1) == 1 && ::dup2(log, 2) == 2, "standard streams");
-    check(device == kDeviceNumber ? ::fcntl(device, F_SETFD, 0) == 0
-                                  : ::dup2(device, kDeviceNumber) == kDeviceNumber,
-          "/dev/fuse");
-    for (const int number : {SIGTERM, SIGINT, SIGHUP}) {
-      ::signal(number, SIG_DFL);
-    }
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    check_child(::getppid() == parent, "the frontend has ended");
+    check_child(::dup2(null, 0) == 0 && ::dup2(null, 1) == 1 && ::dup2(log, 2) == 2,
+                "standard streams");
+    check_child(device == kDeviceNumber ? ::fcntl(device, F_SETFD, 0) == 0
+                                        : ::dup2(device, kDeviceNumber) == kDeviceNumber,
+                "/dev/fuse");
     std::vector<std::string> words = image_.command;
     words.push_back("/dev/fd/" + std::to_string(kDeviceNumber));
-    std::vector<char*> argv = system::argv_of(words);
-    ::execv(program_.c_str(), argv.data());
-    check(false, program_);
-    ::_exit(1);
+    execute_server(program_, std::move(words));
   }
 
  private:
-  void check(bool good, const std::string& doing) {
-    if (!good) {
-      const std::string text = doing + ": " + std::strerror(errno) + "\n";  // NOLINT: one thread
-      (void)::write(2, text.data(), text.size());
-      ::_exit(1);
-    }
-  }
-
   const plan::ImageServer& image_;
   const std::string& program_;
 };

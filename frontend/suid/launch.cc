@@ -165,17 +165,6 @@ void leave_out_placeless(plan::LaunchPlan& plan) {
   }
 }
 
-Outcome<UniqueFd> open_program(std::string path) {
-  if (path.empty()) {
-    path = system::libexec_program("postern-init");
-  }
-  UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!program.valid()) {
-    return system::program_problem("opening", path, errno);
-  }
-  return program;
-}
-
 // As the caller reads the execution control list; the judge reads its own.
 ecl::EclConfig read_list(const std::string& site_file) {
   const std::string file = (std::filesystem::path(site_file).parent_path() / "ecl.toml").string();
@@ -410,7 +399,8 @@ class Launch {
           break;
         }
         case Kind::kInit: {
-          POSTERN_TRY_ASSIGN(UniqueFd fd, open_program(source.path));
+          POSTERN_TRY_ASSIGN(UniqueFd fd,
+                             system::open_libexec_program("postern-init", source.path));
           out.add(std::move(fd));
           break;
         }

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 
+#include <fcntl.h>
 #include <unistd.h>
 
 namespace postern::system {
@@ -52,6 +53,17 @@ std::optional<std::string> find_libexec_program(std::string_view name) {
 std::string libexec_program(std::string_view name) {
   return find_libexec_program(name).value_or(std::string(POSTERN_LIBEXECDIR) + '/' +
                                              std::string(name));
+}
+
+Outcome<UniqueFd> open_libexec_program(std::string_view name, std::string path) {
+  if (path.empty()) {
+    path = libexec_program(name);
+  }
+  UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!program.valid()) {
+    return program_problem("opening", path, errno);
+  }
+  return program;
 }
 
 Problem program_problem(const std::string& doing, const std::string& path, int err) {

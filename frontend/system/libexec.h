@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "policy/problem.h"
+#include "protocol/base/unique_fd.h"
 
 namespace postern::system {
 
@@ -16,6 +17,9 @@ std::string libexec_program(std::string_view name);
 
 // The same, and nothing if it is nowhere.
 std::optional<std::string> find_libexec_program(std::string_view name);
+
+// Opens `name` there to be executed, or the program at `path` if that is not empty.
+Outcome<UniqueFd> open_libexec_program(std::string_view name, std::string path);
 
 // Why a program of ours could not be started or opened: `doing` ("starting") and errno.
 Problem program_problem(const std::string& doing, const std::string& path, int err);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "frontend/system/read_file.h"
+#include "policy/text/split.h"
 
 namespace postern::system {
 namespace {
@@ -20,15 +21,6 @@ namespace {
 constexpr std::size_t kMostRanges = 339;
 // (uid_t)-1 is no id.
 constexpr std::uint64_t kMostIds = std::numeric_limits<std::uint32_t>::max();
-
-template <class Function>
-void for_each_line(std::string_view text, Function function) {
-  while (!text.empty()) {
-    const auto end = text.find('\n');
-    function(text.substr(0, end));
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
-  }
-}
 
 std::optional<std::uint32_t> decimal(std::string_view text) {
   std::uint32_t value = 0;
@@ -69,7 +61,7 @@ std::vector<IdRange> subordinate_ranges(std::string_view text,
                                         id_t own) {
   std::vector<IdRange> ranges;
   const std::string number = std::to_string(uid);
-  for_each_line(text, [&](std::string_view line) {
+  text::for_each_line(text, [&](std::string_view line) {
     const std::optional<IdRange> range = range_of(line, name, number);
     if (!range || range->count == 0 || end_of(*range) > kMostIds || holds_id({*range}, own) ||
         ranges.size() == kMostRanges) {
@@ -100,7 +92,7 @@ std::uint64_t count_of(const std::vector<IdRange>& ranges) noexcept {
 
 std::vector<IdRange> ids_of_map(std::string_view text) {
   std::vector<IdRange> ranges;
-  for_each_line(text, [&](std::string_view line) {
+  text::for_each_line(text, [&](std::string_view line) {
     // Three columns: first id inside, first id outside, count.
     std::array<std::optional<std::uint32_t>, 3> columns;
     for (auto& column : columns) {

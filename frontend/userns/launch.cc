@@ -39,17 +39,6 @@ struct Opened {
   std::vector<int> descriptors;  // of the request
 };
 
-Outcome<UniqueFd> open_init(std::string path) {
-  if (path.empty()) {
-    path = system::libexec_program("postern-init");
-  }
-  UniqueFd program(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!program.valid()) {
-    return system::program_problem("opening", path, errno);
-  }
-  return program;
-}
-
 Outcome<Opened> open_descriptors(const plan::LaunchPlan& plan) {
   Opened out;
   for (std::size_t i = 0; i < plan.sources.size(); ++i) {
@@ -63,7 +52,7 @@ Outcome<Opened> open_descriptors(const plan::LaunchPlan& plan) {
         }
         break;
       case plan::Source::Kind::kInit: {
-        POSTERN_TRY_ASSIGN(fd, open_init(source.path));
+        POSTERN_TRY_ASSIGN(fd, system::open_libexec_program("postern-init", source.path));
         break;
       }
       case plan::Source::Kind::kPath:

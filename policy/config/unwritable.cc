@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "policy/text/split.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::config {
@@ -41,8 +42,7 @@ MountTable MountTable::parse(std::string_view text) {
   MountTable table;
   while (!text.empty()) {
     std::uint64_t id = 0;
-    const std::string_view line = text.substr(0, text.find('\n'));
-    text.remove_prefix(std::min(line.size() + 1, text.size()));
+    const std::string_view line = text::next_line(text);
     if (std::from_chars(line.data(), line.data() + line.size(), id).ec == std::errc()) {
       table.ids_.push_back(id);
     }

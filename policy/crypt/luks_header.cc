@@ -30,7 +30,14 @@ constexpr std::uint64_t kDefaultHeaderBytes = 16ULL * 1024 * 1024;
 constexpr std::uint32_t kArgonMemoryKib = 256 * 1024;
 constexpr std::uint32_t kArgonPasses = 4;
 constexpr std::uint32_t kArgonLanes = 2;
-constexpr std::uint32_t kMinimumPbkdf2Iterations = 1000;  // libcryptsetup's own minimum
+// For what has full entropy: PBKDF2 at libcryptsetup's own minimum, without a benchmark.
+constexpr crypt_pbkdf_type kCheap = {.type = CRYPT_KDF_PBKDF2,
+                                     .hash = "sha256",
+                                     .time_ms = 0,
+                                     .iterations = 1000,
+                                     .max_memory_kb = 0,
+                                     .parallel_threads = 0,
+                                     .flags = CRYPT_PBKDF_NO_BENCHMARK};
 
 void discard_log(int /*level*/, const char* /*message*/, void* /*user*/) {}
 
@@ -170,17 +177,9 @@ Outcome<LuksHeader> LuksHeader::format(std::uint64_t data_bytes,
     return bad_header("libcryptsetup cannot write it");
   }
   LuksHeader header(std::move(file), std::unique_ptr<crypt_device, Release>(raw));
-  // No benchmark: key slots bring their own cost (add_secret). The digest of the volume key, which
-  // has full entropy, takes PBKDF2 at its minimum as well.
-  const crypt_pbkdf_type pbkdf{.type = CRYPT_KDF_PBKDF2,
-                               .hash = "sha256",
-                               .time_ms = 0,
-                               .iterations = kMinimumPbkdf2Iterations,
-                               .max_memory_kb = 0,
-                               .parallel_threads = 0,
-                               .flags = CRYPT_PBKDF_NO_BENCHMARK};
+  // Of the digest of the volume key. Key slots bring their own cost (add_secret).
   crypt_params_luks2 parameters{};
-  parameters.pbkdf = &pbkdf;
+  parameters.pbkdf = &kCheap;
   parameters.data_alignment = kDefaultHeaderBytes / 512;
   parameters.sector_size = sector_bytes;
   if (volume_key.size() != kVolumeKeyBytes ||
@@ -333,13 +332,6 @@ bool LuksHeader::fits(std::span<const std::byte> key) const {
 Outcome<int> LuksHeader::add_secret(std::span<const std::byte> volume_key,
                                     std::span<const std::byte> secret,
                                     bool full_entropy) {
-  const crypt_pbkdf_type cheap{.type = CRYPT_KDF_PBKDF2,
-                               .hash = "sha256",
-                               .time_ms = 0,
-                               .iterations = kMinimumPbkdf2Iterations,
-                               .max_memory_kb = 0,
-                               .parallel_threads = 0,
-                               .flags = CRYPT_PBKDF_NO_BENCHMARK};
   const crypt_pbkdf_type stretched{.type = CRYPT_KDF_ARGON2ID,
                                    .hash = "sha256",
                                    .time_ms = 0,
@@ -347,7 +339,7 @@ Outcome<int> LuksHeader::add_secret(std::span<const std::byte> volume_key,
                                    .max_memory_kb = kArgonMemoryKib,
                                    .parallel_threads = kArgonLanes,
                                    .flags = CRYPT_PBKDF_NO_BENCHMARK};
-  if (crypt_set_pbkdf_type(device_.get(), full_entropy ? &cheap : &stretched) != 0) {
+  if (crypt_set_pbkdf_type(device_.get(), full_entropy ? &kCheap : &stretched) != 0) {
     return bad_header("the key derivation is not available");
   }
   // SAFETY: char may alias any object.

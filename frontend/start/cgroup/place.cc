@@ -13,16 +13,6 @@ constexpr const char* kBatch =
     "start the host with systemd.unified_cgroup_hierarchy=1 on the kernel's command line, or leave "
     "the limits to your batch system";
 
-// Calls `use` for each line.
-template <class Use>
-void for_each_line(std::string_view text, Use use) {
-  while (!text.empty()) {
-    const auto end = std::min(text.find('\n'), text.size());
-    use(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-}
-
 // A path of /proc/self/mountinfo: space, tab, line feed and backslash are \ooo (proc(5)).
 std::string unescaped(std::string_view text) {
   std::string out;
@@ -72,7 +62,7 @@ std::optional<std::string> below(const Hierarchy& mount, std::string_view group)
 Outcome<Place> find_place(std::string_view cgroup, std::string_view mounts) {
   Place place;
   std::optional<std::string> group;
-  for_each_line(cgroup, [&](std::string_view line) {
+  text::for_each_line(cgroup, [&](std::string_view line) {
     const auto first = line.find(':');
     const auto second = line.find(':', first + 1);
     if (first == line.npos || second == line.npos) {
@@ -100,7 +90,7 @@ Outcome<Place> find_place(std::string_view cgroup, std::string_view mounts) {
                    .cure = "start outside of the outer container, or leave the limits to it"};
   }
   bool is_mounted = false;
-  for_each_line(mounts, [&](std::string_view line) {
+  text::for_each_line(mounts, [&](std::string_view line) {
     const std::optional<Hierarchy> mount = hierarchy_of(line);
     is_mounted = is_mounted || mount;
     const std::optional<std::string> directory = mount ? below(*mount, *group) : std::nullopt;
