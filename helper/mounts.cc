@@ -53,7 +53,7 @@ struct Root {
   const Plan& plan;
   std::span<UniqueFd> descriptors;
   UniqueFd top{};
-  dev_t overlay = 0;  // st_dev of our own overlay, 0 where none
+  struct stat overlay{};  // our own overlay, zeros where none
 };
 
 // In the session: present where the caller's upper directory has it.
@@ -109,7 +109,6 @@ Result<> mount_overlay(const Root& root, const Text& lower) noexcept {
 Result<> mount_root(Root& root, const char* device) noexcept {
   const bool overlaid = root.plan->overlay == 1;
   Text lower;
-  struct stat status{};
   POSTERN_TRY_ASSIGN(const UniqueFd session,
                      new_tmpfs(root.plan->scratch_bytes, 0755, Op::kSession));
   // Proof that mount_setattr(2) does what it says, on a mount whose statfs(2) waits for no server.
@@ -123,8 +122,7 @@ Result<> mount_root(Root& root, const char* device) noexcept {
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
   POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC),
                                    Op::kMountRoot));
-  POSTERN_TRY(require(::fstat(root.top.get(), &status) == 0, Op::kMountRoot));
-  root.overlay = overlaid ? status.st_dev : 0;
+  if (overlaid) POSTERN_TRY(require(::fstat(root.top.get(), &root.overlay) == 0, Op::kMountRoot));
   return Ok{};
 }
 
@@ -135,7 +133,7 @@ Result<> mount_root(Root& root, const char* device) noexcept {
 Result<> create(const Root& root, int parent, const char* name, bool directory) noexcept {
   struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
-  const bool ours = status.st_dev == root.overlay;
+  const bool ours = status.st_dev == root.overlay.st_dev;
   use_capabilities(ours ? kAllThatAreLeft : 0);
   // What exists and could not be opened: a link of the image that leads nowhere (systemd-resolved
   // makes such a resolv.conf). The mount point takes its place.
@@ -292,14 +290,17 @@ Result<std::uint64_t> build_root(const Plan& plan,
   mount_attr seal{.attr_set = plan->writable == 1 ? 0U : MOUNT_ATTR_RDONLY};
   POSTERN_TRY(require(::mount_setattr(root.top.get(), "", AT_EMPTY_PATH, &seal, sizeof seal) == 0,
                       Op::kMountRoot));
-  // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. The session lies
-  // on top of it, so two mounts are detached; that nothing is left above "/" is proved by its mount
-  // id.
+  // ORDER: the session, where we are, off "/" and below the old root: both are detached at once,
+  // for umount2(2) waits until every processor has passed through the kernel (synchronize_rcu).
+  POSTERN_TRY(attach(AT_FDCWD, AT_FDCWD, "/proc", Op::kSession));
+  // pivot_root(2), NOTES: with "." twice the old root is stacked on the new one. That this one is
+  // "/", and that nothing is left above it, is proved by mount ids.
   const bool moved = ::fchdir(root.top.get()) == 0 && ::syscall(SYS_pivot_root, ".", ".") == 0 &&
-                     ::umount2(".", MNT_DETACH) == 0 && ::umount2(".", MNT_DETACH) == 0;
+                     ::umount2(".", MNT_DETACH) == 0;
   POSTERN_TRY(require(moved, Op::kSession));
   const std::uint64_t mount = mount_id("/");
-  POSTERN_TRY(require(mount != 0 && mount_id("/..") == mount, Op::kSession, EBUSY));
+  POSTERN_TRY(require(mount != 0 && mount_id(".") == mount && mount_id("/..") == mount,
+                      Op::kSession, EBUSY));
   use_capabilities(0);
   return mount;
 }

@@ -725,6 +725,21 @@ long attach(Mount& m, int target, std::string_view path) {
   return 0;
 }
 
+// The session, from "/" into the old root, so that one umount2(2) detaches both.
+long lower_session(int target, std::string_view path) {
+  hold_mounting();
+  hold(target == AT_FDCWD && path == "/proc" && !K.pivoted,
+       "what is moved is the session, into the old root");
+  if (K.cwd != Cwd::kSession || !K.session_attached) return -EINVAL;
+  K.session_lowered = true;
+  return 0;
+}
+
+// Mounts that are stacked on the new root once it is the root.
+unsigned covering() {
+  return K.session_lowered ? 1 : 2;
+}
+
 bool inside_target(std::string_view path) {
   if (path == "/") return true;
   for (std::size_t i = 0; i < verdict().operation_count; ++i) {
@@ -1008,7 +1023,7 @@ long write_channel(const void* from, std::size_t bytes) {
   std::memcpy(&K.released_id, from, sizeof K.released_id);
   hold(K.replied && K.reply.err == 0 && K.reply.refusal == 0 && K.reply.pid == kPayloadPid,
        "the frontend knows of the payload before it runs");
-  hold(K.pivoted && K.uncovered == 2 && K.released_id == kNewRoot,
+  hold(K.pivoted && K.uncovered == covering() && K.released_id == kNewRoot,
        "what is released is the new root");
   hold(K.effective == 0 && K.inheritable == 0,
        "no capability is effective when the payload starts");
@@ -1033,8 +1048,9 @@ std::uint64_t mount_id(std::string_view path) {
     return id;
   }
   if (!K.in_child_namespace) return kHostRoot;
+  if (path == ".") return K.cwd == Cwd::kTop || K.cwd == Cwd::kDetached ? kNewRoot : kChildRoot;
   if (!K.pivoted) return kChildRoot;
-  return path == "/.." && K.uncovered < 2 ? kOldRoot : kNewRoot;
+  return path == "/.." && K.uncovered < covering() ? kOldRoot : kNewRoot;
 }
 
 }  // namespace
@@ -1778,6 +1794,7 @@ WRAPPED(int, move_mount, int fd, const char* from, int target, const char* to, u
         hold(from[0] == '\0' && (flags & MOVE_MOUNT_F_EMPTY_PATH) != 0,
              "what is attached is a mount by its descriptor");
         if (!admin()) return -EPERM;
+        if (fd == AT_FDCWD) return lower_session(target, to);
         if (!K.is(fd, Kind::kMount)) return -EINVAL;
         return attach(K.mounts[static_cast<std::size_t>(K.at(fd).index)], target, to);
       },

@@ -250,8 +250,8 @@ class Kernel {
   std::vector<Mapping> mappings;
   std::vector<std::string> names_asked;
   std::vector<long> locked;  // numbers of makers
-  bool session_attached = false, top_attached = false, root_attached = false, pivoted = false,
-       top_detached = false;
+  bool session_attached = false, session_lowered = false, top_attached = false,
+       root_attached = false, pivoted = false, top_detached = false;
   unsigned uncovered = 0;
   std::vector<std::string> created;
   unsigned lookups = 0;
