@@ -28,6 +28,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include "frontend/system/initramfs.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/subids.h"
 #include "policy/config/trusted_file.h"
@@ -337,6 +338,7 @@ std::pair<unsigned, unsigned> kernel_version(std::string_view release) {
 // A line: id, parent, device, root, mount point, options, optional fields, "-", type, source, and
 // the options of the file system. The last line of a mount point is the mount that is seen there.
 void mount_facts(std::string_view mountinfo, Facts& facts) {
+  facts.root_is_initramfs = system::has_initramfs_root(mountinfo);
   std::istringstream lines{std::string(mountinfo)};
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
@@ -350,9 +352,7 @@ void mount_facts(std::string_view mountinfo, Facts& facts) {
     std::string source;
     std::string options;
     words >> type >> source >> options;
-    if (place == "/") {
-      facts.root_is_initramfs = type == "rootfs";
-    } else if (place == "/proc" && type == "proc") {
+    if (place == "/proc" && type == "proc") {
       const std::size_t hidden = options.find("hidepid=");
       facts.proc_hides_others = hidden != std::string::npos && options[hidden + 8] != '0' &&
                                 options.compare(hidden + 8, 3, "off") != 0;

@@ -62,7 +62,7 @@ struct Facts {
   bool list_asks_for_seals = false;
   bool device_mapper = false;
   bool loop_devices = false;
-  bool root_is_initramfs = false;         // nothing is mounted over it, and it on nothing
+  bool root_is_initramfs = false;         // mounted on nothing
   bool proc_hides_others = false;         // proc(5): hidepid
   bool proc_has_only_pids = false;        // proc(5): subset=pid
   std::vector<std::string> interpreters;  // architectures that binfmt_misc emulates

@@ -3,6 +3,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "frontend/system/initramfs.h"
+
 namespace postern::doctor {
 namespace {
 
@@ -159,9 +161,7 @@ std::pair<std::string, std::string> start_obstacle(const Facts& f) {
         "as root: modprobe -a dm-mod dm-verity, and both in a file in /etc/modules-load.d/"};
   }
   if (f.root_is_initramfs) {
-    return {"\"/\" is the initramfs itself, which pivot_root(2) cannot replace",
-            "let the node's start go on to a mounted root (switch_root to a tmpfs or a disk), or "
-            "use user namespaces"};
+    return {std::string(system::kInitramfsRoot), std::string(system::kInitramfsCure)};
   }
   return {};
 }

@@ -8,6 +8,7 @@
 
 #include "frontend/message/message.h"
 #include "frontend/start/id_map.h"
+#include "frontend/system/initramfs.h"
 
 namespace postern::start {
 namespace {
@@ -113,6 +114,11 @@ Problem build_problem(const plan::LaunchPlan& plan, const Failure& failure) {
     case Op::kOverlay:
       return root_problem(plan, failure);
     case Op::kSession:
+      // Only the setuid helper comes here: cover_initramfs().
+      if (failure.error.err == EINVAL && system::has_initramfs_root()) {
+        return Problem{.what = std::string(system::kInitramfsRoot),
+                       .cure = std::string(system::kInitramfsCure)};
+      }
       return system_problem("making the session's tmpfs", failure.error.err,
                             user_namespace_cure(failure.error.err));
     case Op::kHostname:

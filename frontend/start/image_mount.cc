@@ -17,8 +17,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "frontend/start/initramfs_cover.h"
 #include "frontend/system/child_stack.h"
 #include "frontend/system/descriptor_message.h"
+#include "frontend/system/initramfs.h"
 #include "protocol/base/mount_object.h"
 
 namespace postern::start {
@@ -47,6 +49,7 @@ struct MountSetup {
   int channel = -1;
   std::size_t devices = 0;
   MountedBy server = MountedBy::kOurs;
+  bool cover = false;  // what "/" is now, so that pivot_root(2) works
 };
 
 // As new_fuse_mount(), but that the program decides what may be done.
@@ -69,6 +72,11 @@ class MountProcess {
   [[noreturn]] void run() noexcept {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     enter_namespaces();
+    if (setup_.cover) {
+      const Result<> covered = cover_initramfs();
+      errno = covered ? 0 : covered.error().err;
+      check(errno == 0, Doing::kMounting);
+    }
     ImageMount out;
     for (std::size_t i = 0; i < setup_.devices; ++i) {
       out.devices[i].reset(::open("/dev/fuse", O_RDWR | O_CLOEXEC));
@@ -232,7 +240,8 @@ Outcome<ImageMount> mount_image(Ids ids,
                       .user_namespace = user_namespace,
                       .channel = theirs.get(),
                       .devices = server == MountedBy::kOurs ? wanted_devices() : 1,
-                      .server = server};
+                      .server = server,
+                      .cover = system::has_initramfs_root()};
   const pid_t pid = start(setup);
   if (pid < 0) {
     const int err = errno;

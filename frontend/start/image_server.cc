@@ -258,9 +258,14 @@ bool are_namespaces_of_ours(int user_namespace, int mount_namespace) noexcept {
   const UniqueFd owner(::ioctl(mount_namespace, NS_GET_USERNS));
   struct stat its = {};
   struct stat users = {};
-  return parent.valid() && owner.valid() && is_namespace(parent.get(), kOwnUsers) &&
-         ::fstat(owner.get(), &its) == 0 && ::fstat(user_namespace, &users) == 0 &&
-         is_same(its, users);
+  const bool known = parent.valid() && owner.valid() && is_namespace(parent.get(), kOwnUsers) &&
+                     ::fstat(owner.get(), &its) == 0 && ::fstat(user_namespace, &users) == 0;
+  if (!known || is_same(its, users)) {
+    return known;
+  }
+  // Where it lies on the initramfs, one more user namespace is between (cover_initramfs).
+  const UniqueFd between(::ioctl(owner.get(), NS_GET_PARENT));
+  return between.valid() && ::fstat(between.get(), &its) == 0 && is_same(its, users);
 }
 
 bool is_device(int fd) noexcept {

@@ -28,9 +28,11 @@
 #include "frontend/init/record.h"
 #include "frontend/start/image_mount.h"
 #include "frontend/start/image_server.h"
+#include "frontend/start/initramfs_cover.h"
 #include "frontend/system/capabilities.h"
 #include "frontend/system/child_stack.h"
 #include "frontend/system/descriptor.h"
+#include "frontend/system/initramfs.h"
 #include "frontend/system/read_file.h"
 #include "frontend/userns/skeleton_mount.h"
 #include "helper/mounts.h"
@@ -129,6 +131,12 @@ class Process {
   }
 
   [[noreturn]] void build_and_execute() {
+    // ORDER: before anything of the host is opened, which belongs to the mount namespace then.
+    if (system::has_initramfs_root()) {
+      if (const Result<> covered = start::cover_initramfs(); !covered) {
+        fail(start::Step::kUnshare, covered.error());
+      }
+    }
     if (setup_.plan->request.join_net) {
       join_net(*setup_.plan->request.join_net);
     }

@@ -228,7 +228,12 @@ TEST_SUITE("frontend/doctor") {
     const Row rows[] = {
         {"", false, false, false},
         {"1 1 0:2 / / rw - rootfs rootfs rw,size=1k\n", true, false, false},
-        {"1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / / rw - tmpfs tmpfs rw\n", false, false,
+        // Mounted over it, but this process still stands below.
+        {"1 1 0:2 / / rw - rootfs rootfs rw\n2 1 0:3 / / rw - tmpfs tmpfs rw\n", true, false,
+         false},
+        {"2 1 0:3 / / rw - tmpfs tmpfs rw\n3 2 0:2 / /old rw - rootfs rootfs rw\n", false, false,
+         false},
+        {"2 1 0:3 / / rw - tmpfs tmpfs rw\n3 2 0:2 /usr /usr rw - rootfs rootfs rw\n", false, false,
          false},
         {"\n", false, false, false},
         {",hidepid=0\n", false, false, false},
