@@ -7,8 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include <grp.h>
-#include <pwd.h>
 #include <unistd.h>
 
 #include "frontend/config/commands.h"
@@ -16,6 +14,7 @@
 #include "frontend/option/commands.h"
 #include "frontend/option/option.h"
 #include "frontend/system/replace_file.h"
+#include "policy/accounts/accounts.h"
 #include "policy/config/capabilities.h"
 #include "policy/config/read_file.h"
 #include "protocol/exit_codes.h"
@@ -53,11 +52,11 @@ Grant& grant_of(std::vector<Grant>& grants, std::string_view name) {
 }
 
 bool user_exists(const std::string& name) {
-  return ::getpwnam(name.c_str()) != nullptr;  // NOLINT(concurrency-mt-unsafe): one thread
+  return accounts::find_user(name).has_value();
 }
 
 bool group_exists(const std::string& name) {
-  return ::getgrnam(name.c_str()) != nullptr;  // NOLINT(concurrency-mt-unsafe): one thread
+  return accounts::find_group(name).has_value();
 }
 
 void warn_of_root(std::string_view what, std::string_view name) {

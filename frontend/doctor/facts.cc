@@ -24,13 +24,13 @@
 #include <sys/xattr.h>
 
 #include <fcntl.h>
-#include <pwd.h>
 #include <sched.h>
 #include <unistd.h>
 
 #include "frontend/system/initramfs.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/subids.h"
+#include "policy/accounts/accounts.h"
 #include "policy/config/trusted_file.h"
 #include "policy/ecl/ecl.h"
 #include "policy/image/image.h"
@@ -277,8 +277,7 @@ bool has_log_daemon() {
 void site_facts(Facts& facts) {
   facts.config_path = POSTERN_CONFDIR "/postern.toml";
   facts.judge_user = POSTERN_JUDGE_USER;
-  // NOLINTNEXTLINE(concurrency-mt-unsafe): one thread
-  facts.judge_user_exists = ::getpwnam(facts.judge_user.c_str()) != nullptr;
+  facts.judge_user_exists = accounts::find_user(facts.judge_user).has_value();
   facts.config_present = ::access(facts.config_path.c_str(), F_OK) == 0;
   if (facts.config_present) {
     const auto site = config::load_trusted(facts.config_path);
@@ -385,8 +384,8 @@ Facts gather() {
     std::tie(f.kernel_major, f.kernel_minor) = kernel_version(f.release);
   }
   f.uid = ::geteuid();
-  if (const passwd* entry = ::getpwuid(f.uid)) {  // NOLINT(concurrency-mt-unsafe): one thread
-    f.user = entry->pw_name;
+  if (auto user = accounts::find_user(f.uid)) {
+    f.user = std::move(user->name);
   }
   f.max_user_namespaces = setting("/proc/sys/user/max_user_namespaces");
   f.unprivileged_userns_clone = setting("/proc/sys/kernel/unprivileged_userns_clone");

@@ -4,11 +4,11 @@
 #include <array>
 #include <charconv>
 
-#include <pwd.h>
 #include <unistd.h>
 
 #include "frontend/message/message.h"
 #include "frontend/option/usage.h"
+#include "policy/accounts/accounts.h"
 #include "protocol/exit_codes.h"
 
 namespace postern::instance {
@@ -59,12 +59,11 @@ Outcome<uid_t> owner_of(const option::Arguments& arguments) {
       parsed.ec == std::errc{} && parsed.ptr == end) {
     return number;
   }
-  const passwd* const entry =
-      ::getpwnam(user.c_str());  // NOLINT(concurrency-mt-unsafe): one thread
-  if (entry == nullptr) {
+  const auto entry = accounts::find_user(user);
+  if (!entry) {
     return Problem{.what = "there is no user " + user};
   }
-  return entry->pw_uid;
+  return entry->uid;
 }
 
 Outcome<int> perform(option::CommandSet which, const option::Arguments& arguments) {

@@ -12,7 +12,6 @@
 #include <sys/wait.h>
 
 #include <fcntl.h>
-#include <pwd.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -20,6 +19,7 @@
 #include "frontend/instance/name.h"
 #include "frontend/message/message.h"
 #include "frontend/system/spawn.h"
+#include "policy/accounts/accounts.h"
 #include "policy/text/split.h"
 #include "protocol/exit_codes.h"
 
@@ -41,8 +41,8 @@ Outcome<std::string> configuration_directory() {
   }
   std::string home = variable("HOME");
   if (!home.starts_with('/')) {
-    const passwd* const entry = ::getpwuid(::geteuid());  // NOLINT(concurrency-mt-unsafe)
-    home = entry != nullptr ? entry->pw_dir : "";
+    const auto user = accounts::find_user(::geteuid());
+    home = user ? user->home : "";
   }
   if (!home.starts_with('/')) {
     return Problem{.what = "there is no home directory for the logs of the instance",
@@ -52,10 +52,8 @@ Outcome<std::string> configuration_directory() {
 }
 
 std::string user_name() {
-  const passwd* const entry = ::getpwuid(::geteuid());  // NOLINT(concurrency-mt-unsafe)
-  return entry != nullptr && entry->pw_name != nullptr && *entry->pw_name != '\0'
-             ? entry->pw_name
-             : std::to_string(::geteuid());
+  const auto user = accounts::find_user(::geteuid());
+  return user && !user->name.empty() ? user->name : std::to_string(::geteuid());
 }
 
 Outcome<> make_folder(const std::string& path) {

@@ -1,58 +1,23 @@
 #include "frontend/plan/caller.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
+#include <utility>
+#include <vector>
 
 #include <sys/stat.h>
 
-#include <grp.h>
-#include <pwd.h>
 #include <unistd.h>
 
-#include "frontend/system/read_file.h"
+#include "policy/accounts/accounts.h"
 
 namespace postern::plan {
 namespace {
 
-// Grows the buffer until the entry fits (getpwuid_r(3): ERANGE); entries of directories have no
-// other bound than this one.
-constexpr std::size_t kMaxEntryBytes = 1024 * 1024;
-
-void ask_for_user(Identity& identity) {
-  std::vector<char> buffer(4096);
-  struct passwd entry = {};
-  struct passwd* found = nullptr;
-  while (::getpwuid_r(identity.uid, &entry, buffer.data(), buffer.size(), &found) == ERANGE &&
-         buffer.size() < kMaxEntryBytes) {
-    buffer.resize(buffer.size() * 2);
-  }
-  if (found == nullptr) {
-    // Batch nodes may know no names. HOME is what the login gave us.
-    const char* home = ::getenv("HOME");  // NOLINT(concurrency-mt-unsafe): one thread
-    identity.home = home != nullptr && home[0] == '/' ? home : "";
-    return;
-  }
-  const auto text = [](const char* from) { return std::string(from != nullptr ? from : ""); };
-  identity.name = text(found->pw_name);
-  identity.gecos = text(found->pw_gecos);
-  identity.home = text(found->pw_dir);
-  identity.shell = text(found->pw_shell);
-}
-
-std::string group_name(gid_t gid) {
-  std::vector<char> buffer(4096);
-  struct group entry = {};
-  struct group* found = nullptr;
-  while (::getgrgid_r(gid, &entry, buffer.data(), buffer.size(), &found) == ERANGE &&
-         buffer.size() < kMaxEntryBytes) {
-    buffer.resize(buffer.size() * 2);
-  }
-  return found != nullptr ? found->gr_name : "";
-}
-
-void read_groups(Identity& identity, std::string_view services) {
+// The caller's groups, the primary one first, each once.
+void read_groups(Identity& identity) {
   std::vector<gid_t> groups{identity.gid};
   if (const int count = ::getgroups(0, nullptr); count > 0) {
     groups.resize(static_cast<std::size_t>(count) + 1);
@@ -66,12 +31,29 @@ void read_groups(Identity& identity, std::string_view services) {
       identity.groups.emplace_back(gid, "");
     }
   }
-  if (files_come_first(services, "group")) {
-    name_groups(system::read_small_file("/etc/group").value_or(""), identity);
+}
+
+// All names in one question: what is not in the files costs a program.
+void read_names(Identity& identity) {
+  std::vector<accounts::Question> questions = {
+      {accounts::Key::kUserId, std::to_string(identity.uid)}};
+  for (const auto& [gid, name] : identity.groups) {
+    questions.push_back({accounts::Key::kGroupId, std::to_string(gid)});
   }
-  for (auto& [gid, name] : identity.groups) {
-    if (name.empty()) {
-      name = group_name(gid);
+  const std::vector<std::string> lines = accounts::look_up(questions);
+  if (std::optional<accounts::User> user = accounts::user_of_line(lines[0])) {
+    identity.name = std::move(user->name);
+    identity.gecos = std::move(user->gecos);
+    identity.home = std::move(user->home);
+    identity.shell = std::move(user->shell);
+  } else {
+    // Batch nodes may know no names. HOME is what the login gave us.
+    const char* home = ::getenv("HOME");  // NOLINT(concurrency-mt-unsafe): one thread
+    identity.home = home != nullptr && home[0] == '/' ? home : "";
+  }
+  for (std::size_t i = 0; i < identity.groups.size(); ++i) {
+    if (std::optional<accounts::Group> group = accounts::group_of_line(lines[i + 1])) {
+      identity.groups[i].second = std::move(group->name);
     }
   }
 }
@@ -114,12 +96,8 @@ Caller read_caller() {
   Caller caller;
   caller.identity.uid = ::getuid();
   caller.identity.gid = ::getgid();
-  const std::string services = system::read_small_file("/etc/nsswitch.conf").value_or("");
-  if (!files_come_first(services, "passwd") ||
-      !read_user(system::read_small_file("/etc/passwd").value_or(""), caller.identity)) {
-    ask_for_user(caller.identity);
-  }
-  read_groups(caller.identity, services);
+  read_groups(caller.identity);
+  read_names(caller.identity);
   caller.directory = current_directory();
   const mode_t mask = ::umask(0);
   ::umask(mask);

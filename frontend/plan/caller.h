@@ -16,7 +16,7 @@ struct Caller {
   std::uint64_t blocked_signals = 0;
 };
 
-// `directory` is empty where the current directory was removed. Asks the name service (nss(5)).
+// `directory` is empty where the current directory was removed. Asks for the names of accounts.
 Caller read_caller();
 
 }  // namespace postern::plan

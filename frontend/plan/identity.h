@@ -21,18 +21,6 @@ struct Identity {
       groups;  // primary first, then supplementary, each once
 };
 
-// Whether `database` ("passwd", "group") is answered from the host's files before anything else is
-// asked. `settings`: nsswitch.conf(5).
-bool files_come_first(std::string_view settings, std::string_view database);
-
-// What the host's passwd file says of the caller's uid; false, nothing. The name service knows it
-// too, but asks nscd(8) first, with a socket and a connection for each question: most hosts have
-// none, and every start would pay for it.
-bool read_user(std::string_view host_file, Identity& caller);
-
-// Names from the host's group file for the caller's groups that have none yet.
-void name_groups(std::string_view host_file, Identity& caller);
-
 // The image's passwd file with the caller in it: the line of the caller's uid gets the caller's
 // name, gecos and `home` and keeps the image's gid and shell (for uid 0: keeps name and gecos too);
 // where there is no such line, one is appended. All other lines stay byte for byte.

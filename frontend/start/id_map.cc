@@ -13,13 +13,13 @@
 #include <sys/wait.h>
 
 #include <fcntl.h>
-#include <pwd.h>
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include "frontend/system/spawn.h"
 #include "frontend/system/subids.h"
+#include "policy/accounts/accounts.h"
 
 namespace postern::start {
 namespace {
@@ -185,8 +185,8 @@ Outcome<UniqueFd> make_single_id_namespace(Ids outside, bool as_root) {
 }
 
 Outcome<UniqueFd> make_subordinate_namespace(Ids outside) {
-  const passwd* const entry = ::getpwuid(outside.uid);
-  const std::string name = entry != nullptr ? entry->pw_name : "";
+  const auto user = accounts::find_user(outside.uid);
+  const std::string name = user ? user->name : "";
   const system::SubordinateIds ids = system::subordinate_ids(name, outside.uid, outside.gid);
   if (!ids.usable()) {
     return Problem{.what = "no subordinate ids for " +

@@ -7,7 +7,7 @@
 
 namespace postern::admit {
 
-// Names, or decimal ids, as ids: getpwnam(3), getgrnam(3). Names that do not exist are left out.
+// Names, or decimal ids, as ids: by the name service. Names that do not exist are left out.
 [[nodiscard]] std::vector<std::uint32_t> user_ids(const std::vector<std::string>& names);
 [[nodiscard]] std::vector<std::uint32_t> group_ids(const std::vector<std::string>& names);
 

@@ -27,7 +27,7 @@ import world as worlds  # noqa: E402
 
 # Build tree -> libexec directory, with the mode that an installation gives them.
 PROGRAMS = {
-    "frontend/init/postern-init": 0o755, "frontend/squashfs/postern-squashfs": 0o755,
+    "frontend/accounts/postern-accounts": 0o755, "frontend/init/postern-init": 0o755, "frontend/squashfs/postern-squashfs": 0o755,
     "frontend/squashfs/postern-squashfs-plain": 0o755, "frontend/imagebuild/postern-build": 0o755,
     "frontend/keys/postern-keys": 0o755, "frontend/crypt/postern-crypt": 0o755, "frontend/inspect/postern-inspect": 0o755,
 }

@@ -29,6 +29,7 @@ signal.pthread_sigmask(signal.SIG_SETMASK, [])
 BUSYBOX = "/bin/busybox"
 PARTS = {
     "bin/postern": "frontend/cli/postern",
+    "libexec/postern/postern-accounts": "frontend/accounts/postern-accounts",
     "libexec/postern/postern-init": "frontend/init/postern-init",
     "libexec/postern/postern-squashfs": "frontend/squashfs/postern-squashfs",
     "libexec/postern/postern-squashfs-plain": "frontend/squashfs/postern-squashfs-plain",

@@ -4,12 +4,9 @@
 
 #include <doctest/doctest.h>
 
-using postern::plan::files_come_first;
 using postern::plan::Identity;
 using postern::plan::merge_group;
 using postern::plan::merge_passwd;
-using postern::plan::name_groups;
-using postern::plan::read_user;
 
 namespace {
 
@@ -54,40 +51,5 @@ TEST_SUITE("frontend/plan identity") {
   TEST_CASE("groups that the image has no gid for are appended, each once") {
     CHECK(merge_group("root:x:0:\nstaff:x:100:\n", kAlice) ==
           "root:x:0:\nstaff:x:100:\nproject:x:4000:alice\ngroup5000:x:5000:alice\n");
-  }
-
-  TEST_CASE("the files come first where nsswitch.conf says so, or nothing") {
-    CHECK(files_come_first("", "passwd"));
-    CHECK(files_come_first("# passwd: sss\npasswd:\tfiles systemd\n", "passwd"));
-    CHECK(files_come_first("  passwd:files[NOTFOUND=return] ldap\n", "passwd"));
-    CHECK(files_come_first("passwd: sss\ngroup: files", "group"));
-    CHECK(files_come_first("passwd_compat: sss\n", "passwd"));
-    CHECK_FALSE(files_come_first("passwd: sss files\ngroup: files\n", "passwd"));
-    CHECK_FALSE(files_come_first("passwd: compat\n", "passwd"));
-    CHECK_FALSE(files_come_first("passwd: filesystem\n", "passwd"));
-    CHECK_FALSE(files_come_first("passwd:", "passwd"));
-  }
-
-  TEST_CASE("accounts are read from the files; what these do not know is left") {
-    constexpr std::string_view kPasswd =
-        "root:x:0:0:root:/root:/bin/bash\n"
-        "broken:x:1001\n"
-        "+alice:x:1001:100::/plus:/bin/plus\n"
-        "alice:x:1001:100:Alice A:/home/alice:/bin/zsh\n"
-        "second:x:1001:100::/:/bin/sh";
-    Identity who{.uid = 1001, .gid = 100, .groups = {{100, ""}, {4000, ""}, {5000, ""}}};
-    REQUIRE(read_user(kPasswd, who));
-    CHECK(who.name == "alice");
-    CHECK(who.gecos == "Alice A");
-    CHECK(who.home == "/home/alice");
-    CHECK(who.shell == "/bin/zsh");
-    name_groups("users:x:100:\nproject:x:4000:alice,bob\nlate:x:4000:\n+::5000:\n", who);
-    CHECK(who.groups == kAlice.groups);
-    Identity stranger{.uid = 1002, .groups = {{7, ""}}};
-    CHECK_FALSE(read_user(kPasswd, stranger));
-    CHECK_FALSE(read_user("", stranger));
-    name_groups("", stranger);
-    CHECK(stranger.name.empty());
-    CHECK(stranger.groups[0].second.empty());
   }
 }
