@@ -3,14 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/fuse.h>
-#include <linux/seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -21,6 +17,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <unistd.h>
+
+#include "policy/sandbox/sandbox.h"
 
 namespace postern::squashfs {
 namespace {
@@ -36,9 +34,10 @@ constexpr rlim_t kMaxDescriptors = 4096;
 // What is said about an image is kept for those who use it: a bad one must not fill the memory.
 constexpr rlim_t kMaxLogBytes = 256 * 1024;
 
-// Plain calls, the frequent ones first. What needs a look at its arguments stands in kChecked.
+// Plain calls, the frequent ones first. What needs a look at its arguments, and what fails instead,
+// stands in kChecked.
 // clang-format off
-constexpr std::array kAllowed = {
+constexpr std::array kAllowed = std::to_array<std::uint32_t>({
     __NR_read, __NR_writev, __NR_pread64, __NR_futex,        // one request
     __NR_munmap, __NR_madvise, __NR_brk, __NR_mremap,        // malloc(3)
     __NR_set_robust_list, __NR_rseq, __NR_gettid,            // pthread_create(3)
@@ -50,108 +49,29 @@ constexpr std::array kAllowed = {
     __NR_restart_syscall,  // a wait of these goes on after SIGSTOP and SIGCONT, or the freezer of cgroups
     __NR_write, __NR_exit_group, __NR_rt_sigreturn,          // the last words
     __NR_rt_sigaction, __NR_getpid, __NR_tgkill,             // abort(3)
-};
+});
 // clang-format on
 
-// `call` is allowed where (argument & mask) == value.
-struct Checked {
-  std::uint32_t call;
-  unsigned argument;
-  std::uint32_t mask;
-  std::uint32_t value;
-};
-
-constexpr std::array kChecked = std::to_array<Checked>({
-    {__NR_mmap, 2, PROT_EXEC, 0},
-    {__NR_mprotect, 2, PROT_EXEC, 0},
-    {__NR_clone, 0, CLONE_THREAD, CLONE_THREAD},
-    {__NR_ioctl, 1, ~0U, static_cast<std::uint32_t>(FUSE_DEV_IOC_CLONE)},
+constexpr std::array kChecked = std::to_array<sandbox::Rule>({
+    {.call = __NR_mmap, .argument = 2, .mask = PROT_EXEC, .value = 0},
+    {.call = __NR_mprotect, .argument = 2, .mask = PROT_EXEC, .value = 0},
+    {.call = __NR_clone, .argument = 0, .mask = CLONE_THREAD, .value = CLONE_THREAD},
+    // clone3(2) takes its flags through memory, where a filter cannot look: glibc falls back to
+    // clone.
+    {.call = __NR_clone3, .action = SECCOMP_RET_ERRNO | ENOSYS},
+    {.call = __NR_ioctl,
+     .argument = 1,
+     .mask = ~0U,
+     .value = static_cast<std::uint32_t>(FUSE_DEV_IOC_CLONE)},
 });
 
-#if defined(__x86_64__)
-constexpr std::uint32_t kArchitecture = AUDIT_ARCH_X86_64;
-#elif defined(__aarch64__)
-constexpr std::uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
-#else
-#error "name the audit architecture of this processor"
-#endif
-
-sock_filter statement(std::uint16_t code, std::uint32_t k) noexcept {
-  return {code, 0, 0, k};
-}
-
-sock_filter jump(std::uint16_t code, std::uint32_t k, std::uint8_t yes, std::uint8_t no) noexcept {
-  return {code, yes, no, k};
-}
-
-// Written by hand, not by libseccomp: that takes 0.3 ms at every start, and the list is short.
-std::vector<sock_filter> make_filter() {
-  constexpr std::uint16_t kLoad = BPF_LD | BPF_W | BPF_ABS;
-  constexpr std::uint16_t kReturn = BPF_RET | BPF_K;
-  constexpr std::uint16_t kEqual = BPF_JMP | BPF_JEQ | BPF_K;
-  constexpr std::uint32_t kNumber = offsetof(seccomp_data, nr);
-  std::vector<sock_filter> filter = {
-      statement(kLoad, offsetof(seccomp_data, arch)),
-      jump(kEqual, kArchitecture, 1, 0),
-      statement(kReturn, SECCOMP_RET_KILL_PROCESS),
-      // x32 calls have bit 30 set and so equal none of the numbers below.
-      statement(kLoad, kNumber),
-  };
-  for (const auto call : kAllowed) {
-    filter.push_back(jump(kEqual, static_cast<std::uint32_t>(call), 0, 1));
-    filter.push_back(statement(kReturn, SECCOMP_RET_ALLOW));
+std::vector<sandbox::Rule> rules() {
+  std::vector<sandbox::Rule> out;
+  for (const std::uint32_t call : kAllowed) {
+    out.push_back({.call = call});
   }
-  // clone3(2) takes its flags through memory, where a filter cannot look: glibc falls back to
-  // clone.
-  filter.push_back(jump(kEqual, __NR_clone3, 0, 1));
-  filter.push_back(statement(kReturn, SECCOMP_RET_ERRNO | ENOSYS));
-  for (const Checked& check : kChecked) {
-    // Little-endian: the low half of the argument comes first; the flags and commands have 32 bits.
-    filter.push_back(jump(kEqual, check.call, 0, 5));
-    filter.push_back(statement(kLoad, static_cast<std::uint32_t>(offsetof(seccomp_data, args) +
-                                                                 std::size_t{8} * check.argument)));
-    filter.push_back(statement(BPF_ALU | BPF_AND | BPF_K, check.mask));
-    filter.push_back(jump(kEqual, check.value, 0, 1));
-    filter.push_back(statement(kReturn, SECCOMP_RET_ALLOW));
-    filter.push_back(statement(kReturn, SECCOMP_RET_KILL_PROCESS));
-  }
-  filter.push_back(statement(kReturn, SECCOMP_RET_KILL_PROCESS));
-  return filter;
-}
-
-// struct landlock_ruleset_attr of a current kernel (include/uapi/linux/landlock.h); a kernel with a
-// smaller one is given a smaller size.
-struct LandlockRuleset {
-  std::uint64_t files;
-  std::uint64_t network;  // ABI 4
-  std::uint64_t scoped;   // ABI 6: abstract unix sockets, signals
-};
-
-// No rule is added, so nothing is allowed. Where the kernel has no Landlock the filter alone
-// stands: it has no call that takes a path.
-Outcome<> forbid_paths() {
-  const long abi = ::syscall(__NR_landlock_create_ruleset, nullptr, 0, 1U /* VERSION */);
-  if (abi < 1) {
-    return Ok{};
-  }
-  constexpr std::array<unsigned, 5> kFileRights = {13, 14, 15, 15, 16};  // bits of ABI 1 to 5
-  const auto known = static_cast<std::size_t>(std::min(abi, long{kFileRights.size()}));
-  LandlockRuleset rules{};
-  rules.files = (1U << kFileRights[known - 1]) - 1;
-  rules.network = abi >= 4 ? 3 : 0;
-  rules.scoped = abi >= 6 ? 3 : 0;
-  const std::size_t size = abi >= 6 ? 24 : abi >= 4 ? 16 : 8;
-  const int ruleset = static_cast<int>(::syscall(__NR_landlock_create_ruleset, &rules, size, 0U));
-  if (ruleset < 0) {
-    return system_problem("postern-squashfs: making a Landlock ruleset", errno);
-  }
-  const long done = ::syscall(__NR_landlock_restrict_self, ruleset, 0U);
-  const int err = errno;
-  ::close(ruleset);
-  if (done != 0) {
-    return system_problem("postern-squashfs: entering Landlock", err);
-  }
-  return Ok{};
+  out.insert(out.end(), kChecked.begin(), kChecked.end());
+  return out;
 }
 
 Outcome<> limit(__rlimit_resource_t resource, rlim_t most, const char* name) {
@@ -215,12 +135,12 @@ Outcome<> confine(std::size_t memory_bytes) noexcept {
   if (::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0 || ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
     return system_problem("postern-squashfs: giving up privileges", errno);
   }
-  POSTERN_TRY(forbid_paths());
-  std::vector<sock_filter> filter = make_filter();
-  const sock_fprog program{static_cast<unsigned short>(filter.size()), filter.data()};
+  if (const Result<> done = sandbox::forbid_paths(); !done) {
+    return system_problem("postern-squashfs: entering Landlock", done.error().err);
+  }
   // ORDER: last: it has no call that the steps above need.
-  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) != 0) {
-    return system_problem("postern-squashfs: entering the seccomp filter", errno);
+  if (const Result<> done = sandbox::enter_filter(rules()); !done) {
+    return system_problem("postern-squashfs: entering the seccomp filter", done.error().err);
   }
   return Ok{};
 }

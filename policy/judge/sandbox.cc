@@ -4,10 +4,8 @@
 #include <array>
 #include <cerrno>
 #include <cstdint>
-#include <memory>
-#include <type_traits>
+#include <vector>
 
-#include <linux/landlock.h>
 #include <linux/nsfs.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -15,9 +13,9 @@
 #include <sys/syscall.h>
 
 #include <fcntl.h>
-#include <seccomp.h>
 #include <unistd.h>
 
+#include "policy/sandbox/sandbox.h"
 #include "protocol/limits.h"
 
 namespace postern::judge {
@@ -40,107 +38,41 @@ Error failed() {
   return Error{.err = errno, .op = Op::kJudge};
 }
 
-// All rights of file systems, network and scope that the running kernel knows are handled, and no
-// rule gives any back. linux/landlock.h of the baseline stops at version 3 or earlier: the numbers
-// are the kernel's interface.
-struct RulesetAttributes {
-  std::uint64_t access_fs;
-  std::uint64_t access_net;  // version 4
-  std::uint64_t scoped;      // version 6
-};
-
-constexpr std::uint64_t file_rights(long version) {
-  constexpr std::array<unsigned, 6> kBits = {0, 13, 14, 15, 15, 16};  // number of rights by version
-  const auto known = static_cast<std::size_t>(version < 5 ? version : 5);
-  return (std::uint64_t{1} << kBits[known]) - 1;
-}
-
-Result<> restrict_files() noexcept {
-  const long version =
-      ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
-  if (version <= 0) {
-    return Ok{};  // COMPAT: kernels without Landlock; the filter below forbids opening as well
-  }
-  RulesetAttributes attributes{.access_fs = file_rights(version), .access_net = 0, .scoped = 0};
-  std::size_t size = sizeof attributes.access_fs;
-  if (version >= 4) {
-    attributes.access_net = 3;  // bind, connect
-    size = 2 * sizeof attributes.access_fs;
-  }
-  if (version >= 6) {
-    attributes.scoped = 3;  // abstract unix sockets, signals
-    size = sizeof attributes;
-  }
-  const long ruleset = ::syscall(SYS_landlock_create_ruleset, &attributes, size, 0);
-  if (ruleset < 0) {
-    return failed();
-  }
-  const long done = ::syscall(SYS_landlock_restrict_self, ruleset, 0);
-  const int saved = errno;
-  ::close(static_cast<int>(ruleset));
-  return done == 0 ? Result<>(Ok{}) : Error{.err = saved, .op = Op::kJudge};
-}
-
 // With no condition on the arguments.
-constexpr std::array kPlain = std::to_array<int>({
-    SCMP_SYS(read),        // the request, config files that are open
-    SCMP_SYS(pread64),     // images: the file offset is shared with the caller
-    SCMP_SYS(lseek),       // libcryptsetup's size of its header copy
-    SCMP_SYS(fstat),       // facts
-    SCMP_SYS(newfstatat),  // glibc's fstat(3)
-    SCMP_SYS(statx),       // mount ids
-    SCMP_SYS(fstatfs),     // FUSE, proc and nsfs are told apart
-    SCMP_SYS(readlink),    // /proc/self/fd
-    SCMP_SYS(readlinkat),  // the same, on architectures without readlink(2)
-    SCMP_SYS(close),
-    SCMP_SYS(brk),  // memory
-    SCMP_SYS(munmap),        SCMP_SYS(mremap),          SCMP_SYS(madvise),
-    SCMP_SYS(futex),          // C++ statics, allocator
-    SCMP_SYS(getrandom),      // OpenSSL, hash tables
-    SCMP_SYS(clock_gettime),  // where the vDSO has none
-    SCMP_SYS(getpid),         // the log's tag
-    SCMP_SYS(exit_group),    SCMP_SYS(restart_syscall),
+constexpr std::array kPlain = std::to_array<std::uint32_t>({
+    SYS_read,        // the request, config files that are open
+    SYS_pread64,     // images: the file offset is shared with the caller
+    SYS_lseek,       // libcryptsetup's size of its header copy
+    SYS_fstat,       // facts
+    SYS_newfstatat,  // glibc's fstat(3)
+    SYS_statx,       // mount ids
+    SYS_fstatfs,     // FUSE, proc and nsfs are told apart
+#ifdef SYS_readlink
+    SYS_readlink,  // /proc/self/fd
+#endif
+    SYS_readlinkat,  // the same, on architectures without readlink(2)
+    SYS_close,
+    SYS_brk,  // memory
+    SYS_munmap,        SYS_mremap,          SYS_madvise,
+    SYS_futex,          // C++ statics, allocator
+    SYS_getrandom,      // OpenSSL, hash tables
+    SYS_clock_gettime,  // where the vDSO has none
+    SYS_getpid,         // the log's tag
+    SYS_exit_group,    SYS_restart_syscall,
 });
 
-using Filter = std::unique_ptr<std::remove_pointer_t<scmp_filter_ctx>, decltype(&seccomp_release)>;
+constexpr std::uint32_t kWhole = ~0U;
 
-bool allow_plain(scmp_filter_ctx filter) {
-  for (const int call : kPlain) {
-    // A call that this architecture lacks has a negative pseudo number, which libseccomp leaves
-    // out.
-    if (seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 0) != 0) {
-      return false;
-    }
-  }
-  return true;
-}
-
-bool allow_conditional(scmp_filter_ctx filter, const SandboxDescriptors& descriptors) {
-  const auto fd = [](int number) {
-    return scmp_arg_cmp{
-        .arg = 0, .op = SCMP_CMP_EQ, .datum_a = static_cast<scmp_datum_t>(number), .datum_b = 0};
-  };
-  const auto argument = [](unsigned index, std::uint64_t value) {
-    return scmp_arg_cmp{.arg = index, .op = SCMP_CMP_EQ, .datum_a = value, .datum_b = 0};
-  };
-  const auto without = [](unsigned index, std::uint64_t bit) {
-    return scmp_arg_cmp{.arg = index, .op = SCMP_CMP_MASKED_EQ, .datum_a = bit, .datum_b = 0};
-  };
-  const auto allow = [&](int call, scmp_arg_cmp condition) {
-    return seccomp_rule_add(filter, SCMP_ACT_ALLOW, call, 1, condition) == 0;
-  };
-  return allow(SCMP_SYS(write), fd(descriptors.verdict)) &&
-         std::all_of(descriptors.logs.begin(), descriptors.logs.end(),
-                     [&](int log) { return log < 0 || allow(SCMP_SYS(sendto), fd(log)); }) &&
-         allow(SCMP_SYS(fcntl), argument(1, F_GETFL)) &&
-         allow(SCMP_SYS(fcntl), argument(1, F_GET_SEALS)) &&
-         allow(SCMP_SYS(ioctl), argument(1, NS_GET_NSTYPE)) &&
-         // Memory that is written is never executed.
-         allow(SCMP_SYS(mmap), without(2, PROT_EXEC)) &&
-         allow(SCMP_SYS(mprotect), without(2, PROT_EXEC)) &&
-         // Libraries that look for a file go on without it.
-         seccomp_rule_add(filter, SCMP_ACT_ERRNO(EACCES), SCMP_SYS(openat), 0) == 0;
-}
+constexpr std::array kConditional = std::to_array<sandbox::Rule>({
+    {.call = SYS_fcntl, .argument = 1, .mask = kWhole, .value = F_GETFL},
+    {.call = SYS_fcntl, .argument = 1, .mask = kWhole, .value = F_GET_SEALS},
+    {.call = SYS_ioctl, .argument = 1, .mask = kWhole, .value = NS_GET_NSTYPE},
+    // Memory that is written is never executed.
+    {.call = SYS_mmap, .argument = 2, .mask = PROT_EXEC, .value = 0},
+    {.call = SYS_mprotect, .argument = 2, .mask = PROT_EXEC, .value = 0},
+    // Libraries that look for a file go on without it.
+    {.call = SYS_openat, .action = SECCOMP_RET_ERRNO | EACCES},
+});
 
 }  // namespace
 
@@ -162,14 +94,30 @@ Result<> cleanse() noexcept {
   return Ok{};
 }
 
-Result<> enter_sandbox(const SandboxDescriptors& descriptors) noexcept {
-  POSTERN_TRY(restrict_files());
-  const Filter filter(seccomp_init(SCMP_ACT_KILL_PROCESS), &seccomp_release);
-  if (!filter || !allow_plain(filter.get()) || !allow_conditional(filter.get(), descriptors)) {
-    return Error{.err = ENOMEM, .op = Op::kJudge};
+std::vector<sandbox::Rule> sandbox_rules(const SandboxDescriptors& descriptors) {
+  std::vector<sandbox::Rule> rules;
+  for (const std::uint32_t call : kPlain) {
+    rules.push_back({.call = call});
   }
-  const int loaded = seccomp_load(filter.get());
-  return loaded == 0 ? Result<>(Ok{}) : Error{.err = -loaded, .op = Op::kJudge};
+  rules.insert(rules.end(), kConditional.begin(), kConditional.end());
+  const auto only_on = [&](std::uint32_t call, int fd) {
+    if (fd >= 0) {
+      rules.push_back({.call = call, .mask = kWhole, .value = static_cast<std::uint32_t>(fd)});
+    }
+  };
+  only_on(SYS_write, descriptors.verdict);
+  for (const int log : descriptors.logs) {
+    only_on(SYS_sendto, log);
+  }
+  return rules;
+}
+
+Result<> enter_sandbox(const SandboxDescriptors& descriptors) {
+  const auto judge = [](const Result<>& done) {
+    return done ? Result<>(Ok{}) : Error{.err = done.error().err, .op = Op::kJudge};
+  };
+  POSTERN_TRY(judge(sandbox::forbid_paths()));
+  return judge(sandbox::enter_filter(sandbox_rules(descriptors)));
 }
 
 }  // namespace postern::judge

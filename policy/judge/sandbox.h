@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <vector>
 
+#include "policy/sandbox/sandbox.h"
 #include "protocol/base/result.h"
 
 namespace postern::judge {
@@ -20,6 +22,9 @@ struct SandboxDescriptors {
 // Last act before the request is decoded: Landlock without a single rule where the kernel has it,
 // and a seccomp allow list: the process can read what is open, compute, answer, log, and exit. It
 // opens, executes and connects to nothing. A call outside the list kills.
-[[nodiscard]] Result<> enter_sandbox(const SandboxDescriptors& descriptors) noexcept;
+[[nodiscard]] Result<> enter_sandbox(const SandboxDescriptors& descriptors);
+
+// The list.
+[[nodiscard]] std::vector<sandbox::Rule> sandbox_rules(const SandboxDescriptors& descriptors);
 
 }  // namespace postern::judge
