@@ -24,7 +24,8 @@ struct Rule {
 };
 
 // The first rule that fits decides. A call that none fits, and every call of another architecture,
-// kills the process. Not by libseccomp, which takes 0.3 ms and asks the kernel what it knows.
+// kills the process. Not by libseccomp, which takes 0.07 ms more and first asks
+// the kernel, in ten calls, what it knows.
 std::vector<sock_filter> make_filter(std::span<const Rule> rules);
 
 // Needs no_new_privs. Error: errno.

@@ -37,7 +37,7 @@ HEAVY = ["nlohmann/", "toml++", "CLI/", "capnp/", "kj/", "archive.h", "gpgme.h",
 LISTED = re.findall(r"^\| ((?:`[a-z]+/`(?:, )?)+) \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M)
 ORDER = {
     "frontend": [folder for row in LISTED for folder in re.findall(r"`([a-z]+)/`", row)],
-    "policy": ["path", "text", "audit", "config", "json", "snapshot", "admit", "crypt", "sif", "image", "seal", "signature", "ecl", "judge"],
+    "policy": ["path", "text", "sandbox", "accounts", "audit", "config", "json", "snapshot", "admit", "crypt", "sif", "image", "seal", "signature", "ecl", "judge"],
 }
 STRANGERS = {("suid", "userns"), ("userns", "suid")}
 

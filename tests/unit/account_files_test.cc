@@ -5,7 +5,12 @@
 #include "policy/accounts/accounts.h"
 #include "policy/accounts/files.h"
 
-using namespace postern::accounts;
+using postern::accounts::field;
+using postern::accounts::group_of_line;
+using postern::accounts::Key;
+using postern::accounts::line_in;
+using postern::accounts::services_of;
+using postern::accounts::user_of_line;
 
 namespace {
 
