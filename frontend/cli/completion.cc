@@ -157,51 +157,76 @@ std::string zsh() {
          "      esac ;;\n  esac\n}\n_postern \"$@\"\n";
 }
 
+// Which command the line is about, and its options if a program must be asked for them.
+constexpr std::string_view kFishFunctions =
+    "function __postern_words\n"
+    "    set -l value 0\n"
+    "    set -l found 0\n"
+    "    for word in (commandline -opc)[2..-1]\n"
+    "        if test $value = 1\n"
+    "            set value 0\n"
+    "            continue\n"
+    "        end\n"
+    "        switch $word\n"
+    "            case -c --config\n"
+    "                test $found = 0; and set value 1\n"
+    "            case '-*'\n"
+    "            case '*'\n"
+    "                set found 1\n"
+    "                echo $word\n"
+    "        end\n"
+    "    end\n"
+    "end\n"
+    "function __postern_is\n"
+    "    set -l words (__postern_words)\n"
+    "    test (count $words) -ge $argv[1]; and test $words[1] = $argv[2]\n"
+    "end\n"
+    "function __postern_options\n"
+    "    set -l words (__postern_words)\n"
+    "    postern $words[1..$argv[1]] --help 2>/dev/null | string match -ra -- "
+    "'--[a-z][a-z0-9-]+' | sort -u\n"
+    "end\n";
+
+std::string fish_line(std::string_view condition, const std::string& rest) {
+  return "complete -c postern -n " + quoted(condition) + " " + rest + "\n";
+}
+
 std::string fish_option(const option::Option& option, std::string_view condition) {
-  std::string text =
-      "complete -c postern -n " + quoted(condition) + " -l " + std::string(option.name);
+  std::string text = "-l " + std::string(option.name);
   if (option.letter != 0) {
     text += " -s " + std::string(1, option.letter);
   }
   if (option.kind != option::Kind::kFlag) {
     text += " -r";
   }
-  return text + " -d " + quoted(option.help) + "\n";
+  return fish_line(condition, text + " -d " + quoted(option.help));
 }
 
 std::string fish() {
+  constexpr std::string_view kNoCommand = "test (count (__postern_words)) = 0";
   std::string text = "# fish completion for postern, made by `postern completion fish`\n";
+  text += kFishFunctions;
   for (const option::Option& option : global_options()) {
     if (is_offered(option, ~option::CommandSet{0})) {
-      text += fish_option(option, "__fish_use_subcommand");
+      text += fish_option(option, kNoCommand);
     }
   }
   for (const Command& command : commands()) {
     const std::string name(command.name);
+    const std::string is = "__postern_is 1 " + name;
+    const std::string is_below = "__postern_is 2 " + name;
     if (!command.summary.empty()) {
-      text += "complete -c postern -n '__fish_use_subcommand' -f -a " + name + " -d " +
-              quoted(command.summary) + "\n";
+      text += fish_line(kNoCommand, "-f -a " + name + " -d " + quoted(command.summary));
     }
     if (!command.subcommands.empty()) {
-      const std::string seen = "__fish_seen_subcommand_from ";
-      const std::string below(command.subcommands);
-      text += "complete -c postern -n '" + seen + name + "; and not " + seen + below + "' -a " +
-              quoted(below) + "\n";
-      text += "complete -c postern -n '" + seen + name + "; and " + seen + below + "' -a " +
-              quoted("(postern " + name +
-                     " (commandline -opc)[3] --help 2>/dev/null | string match -ra -- "
-                     "'--[a-z][a-z0-9-]+')") +
-              "\n";
-    }
-    if (command.options == 0 && command.program != nullptr && command.subcommands.empty()) {
-      text += "complete -c postern -n '__fish_seen_subcommand_from " + name + "' -a " +
-              quoted("(postern " + name +
-                     " --help 2>/dev/null | string match -ra -- '--[a-z][a-z0-9-]+')") +
-              "\n";
+      text += fish_line(is + "; and not " + is_below, "-f -a " + quoted(command.subcommands));
+      text += fish_line(is_below, "-a '(__postern_options 2)'");
+    } else if (command.options == 0 && command.program != nullptr) {
+      text += fish_line(is, "-a '(__postern_options 1)'");
     }
     for (const option::Option& option : action_options()) {
       if (is_offered(option, command.options)) {
-        text += fish_option(option, "__fish_seen_subcommand_from " + name);
+        text += fish_option(option, is);
       }
     }
   }

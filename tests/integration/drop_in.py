@@ -3,6 +3,9 @@
 environment scripts and files, names. Expected values are Apptainer's."""
 import itertools
 import os
+import pty
+import re
+import select
 import subprocess
 
 import harness
@@ -239,16 +242,67 @@ def prompts(b):
     b.run("exec", SQUASHFS, *show, env={"APPTAINERENV_PROMPT_COMMAND": "date"}).prints("Postern> |date\n")
 
 
+# What is typed, and what is offered then.
+COMPLETED = ((["ke"], {"key", "keyserver"}), (["key", ""], {"list", "import", "newpair"}), (["sif", "add", "--part"], {"--partfs", "--parttype"}),
+             (["overlay", "create", "--s"], {"--size", "--sparse"}), (["exec", "--cont"], {"--contain", "--containall"}),
+             (["capability", "a"], {"add", "avail"}), (["-v", "sif", "d"], {"del", "dump"}), (["-c", "/dev/null", "sif", "d"], {"del", "dump"}),
+             (["-v", "sif", "add", "--part"], {"--partfs", "--parttype"}), (["instance", "start", "--conta"], {"--contain", "--containall"}),
+             (["config", "global", "--dr"], {"--dry-run"}))
+
+
 def completions(b):
     """bash completes commands, second-level commands and the options of both"""
     script = b.run("completion", "bash").ok().out
-    for words, wanted in ((["ke"], {"key", "keyserver"}), (["key", ""], {"list", "import", "newpair"}), (["key", "--"], set()), (["sif", "add", "--part"], {"--partfs", "--parttype"}),
-                          (["overlay", "create", "--s"], {"--size", "--sparse"}), (["exec", "--cont"], {"--contain", "--containall"}), (["capability", "a"], {"add", "avail"}),
-                          (["-v", "sif", "d"], {"del", "dump"}), (["config", "global", "--dry"], {"--dry-run"})):
+    for words, wanted in COMPLETED:
         line = " ".join(f"'{word}'" for word in ["postern", *words])
         text = script + f"\nCOMP_WORDS=({line}); COMP_CWORD={len(words)}; _postern; printf '%s\\n' \"${{COMPREPLY[@]}}\"\n"
         seen = set(b.run(command=["bash", "-c", text], env={"PATH": os.path.dirname(b.postern) + ":/usr/bin:/bin"}).ok().lines)
         assert wanted <= seen, (words, seen)
+
+
+def fish_completions(b):
+    """fish does, and offers no files where a command below a command is wanted"""
+    script = b.run("completion", "fish").ok().out
+    path = {"PATH": os.path.dirname(b.postern) + ":/usr/bin:/bin"}
+    for words, wanted in COMPLETED:
+        text = script + "complete -C '" + " ".join(["postern", *words]) + "'\n"
+        seen = {line.split("\t")[0] for line in b.run(command=["fish", "--no-config", "-c", text], env=path).ok().lines}
+        assert wanted <= seen, (words, seen)
+    with open(b.work + "/state-of-this", "w"):
+        text = script + "complete -C 'postern instance sta'\n"
+    seen = {line.split("\t")[0] for line in b.run(command=["fish", "--no-config", "-c", text], env=path).ok().lines}
+    assert seen == {"start", "stats"}, seen
+
+
+def zsh_completions(b):
+    """zsh does, at a terminal"""
+    place = b.make_directory("zsh")
+    with open(place + "/_postern", "w") as file:
+        file.write(b.run("completion", "zsh").ok().out)
+    start = f"PROMPT='> '; fpath=({place} $fpath); autoload -Uz compinit; compinit -u -D; bindkey '^I' list-choices; LISTMAX=0; echo rea''dy\n"
+    environment = {"PATH": os.path.dirname(b.postern) + ":/usr/bin:/bin", "HOME": place, "TERM": "dumb", "ZDOTDIR": place, "COLUMNS": "200"}
+    ours, theirs = pty.openpty()
+    zsh = b.popen(command=["zsh", "-f", "-i"], env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+
+    def until(mark):
+        """What is shown, up to the prompt behind the mark: what is typed before zsh edits a line is not for its editor."""
+        seen = ""
+        while "\x1b[?2004h" not in seen.partition(mark)[2]:
+            assert select.select([ours], [], [], 60)[0], f"zsh says no {mark!r}: {seen!r}"
+            seen += os.read(ours, 65536).decode(errors="replace")
+        return seen
+    try:
+        os.write(ours, start.encode())
+        until("ready")
+        for words, wanted in COMPLETED:
+            os.write(ours, (" ".join(["postern", *words]) + "\t\x15echo do''ne\n").encode())
+            seen = until("\ndone")
+            assert wanted <= set(re.findall(r"[\w-]+", seen.partition("\n")[2])), (words, seen)
+    finally:
+        zsh.kill()
+        zsh.wait()
+        os.close(ours)
 
 
 def names_and_versions(b):
@@ -278,5 +332,5 @@ def options_that_change_nothing(b):
     b.run("shell", "-s", "/bin/nosuch", SQUASHFS, stdin="echo in $0\n").ok()
 
 
-bench.main([nodes_of_devices, prompts, completions, descriptors, many_descriptors, ends_of_pipes, process_substitution, jobserver, what_lies_on_top, bashisms, failing_scripts,
+bench.main([nodes_of_devices, prompts, completions, fish_completions, zsh_completions, descriptors, many_descriptors, ends_of_pipes, process_substitution, jobserver, what_lies_on_top, bashisms, failing_scripts,
             environment_files, environment_values, current_directory, links_of_the_image, shared_memory, names_and_versions, options_that_change_nothing])

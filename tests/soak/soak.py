@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """A soak: soak.py MINUTES. Starts, kills, changes and cold reads until the time is up, and then counts.
 
+It begins with SOAK_AT_ONCE starts of every kind at the same instant, of which a random third is killed by SIGKILL; with
+0 minutes that is all, and what is printed is TAP.
+
 Run as root (a user is made and removed; page caches are dropped). The programs are those of POSTERN_BUILD.
 What counts as a fault: LEAK, anything of the user's that is there when nothing runs (processes, sockets, files,
 mounts, loop devices); HANG, a command that does not end in its time; LOST, an image that after a command of
@@ -31,6 +34,10 @@ AT_ONCE = int(os.environ.get("SOAK_AT_ONCE", "500"))
 CROWD = 8  # starts that run side by side in the ordinary rounds
 
 
+def say(text):
+    print(text if MINUTES else f"# {text}", flush=True)
+
+
 class Counts:
     def __init__(self):
         self.lock = threading.Lock()
@@ -40,7 +47,7 @@ class Counts:
         with self.lock:
             self.values[name] += number
         if why is not None:
-            print(f"{name.upper()}: {why}", flush=True)
+            say(f"{name.upper()}: {why}")
 
     def __str__(self):
         return ", ".join(f"{name} {value}" for name, value in self.values.items())
@@ -96,6 +103,18 @@ class Soak:
         image, marker, key = self.random.choice(images)
         return ("exec", *options, *key, image, "cat", "/marker"), marker
 
+    def start_of_each_kind(self, number):
+        """Arguments and marker of start `number` of a crowd: every kind comes as often as the others, but for keys."""
+        key = ("--passphrase-file", self.passphrase)
+        kinds = [(("exec", self.plain), "soak\n"), (("exec", self.sealed), "soak\n"), (("exec", self.other), "other\n"),
+                 (("exec", self.rootfs), "soak\n"), (("exec", "--pid", self.plain), "soak\n"), (("exec", "--containall", self.other), "other\n"),
+                 (("exec", "--net", "--network", "none", self.plain), "soak\n"), (("exec", "instance://" + self.instance), "soak\n"),
+                 (("instance", "start", self.plain, f"crowd{number}"), None)]
+        if number % 40 == 0:  # each takes 256 MiB and a second of a processor to unlock
+            return ("exec", *key, self.encrypted, "cat", "/marker"), "other\n"
+        arguments, marker = kinds[number % len(kinds)]
+        return (*arguments, *(("cat", "/marker") if marker else ())), marker
+
     def finish(self, process, arguments, marker=None):
         """Waits. Returns what it printed, None if it was killed or is a fault that has been counted."""
         try:
@@ -148,7 +167,26 @@ class Soak:
         self.crowd(CROWD, 0.6)
 
     def all_at_once(self):
-        self.crowd(AT_ONCE, 0.1)
+        """Starts of every kind at the same instant; a third is killed while the others start."""
+        self.instance = "joined"
+        self.bench.run("instance", "start", self.plain, self.instance, timeout=PATIENCE).ok()
+        running = []
+        for number in range(AT_ONCE):
+            arguments, marker = self.start_of_each_kind(number)
+            running.append((self.bench.popen(*arguments), arguments, marker))
+        self.counts.add("starts", AT_ONCE)
+        killed = set(self.random.sample(range(AT_ONCE), AT_ONCE // 3))
+        for number in sorted(killed, key=lambda _: self.random.random()):
+            time.sleep(self.random.random() * 0.01)
+            running[number][0].kill()
+            self.counts.add("kills")
+        for number, (process, arguments, marker) in enumerate(running):
+            self.finish(process, arguments, None if number in killed else marker)
+            if marker is None and number not in killed and process.returncode != 0:
+                self.counts.add("lost", why=f"{arguments}: exit {process.returncode}")
+        # What was killed may have left an instance that runs: it was started, and can be stopped.
+        self.bench.run("instance", "stop", "--all", timeout=PATIENCE)
+        self.settle()
 
     def cold_reads(self):
         """Random places of a file, read inside while the host's page cache is dropped under it."""
@@ -256,7 +294,7 @@ class Soak:
         self.settle()
 
     def run(self):
-        print(f"soak of {MINUTES:g} minutes, SOAK_SEED={SEED}", flush=True)
+        say(f"soak of {MINUTES:g} minutes, SOAK_SEED={SEED}")
         rounds = (self.calm_crowd, self.killed_crowd, self.killed_crowd, self.cold_reads, self.replaced_under_load,
                   self.rewritten_under_load, self.change, self.change, self.full_disk)
         self.all_at_once()
@@ -268,10 +306,10 @@ class Soak:
                 self.random.choice(rounds)()
             if time.monotonic() - said > 60:
                 said = time.monotonic()
-                print(self.counts, flush=True)
-        print(self.counts, flush=True)
-        bad = sum(self.counts.values[name] for name in ("leaks", "hangs", "lost"))
-        return 1 if bad or self.counts.values["starts"] == 0 else 0
+                say(self.counts)
+        bad = sum(self.counts.values[name] for name in ("leaks", "hangs", "lost")) or self.counts.values["starts"] == 0
+        print(self.counts if MINUTES else f"{'not ok' if bad else 'ok'} 1 - {self.counts}\n1..1", flush=True)
+        return 1 if bad else 0
 
 
 if __name__ == "__main__":
