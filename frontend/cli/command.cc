@@ -7,6 +7,7 @@
 
 #include "frontend/cli/action_options.h"
 #include "frontend/doctor/doctor_command.h"
+#include "frontend/message/message.h"
 #include "frontend/overlay/overlay_command.h"
 #include "frontend/sif/sif_command.h"
 #include "protocol/exit_codes.h"
@@ -139,11 +140,9 @@ std::string general_help() {
 
 int report_usage_error(const Command& command, const Problem& problem) {
   const std::string name(command.name);
-  const std::string text = "Error for command \"" + name + "\": " + problem.what + "\n\nUsage:\n" +
-                           usage_line(command) + "\nRun 'postern " + name +
-                           " --help' for more detailed usage information.\n";
-  std::fputs(text.c_str(), stderr);
-  return kExitUsage;
+  return message::wrong_usage(name, problem.what,
+                              "Usage:\n" + usage_line(command) + "\nRun 'postern " + name +
+                                  " --help' for more detailed usage information.\n");
 }
 
 const std::string& config_path() {

@@ -9,6 +9,7 @@
 #include "frontend/cli/action_options.h"
 #include "frontend/instance/command.h"
 #include "frontend/instance/detach.h"
+#include "frontend/message/message.h"
 #include "frontend/plan/bind.h"
 #include "frontend/plan/caller.h"
 #include "frontend/system/inherited.h"
@@ -76,7 +77,7 @@ int instance_command(std::span<const std::string> words) {
     return one.name.substr(one.name.find(' ') + 1) == verb;
   });
   if (command == kStarts.end()) {
-    std::fputs(("Error: unknown command \"" + verb + "\" for \"instance\"\n\n").c_str(), stderr);
+    (void)message::unknown_command(verb, "instance", "");
     show_usage(stderr);
     return kExitUsage;
   }

@@ -56,13 +56,6 @@ void publish(const option::Arguments& global) {
   message::configure_from_environment();
 }
 
-int unknown_command(const std::string& name) {
-  const std::string text = "Error: unknown command \"" + name +
-                           "\" for \"postern\"\n\nRun 'postern help' for the commands.\n";
-  std::fputs(text.c_str(), stderr);
-  return kExitUsage;
-}
-
 int usage_error(const Problem& problem) {
   if (problem.exit_code != kExitUsage) {
     message::fatal(problem);
@@ -96,7 +89,7 @@ int dispatch(const std::vector<std::string>& words) {
   }
   const Command* command = find_command(rest[0]);
   if (command == nullptr) {
-    return unknown_command(rest[0]);
+    return message::unknown_command(rest[0], "postern", "Run 'postern help' for the commands.\n");
   }
   const auto operands = std::span(rest).subspan(1);
   if (command->program != nullptr) {

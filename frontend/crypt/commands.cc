@@ -64,7 +64,8 @@ Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
 }
 
 Outcome<OpenImage> open_image(const std::string& path) {
-  return identify(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)), path);
+  return identify(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)),
+                  path);
 }
 
 SecretBytes random_secret(std::size_t size) {

@@ -20,16 +20,10 @@ namespace {
 namespace imagebuild = postern::imagebuild;
 namespace message = postern::message;
 
-int usage_error(const std::string& what) {
-  std::fprintf(stderr, "Error for command \"build\": %s\n\n%s", what.c_str(),
-               imagebuild::usage_text().c_str());
-  return postern::kExitUsage;
-}
-
 int run(const std::vector<std::string>& words) {
   auto options = imagebuild::parse_options(words, environ);
   if (!options && options.error().exit_code == postern::kExitUsage) {
-    return usage_error(options.error().what);
+    return message::wrong_usage("build", options.error().what, imagebuild::usage_text());
   }
   if (!options) {
     message::fatal(options.error());

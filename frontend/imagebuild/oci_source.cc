@@ -446,7 +446,7 @@ Outcome<OpenedSource> open_oci_layout(const SourceSpec& spec, const OpenOptions&
 }
 
 Outcome<OpenedSource> open_image_archive(const SourceSpec& spec, const OpenOptions& options) {
-  UniqueFd fd(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd fd(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   struct stat status{};
   if (!fd.valid() || ::fstat(fd.get(), &status) != 0) {
     return system_problem("opening '" + spec.path + "'", errno);

@@ -40,7 +40,7 @@ Outcome<OpenedSource> open_tar(const SourceSpec& spec, const OpenOptions& option
     return images;
   }
   OpenedSource out;
-  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
+  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   struct stat status{};
   if (!out.files[0].valid() || ::fstat(out.files[0].get(), &status) != 0) {
     return system_problem("opening '" + spec.path + "'", errno);
@@ -66,7 +66,7 @@ std::uint64_t squashfs_start(std::string_view head) {
 
 Outcome<OpenedSource> open_squashfs(const SourceSpec& spec) {
   OpenedSource out;
-  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
+  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   const int fd = out.files[0].get();
   struct stat status{};
   std::string head(2048, '\0');
@@ -87,7 +87,7 @@ Outcome<OpenedSource> open_squashfs(const SourceSpec& spec) {
 Outcome<OpenedSource> open_sif(const SourceSpec& spec) {
   constexpr std::uint64_t kMaxConfig = std::uint64_t{4} << 20;
   OpenedSource out;
-  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC));
+  out.files.emplace_back(::open(spec.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!out.files[0].valid()) {
     return system_problem("opening '" + spec.path + "'", errno);
   }

@@ -354,8 +354,7 @@ int ecl_command(std::span<const std::string> words) {
     return show_sub_commands(words.empty() ? stderr : stdout);
   }
   if (words[0] != "check" && words[0] != "list") {
-    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"ecl\"\n\n").c_str(),
-               stderr);
+    (void)message::unknown_command(words[0], "ecl", "");
     return show_sub_commands(stderr);
   }
   const bool checking = words[0] == "check";

@@ -427,8 +427,7 @@ int key_command(std::span<const std::string> words) {
       std::find_if(kSubCommands.begin(), kSubCommands.end(),
                    [&](const SubCommand& candidate) { return candidate.name == words[0]; });
   if (command == kSubCommands.end()) {
-    std::fputs(("Error: unknown command \"" + printable(words[0]) + "\" for \"key\"\n\n").c_str(),
-               stderr);
+    (void)message::unknown_command(words[0], "key", "");
     return show_sub_commands(stderr);
   }
   const std::string name = "key " + std::string(command->name);

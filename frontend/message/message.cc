@@ -126,4 +126,18 @@ void fatal(const Problem& problem) {
   print(Level::kFatal, "FATAL:", "\x1b[31m", text);
 }
 
+int wrong_usage(std::string_view command, std::string_view what, std::string_view usage) {
+  const std::string words = "Error for command \"" + std::string(command) +
+                            "\": " + text::printable(what) + "\n\n" + std::string(usage);
+  (void)std::fputs(words.c_str(), stderr);
+  return kExitUsage;
+}
+
+int unknown_command(std::string_view word, std::string_view parent, std::string_view usage) {
+  const std::string words = "Error: unknown command \"" + text::printable(word) + "\" for \"" +
+                            std::string(parent) + "\"\n\n" + std::string(usage);
+  (void)std::fputs(words.c_str(), stderr);
+  return kExitUsage;
+}
+
 }  // namespace postern::message

@@ -37,11 +37,9 @@ Result<Arguments, int> parse_command(const Usage& usage, std::span<const std::st
     wrong = "wrong number of arguments: " + std::to_string(parsed->positional().size());
   }
   if (!wrong.empty()) {
-    const std::string text = "Error for command \"" + std::string(usage.name) + "\": " + wrong +
-                             "\n\n" + line + "\nRun 'postern " + std::string(usage.name) +
-                             " --help' for more detailed usage information.\n";
-    std::fputs(text.c_str(), stderr);
-    return kExitUsage;
+    return message::wrong_usage(usage.name, wrong,
+                                line + "\nRun 'postern " + std::string(usage.name) +
+                                    " --help' for more detailed usage information.\n");
   }
   return *std::move(parsed);
 }

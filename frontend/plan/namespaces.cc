@@ -3,6 +3,8 @@
 #include <cerrno>
 
 #include <linux/capability.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 
 #include <sched.h>
 
@@ -48,10 +50,14 @@ Outcome<> add_namespaces(Builder& builder) {
   if (action.network_namespace.empty()) {
     return Ok{};
   }
+  constexpr const char* kCure = "name the file of a network namespace, as `ip netns` makes";
   const std::string path = absolute_path(action.network_namespace, builder.caller().directory);
-  if (!exists(path)) {
-    return path_problem("--netns-path " + path, errno,
-                        "name the file of a network namespace, as `ip netns` makes");
+  struct statfs on{};
+  if (::statfs(path.c_str(), &on) != 0) {
+    return path_problem("--netns-path " + path, errno, kCure);
+  }
+  if (on.f_type != NSFS_MAGIC) {  // never opened: that may wait, or do something
+    return Problem{.what = "--netns-path " + path + ": it is no namespace", .cure = kCure};
   }
   POSTERN_TRY_ASSIGN(request.join_net,
                      builder.add_source({.kind = Source::Kind::kPath, .path = path}));

@@ -128,8 +128,9 @@ Outcome<> open_paths(plan::LaunchPlan& plan) {
     if (source.kind == Kind::kPath) {
       // A namespace is entered by an open file: ioctl_ns(2) and setns(2) take no O_PATH.
       const bool is_namespace = plan.request.join_net == i;
-      source.fd = UniqueFd(::open(source.path.c_str(),
-                                  is_namespace ? O_RDONLY | O_CLOEXEC : plan::open_flags(source)));
+      source.fd =
+          UniqueFd(::open(source.path.c_str(), is_namespace ? O_RDONLY | O_CLOEXEC | O_NONBLOCK
+                                                            : plan::open_flags(source)));
       if (!source.fd.valid()) {
         if (!start::is_optional(plan, i)) {
           return start::source_problem(plan, i, errno);

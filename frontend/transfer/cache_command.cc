@@ -216,7 +216,7 @@ int cache_command(std::span<const std::string> words) {
     return show_sub_commands(words.empty() ? stderr : stdout);
   }
   if (words[0] != "list" && words[0] != "clean") {
-    std::fputs(("Error: unknown command \"" + words[0] + "\" for \"cache\"\n\n").c_str(), stderr);
+    (void)message::unknown_command(words[0], "cache", "");
     return show_sub_commands(stderr);
   }
   const bool listing = words[0] == "list";

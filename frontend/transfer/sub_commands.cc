@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "frontend/message/message.h"
 #include "frontend/message/table.h"
 #include "frontend/transfer/command.h"
 #include "protocol/exit_codes.h"
@@ -29,10 +30,7 @@ int run_sub_command(std::string_view command,
   const auto found = std::find_if(known.begin(), known.end(),
                                   [&](const SubCommand& one) { return one.name == words[0]; });
   if (found == known.end()) {
-    std::fputs(
-        ("Error: unknown command \"" + words[0] + "\" for \"" + std::string(command) + "\"\n\n")
-            .c_str(),
-        stderr);
+    (void)message::unknown_command(words[0], command, "");
     return show(stderr);
   }
   const std::string name = std::string(command) + " " + std::string(found->name);

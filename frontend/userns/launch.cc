@@ -235,7 +235,7 @@ class Launch {
   void join_network_as_root() const noexcept {
     if (plan_.request.join_net) {
       const std::string& path = plan_.sources[*plan_.request.join_net].path;
-      const UniqueFd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+      const UniqueFd space(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
       if (space.valid()) {
         ::setns(space.get(), CLONE_NEWNET);
       }

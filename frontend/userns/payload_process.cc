@@ -326,7 +326,8 @@ class Process {
   }
 
   void join_net(std::size_t source) noexcept {
-    const UniqueFd ns(::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC));
+    const UniqueFd ns(
+        ::open(setup_.plan->sources[source].path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     check(ns.get(), start::Step::kOpen, Op::kSpawn, source);
     struct stat its = {};
     struct stat ours = {};

@@ -8,6 +8,8 @@ import subprocess
 
 import harness
 
+harness.PARTS.update({f"libexec/postern/postern-{program}": f"frontend/{folder}/postern-{program}" for folder, program in
+                      (("crypt", "crypt"), ("imagebuild", "build"), ("inspect", "inspect"), ("keys", "keys"), ("transfer", "transfer"))})
 bench = harness.Bench()
 ROOT = bench.rootfs()
 SQUASHFS = bench.squashfs(ROOT)
@@ -39,6 +41,35 @@ def missing_and_unreadable_images(b):
     b.run("exec", hidden, "true").fails(255, "hidden.sif", "Permission denied")
     os.mkfifo(b.top + "/fifo")
     b.run("exec", b.top + "/fifo", "true", timeout=20).fails(255, "fifo")
+
+
+def nothing_waits_for_what_is_no_file(b):
+    """a named pipe, a device or a directory in the place of an image, or of a namespace: an error, without waiting for it"""
+    pipe, nothing = b.top + "/pipe", b.top + "/pipe-out"
+    os.mkfifo(pipe)
+    os.chmod(pipe, 0o666)
+    note = write(b, "note", b"x")
+    for command in (["exec", "IT", "true"], ["inspect", "IT"], ["verify", "IT"], ["sign", "IT"], ["seal", "IT"], ["encrypt", "IT", nothing], ["decrypt", "IT", nothing],
+                    ["rekey", "IT"], ["sif", "list", "IT"], ["sif", "dump", "1", "IT"], ["sif", "del", "1", "IT"], ["build", nothing, "IT"], ["ecl", "check", "IT"],
+                    ["push", "IT", "oras://127.0.0.1:9/x:y"], ["build", nothing, "docker-archive:IT"], ["build", nothing, "oci-archive:IT"], ["run-help", "IT"],
+                    ["exec", "--overlay", "IT", SQUASHFS, "true"], ["exec", "--bind", "IT:/mnt:image-src=/", SQUASHFS, "true"],
+                    ["exec", "--netns-path", "IT", SQUASHFS, "true"], ["sif", "add", "IT", note], ["instance", "start", "IT", "waits"]):
+        for path in (pipe, "/dev/null", "/dev/zero"):
+            result = b.run(*(word.replace("IT", path) for word in command), timeout=20)
+            assert 0 < result.code <= 255 and result.err.strip(), (command, path, result)
+    assert not os.path.exists(nothing)
+
+
+def hostile_words(b):
+    """control characters of a command line, which may come from elsewhere, do not reach the terminal with the error"""
+    hostile = "\x1b[31m\u202e\x9b"
+    for command in ([hostile], ["key", hostile], ["ecl", hostile], ["cache", hostile], ["remote", hostile], ["instance", hostile], ["exec", "--contain=" + hostile, "x"],
+                    ["exec", "--" + hostile], ["--" + hostile], ["inspect", "--" + hostile], ["build", "--" + hostile], ["sign", "--" + hostile], ["pull", "--" + hostile],
+                    ["sif", hostile], ["overlay", hostile], ["config", hostile], ["capability", hostile], ["encrypt", "--" + hostile], ["doctor", "--" + hostile],
+                    ["help", hostile], ["completion", hostile], ["exec", hostile, "true"], ["inspect", hostile], ["pull", "oras://" + hostile], ["seal", hostile]):
+        result = b.run(*command)
+        said = result.err + result.out
+        assert result.code != 0 and not any(letter in said for letter in "\x1b\u202e\x9b"), (command, result)
 
 
 def out_of_reach(b):
@@ -258,6 +289,6 @@ def damaged_environment_scripts(b):
     assert process.returncode == 0
 
 
-bench.main([missing_and_unreadable_images, out_of_reach, truncated_sif, mutated_sif, wrong_architecture, limits_that_cannot_be, corrupt_squashfs, no_fuse,
+bench.main([missing_and_unreadable_images, nothing_waits_for_what_is_no_file, hostile_words, out_of_reach, truncated_sif, mutated_sif, wrong_architecture, limits_that_cannot_be, corrupt_squashfs, no_fuse,
             no_user_namespaces, bad_binds, ten_thousand_binds, too_many_arguments, descriptor_limits, full_session,
             not_installed_whole, damaged_environment_scripts])

@@ -139,7 +139,7 @@ COMMANDS = [
     row(["-c", "/nonexistent", "exec", IMAGE, "true"], code=255),
 ]
 # Options that take what this machine need not have, or whose tests are named.
-ELSEWHERE = {"app": "", "passphrase": "crypt.py", "pem-path": "crypt.py", "netns-path": "mounts.py", "network-args": "networks", "docker-login": "asks on a terminal",
+ELSEWHERE = {"app": "", "passphrase": "crypt.py", "pem-path": "crypt.py", "netns-path": "networks", "network-args": "networks", "docker-login": "asks on a terminal",
              "apply-cgroups": "limits", "blkio-weight": "limits", "blkio-weight-device": "limits", "cpu-shares": "limits", "cpus": "limits", "cpuset-cpus": "limits",
              "cpuset-mems": "limits", "memory": "limits", "memory-reservation": "limits", "memory-swap": "limits", "oom-kill-disable": "limits", "pids-limit": "limits",
              "boot": "instances", "dmtcp-launch": "not there", "dmtcp-restart": "not there", "pid-file": "instances", "cdi-dirs": "devices", "device": "devices",

@@ -600,7 +600,9 @@ def route_taken(image):
 
 @test
 def images_run_as_the_table_of_the_manual_says():
-    """each row of postern-security(7), HOW AN IMAGE RUNS, by a real start"""
+    """each row of postern-security(7), HOW AN IMAGE RUNS, by a real start
+
+    With device-mapper, which is in the slow guest of tests/vm: the cells that say something else without it."""
     of_root = {}
     for name in ("none", "one"):
         of_root[name] = f"{W.work}/table-{name}.sif"
@@ -613,7 +615,9 @@ def images_run_as_the_table_of_the_manual_says():
     table = route_table()
     check(len(table) == 4 * len(images) * 4, f"{len(table)} cells")
     wrong = []
-    for (rules, kind, kernel), words in table.items():
+    cells = {cell: words for cell, words in table.items() if not device_mapper or words[0] != words[1]}
+    check(len(cells) >= 4, f"only {cells} depend on device-mapper")
+    for (rules, kind, kernel), words in cells.items():
         configure("whitelist", ["alice"])
         site = worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"')
         if rules in ("a limit that it meets", "both"):
