@@ -61,8 +61,7 @@ int usage_error(const Problem& problem) {
     message::fatal(problem);
     return problem.exit_code;
   }
-  std::fputs(("Error: " + problem.what + "\n\nRun 'postern --help' for usage.\n").c_str(), stderr);
-  return kExitUsage;
+  return message::wrong_usage("", problem.what, "Run 'postern --help' for usage.\n");
 }
 
 int dispatch(const std::vector<std::string>& words) {

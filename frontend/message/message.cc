@@ -127,8 +127,9 @@ void fatal(const Problem& problem) {
 }
 
 int wrong_usage(std::string_view command, std::string_view what, std::string_view usage) {
-  const std::string words = "Error for command \"" + std::string(command) +
-                            "\": " + text::printable(what) + "\n\n" + std::string(usage);
+  const std::string words =
+      (command.empty() ? "Error: " : "Error for command \"" + std::string(command) + "\": ") +
+      text::printable(what) + "\n\n" + std::string(usage);
   (void)std::fputs(words.c_str(), stderr);
   return kExitUsage;
 }

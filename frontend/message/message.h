@@ -41,8 +41,9 @@ void debug(std::string_view text);  // with the time since the program began
 // words.
 void fatal(const Problem& problem);
 
-// For a command line that cannot be: what is wrong with that of `command`, or the `word` that names
-// no command of `parent`, an empty line and `usage`. Both return the exit status for that.
+// For a command line that cannot be: what is wrong with that of `command` ("": of postern), or the
+// `word` that names no command of `parent`, an empty line and `usage`. Both return the exit status
+// for that.
 int wrong_usage(std::string_view command, std::string_view what, std::string_view usage);
 int unknown_command(std::string_view word, std::string_view parent, std::string_view usage);
 

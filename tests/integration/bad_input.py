@@ -56,7 +56,7 @@ def nothing_waits_for_what_is_no_file(b):
                     ["exec", "--netns-path", "IT", SQUASHFS, "true"], ["sif", "add", "IT", note], ["instance", "start", "IT", "waits"]):
         for path in (pipe, "/dev/null", "/dev/zero"):
             result = b.run(*(word.replace("IT", path) for word in command), timeout=20)
-            assert 0 < result.code <= 255 and result.err.strip(), (command, path, result)
+            assert 0 < result.code <= 255 and (result.err + result.out).strip(), (command, path, result)
     assert not os.path.exists(nothing)
 
 
