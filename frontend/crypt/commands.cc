@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "frontend/crypt/cipher.h"
+#include "frontend/crypt/container.h"
 #include "frontend/crypt/gocryptfs.h"
 #include "frontend/crypt/rsa.h"
 #include "frontend/message/message.h"
@@ -66,6 +67,25 @@ Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
 Outcome<OpenImage> open_image(const std::string& path) {
   return identify(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)),
                   path);
+}
+
+// The same of an image whose root is a gocryptfs container, which identify() does not take; else
+// nothing.
+std::optional<OpenImage> open_container(const std::string& path) {
+  OpenImage opened;
+  opened.file = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  if (!opened.file.valid()) {
+    return std::nullopt;
+  }
+  opened.bytes = std::make_unique<Snapshot>(opened.file.get());
+  auto root = image::find_gocryptfs_root(*opened.bytes);
+  if (!root) {
+    return std::nullopt;
+  }
+  opened.info.extent = root->extent;
+  opened.info.root_object = root->object;
+  opened.info.sif = std::move(root->sif);
+  return opened;
 }
 
 SecretBytes random_secret(std::size_t size) {
@@ -296,7 +316,92 @@ Outcome<Ok> encrypt(const ConvertOptions& options) {
   return writer.finish();
 }
 
+namespace {
+
+Outcome<Ok> hand_over(int out, std::span<const std::byte> key) {
+  if (::pwrite(out, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
+      ::fcntl(out, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
+    return system_problem("handing over the volume key", errno);
+  }
+  return Ok{};
+}
+
+// The passphrase of the container in the partition `root`, which a message of the image wraps where
+// the key is an RSA key.
+Outcome<SecretBytes> passphrase_of(Snapshot& bytes,
+                                   const sif::Image& image,
+                                   std::uint32_t root,
+                                   KeyMaterial material) {
+  if (!material.pem) {
+    return std::move(material.bytes);
+  }
+  const auto messages = wrapped_keys(image, root);
+  if (messages.empty()) {
+    return Problem{.what = "the image holds no key that was wrapped for an RSA key",
+                   .cure = "it was encrypted with a passphrase"};
+  }
+  POSTERN_TRY_ASSIGN(const std::string text,
+                     sif::read_object(bytes, image, *messages.front(), kMaxMessageBytes));
+  return unwrap_secret(text, material.bytes, material.name);
+}
+
+// `file`: of its gocryptfs.conf.
+Outcome<SecretBytes> container_key(int file,
+                                   std::span<const std::byte> passphrase,
+                                   const KdfLimits& limits) {
+  std::string configuration(kMaxMessageBytes, '\0');
+  const ssize_t got = ::pread(file, configuration.data(), configuration.size(), 0);
+  if (got < 0) {
+    return system_problem("reading the configuration of the image", errno);
+  }
+  configuration.resize(static_cast<std::size_t>(got));
+  return gocryptfs_key(configuration, passphrase, limits);
+}
+
+// A memfd with the key of the container's contents.
+Outcome<UniqueFd> open_key(const OpenImage& source,
+                           const Container& container,
+                           const ConvertOptions& options) {
+  POSTERN_TRY_ASSIGN(const UniqueFd configuration, read_configuration(container));
+  POSTERN_TRY_ASSIGN(KeyMaterial material, need_key(options.key, true, false));
+  POSTERN_TRY_ASSIGN(
+      const SecretBytes passphrase,
+      passphrase_of(*source.bytes, *source.info.sif, source.info.root_object, std::move(material)));
+  POSTERN_TRY_ASSIGN(const SecretBytes contents,
+                     container_key(configuration.get(), passphrase.bytes(), options.limits));
+  UniqueFd key(::memfd_create("volume-key", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!key.valid()) {
+    return system_problem("making room for the volume key", errno);
+  }
+  POSTERN_TRY(hand_over(key.get(), contents.bytes()));
+  return key;
+}
+
+Outcome<Ok> decrypt_container(const OpenImage& source, const ConvertOptions& options) {
+  const sif::Extent& extent = source.info.extent;
+  const Container container = {
+      .image = source.file.get(),
+      .place = {"--offset", std::to_string(extent.offset), "--size", std::to_string(extent.bytes)}};
+  POSTERN_TRY_ASSIGN(const UniqueFd key, open_key(source, container, options));
+  POSTERN_TRY_ASSIGN(sif::Writer writer, create_output(options, source));
+  const auto in_the_clear = [&](const sif::Descriptor& /*object*/,
+                                sif::ObjectInput input) -> Outcome<std::uint32_t> {
+    std::get<sif::PartitionInfo>(input.extra).fs = sif::FileSystem::kSquashfs;
+    POSTERN_TRY_ASSIGN(Contents contents, Contents::begin(container, key.get()));
+    auto written = writer.add(input, contents.fd());
+    POSTERN_TRY(contents.end());
+    return written;
+  };
+  POSTERN_TRY(copy_image(source, writer, in_the_clear));
+  return writer.finish();
+}
+
+}  // namespace
+
 Outcome<Ok> decrypt(const ConvertOptions& options) {
+  if (const auto container = open_container(options.input)) {
+    return decrypt_container(*container, options);
+  }
   POSTERN_TRY_ASSIGN(const OpenImage source, open_image(options.input));
   if (!source.info.encrypted) {
     return Problem{.what = "the image is not encrypted"};
@@ -344,6 +449,14 @@ std::vector<std::uint32_t> covering_objects(const sif::Image& image) {
 }  // namespace
 
 Outcome<Ok> rekey(const RekeyOptions& options) {
+  if (open_container(options.image)) {
+    return Problem{.what = options.image +
+                           ": the keys of an image that an unprivileged Apptainer encrypted "
+                           "(gocryptfs) cannot be changed in place",
+                   .cure =
+                       "make a copy in the clear with postern decrypt, and encrypt that with "
+                       "postern encrypt"};
+  }
   // ORDER: the lock before the header is read, so that two commands do not undo each other's work.
   auto writing = sif::Writer::open(options.image);
   if (!writing) {
@@ -412,43 +525,15 @@ Outcome<Ok> check_header(const LuksHeader& header, const OpenImage& source) {
 
 namespace {
 
-Outcome<Ok> hand_over(int out, std::span<const std::byte> key) {
-  if (::pwrite(out, key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()) ||
-      ::fcntl(out, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
-    return system_problem("handing over the volume key", errno);
-  }
-  return Ok{};
-}
-
-// The passphrase of a container, which a message of the image wraps where the key is an RSA key.
-Outcome<SecretBytes> passphrase_of(const UnlockOptions& options, KeyMaterial material) {
-  if (!material.pem) {
-    return std::move(material.bytes);
-  }
+Outcome<Ok> unlock_gocryptfs(const UnlockOptions& options) {
+  POSTERN_TRY_ASSIGN(KeyMaterial material, need_key(options.key, true, false));
   Snapshot bytes(options.image_fd);
   POSTERN_TRY_ASSIGN(const sif::Image image, sif::read(bytes));
   POSTERN_TRY_ASSIGN(const sif::Descriptor* root, image.primary_partition());
-  const auto messages = wrapped_keys(image, root->id);
-  if (messages.empty()) {
-    return Problem{.what = "the image holds no key that was wrapped for an RSA key",
-                   .cure = "it was encrypted with a passphrase"};
-  }
-  POSTERN_TRY_ASSIGN(const std::string text,
-                     sif::read_object(bytes, image, *messages.front(), kMaxMessageBytes));
-  return unwrap_secret(text, material.bytes, material.name);
-}
-
-Outcome<Ok> unlock_gocryptfs(const UnlockOptions& options) {
-  std::string configuration(kMaxMessageBytes, '\0');
-  const ssize_t got = ::pread(options.gocryptfs_fd, configuration.data(), configuration.size(), 0);
-  if (got < 0) {
-    return system_problem("reading the configuration of the image", errno);
-  }
-  configuration.resize(static_cast<std::size_t>(got));
-  POSTERN_TRY_ASSIGN(KeyMaterial material, need_key(options.key, true, false));
-  POSTERN_TRY_ASSIGN(const SecretBytes passphrase, passphrase_of(options, std::move(material)));
+  POSTERN_TRY_ASSIGN(const SecretBytes passphrase,
+                     passphrase_of(bytes, image, root->id, std::move(material)));
   POSTERN_TRY_ASSIGN(const SecretBytes key,
-                     gocryptfs_key(configuration, passphrase.bytes(), options.limits));
+                     container_key(options.gocryptfs_fd, passphrase.bytes(), options.limits));
   return hand_over(options.key_fd, key.bytes());
 }
 

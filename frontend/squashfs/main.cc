@@ -1,7 +1,9 @@
 // postern-squashfs: serves a squashfs image, or the partition of a SIF image, through a /dev/fuse
 // descriptor that somebody else mounts. README.md beside this file says how it works.
+#include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -40,12 +42,31 @@ Outcome<> open_and_serve(const Extent& extent, const Options& options, Devices& 
                                   : serve(*image, options, devices);
 }
 
+// The encrypted file in the clear, from its start to its end.
+Outcome<> write_contents(const Gocryptfs& container, int out) noexcept {
+  const auto thread = container.begin();
+  std::string piece(std::min<std::uint64_t>(kMib, container.size()), '\0');
+  if (thread == nullptr) {
+    return system_problem("reserving memory for the image", ENOMEM);
+  }
+  for (std::uint64_t at = 0; at < container.size(); at += piece.size()) {
+    piece.resize(std::min<std::uint64_t>(piece.size(), container.size() - at));
+    if (const auto done = container.read(at, std::as_writable_bytes(std::span(piece)), *thread);
+        !done) {
+      return system_problem("decrypting the image", done.error().number,
+                            "the image is damaged, or was changed after it was encrypted");
+    }
+    POSTERN_TRY(write_all(out, piece));
+  }
+  return Ok{};
+}
+
 std::vector<int> kept_of(const Options& options) {
-  std::vector<int> kept = {options.configuration_fd,   options.fuse_fd,
-                           options.accounts_fd,        options.image_fd,
-                           options.listen_fd,          options.starter_fd,
-                           options.token_fd,           options.user_namespace_fd,
-                           options.mount_namespace_fd, options.key_fd};
+  std::vector<int> kept = {
+      options.configuration_fd,   options.contents_fd, options.fuse_fd,
+      options.accounts_fd,        options.image_fd,    options.listen_fd,
+      options.starter_fd,         options.token_fd,    options.user_namespace_fd,
+      options.mount_namespace_fd, options.key_fd};
   for (unsigned i = 0; i < options.spares; ++i) {
     kept.push_back(options.spare_fd + static_cast<int>(i));
   }
@@ -92,7 +113,8 @@ Outcome<> run(std::span<char* const> arguments) noexcept {
   }
   if (container_key) {
     POSTERN_TRY_ASSIGN(const auto container, Gocryptfs::open(extent, *container_key));
-    return open_and_serve(Extent(*container), options, devices);
+    return options.contents_fd >= 0 ? write_contents(*container, options.contents_fd)
+                                    : open_and_serve(Extent(*container), options, devices);
   }
   return open_and_serve(extent, options, devices);
 }

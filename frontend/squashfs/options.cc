@@ -121,11 +121,12 @@ Outcome<> crypt(std::string_view option, std::string_view text, std::optional<Cr
 }
 
 int* descriptor_of(std::string_view option, Options& options) {
-  const std::array<std::pair<std::string_view, int*>, 10> places = {{
+  const std::array<std::pair<std::string_view, int*>, 11> places = {{
       {"--fuse-fd", &options.fuse_fd},
       {"--image-fd", &options.image_fd},
       {"--accounts-fd", &options.accounts_fd},
       {"--configuration-fd", &options.configuration_fd},
+      {"--contents-fd", &options.contents_fd},
       {"--listen-fd", &options.listen_fd},
       {"--starter-fd", &options.starter_fd},
       {"--token-fd", &options.token_fd},
@@ -219,7 +220,8 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
     }
     POSTERN_TRY(take(arguments[i], arguments[i + 1], options));
   }
-  const std::array outputs = {options.fuse_fd, options.accounts_fd, options.configuration_fd};
+  const std::array outputs = {options.fuse_fd, options.accounts_fd, options.configuration_fd,
+                              options.contents_fd};
   const auto given = std::count_if(outputs.begin(), outputs.end(), [](int fd) { return fd >= 0; });
   if (given != 1 || options.image_fd < 0 || options.size == 0) {
     return Problem{.what = "postern-squashfs: --fuse-fd, --image-fd and --size are needed",
@@ -227,7 +229,8 @@ Outcome<Options> parse_options(std::span<char* const> arguments) noexcept {
   }
   const bool has_key = options.key_fd >= 0;
   if ((options.crypt.has_value() || options.gocryptfs) != has_key ||
-      (options.crypt && options.gocryptfs) || (has_key && options.configuration_fd >= 0)) {
+      (options.crypt && options.gocryptfs) || (has_key && options.configuration_fd >= 0) ||
+      (!options.gocryptfs && options.contents_fd >= 0)) {
     return Problem{.what = "postern-squashfs: --crypt or --gocryptfs, and --key-fd go together"};
   }
   if ((options.listen_fd >= 0) !=

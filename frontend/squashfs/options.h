@@ -23,6 +23,7 @@ struct Options {
   int image_fd = -1;
   int accounts_fd = -1;         // instead of fuse_fd: hand over the account files and end
   int configuration_fd = -1;    // instead of fuse_fd: hand over gocryptfs.conf and end
+  int contents_fd = -1;         // instead of fuse_fd: hand over what gocryptfs decrypts and end
   int listen_fd = -1;           // a listening unix socket; -1: the mount is not shared
   int starter_fd = -1;          // with listen_fd: connection to the start that began this
   int token_fd = -1;            // with listen_fd: its mount namespace

@@ -46,7 +46,7 @@ def container(name, password, *options, source=ROOT):
                         "-force-uid", str(bench.user.uid)], check=True, stdout=subprocess.DEVNULL)
     finally:
         subprocess.run(["umount", plain], check=True)
-        server.wait(20)
+        server.wait(120)
     with open(out, "rb") as file:
         return file.read(), cipher
 
@@ -72,20 +72,29 @@ def runs(b):
     # In pieces that fit no block, from several processes at a time.
     script = "for i in 1 2 3 4; do (dd if=/data/blob bs=5003 2>/dev/null | busybox sha256sum) & done; wait"
     assert exec_it(b, IMAGE, "sh", "-c", script).ok().out == f"{DIGEST}  -\n" * 4
-    file = os.path.join(b.work, "pass")
-    with open(file, "w") as out:
-        out.write(PASS + "\n")
-    os.chown(file, b.user.uid, b.user.gid)
-    os.chmod(file, 0o600)
-    b.run("exec", "--passphrase-file", file, IMAGE, "cat", "/marker").prints("plain as day\n")
+    b.run("exec", "--passphrase-file", passphrase_file(b), IMAGE, "cat", "/marker").prints("plain as day\n")
     exec_it(b, IMAGE, "cat", "/marker", options=("--fakeroot",)).prints("plain as day\n")
     exec_it(b, IMAGE, "sh", "-c", "echo x > /marker && cat /marker", options=("--writable-tmpfs",)).prints("x\n")
 
 
-def by_pem(b):
-    """The secret that is wrapped for an RSA key opens it, another key does not"""
+def passphrase_file(b):
+    path = os.path.join(b.work, "pass")
+    with open(path, "w") as out:
+        out.write(PASS + "\n")
+    os.chown(path, b.user.uid, b.user.gid)
+    os.chmod(path, 0o600)
+    return path
+
+
+def pem_image(b):
+    """(image, environment, options) that go together."""
+    image, keys = wrapped(b)
+    return image, {}, ("--pem-path", keys[0])
+
+
+def wrapped(b):
     secret = hashlib.md5(os.urandom(32)).hexdigest()
-    data, _ = container("by-pem", secret)
+    data, _ = container(f"by-pem-{secret[:8]}", secret)
     keys = []
     for name in ("right.pem", "wrong.pem"):
         keys.append(os.path.join(b.work, name))
@@ -95,9 +104,46 @@ def by_pem(b):
                              input=secret.encode(), check=True, capture_output=True).stdout
     text = base64.encodebytes(b"\x04\x82" + len(wrapped).to_bytes(2, "big") + wrapped).decode()
     image = sif("pem.sif", data, f"-----BEGIN MESSAGE-----\n{text}-----END MESSAGE-----\n".encode())
+    return image, keys
+
+
+def by_pem(b):
+    """The secret that is wrapped for an RSA key opens it, another key does not"""
+    image, keys = wrapped(b)
     b.run("exec", "--pem-path", keys[0], image, "cat", "/marker").prints("plain as day\n")
     b.run("exec", "--pem-path", keys[1], image, "cat", "/marker").fails(255)
     b.run("exec", "--pem-path", keys[0], IMAGE, "cat", "/marker").fails(255, "passphrase")
+
+
+def decrypted(b):
+    """decrypt makes a plain image of it, with all other objects, that runs without a key; rekey says the way round"""
+    for image, key, options in ((IMAGE, {"APPTAINER_ENCRYPTION_PASSPHRASE": PASS}, ()), pem_image(b)):
+        out = os.path.join(b.work, "clear.sif")
+        b.run("decrypt", "--force", *options, image, out, env=key).ok()
+        b.run("exec", out, "cat", "/marker").prints("plain as day\n")
+        b.run("exec", out, "busybox", "sha256sum", "/data/blob").prints(f"{DIGEST}  /data/blob\n")
+        listed = b.run("sif", "list", out).ok().out
+        assert "Squashfs/*System" in listed and "ryptfs" not in listed and "Cryptographic" not in listed, listed
+        again = os.path.join(b.work, "again.sif")
+        b.run("encrypt", "--force", "--passphrase-file", passphrase_file(b), out, again).ok()
+        exec_it(b, again, "cat", "/marker").prints("plain as day\n")
+        with open(image, "rb") as file:
+            before = file.read()
+        done = b.run("rekey", "--passphrase-file", passphrase_file(b), "--new-passphrase-file", passphrase_file(b), image)
+        done.fails(255, "gocryptfs", "postern decrypt", "postern encrypt")
+        with open(image, "rb") as file:
+            assert file.read() == before, "rekey has changed it"
+    os.unlink(out)
+    wrong = {"APPTAINER_ENCRYPTION_PASSPHRASE": "another"}
+    b.run("decrypt", IMAGE, out, env=wrong).fails(255, "does not open the image")
+    b.run("decrypt", IMAGE, out).fails(255, "no key was given")
+    b.run("decrypt", IMAGE, IMAGE, env={"APPTAINER_ENCRYPTION_PASSPHRASE": PASS}).fails(255, "already exists")
+    # A flipped byte of the ciphertext, in the outer squashfs' data: nothing is made.
+    data = bytearray(DATA)
+    at = len(data) // 2
+    data[at] ^= 1
+    b.run("decrypt", sif("flipped.sif", bytes(data)), out, env={"APPTAINER_ENCRYPTION_PASSPHRASE": PASS}).fails(255, "decrypting the image")
+    assert sorted(name for name in os.listdir(b.work) if "clear" in name) == [], os.listdir(b.work)
 
 
 def refused(b):
@@ -150,4 +196,4 @@ def no_secret_elsewhere(b):
     wait_until(lambda: not b.processes("postern"), "it is left")
 
 
-bench.main([runs, by_pem, refused, no_secret_elsewhere])
+bench.main([runs, by_pem, decrypted, refused, no_secret_elsewhere])
