@@ -64,16 +64,20 @@ Outcome<OpenImage> identify(UniqueFd file, const std::string& name) {
   return opened;
 }
 
+// A named pipe in its place is not waited for.
+UniqueFd open_file(const std::string& path) {
+  return UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+}
+
 Outcome<OpenImage> open_image(const std::string& path) {
-  return identify(UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)),
-                  path);
+  return identify(open_file(path), path);
 }
 
 // The same of an image whose root is a gocryptfs container, which identify() does not take; else
 // nothing.
 std::optional<OpenImage> open_container(const std::string& path) {
   OpenImage opened;
-  opened.file = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+  opened.file = open_file(path);
   if (!opened.file.valid()) {
     return std::nullopt;
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 
@@ -22,6 +23,12 @@ namespace {
 constexpr std::uint32_t kArchitecture = AUDIT_ARCH_X86_64;
 #elif defined(__aarch64__)
 constexpr std::uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
+#elif defined(__powerpc64__) && defined(__LITTLE_ENDIAN__)
+constexpr std::uint32_t kArchitecture = AUDIT_ARCH_PPC64LE;
+#elif defined(__riscv) && __riscv_xlen == 64
+constexpr std::uint32_t kArchitecture = AUDIT_ARCH_RISCV64;
+#elif defined(__s390x__)
+constexpr std::uint32_t kArchitecture = AUDIT_ARCH_S390X;
 #else
 #error "name the audit architecture of this processor"
 #endif
@@ -31,6 +38,8 @@ constexpr std::uint16_t kAnd = BPF_ALU | BPF_AND | BPF_K;
 constexpr std::uint16_t kReturn = BPF_RET | BPF_K;
 constexpr std::uint16_t kEqual = BPF_JMP | BPF_JEQ | BPF_K;
 constexpr std::uint32_t kNumber = offsetof(seccomp_data, nr);
+// Of an argument, which has 64 bits.
+constexpr std::size_t kLowHalf = std::endian::native == std::endian::little ? 0 : 4;
 
 sock_filter statement(std::uint16_t code, std::uint32_t k) noexcept {
   return {code, 0, 0, k};
@@ -63,8 +72,7 @@ std::vector<sock_filter> make_filter(std::span<const Rule> rules) {
       filter.insert(filter.end(), {jump(rule.call, 0, 1), statement(kReturn, rule.action)});
       continue;
     }
-    // Little-endian: the low half of the argument comes first.
-    const auto at = static_cast<std::uint32_t>(offsetof(seccomp_data, args) +
+    const auto at = static_cast<std::uint32_t>(offsetof(seccomp_data, args) + kLowHalf +
                                                sizeof(std::uint64_t) * rule.argument);
     filter.insert(filter.end(), {jump(rule.call, 0, 5), statement(kLoad, at),
                                  statement(kAnd, rule.mask), jump(rule.value, 0, 1),
