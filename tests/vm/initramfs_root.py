@@ -6,6 +6,7 @@ Runs inside boot.sh with POSTERN_VM_ROOT=initramfs.
 Usage: initramfs_root.py ESCAPE HELPER JUDGE POSTERN INIT SQUASHFS LIBEXEC CONFDIR
 """
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,10 @@ def the_setuid_helper_says_what_it_cannot():
         done = start(*words, mode=None)
         check(done.returncode == 255 and '"/" is the initramfs itself' in done.err and "--userns" in done.err, say(done))
         check("user namespaces" not in done.err, say(done))
+    try:
+        pwd.getpwnam("postern")  # the guest has the host's accounts
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", "postern"], check=True)
     doctor = run(BINARY, "doctor")
     line = next(line for line in doctor.out.splitlines() if "setuid-helper" in line)
     check(line.startswith("doesn't") and '"/" is the initramfs itself' in line and "--userns" in line, say(doctor))
