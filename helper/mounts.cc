@@ -53,7 +53,7 @@ struct Root {
   const Plan& plan;
   std::span<UniqueFd> descriptors;
   UniqueFd top{};
-  struct stat overlay{};  // our own overlay, zeros where none
+  struct stat status{};  // of `top`
 };
 
 // In the session: present where the caller's upper directory has it.
@@ -122,7 +122,9 @@ Result<> mount_root(Root& root, const char* device) noexcept {
   if (overlaid) POSTERN_TRY(mount_overlay(root, lower));
   POSTERN_TRY_ASSIGN(root.top, own(::open(overlaid ? "top" : "a", O_PATH | O_DIRECTORY | O_CLOEXEC),
                                    Op::kMountRoot));
-  if (overlaid) POSTERN_TRY(require(::fstat(root.top.get(), &root.overlay) == 0, Op::kMountRoot));
+  // Also what makes the kernel ask a FUSE server whose directory it is: inode_permission() lets
+  // nobody write where the owner has no id in the user namespace, as 0 has none.
+  POSTERN_TRY(require(::fstat(root.top.get(), &root.status) == 0, Op::kMountRoot));
   return Ok{};
 }
 
@@ -133,7 +135,7 @@ Result<> mount_root(Root& root, const char* device) noexcept {
 Result<> create(const Root& root, int parent, const char* name, bool directory) noexcept {
   struct stat status{};
   POSTERN_TRY(require(::fstat(parent, &status) == 0, Op::kTarget));
-  const bool ours = status.st_dev == root.overlay.st_dev;
+  const bool ours = root.plan->overlay == 1 && status.st_dev == root.status.st_dev;
   use_capabilities(ours ? kAllThatAreLeft : 0);
   // What exists and could not be opened: a link of the image that leads nowhere (systemd-resolved
   // makes such a resolv.conf). The mount point takes its place.
