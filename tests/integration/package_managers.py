@@ -23,7 +23,7 @@ import tap  # noqa: E402
 import users  # noqa: E402
 
 BUILD, POSTERN = (str(pathlib.Path(path).resolve()) for path in sys.argv[1:3])
-PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[1:5]))
+PLACES = ":".join(dict.fromkeys(str(pathlib.Path(program).resolve().parent) for program in sys.argv[1:6]))
 CACHE = pathlib.Path(os.environ.get("POSTERN_TEST_CACHE", "/var/cache/postern-tests"))
 NEEDED = ["mmdebstrap", "dpkg-deb", "dpkg-scanpackages", "createrepo_c", "rpmbuild", "newuidmap"]
 RANGES = ((2100000000, 50), (2100001000, 65500))  # the second holds most ids: all ranges count
@@ -287,7 +287,7 @@ def main():
             tests += [("owners in an image, subordinate ids", functools.partial(owners_in_an_image, cases[0])),
                       ("owners in an image, root", functools.partial(owners_in_an_image, cases[2])),
                       ("a killed build is removed by the next", functools.partial(a_killed_build_is_removed_by_the_next, cases[0]))]
-            wanted = sys.argv[5:]
+            wanted = sys.argv[6:]
             tests = [test for test in tests if not wanted or any(word in test[0] for word in wanted)]
             print(f"1..{len(tests)}")
             for number, (name, function) in enumerate(tests, 1):
