@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What `./dev install` and `./dev uninstall` do besides meson: debug files, and a record of all that was made.
 
-Usage: from_source.py targets BUILD [--suid]     the files of the build that an installation needs, one a line
+Usage: from_source.py targets BUILD [--suid] [--slurm]
+                                                 the files of the build that an installation needs, one a line
        from_source.py install BUILD [--suid]     installs them, without building anything
        from_source.py uninstall BUILD            removes what is in the record
 
---suid: the setuid helper and its judge as well. The record is LIBEXEC/postern/installed.json: files, the folders
+--suid: the setuid helper and its judge as well; --slurm: Slurm's plugin. The record is LIBEXEC/postern/installed.json: files, the folders
 and the user that were not there before, and the site's files with a digest: one that the site changed is kept.
 """
 import grp
@@ -24,9 +25,9 @@ def introspect(build, what):
 
 
 class Installation:
-    def __init__(self, build, with_suid):
+    def __init__(self, build, parts):
         self.build = os.path.abspath(build)
-        self.tags = ["runtime", "man"] + (["suid"] if with_suid else [])
+        self.tags = ["runtime", "man", *parts]
         options = {option["name"]: option["value"] for option in introspect(build, "--buildoptions")}
         self.prefix = options["prefix"]
         self.places = {name: os.path.join(self.prefix, options[name]) for name in
@@ -34,7 +35,7 @@ class Installation:
         self.places["prefix"] = self.prefix
         self.libexec = f"{self.places['libexecdir']}/postern"
         self.confdir = f"{self.places['sysconfdir']}/postern"
-        self.judge_user = options["judge-user"] if with_suid else None
+        self.judge_user = options["judge-user"] if "suid" in parts else None
         self.record_path = f"{self.libexec}/installed.json"
         self.record = {"files": [], "folders": [], "site": {}, "user": None}
         if os.path.exists(self.record_path):
@@ -147,9 +148,10 @@ def remove_user(name):
 
 def main(words):
     verbs = ("targets", "install", "uninstall")
-    if len(words) not in (2, 3) or words[0] not in verbs or words[2:] not in ([], ["--suid"]):
+    parts = {"--suid": "suid", "--slurm": "slurm"} if words[:1] == ["targets"] else {"--suid": "suid"}
+    if len(words) < 2 or words[0] not in verbs or not set(words[2:]) <= set(parts):
         sys.exit(__doc__)
-    installation = Installation(words[1], "--suid" in words)
+    installation = Installation(words[1], [parts[word] for word in words[2:]])
     if words[0] == "targets":
         print("\n".join(installation.targets()))
     elif words[0] == "install":
