@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What meson installs is in a package, Debian's and RPM's, the setuid part in its own; what a package lists is installed.
-Prints TAP. Usage: check_packages.py SOURCE-ROOT BUILD-ROOT
+Both kinds agree on modes, names and parts; scripts of packages are well formed. Prints TAP. Usage: check_packages.py SOURCE-ROOT BUILD-ROOT
 """
 import fnmatch
 import json
@@ -39,7 +39,7 @@ def debian(name):
 
 def rpm(name):
     spec = (ROOT / "packaging/rpm/postern.spec").read_text(encoding="utf-8")
-    section = re.search(rf"^%files{' suid' if name == 'postern-suid' else ''}\n(.*?)(?=^%files|\Z)", spec, re.M | re.S)[1]
+    section = re.search(rf"^%files{name.removeprefix('postern').replace('-', ' ', 1)}\n(.*?)(?=^%files|\Z)", spec, re.M | re.S)[1]
     lines = [line.split()[-1] for line in section.splitlines() if line.strip() and not line.startswith(("%license", "%doc", "%dir", "%ghost"))]
     return {re.sub(r"%\{(\w+)\}", lambda match: MACROS[match[1]], line) for line in lines}
 
@@ -60,9 +60,52 @@ for kind, listed in (("Debian", debian), ("RPM", rpm)):
     for name, patterns in lists.items():
         problems += [f"{kind}: {name} lists {pattern}, which nothing installs" for pattern in sorted(patterns)
                      if pattern not in OF_SCRIPTS and not any(covers(pattern, path) for path in files)]
-good = not problems and len(files) > 40
-print("1..1")
-for line in problems:
-    print(f"# {line}")
-print(f"{'ok' if good else 'not ok'} 1 - {len(files)} files that are installed are in the packages that they belong to")
-sys.exit(0 if good else 1)
+
+RULES = (ROOT / "packaging/debian/rules").read_text(encoding="utf-8")
+SPEC = (ROOT / "packaging/rpm/postern.spec").read_text(encoding="utf-8")
+
+
+def programs_of(pattern, text):
+    """Program -> mode, of each match that has both groups; a match may name several programs."""
+    return {name: mode.lstrip("0") for mode, names in re.findall(pattern, text, re.M)
+            for name in re.findall(r"libexec\S*/(postern-\S+)", names)}
+
+
+def links():
+    lines = (ROOT / "packaging/debian/postern-apptainer-names.links").read_text(encoding="utf-8").split("\n")
+    return {line.split()[1] for line in lines if line}
+
+
+def broken_scripts():
+    for path in sorted((ROOT / "packaging/debian").glob("*.p*")):
+        if path.suffix not in (".preinst", ".postinst", ".prerm", ".postrm"):
+            continue
+        text = path.read_text(encoding="utf-8")
+        done = subprocess.run(["sh", "-n", path], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            yield done.stderr
+        if not text.startswith("#!/bin/sh\nset -e\n") or not text.endswith("#DEBHELPER#\n"):
+            yield f"{path.name} does not stop at a failure, or has no place for debhelper's lines"
+
+
+debian_modes = programs_of(r"chmod (\d+) ((?:.*\\\n)*.*)", RULES)
+rpm_modes = programs_of(r"^%attr\((\d+),root,root\) (.*libexec.*)$", SPEC.replace("%{_libexecdir}", "/usr/libexec"))
+overrides = "".join((ROOT / f"packaging/debian/{name}.lintian-overrides").read_text(encoding="utf-8") for name in ("postern", "postern-suid"))
+reasoned = set(re.findall(r"(?:elevated-privileges|non-standard-executable-perm) .*/(postern-[a-z-]+)\]", overrides))
+names_rpm = {path.rstrip("*") for path in rpm("postern-apptainer-names")}
+optimised = RULES.find("meson configure obj -Doptimization=2") > RULES.find("dh_auto_configure --") > 0
+points = [
+    (not problems and len(files) > 40, f"{len(files)} files that are installed are in the packages that they belong to", problems),
+    (debian_modes == rpm_modes and debian_modes.get("postern-helper") == "4711" and reasoned == set(debian_modes),
+     "programs that are setuid or unreadable are so in both kinds of packages", [f"{debian_modes}, {rpm_modes}, overrides: {reasoned}"]),
+    (debian("postern-slurm") == rpm("postern-slurm"), "Slurm's plugin is in a package of its own in both", [str(rpm("postern-slurm"))]),
+    (links() == names_rpm and len(names_rpm) == 4, "the names of other programs are a package of their own in both", [f"{links()}, {names_rpm}"]),
+    (optimised, "Debian's build type does not win over the optimisation that fortification needs", ["debian/rules"]),
+    (not (broken := list(broken_scripts())), "scripts of Debian's packages are well formed", broken),
+]
+print(f"1..{len(points)}")
+for number, (good, what, why) in enumerate(points, 1):
+    print(f"{'ok' if good else 'not ok'} {number} - {what}")
+    if not good:
+        print("".join(f"# {line}\n" for line in why), end="")
+sys.exit(0 if all(good for good, _, _ in points) else 1)
