@@ -94,9 +94,14 @@ class Debian:
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.stdout, done.returncode
 
+    def starts(self, by_helper):
+        """Her image starts; ids are all there only if no user namespace is around it."""
+        out, status = self.as_ada("postern exec one.sif sh -c 'read inside outside count </proc/self/uid_map; echo uid $(id -u) of $count'")
+        check(status == 0 and out.endswith(f"uid {self.uid} of {4294967295 if by_helper else 1}\n"), f"{status}: {out}")
+
     def dpkg(self, verb, *packages):
         """Without an answer to any question: dpkg fails if it has to ask."""
-        return self.enter("env", "-u", "DEBIAN_FRONTEND", "dpkg", verb, *packages)
+        return self.enter("env", "-u", "DEBIAN_FRONTEND", "dpkg", "--force-unsafe-io", verb, *packages)
 
     def install(self, version, *names):
         return self.dpkg("-i", *(f"/packages/{os.path.basename(self.versions[version][name])}" for name in names))
@@ -133,7 +138,7 @@ def later(path, work, place):
     for default in tree.glob("usr/share/postern/*.toml"):
         default.write_text(default.read_text() + "# of the later version\n")
     made = place / path.name.replace(version, f"{version}+later")
-    run("dpkg-deb", "-b", tree, made)
+    run("dpkg-deb", "-Zgzip", "-z1", "-b", tree, made)
     shutil.rmtree(tree)
     return made
 
@@ -144,8 +149,9 @@ def a_user_starts_a_container():
     special = [path for path in debian.listing().keys() - debian.before.keys() if debian.path(path).lstat().st_mode & 0o6000 and not debian.path(path).is_dir()]
     check(not special, f"setuid or setgid: {special}")
     check("enabled = false" in debian.text("/etc/postern/postern.toml"), "suid.enabled without the helper")
-    out, status = debian.as_ada("mkdir -p r/bin r/etc && cp /bin/busybox r/bin/sh && postern build -F one.sif r && postern exec one.sif sh -c 'echo uid $(id -u)'")
-    check(status == 0 and f"uid {debian.uid}" in out, out)
+    out, status = debian.as_ada("mkdir -p r/bin r/etc && cp /bin/busybox r/bin/sh && postern build -F one.sif r")
+    check(status == 0, out)
+    debian.starts(by_helper=False)
 
 
 def the_setuid_part_on_purpose():
@@ -157,14 +163,7 @@ def the_setuid_part_on_purpose():
     check("enabled = true" in debian.text("/etc/postern/postern.toml"), "suid.enabled was not set")
     out, _ = debian.as_ada("postern doctor")
     check(re.search(r"^works +setuid-helper:", out, re.M), out)
-    out, status = debian.as_ada("postern exec one.sif sh -c 'echo uid $(id -u)'")
-    check(status == 0 and f"uid {debian.uid}" in out, out)
-    # The same start fails if the helper is what starts it: it refuses a file that others may write.
-    site = debian.path("/etc/postern/ecl.toml")
-    site.chmod(0o666)
-    out, status = debian.as_ada("postern exec one.sif sh -c true")
-    site.chmod(0o644)
-    check(status != 0 and "ecl.toml" in out, f"the helper was not asked: {status} {out}")
+    debian.starts(by_helper=True)
 
 
 def an_upgrade_keeps_the_sites_files():
@@ -180,8 +179,7 @@ def an_upgrade_keeps_the_sites_files():
         check(debian.text(path) == text, f"{path} was changed")
     check(not debian.path("/etc/postern/capability.toml").exists(), "a file that the site removed came back")
     check(debian.text("/usr/share/postern/ecl.toml").endswith("# of the later version\n"), "the new defaults are not there")
-    out, status = debian.as_ada("postern exec one.sif sh -c 'echo uid $(id -u)'")
-    check(status == 0 and f"uid {debian.uid}" in out, out)
+    debian.starts(by_helper=True)
     debian.enter("postern", "config", "global", "--set", "suid.enabled", "no")
     debian.install("old", "postern", "postern-suid")
     debian.install("new", "postern", "postern-suid")
@@ -194,8 +192,7 @@ def removed_and_installed_again():
     debian.dpkg("-r", "postern-suid")
     check("enabled = false" in debian.text("/etc/postern/postern.toml"), "suid.enabled without a helper")
     check(not debian.path(HELPER).exists() and not debian.path("/usr/libexec/postern/judge.d").exists(), "the helper is still there")
-    out, status = debian.as_ada("postern exec one.sif sh -c 'echo uid $(id -u)'")
-    check(status == 0 and f"uid {debian.uid}" in out, out)
+    debian.starts(by_helper=False)
     debian.install("new", "postern-suid")
     check("enabled = true" in debian.text("/etc/postern/postern.toml"), "suid.enabled was not set again")
 
@@ -204,8 +201,8 @@ def other_names():
     """apptainer and singularity are postern, and cannot be installed beside the real ones"""
     debian.install("old", "postern-apptainer-names")
     for name in ("apptainer", "singularity"):
-        out, status = debian.as_ada(f"{name} --version && {name} exec one.sif sh -c 'echo uid $(id -u)'")
-        check(status == 0 and out.startswith("apptainer version 1.") and f"uid {debian.uid}" in out, out)
+        out, status = debian.as_ada(f"{name} --version && {name} exec one.sif sh -c 'echo started'")
+        check(status == 0 and out.startswith("apptainer version 1.") and out.endswith("started\n"), out)
         check(debian.path(f"/usr/share/man/man1/{name}.1.gz").resolve(), f"no manual page of {name}")
     debian.dpkg("-P", "postern-apptainer-names")
     other = package("apptainer", {"usr/bin/apptainer": "#!/bin/sh\necho the real one\n"})
@@ -246,8 +243,7 @@ def a_user_of_the_sites_own():
     debian.enter("useradd", "--system", "--home-dir", "/", "--shell", "/usr/sbin/nologin", "postern")
     entry = debian.text("/etc/passwd")
     debian.install("old", "postern", "postern-suid")
-    out, status = debian.as_ada("postern exec one.sif sh -c 'echo uid $(id -u)'")
-    check(status == 0 and f"uid {debian.uid}" in out, out)
+    debian.starts(by_helper=True)
     debian.dpkg("-P", "postern-suid", "postern")
     check(debian.text("/etc/passwd") == entry, "the site's user is gone or was changed")
     debian.enter("userdel", "postern")
