@@ -9,6 +9,9 @@ import re
 import subprocess
 import sys
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
+import tap  # noqa: E402
+
 ROOT, BUILD = pathlib.Path(sys.argv[1]), sys.argv[2]
 PLACES = {"prefix": "usr", "bindir": "usr/bin", "libexecdir": "usr/libexec", "datadir": "usr/share", "mandir": "usr/share/man",
           "sysconfdir": "etc", "libdir": "usr/lib", "includedir": "usr/include"}
@@ -103,9 +106,7 @@ points = [
     (optimised, "Debian's build type does not win over the optimisation that fortification needs", ["debian/rules"]),
     (not (broken := list(broken_scripts())), "scripts of Debian's packages are well formed", broken),
 ]
-print(f"1..{len(points)}")
-for number, (good, what, why) in enumerate(points, 1):
-    print(f"{'ok' if good else 'not ok'} {number} - {what}")
-    if not good:
-        print("".join(f"# {line}\n" for line in why), end="")
-sys.exit(0 if all(good for good, _, _ in points) else 1)
+report = tap.Report()
+for good, what, why in points:
+    report.point(good, what, "\n".join(why))
+sys.exit(report.end())
