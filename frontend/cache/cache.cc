@@ -18,6 +18,7 @@
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "frontend/net/credentials.h"
+#include "policy/write_problem.h"
 
 namespace postern::cache {
 namespace {
@@ -37,6 +38,10 @@ bool is_file_name(std::string_view key) {
          });
 }
 
+Problem cannot_write(const std::string& path, int error) {
+  return write_problem("writing '" + path + "' in the cache", error, kElsewhere);
+}
+
 Outcome<> make_directory(const std::string& path) {
   for (std::size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
     const std::string part = path.substr(0, slash);
@@ -45,8 +50,7 @@ Outcome<> make_directory(const std::string& path) {
       struct stat status{};
       const int error = errno;
       if (::stat(part.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
-        return system_problem("making the cache directory '" + part + "'", error,
-                              "choose another place with POSTERN_CACHEDIR, or add --disable-cache");
+        return cannot_write(part + "/", error);
       }
     }
     if (slash == std::string::npos) {
@@ -81,14 +85,6 @@ UniqueFd open_entry(const std::string& path) {
   return fd;
 }
 
-Problem unwritable(const std::string& path, int error) {
-  return system_problem("writing '" + path + "' in the cache", error,
-                        error == ENOSPC || error == EDQUOT
-                            ? "make room (postern cache clean), or choose another place with "
-                              "POSTERN_CACHEDIR"
-                            : "choose another place with POSTERN_CACHEDIR, or add --disable-cache");
-}
-
 // The right to make an entry, waited for. An invalid descriptor: the entry came into being.
 class Waiting {
  public:
@@ -100,7 +96,7 @@ class Waiting {
       UniqueFd fd(
           ::open(partial_.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600));
       if (!fd.valid()) {
-        return unwritable(partial_, errno);
+        return cannot_write(partial_, errno);
       }
       if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) {
@@ -132,7 +128,7 @@ class Waiting {
         "the cache's file system knows no locks: another process may do this work too");
     partial_ += ".XXXXXX";
     UniqueFd fd(::mkostemp(partial_.data(), O_CLOEXEC));
-    return fd.valid() ? Outcome<UniqueFd>(std::move(fd)) : unwritable(partial_, errno);
+    return fd.valid() ? Outcome<UniqueFd>(std::move(fd)) : cannot_write(partial_, errno);
   }
 
   Outcome<> wait(int fd) {
@@ -157,6 +153,14 @@ class Waiting {
   message::Progress progress_{"Waiting  ", 0};
   bool said_ = false;
 };
+
+// The file of a process that was killed when the entry had its name already.
+void remove_abandoned(const std::string& partial) {
+  const UniqueFd fd(::open(partial.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (fd.valid() && ::flock(fd.get(), LOCK_EX | LOCK_NB) == 0 && same_file(fd.get(), partial)) {
+    ::unlink(partial.c_str());
+  }
+}
 
 }  // namespace
 
@@ -198,13 +202,21 @@ Outcome<std::uint64_t> Claim::size() const {
   return static_cast<std::uint64_t>(status.st_size);
 }
 
+Problem Claim::unwritable(int err) const {
+  return cannot_write(path_, err);
+}
+
 Outcome<> Claim::commit() {
-  if (::fchmod(fd_.get(), 0700) != 0 || ::fsync(fd_.get()) != 0) {
-    return unwritable(path_, errno);
+  bool done = ::fchmod(fd_.get(), 0700) == 0 && ::fsync(fd_.get()) == 0;
+  if (done) {
+    mark();
+    done = ::rename(partial_.c_str(), path_.c_str()) == 0;
   }
-  mark();
-  if (::rename(partial_.c_str(), path_.c_str()) != 0) {
-    return unwritable(path_, errno);
+  if (!done) {
+    const int error = errno;
+    // After fsync(2) has failed once, a second one says nothing of these bytes.
+    discard();
+    return cannot_write(path_, error);
   }
   partial_.clear();
   ready_ = true;
@@ -214,7 +226,7 @@ Outcome<> Claim::commit() {
 Outcome<> Claim::commit_in_place() {
   UniqueFd made = open_entry(path_);
   if (!made.valid()) {
-    return unwritable(path_, errno);
+    return cannot_write(path_, errno);
   }
   discard();
   fd_ = std::move(made);  // the lock goes with the old one
@@ -254,7 +266,7 @@ Outcome<> Claim::replace() {
   Waiting waiting("/nonexistent", partial, cancelled_);  // the entry that is there does not count
   POSTERN_TRY_ASSIGN(UniqueFd fd, waiting.lock());
   if (same_file(fd_.get(), path_) && ::unlink(path_.c_str()) != 0) {
-    return unwritable(path_, errno);
+    return cannot_write(path_, errno);
   }
   if (UniqueFd other = open_entry(path_); other.valid()) {
     ::unlink(waiting.partial().c_str());  // another process has put a new one there meanwhile
@@ -325,6 +337,7 @@ Outcome<Claim> Cache::claim(Type type, const std::string& key) const {
   Waiting waiting(path, directory_path + std::string(kPartial) + key, cancelled_);
   while (true) {
     if (UniqueFd there = open_entry(path); there.valid()) {
+      remove_abandoned(waiting.partial());
       Claim out(std::move(there), path, {}, true);
       out.cancelled_ = cancelled_;
       return out;
@@ -341,7 +354,8 @@ Outcome<Claim> Cache::claim(Type type, const std::string& key) const {
       out.discard();
       continue;
     }
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    struct stat status{};
+    if (::lstat(path.c_str(), &status) == 0 && ::unlink(path.c_str()) != 0) {
       return system_problem("removing '" + path + "', which is no entry of the cache", errno,
                             "remove it, or choose another place with POSTERN_CACHEDIR");
     }

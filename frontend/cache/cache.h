@@ -30,6 +30,11 @@ enum class State : std::uint8_t {
   kUnknown
 };  // the file system keeps no notes
 
+// The cure if an entry cannot be written.
+inline constexpr const char* kElsewhere =
+    "choose another place for the cache with POSTERN_CACHEDIR (APPTAINER_CACHEDIR), empty it with "
+    "postern cache clean, or add --disable-cache";
+
 // An entry that is there, or the right to make it.
 class Claim {
  public:
@@ -51,7 +56,10 @@ class Claim {
   // Bytes in fd().
   [[nodiscard]] Outcome<std::uint64_t> size() const;
 
-  // The locked file becomes the entry.
+  // What to say if the file system refuses to write the entry.
+  [[nodiscard]] Problem unwritable(int err) const;
+
+  // The locked file becomes the entry. After an error it is gone.
   Outcome<> commit();
   // Something else has put the entry in its place; the locked file goes away.
   Outcome<> commit_in_place();

@@ -13,6 +13,8 @@
 #include <openssl/evp.h>
 #include <unistd.h>
 
+#include "policy/write_problem.h"
+
 namespace postern::crypt {
 namespace {
 
@@ -57,9 +59,7 @@ Outcome<Ok> write_chunk(const CipherJob& job,
     const ssize_t put =
         ::pwrite(job.to, chunk.data(), chunk.size(), static_cast<off_t>(job.to_offset + at));
     if (put < 0) {
-      return system_problem(
-          "writing the image", errno,
-          errno == ENOSPC ? "make room, or name an output on another file system" : "");
+      return write_problem("writing the image", errno, "name an output in another place");
     }
     at += static_cast<std::uint64_t>(put);
     chunk = chunk.subspan(static_cast<std::size_t>(put));

@@ -25,6 +25,7 @@
 #include "policy/seal/seal.h"
 #include "policy/sif/reader.h"
 #include "policy/sif/writer.h"
+#include "policy/write_problem.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::crypt {
@@ -204,7 +205,7 @@ Outcome<Ok> copy_bytes(
     const bool zeros =
         std::all_of(buffer.begin(), buffer.begin() + got, [](char c) { return c == 0; });
     if (!zeros && ::pwrite(to, buffer.data(), size, static_cast<off_t>(to_offset)) != got) {
-      return system_problem("writing the image", errno);
+      return write_problem("writing the image", errno, "name an output in another place");
     }
     from_offset += size;
     to_offset += size;

@@ -23,6 +23,7 @@
 #include "frontend/message/progress.h"
 #include "frontend/system/libexec.h"
 #include "policy/sif/writer.h"
+#include "policy/write_problem.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
@@ -74,7 +75,7 @@ Outcome<> check_target(const BuildOptions& options) {
   return {};
 }
 
-Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
+Outcome<> write_objects(Plan& plan, const BuildOptions& options, const std::string& output) {
   POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::create(output, {.deterministic = true}));
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
@@ -100,6 +101,14 @@ Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& 
   progress.hide();
   POSTERN_TRY(writer.end(bytes));
   return writer.finish();
+}
+
+Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
+  auto written = write_objects(plan, options, output);
+  if (!written && is_full(written.error())) {
+    return write_problem("writing '" + output + "'", ENOSPC, options.elsewhere);
+  }
+  return written;
 }
 
 // The plain image goes to a private directory for temporary files, loses its name there at once,

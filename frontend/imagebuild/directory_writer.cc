@@ -20,16 +20,16 @@
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
+#include "policy/write_problem.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
 namespace {
 
-constexpr const char* kSpaceCure = "free some space where the sandbox is written";
-
 Problem failed(const std::string& doing, const std::string& path) {
-  const bool full = errno == ENOSPC || errno == EDQUOT || errno == EFBIG;
-  return system_problem(doing + " '" + path + "'", errno, full ? kSpaceCure : "");
+  return is_full(errno) || errno == EIO
+             ? write_problem(doing + " '" + path + "'", errno, "choose another place")
+             : system_problem(doing + " '" + path + "'", errno);
 }
 
 mode_t type_of(Kind kind) {

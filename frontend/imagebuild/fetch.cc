@@ -12,6 +12,7 @@
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "frontend/net/digest.h"
+#include "frontend/system/scratch_file.h"
 #include "policy/sif/format.h"
 #include "policy/sif/reader.h"
 
@@ -35,12 +36,13 @@ class Place {
       out.claim_.emplace(std::move(claim));
       return out;
     }
-    out.file_.reset(::open(temporary.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0700));
-    if (!out.file_.valid()) {
-      return system_problem("making a temporary file in '" + temporary + "'", errno,
-                            "choose another directory with --tmpdir");
-    }
+    POSTERN_TRY_ASSIGN(out.file_, system::scratch_file(temporary));
+    out.temporary_ = temporary;
     return out;
+  }
+
+  [[nodiscard]] Problem unwritable(int err) const {
+    return claim_ ? claim_->unwritable(err) : system::scratch_problem(temporary_, err);
   }
 
   [[nodiscard]] bool ready() const { return claim_ && claim_->ready(); }
@@ -89,6 +91,7 @@ class Place {
  private:
   std::optional<cache::Claim> claim_;
   UniqueFd file_;
+  std::string temporary_;  // the directory of `file_`
 };
 
 // Fetches one body into `place`; `digest` empty: not known. Returns its digest.
@@ -98,7 +101,7 @@ Outcome<std::string> fill(Remote& remote,
                           std::uint64_t size,
                           const std::string& digest,
                           const std::string& what) {
-  net::FileSink sink(place.fd(), size, digest);
+  net::FileSink sink(place.fd(), size, digest, [&](int err) { return place.unwritable(err); });
   // Only what has a digest can be taken up where another process was cut.
   if (!digest.empty()) {
     POSTERN_TRY_ASSIGN(const std::uint64_t present, place.present());
@@ -107,12 +110,18 @@ Outcome<std::string> fill(Remote& remote,
   const bool resumed = sink.position() > 0;
   if (sink.position() < size) {
     request.sink = &sink;
-    POSTERN_TRY_ASSIGN(const net::Answer answer, remote.session().client().perform(request));
-    if (answer.status == 404) {
+    const auto answer = remote.session().client().perform(request);
+    if (!answer) {
+      if (sink.refused()) {
+        place.discard();
+      }
+      return answer.error();
+    }
+    if (answer->status == 404) {
       return Problem{.what = "the requested image was not found", .cure = "check " + what};
     }
-    if (answer.status != 200 && answer.status != 206) {
-      return net::unexpected_answer("fetching " + what, answer);
+    if (answer->status != 200 && answer->status != 206) {
+      return net::unexpected_answer("fetching " + what, *answer);
     }
   }
   auto found = sink.finish();

@@ -19,6 +19,7 @@
 #include "frontend/imagebuild/remove_tree.h"
 #include "frontend/message/message.h"
 #include "frontend/system/safe_directory.h"
+#include "policy/write_problem.h"
 
 namespace postern::imagebuild {
 namespace {
@@ -40,6 +41,10 @@ std::string without_slashes(std::string path) {
     path.pop_back();
   }
   return path;
+}
+
+Problem cannot_make(const std::string& parent, int err) {
+  return write_problem("making a directory in '" + parent + "'", err, "choose another place");
 }
 
 // The directory, open and locked; invalid if another process has it, or if it is gone by now.
@@ -86,14 +91,16 @@ Outcome<NewDirectory> NewDirectory::create(const std::string& target) {
   for (int i = 0; place.valid() && i < kTries; ++i) {
     std::string outer = parent + "/" + std::string(kPrefix) + "XXXXXX";
     if (::mkdtemp(outer.data()) == nullptr) {
-      return system_problem("making a directory in '" + parent + "'", errno);
+      return cannot_make(parent, errno);
     }
     UniqueFd lock = locked(place.get(), name_of(outer));
     if (!lock.valid()) {
       continue;
     }
     if (::mkdirat(lock.get(), "rootfs", 0700) != 0) {
-      return system_problem("making a directory in '" + outer + "'", errno);
+      const int error = errno;
+      ::rmdir(outer.c_str());
+      return cannot_make(outer, error);
     }
     return NewDirectory(std::move(outer), std::move(clean), std::move(lock));
   }

@@ -20,6 +20,7 @@
 #include "frontend/imagebuild/tar_reader.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
+#include "frontend/system/scratch_file.h"
 #include "policy/sif/format.h"
 #include "policy/text/hex.h"
 
@@ -206,11 +207,7 @@ Outcome<UniqueFd> plain_copy(int fd,
                              const std::string& name,
                              const std::string& directory,
                              std::uint64_t& bytes) {
-  UniqueFd copy(::open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!copy.valid()) {
-    return system_problem("making a temporary file in '" + directory + "'", errno,
-                          "choose another directory with --tmpdir");
-  }
+  POSTERN_TRY_ASSIGN(UniqueFd copy, system::scratch_file(directory));
   FileStream file(fd, 0, size, name);
   message::Progress progress("Unpacking", size);
   file.on_read([&](std::uint64_t count) { progress.advance(count); });
@@ -228,8 +225,7 @@ Outcome<UniqueFd> plain_copy(int fd,
         continue;
       }
       if (put < 0) {
-        return system_problem("unpacking " + name + " in '" + directory + "'", errno,
-                              "choose a directory with more space with --tmpdir");
+        return system::scratch_problem(directory, errno);
       }
       piece = piece.subspan(static_cast<std::size_t>(put));
     }

@@ -32,6 +32,7 @@ struct BuildOptions {
   std::shared_ptr<Remote> remote;      // for sources that are not on this machine
   std::string variant;                 // of `architecture`
   std::string pin;                     // digest that a docker:// source must have now
+  std::string elsewhere = "choose another place";  // the cure if `output` cannot be written
   bool sandbox = false;
   bool encrypt = false;
   bool force = false;

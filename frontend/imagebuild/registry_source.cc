@@ -13,6 +13,7 @@
 #include "frontend/imagebuild/layers.h"
 #include "frontend/message/message.h"
 #include "frontend/net/digest.h"
+#include "frontend/system/scratch_file.h"
 #include "policy/sif/format.h"
 
 namespace postern::imagebuild {
@@ -94,14 +95,15 @@ Outcome<> Download::add(const OciDescriptor& layer) {
     }
     blob.claim.emplace(std::move(claim));
   } else {
-    blob.file.reset(::open(temporary_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-    if (!blob.file.valid()) {
-      return system_problem("making a temporary file in '" + temporary_ + "'", errno,
-                            "choose another directory with --tmpdir");
-    }
+    POSTERN_TRY_ASSIGN(blob.file, system::scratch_file(temporary_));
   }
   if (!blob.claim || !blob.claim->ready()) {
-    blob.sink = std::make_unique<net::FileSink>(blob.fd(), layer.size, layer.digest);
+    blob.sink = std::make_unique<net::FileSink>(
+        blob.fd(), layer.size, layer.digest, [this, digest = layer.digest](int err) {
+          const Blob& full = blobs_.at(digest);
+          return full.claim ? full.claim->unwritable(err)
+                            : system::scratch_problem(temporary_, err);
+        });
     if (blob.claim) {
       POSTERN_TRY_ASSIGN(const std::uint64_t present, blob.claim->size());
       resumed_ = resumed_ || present > 0;
@@ -187,11 +189,17 @@ Outcome<> Download::begin(const std::vector<OciDescriptor>& layers) {
   }
   thread_ = std::thread([this] {
     result_ = fetch();
+    const bool refused = std::any_of(blobs_.begin(), blobs_.end(), [](const auto& entry) {
+      return entry.second.sink && entry.second.sink->refused();
+    });
     for (auto& [digest, blob] : blobs_) {
       if (!blob.sink) {
         continue;
       }
       if (!result_) {
+        if (refused && blob.claim) {
+          blob.claim->discard();  // a full disk is not left full of beginnings
+        }
         blob.sink->fail(result_.error());
       } else if (auto whole = blob.sink->finish(); !whole) {
         if (blob.claim) {

@@ -32,6 +32,7 @@
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
+#include "policy/write_problem.h"
 
 namespace postern::imagebuild {
 namespace {
@@ -386,10 +387,7 @@ Outcome<> Writer::check(int status, const char* doing) {
     return {};
   }
   if (file_.error != 0) {
-    return system_problem("writing the image", file_.error,
-                          file_.error == ENOSPC || file_.error == EDQUOT || file_.error == EFBIG
-                              ? "free some space where the image is written"
-                              : "");
+    return write_problem("writing the image", file_.error, "choose another place");
   }
   return Problem{.what = std::string(doing) + ": " + words(status)};
 }

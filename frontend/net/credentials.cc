@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "frontend/message/message.h"
+#include "frontend/system/replace_file.h"
 #include "frontend/system/spawn.h"
 #include "policy/json/strict.h"
 #include "policy/text/base64.h"
@@ -181,7 +182,7 @@ Outcome<std::string> configuration_directory() {
   return base + "/.postern";
 }
 
-Outcome<> replace_private_file(const std::string& path, std::string_view text) {
+Outcome<> replace_private_file(const std::string& path, std::string_view text, unsigned mode) {
   const std::size_t slash = path.rfind('/');
   if (slash != std::string::npos && slash != 0) {
     const std::string directory = path.substr(0, slash);
@@ -189,19 +190,7 @@ Outcome<> replace_private_file(const std::string& path, std::string_view text) {
       return system_problem("making the directory '" + directory + "'", errno);
     }
   }
-  std::string temporary = path + ".XXXXXX";
-  const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));  // mode 0600
-  if (!fd.valid()) {
-    return system_problem("writing '" + path + "'", errno);
-  }
-  const bool written =
-      ::write(fd.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  if (!written || ::fsync(fd.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    ::unlink(temporary.c_str());
-    return system_problem("writing '" + path + "'", error);
-  }
-  return Ok{};
+  return system::replace_file(path, text, mode);
 }
 
 Outcome<CredentialFile> CredentialFile::parse(std::string_view text, const std::string& path) {

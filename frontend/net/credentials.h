@@ -74,6 +74,8 @@ Outcome<std::string> configuration_directory();
 std::string variable(const std::string& name);
 
 // Replaces a file in one step, mode 0600; makes its directory (0700) where it is missing.
-Outcome<> replace_private_file(const std::string& path, std::string_view text);
+Outcome<> replace_private_file(const std::string& path,
+                               std::string_view text,
+                               unsigned mode = 0600);
 
 }  // namespace postern::net

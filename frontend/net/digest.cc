@@ -89,8 +89,16 @@ Outcome<std::string> md5_of_file(int fd, std::uint64_t bytes) {
   return hash.hex();
 }
 
-FileSink::FileSink(int fd, std::uint64_t expected, std::string digest)
-    : fd_(fd), expected_(expected), digest_(std::move(digest)) {}
+FileSink::FileSink(int fd, std::uint64_t expected, std::string digest, Unwritable unwritable)
+    : fd_(fd),
+      expected_(expected),
+      digest_(std::move(digest)),
+      unwritable_(std::move(unwritable)) {}
+
+Problem FileSink::refuse(int err) {
+  refused_ = true;
+  return unwritable_(err);
+}
 
 Outcome<> FileSink::resume(std::uint64_t present) {
   present = expected_ == kUnknownSize ? present : std::min(present, expected_);
@@ -114,10 +122,7 @@ Outcome<> FileSink::take(std::span<const std::byte> bytes) {
       continue;
     }
     if (put < 0) {
-      return system_problem("writing what is downloaded", errno,
-                            errno == ENOSPC || errno == EDQUOT
-                                ? "make room, or choose another place (POSTERN_CACHEDIR, --tmpdir)"
-                                : "");
+      return refuse(errno);
     }
     position_ += static_cast<std::uint64_t>(put);
     bytes = bytes.subspan(static_cast<std::size_t>(put));
@@ -150,7 +155,7 @@ Outcome<std::string> FileSink::finish() {
     return problem;
   }
   if (::ftruncate(fd_, static_cast<off_t>(position_)) != 0) {
-    return system_problem("writing what is downloaded", errno);
+    return refuse(errno);
   }
   {
     const std::lock_guard lock(mutex_);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,8 +47,11 @@ Outcome<std::string> md5_of_file(int fd, std::uint64_t bytes);
 // One thread fills it; others may wait for bytes.
 class FileSink : public Sink {
  public:
+  // What to say if the file system refuses a write with this error.
+  using Unwritable = std::function<Problem(int err)>;
+
   // `fd` is borrowed and opened for reading and writing. `digest` ("sha256:…") empty: not checked.
-  FileSink(int fd, std::uint64_t expected, std::string digest);
+  FileSink(int fd, std::uint64_t expected, std::string digest, Unwritable unwritable);
 
   // Hashes the `present` first bytes of the file.
   Outcome<> resume(std::uint64_t present);
@@ -67,13 +71,21 @@ class FileSink : public Sink {
   // Waits until there are more than `position` bytes, or all; returns how many. Any thread.
   Outcome<std::uint64_t> wait(std::uint64_t position);
 
+  // Whether the file system has refused a write: what is in the file is worth nothing. Not to be
+  // asked while the file is being filled.
+  [[nodiscard]] bool refused() const { return refused_; }
+
   // Bytes received by this process; for progress.
   [[nodiscard]] std::uint64_t received() const { return received_.load(); }
 
  private:
+  Problem refuse(int err);
+
   int fd_;
   std::uint64_t expected_;
   std::string digest_;
+  Unwritable unwritable_;
+  bool refused_ = false;
   Sha256 hash_;
   std::uint64_t position_ = 0;
   std::atomic<std::uint64_t> received_{0};

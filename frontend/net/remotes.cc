@@ -247,11 +247,7 @@ Outcome<Remotes> load_remotes() {
 }
 
 Outcome<> save_remotes(const std::string& path, const Remotes& remotes, unsigned mode) {
-  POSTERN_TRY(replace_private_file(path, remotes_text(remotes)));
-  if (mode != 0600 && ::chmod(path.c_str(), mode) != 0) {
-    return system_problem("making '" + path + "' readable", errno);
-  }
-  return Ok{};
+  return replace_private_file(path, remotes_text(remotes), mode);
 }
 
 std::string without_scheme(std::string_view uri, bool& insecure) {

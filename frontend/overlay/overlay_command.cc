@@ -20,8 +20,9 @@
 #include "frontend/option/usage.h"
 #include "frontend/system/descriptor.h"
 #include "frontend/system/safe_directory.h"
+#include "frontend/system/scratch_file.h"
 #include "frontend/system/spawn.h"
-#include "policy/path/open_for_change.h"
+#include "policy/path/fresh_file.h"
 #include "policy/sif/writer.h"
 #include "policy/snapshot/snapshot.h"
 #include "protocol/base/unique_fd.h"
@@ -100,8 +101,7 @@ class Tree {
   static Outcome<std::unique_ptr<Tree>> make(const Wish& wish) {
     std::string path = wish.tmpdir + "/postern-overlay-XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) {
-      return system_problem("making a directory in " + wish.tmpdir, errno,
-                            "name another one with --tmpdir");
+      return system::scratch_problem(wish.tmpdir, errno);
     }
     auto tree = std::make_unique<Tree>();
     tree->path_ = std::move(path);
@@ -120,7 +120,7 @@ class Tree {
       const std::string place = tree->path_ + '/' + one;
       if ((::mkdir(place.c_str(), 0700) != 0 && errno != EEXIST) ||
           ::chmod(place.c_str(), mode) != 0) {
-        return system_problem("making " + place, errno);
+        return system::scratch_problem(tree->path_, errno);
       }
       tree->names_.push_back(one);
     }
@@ -170,20 +170,19 @@ void widen_path() {
 }
 
 // An ext3 file system in `image`, an empty file of this caller's alone.
-Outcome<> make_file_system(const Wish& wish, const UniqueFd& image) {
+Outcome<> make_file_system(const Wish& wish, int image) {
   widen_path();
   POSTERN_TRY_ASSIGN(const std::unique_ptr<Tree> tree, Tree::make(wish));
   const auto bytes = static_cast<off_t>(wish.mib << 20);
-  if (::ftruncate(image.get(), bytes) != 0) {
+  if (::ftruncate(image, bytes) != 0) {
     return system_problem("making the overlay", errno);
   }
-  if (!wish.sparse && ::posix_fallocate(image.get(), 0, bytes) != 0) {
+  if (!wish.sparse && ::posix_fallocate(image, 0, bytes) != 0) {
     return Problem{"there is no room for " + std::to_string(wish.mib) + " MiB",
                    "make it smaller, or take space when it is needed: --sparse"};
   }
   // By descriptor: the programs do not meet what has taken the file's name since.
-  const std::string file =
-      "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(image.get());
+  const std::string file = "/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(image);
   const UniqueFd nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   POSTERN_TRY(
       run({"mkfs.ext3", "-q", "-F", "-E", "nodiscard", "-d", tree->path(), file}, nothing.get()));
@@ -201,17 +200,13 @@ Outcome<> make_file_system(const Wish& wish, const UniqueFd& image) {
 }
 
 Outcome<> make_file(const Wish& wish) {
-  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(wish.path));
-  const UniqueFd image(
-      ::open(place.path().c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!image.valid()) {
-    return system_problem("making " + wish.path, errno);
+  struct stat status{};
+  if (::lstat(wish.path.c_str(), &status) == 0) {
+    return system_problem("making " + wish.path, EEXIST);
   }
-  Outcome<> made = make_file_system(wish, image);
-  if (!made) {
-    ::unlinkat(place.directory.get(), place.name.c_str(), 0);
-  }
-  return made;
+  POSTERN_TRY_ASSIGN(path::FreshFile image, path::FreshFile::create(wish.path, 0600));
+  POSTERN_TRY(make_file_system(wish, image.fd()));
+  return image.place_new();
 }
 
 // Why a SIF image cannot take a writable overlay.
@@ -242,12 +237,8 @@ Outcome<> add_to_sif(const Wish& wish) {
   POSTERN_TRY_ASSIGN(const sif::Image image, writer.image());
   POSTERN_TRY(check_sif(wish.path, image));
   const sif::Descriptor* root = *image.primary_partition();
-  const UniqueFd image_file(::open(wish.tmpdir.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!image_file.valid()) {
-    return system_problem("making a file in " + wish.tmpdir, errno,
-                          "name another directory with --tmpdir");
-  }
-  POSTERN_TRY(make_file_system(wish, image_file));
+  POSTERN_TRY_ASSIGN(const UniqueFd image_file, system::scratch_file(wish.tmpdir));
+  POSTERN_TRY(make_file_system(wish, image_file.get()));
   const sif::ObjectInput input = {
       .type = sif::DataType::kPartition,
       .name = "overlay.img",

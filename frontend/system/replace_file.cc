@@ -1,60 +1,50 @@
 #include "frontend/system/replace_file.h"
 
 #include <cerrno>
-#include <cstdio>
 
 #include <sys/stat.h>
 
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "policy/path/fresh_file.h"
 #include "policy/path/open_for_change.h"
-#include "protocol/base/unique_fd.h"
+#include "policy/write_problem.h"
 
 namespace postern::system {
 namespace {
 
-Problem cannot_write(const std::string& path, int directory, int error) {
+Outcome<> check_right(const std::string& path) {
+  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(path));
+  if (::faccessat(place.directory.get(), ".", W_OK, AT_EACCESS) == 0 || errno != EACCES) {
+    return Ok{};
+  }
   struct stat status{};
-  const bool of_root = ::fstat(directory, &status) == 0 && status.st_uid == 0;
-  const bool no_right = error == EACCES || error == EPERM || error == EROFS;
-  return system_problem("writing " + path, error, no_right && of_root ? "this needs root" : "");
+  const bool of_root = ::fstat(place.directory.get(), &status) == 0 && status.st_uid == 0;
+  return system_problem("writing " + path, EACCES, of_root ? "this needs root" : "");
 }
 
-bool write_whole(int file, std::string_view text) {
+Outcome<> write_whole(int file, std::string_view text, const std::string& path) {
   while (!text.empty()) {
     const ssize_t written = ::write(file, text.data(), text.size());
     if (written < 0 && errno != EINTR) {
-      return false;
+      return write_problem("writing " + path, errno, "choose another place");
     }
     text.remove_prefix(written > 0 ? static_cast<std::size_t>(written) : 0);
   }
-  return true;
+  return Ok{};
 }
 
 }  // namespace
 
 Outcome<> replace_file(const std::string& path, std::string_view text, unsigned mode) {
-  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(path));
-  std::string temporary = place.path() + ".XXXXXX";
-  const UniqueFd file(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!file.valid()) {
-    return cannot_write(path, place.directory.get(), errno);
+  POSTERN_TRY(check_right(path));
+  POSTERN_TRY_ASSIGN(path::FreshFile file, path::FreshFile::create(path, mode));
+  POSTERN_TRY(write_whole(file.fd(), text, path));
+  if (::fchmod(file.fd(), mode) != 0) {  // whatever the umask
+    return system_problem("writing " + path, errno);
   }
-  const bool done = write_whole(file.get(), text) && ::fchmod(file.get(), mode) == 0 &&
-                    ::fsync(file.get()) == 0 &&
-                    ::rename(temporary.c_str(), place.path().c_str()) == 0;
-  if (!done) {
-    const int error = errno;
-    ::unlink(temporary.c_str());
-    return cannot_write(path, place.directory.get(), error);
-  }
-  // The rename itself must survive a crash as well.
-  const UniqueFd parent(::openat(place.directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (parent.valid() && ::fsync(parent.get()) != 0) {
-    return cannot_write(path, place.directory.get(), errno);
-  }
-  return Ok{};
+  return file.place();
 }
 
 }  // namespace postern::system

@@ -8,8 +8,8 @@
 
 namespace postern::system {
 
-// Written beside `path`, synced, and renamed over it. Problem: what could not be written, with the
-// cure if the caller lacks the right.
+// Written without a name, synced, and put in the place of `path`. Problem: what could not be
+// written, with the cure if the caller lacks the right.
 [[nodiscard]] Outcome<> replace_file(const std::string& path,
                                      std::string_view text,
                                      unsigned mode = 0644);

@@ -75,6 +75,7 @@ Outcome<imagebuild::Fetched> converted(const std::string& identity,
     message::info("Using cached SIF image");
     return opened(claim.path(), true);
   }
+  options.elsewhere = cache::kElsewhere;
   POSTERN_TRY_ASSIGN(imagebuild::Fetched out, convert_to(claim.path(), std::move(options)));
   POSTERN_TRY(claim.commit_in_place());
   return out;

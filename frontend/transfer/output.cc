@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 #include "frontend/imagebuild/interrupt.h"
-#include "policy/path/open_for_change.h"
-#include "protocol/base/unique_fd.h"
+#include "policy/path/fresh_file.h"
+#include "policy/write_problem.h"
 
 namespace postern::transfer {
 namespace {
@@ -23,9 +23,7 @@ namespace {
 constexpr std::size_t kPiece = std::size_t{16} << 20;
 
 Problem unwritable(const std::string& path, int error) {
-  return system_problem("writing '" + path + "'", error,
-                        error == ENOSPC || error == EDQUOT ? "make room, or choose another place"
-                                                           : "choose a place that you may write");
+  return write_problem("writing '" + path + "'", error, "choose another place");
 }
 
 // COMPAT: kernels and file systems that cannot copy inside the kernel.
@@ -73,45 +71,6 @@ Outcome<> copy_bytes(int from, int to, const std::string& path) {
   }
 }
 
-class Temporary {
- public:
-  explicit Temporary(const path::NewFile& place)
-      : target_(place.path()),
-        path_(target_.substr(0, target_.rfind('/') + 1) + "tmp-copy-XXXXXX") {
-    fd_.reset(::mkostemp(path_.data(), O_CLOEXEC));
-    if (!fd_.valid()) {
-      path_.clear();
-    }
-  }
-
-  Temporary(const Temporary&) = delete;
-  Temporary& operator=(const Temporary&) = delete;
-
-  ~Temporary() {
-    if (!path_.empty()) {
-      ::unlink(path_.c_str());
-    }
-  }
-
-  [[nodiscard]] int fd() const { return fd_.get(); }
-
-  bool place() {
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    if (::fchmod(fd(), 0777 & ~mask) != 0 || ::fsync(fd()) != 0 ||
-        ::rename(path_.c_str(), target_.c_str()) != 0) {
-      return false;
-    }
-    path_.clear();
-    return true;
-  }
-
- private:
-  std::string target_;
-  std::string path_;
-  UniqueFd fd_;
-};
-
 }  // namespace
 
 Outcome<> copy_out(int from, const std::string& path) {
@@ -119,13 +78,9 @@ Outcome<> copy_out(int from, const std::string& path) {
   if (::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) {
     return Problem{.what = "'" + path + "' is a directory", .cure = "name a file"};
   }
-  POSTERN_TRY_ASSIGN(const path::NewFile place, path::place_of_new_file(path));
-  Temporary file(place);
-  if (file.fd() < 0) {
-    return unwritable(path, errno);
-  }
+  POSTERN_TRY_ASSIGN(path::FreshFile file, path::FreshFile::create(path, 0777));
   POSTERN_TRY(copy_bytes(from, file.fd(), path));
-  return file.place() ? Outcome<>() : unwritable(path, errno);
+  return file.place();
 }
 
 std::string size_text(std::uint64_t bytes) {

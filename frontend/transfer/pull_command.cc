@@ -15,6 +15,7 @@
 #include "frontend/imagebuild/interrupt.h"
 #include "frontend/message/message.h"
 #include "frontend/net/reference.h"
+#include "frontend/system/scratch_file.h"
 #include "frontend/transfer/command.h"
 #include "frontend/transfer/image.h"
 #include "frontend/transfer/options.h"
@@ -99,8 +100,7 @@ Outcome<std::string> scratch_file(const std::string& directory) {
   std::string path = directory + "/postern-image-XXXXXX";
   const int fd = ::mkostemp(path.data(), O_CLOEXEC);
   if (fd < 0) {
-    return system_problem("making a temporary file in '" + directory + "'", errno,
-                          "choose another directory with --tmpdir");
+    return system::scratch_problem(directory, errno);
   }
   ::close(fd);
   return path;

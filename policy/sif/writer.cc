@@ -18,11 +18,16 @@
 #include "policy/sif/read_exactly.h"
 #include "policy/sif/sha256.h"
 #include "policy/text/hex.h"
+#include "policy/write_problem.h"
 
 namespace postern::sif {
 namespace {
 
 constexpr std::int64_t kMaxOffset = std::numeric_limits<std::int64_t>::max();
+
+Problem unwritable(int err) {
+  return write_problem("writing the image", err, "work on a copy in another place");
+}
 
 Outcome<> write_exactly(int fd, std::int64_t offset, std::span<const std::uint8_t> bytes) {
   while (!bytes.empty()) {
@@ -31,7 +36,7 @@ Outcome<> write_exactly(int fd, std::int64_t offset, std::span<const std::uint8_
       continue;
     }
     if (n < 0) {
-      return system_problem("writing the image", errno);
+      return unwritable(errno);
     }
     bytes = bytes.subspan(static_cast<std::size_t>(n));
     offset += n;
@@ -46,7 +51,7 @@ std::span<const std::uint8_t> as_bytes(std::string_view text) {
 
 Outcome<> sync(int fd) {
   if (::fdatasync(fd) != 0) {
-    return system_problem("bringing the image to disk", errno);
+    return unwritable(errno);
   }
   return Ok{};
 }
@@ -196,12 +201,6 @@ Outcome<> store_digest(int fd,
   return Ok{};
 }
 
-std::string random_suffix() {
-  std::uint64_t number = 0;
-  POSTERN_CHECK(::getrandom(&number, sizeof number, 0) == ssize_t(sizeof number));
-  return std::to_string(number);
-}
-
 // Where the table lies when no change is under way: before the data area.
 std::int64_t home_of_table(const Header& h) {
   const std::int64_t bytes = h.total * std::int64_t(kDescriptorBytes);
@@ -257,11 +256,8 @@ Outcome<> check_layout(const Image& image) {
 }  // namespace
 
 Writer::Writer(Writer&& other) noexcept
-    : fd_(std::move(other.fd_)),
-      directory_(std::move(other.directory_)),
-      target_(std::move(other.target_)),
-      temporary_(std::exchange(other.temporary_, {})),
-      fresh_(other.fresh_),
+    : changed_file_(std::move(other.changed_file_)),
+      fresh_(std::move(other.fresh_)),
       deterministic_(other.deterministic_),
       changed_(other.changed_),
       committed_end_(other.committed_end_),
@@ -271,11 +267,8 @@ Writer::Writer(Writer&& other) noexcept
       begun_(std::exchange(other.begun_, {})) {}
 
 Writer::~Writer() {
-  if (!temporary_.empty() && directory_.valid()) {
-    ::unlinkat(directory_.get(), temporary_.c_str(), 0);
-  }
   if (bytes_before_ != kNothingToTakeBack) {
-    (void)!::ftruncate(fd_.get(), bytes_before_);  // data that no descriptor names
+    (void)!::ftruncate(fd(), bytes_before_);  // data that no descriptor names
   }
 }
 
@@ -287,37 +280,10 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
     return Problem{.what =
                        "the number of descriptors must be 1 to " + std::to_string(kMaxCapacity)};
   }
-  POSTERN_TRY_ASSIGN(path::NewFile place, path::place_of_new_file(path));
-  if (place.name.empty()) {
-    return Problem{.what = path + " is not a file name"};
-  }
+  POSTERN_TRY_ASSIGN(path::FreshFile file, path::FreshFile::create(path, options.mode));
   Writer w;
-  w.fresh_ = true;
-  w.target_ = std::move(place.name);
+  w.fresh_.emplace(std::move(file));
   w.deterministic_ = options.deterministic;
-  // Not O_PATH: it is brought to disk at the end.
-  w.directory_ = UniqueFd(::openat(place.directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!w.directory_.valid()) {
-    return system_problem("opening the directory of " + path, errno);
-  }
-  struct stat status{};
-  if (::fstatat(w.directory_.get(), w.target_.c_str(), &status, 0) == 0 &&
-      !S_ISREG(status.st_mode)) {
-    return Problem{.what = path + " exists and is not a regular file"};
-  }
-  w.fd_ = UniqueFd(::openat(w.directory_.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, options.mode));
-  // COMPAT: file systems without O_TMPFILE (NFS, Lustre, FUSE): open(2), ERRORS.
-  if (!w.fd_.valid() && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
-    w.temporary_ = "." + w.target_.substr(0, 200) + "." + random_suffix();
-    w.fd_ = UniqueFd(::openat(w.directory_.get(), w.temporary_.c_str(),
-                              O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, options.mode));
-    if (!w.fd_.valid()) {
-      w.temporary_.clear();
-    }
-  }
-  if (!w.fd_.valid()) {
-    return system_problem("creating " + path, errno);
-  }
   w.table_.resize(static_cast<std::size_t>(options.capacity));
   const std::span<std::uint8_t> h = w.header_;
   std::copy(options.launch.begin(), options.launch.end(), h.begin() + kLaunchAt);
@@ -338,18 +304,18 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
   store(h, kTableBytesAt, table_bytes);
   store(h, kDataOffsetAt, kDefaultTableOffset + table_bytes);
   store(h, kDataBytesAt, std::int64_t{0});
-  if (::ftruncate(w.fd_.get(), kDefaultTableOffset + table_bytes) != 0) {
-    return system_problem("writing " + path, errno);
+  if (::ftruncate(w.fd(), kDefaultTableOffset + table_bytes) != 0) {
+    return unwritable(errno);
   }
   return w;
 }
 
 Outcome<Writer> Writer::open(const std::string& path) {
   Writer w;
-  POSTERN_TRY_ASSIGN(w.fd_, path::open_for_change(path, O_RDWR | O_NONBLOCK));
+  POSTERN_TRY_ASSIGN(w.changed_file_, path::open_for_change(path, O_RDWR | O_NONBLOCK));
   // ORDER: lock before reading, so that nobody changes what was read.
-  POSTERN_TRY(lock(w.fd_.get()));
-  Snapshot bytes(w.fd_.get());
+  POSTERN_TRY(lock(w.fd()));
+  Snapshot bytes(w.fd());
   POSTERN_TRY_ASSIGN(const Image image, read(bytes));
   POSTERN_TRY(check_layout(image));
   std::copy(image.raw_header().begin(), image.raw_header().end(), w.header_.begin());
@@ -370,7 +336,7 @@ Outcome<Writer> Writer::open(const std::string& path) {
 
 Outcome<Image> Writer::image() const {
   struct stat status{};
-  if (::fstat(fd_.get(), &status) != 0) {
+  if (::fstat(fd(), &status) != 0) {
     return system_problem("reading the image's size", errno);
   }
   Image image;
@@ -480,8 +446,8 @@ Outcome<std::uint64_t> Writer::begin(const ObjectInput& input) {
   if (!fresh_) {
     POSTERN_TRY(remember_size());
     // What a deleted object left behind must not show between the objects. Sparse where possible.
-    if (::ftruncate(fd_.get(), end) != 0) {
-      return system_problem("writing the image", errno);
+    if (::ftruncate(fd(), end) != 0) {
+      return unwritable(errno);
     }
   }
   begun_ = begun;
@@ -516,15 +482,15 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
   }
   // An empty object, or one that ends in a hole, still makes the file reach to its end.
   struct stat status{};
-  if (::fstat(fd_.get(), &status) != 0) {
+  if (::fstat(fd(), &status) != 0) {
     return system_problem("reading the image's size", errno);
   }
   const auto object_end = static_cast<std::int64_t>(begun.offset + bytes);
-  if (status.st_size != object_end && ::ftruncate(fd_.get(), object_end) != 0) {
-    return system_problem("writing the image", errno);
+  if (status.st_size != object_end && ::ftruncate(fd(), object_end) != 0) {
+    return unwritable(errno);
   }
   if (d.type == DataType::kOciRootIndex || d.type == DataType::kOciBlob) {
-    POSTERN_TRY(store_digest(fd_.get(), begun.offset, bytes, begun.raw));
+    POSTERN_TRY(store_digest(fd(), begun.offset, bytes, begun.raw));
   }
   set_slot(begun.slot, begun.raw);
   count_free();
@@ -533,8 +499,7 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
 
 Outcome<std::uint32_t> Writer::add(const ObjectInput& input, std::string_view bytes) {
   POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
-  const Outcome<> written =
-      write_exactly(fd_.get(), static_cast<std::int64_t>(offset), as_bytes(bytes));
+  const Outcome<> written = write_exactly(fd(), static_cast<std::int64_t>(offset), as_bytes(bytes));
   if (!written) {
     begun_.reset();
     return written.error();
@@ -544,8 +509,7 @@ Outcome<std::uint32_t> Writer::add(const ObjectInput& input, std::string_view by
 
 Outcome<std::uint32_t> Writer::add(const ObjectInput& input, int source) {
   POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
-  const Outcome<std::uint64_t> copied =
-      copy_all(source, fd_.get(), static_cast<std::int64_t>(offset));
+  const Outcome<std::uint64_t> copied = copy_all(source, fd(), static_cast<std::int64_t>(offset));
   if (!copied) {
     begun_.reset();
     return copied.error();
@@ -612,34 +576,9 @@ Outcome<> Writer::set_primary(std::uint32_t id) {
   return Ok{};
 }
 
-Outcome<> Writer::link_into_place() {
-  if (temporary_.empty()) {
-    // linkat(2): AT_EMPTY_PATH needs CAP_DAC_READ_SEARCH, the link in /proc does not.
-    const std::string self = "/proc/self/fd/" + std::to_string(fd_.get());
-    std::string name = target_;
-    int rc = ::linkat(AT_FDCWD, self.c_str(), directory_.get(), name.c_str(), AT_SYMLINK_FOLLOW);
-    if (rc == 0) {
-      return Ok{};
-    }
-    if (errno == EEXIST) {
-      name = "." + target_.substr(0, 200) + "." + random_suffix();
-      rc = ::linkat(AT_FDCWD, self.c_str(), directory_.get(), name.c_str(), AT_SYMLINK_FOLLOW);
-    }
-    if (rc != 0) {
-      return system_problem("naming the new image", errno);
-    }
-    temporary_ = name;
-  }
-  if (::renameat(directory_.get(), temporary_.c_str(), directory_.get(), target_.c_str()) != 0) {
-    return system_problem("naming the new image", errno);
-  }
-  temporary_.clear();
-  return Ok{};
-}
-
 Outcome<> Writer::remember_size() {
   struct stat status{};
-  if (::fstat(fd_.get(), &status) != 0) {
+  if (::fstat(fd(), &status) != 0) {
     return system_problem("reading the image's size", errno);
   }
   if (bytes_before_ == kNothingToTakeBack) {
@@ -654,18 +593,18 @@ Outcome<> Writer::write_table(std::int64_t offset) {
   for (const RawDescriptor& raw : table_) {
     bytes.insert(bytes.end(), raw.begin(), raw.end());
   }
-  return write_exactly(fd_.get(), offset, bytes);
+  return write_exactly(fd(), offset, bytes);
 }
 
 // ORDER: the table, and the data that it names, are on disk before the header that points to it.
 // The header lies in one sector, so that it is on disk as before or as after, never in part.
 Outcome<> Writer::put_table(std::int64_t offset) {
   POSTERN_TRY(write_table(offset));
-  POSTERN_TRY(sync(fd_.get()));
+  POSTERN_TRY(sync(fd()));
   store(std::span<std::uint8_t>(header_), kTableOffsetAt, offset);
   bytes_before_ = kNothingToTakeBack;
-  POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
-  return sync(fd_.get());
+  POSTERN_TRY(write_exactly(fd(), 0, header_));
+  return sync(fd());
 }
 
 // The header is what changes the image, in one step, whatever the number of objects that come and
@@ -674,7 +613,7 @@ Outcome<> Writer::put_table(std::int64_t offset) {
 Outcome<> Writer::commit() {
   POSTERN_TRY(remember_size());
   struct stat status{};
-  if (::fstat(fd_.get(), &status) != 0) {
+  if (::fstat(fd(), &status) != 0) {
     return system_problem("reading the image's size", errno);
   }
   POSTERN_TRY_ASSIGN(const std::int64_t end, data_end());
@@ -686,8 +625,8 @@ Outcome<> Writer::commit() {
   const std::int64_t behind = (last / kDefaultTableOffset + 1) * kDefaultTableOffset;
   POSTERN_TRY(put_table(behind));
   POSTERN_TRY(put_table(home));
-  if (::ftruncate(fd_.get(), status.st_size) != 0) {
-    return system_problem("writing the image", errno);
+  if (::ftruncate(fd(), status.st_size) != 0) {
+    return unwritable(errno);
   }
   changed_ = false;
   committed_end_ = 0;
@@ -701,15 +640,8 @@ Outcome<> Writer::finish() {
     return changed_ ? commit() : Ok{};
   }
   POSTERN_TRY(write_table(kDefaultTableOffset));
-  POSTERN_TRY(write_exactly(fd_.get(), 0, header_));
-  if (::fsync(fd_.get()) != 0) {
-    return system_problem("bringing the image to disk", errno);
-  }
-  POSTERN_TRY(link_into_place());
-  // The directory's entry too; some network file systems cannot do this, and then nothing is lost
-  // but the certainty.
-  (void)::fsync(directory_.get());
-  return Ok{};
+  POSTERN_TRY(write_exactly(fd(), 0, header_));
+  return fresh_->place();
 }
 
 }  // namespace postern::sif

@@ -16,6 +16,7 @@
 
 #include <sys/types.h>
 
+#include "policy/path/fresh_file.h"
 #include "policy/problem.h"
 #include "policy/sif/format.h"
 #include "policy/sif/reader.h"
@@ -72,7 +73,7 @@ class Writer {
   Outcome<std::uint64_t> begin(const ObjectInput& input);
   Outcome<std::uint32_t> end(std::uint64_t bytes);
 
-  [[nodiscard]] int fd() const noexcept { return fd_.get(); }
+  [[nodiscard]] int fd() const noexcept { return fresh_ ? fresh_->fd() : changed_file_.get(); }
 
   // Frees the object's slot; other objects neither move nor change their ids. Error: no such id.
   Outcome<> remove(std::uint32_t id);
@@ -116,13 +117,9 @@ class Writer {
   [[nodiscard]] bool used(std::size_t slot) const noexcept;
   Outcome<std::size_t> slot_of(std::uint32_t id) const;
   [[nodiscard]] std::optional<std::size_t> primary_slot() const;
-  Outcome<> link_into_place();
 
-  UniqueFd fd_;
-  UniqueFd directory_;     // of a new image's target
-  std::string target_;     // its name in there; empty when changing in place
-  std::string temporary_;  // name in there where O_TMPFILE does not work
-  bool fresh_ = false;
+  UniqueFd changed_file_;                 // when changing in place
+  std::optional<path::FreshFile> fresh_;  // else
   bool deterministic_ = false;
   bool changed_ = false;
   std::int64_t committed_end_ = 0;                  // of what the file's own table names

@@ -23,6 +23,9 @@ import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../integration"))
+import registry_world as world  # noqa: E402
+
 BUILD, TRACER = map(os.path.abspath, sys.argv[1:3])
 CHOSEN = sys.argv[3:]
 TOP = tempfile.mkdtemp(prefix="postern-crash-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
@@ -30,13 +33,14 @@ KEYS = BUILD + "/frontend/keys/postern-keys"
 CRYPT = BUILD + "/frontend/crypt/postern-crypt"
 MAKE = BUILD + "/frontend/imagebuild/postern-build"
 POSTERN = BUILD + "/frontend/cli/postern"
-# Of a command with hundreds of changes, so many are tried, evenly; all of them if the case is named, or with EVERY=1.
+# Of a command with hundreds of changes, so many are tried, evenly; all of them with EVERY=1,
+# which holds for cases that are named too, if there is no EVERY=0.
 MOST_FAULTS, MOST_STATES = 24, 16
 FAULTS = ("kill", "torn", "short", "EIO", "ENOSPC")
 DIRECTORY_OF_MAKE = os.path.dirname(MAKE)
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": TOP + "/home", "LANG": "C", "TMPDIR": TOP + "/tmp",
                "POSTERN_LIBEXEC": ":".join(os.path.dirname(path) for path in (KEYS, CRYPT, MAKE))
-                                  + f":{BUILD}/frontend/inspect:{BUILD}/frontend/squashfs:{BUILD}/frontend/init"}
+                                  + f":{BUILD}/frontend/inspect:{BUILD}/frontend/squashfs:{BUILD}/frontend/init:{BUILD}/frontend/transfer"}
 
 
 class Lost(Exception):
@@ -171,10 +175,12 @@ class Material:
 
 class Case:
     def __init__(self, name, files, command, check, environment=None, leftovers=(), durable=True, replay=True, faults=FAULTS,
-                 retry=True, slow=False):
+                 retry=True, slow=False, always_again=False, full=None):
         self.name, self.files, self.command, self.check = name, files, command, check
         self.environment = {**ENVIRONMENT, **(environment or {})}
         self.leftovers = leftovers  # names that other programs' crashes may leave
+        self.always_again = always_again  # the command can be repeated after every fault, and then leaves nothing else
+        self.full = full  # what it says of a full disk
         self.durable, self.replay, self.faults, self.retry = durable, replay, faults, retry
         self.most_faults, self.most_states = (8, 4) if slow else (MOST_FAULTS, MOST_STATES)
 
@@ -192,7 +198,7 @@ class Case:
 
     @property
     def every(self):
-        return bool(CHOSEN) or os.environ.get("EVERY") == "1"
+        return os.environ.get("EVERY", "1" if CHOSEN else "0") == "1"
 
     def words(self, top):
         return [word.replace("@", top) for word in self.command]
@@ -215,6 +221,10 @@ def changes_in(done):
     return int(found[1])
 
 
+def words_of_change(words):
+    return "".join(line for line in words.splitlines() if line.startswith("change "))
+
+
 def attempt(case, number, fault, names):
     """One run that is broken at one change. Returns what went wrong, or None."""
     top = case.fresh()
@@ -228,7 +238,9 @@ def attempt(case, number, fault, names):
             return f"{where}: lost: {lost}\n{words}"
         killed = fault in ("kill", "torn") and done.returncode == 137
         left = {name for name in names_below(top) - names if not any(re.search(p, name) for p in case.leftovers)}
-        if killed:
+        if case.always_again and (killed or re.match(r"change \d+: unlink", words_of_change(words))):
+            left = set()  # what the next run finishes or removes
+        elif killed:
             left = {name for name in left if not os.path.basename(name).startswith(".") and "." not in name[-7:]}
         if left:
             return f"{where}: left behind {sorted(left)}"
@@ -238,10 +250,17 @@ def attempt(case, number, fault, names):
             return f"{where}: success, and the old state\n{words}"
         if not killed and done.returncode != 0 and not re.search(r"^(FATAL|ERROR|Error|gpg)", words, re.MULTILINE):
             return f"{where}: failed without a word\n{words}"
-        if killed and case.retry and state == "old":
+        if fault == "ENOSPC" and done.returncode != 0 and case.full and not re.search(case.full, words):
+            return f"{where}: of the full disk it says\n{words}"
+        if case.always_again or (killed and case.retry and state == "old"):
             again = run(*case.words(top), env=case.env(top), cwd=top)
             if again.returncode != 0 or case.check(top) != "new":
                 return f"{where}: a second attempt: exit {again.returncode}\n{again.stderr.decode(errors='replace')}"
+        if case.always_again:
+            left = {name for name in names_below(top) - names if not (killed and re.fullmatch(r"out/\.image\.sif\.\d+", name))
+                    and not any(re.search(p, name) for p in case.leftovers)}
+            if left:
+                return f"{where}: left behind after a second attempt {sorted(left)}"
         return None
     except Lost as lost:
         return f"{where}: after a second attempt: lost: {lost}"
@@ -642,6 +661,154 @@ def key_cases(m):
     yield text_case("key export", {"ring": ring}, [KEYS, "key", "export", "--armor", "--keysdir", "@/ring", "@/key.asc"], "key.asc")
 
 
+def transfer_cases(m):
+    """From servers on loopback, into a cache and out of it, and without one."""
+    layers = [{"etc": None, "bin": None, "etc/motd": "old root\n", "bin/blob": random.Random(3).randbytes(120_000)},
+              {"etc/motd": "pulled\n", "bin/more": random.Random(4).randbytes(50_000)}]
+    image = world.Image(layers)
+    sif = contents(m.plain)
+    registry, library = world.FakeRegistry(), world.LibraryServer()
+    registry.add(image)
+    registry.blobs.update({world.digest(sif): sif, world.digest(b"{}"): b"{}"})
+    registry.add_bytes("sif", world.OCI_MANIFEST, world.dump({
+        "schemaVersion": 2, "config": {"mediaType": world.SIF_CONFIG, "digest": world.digest(b"{}"), "size": 2},
+        "layers": [{"mediaType": world.SIF_LAYER, "digest": world.digest(sif), "size": len(sif)}]}))
+    library.add("e/c/n", "1", sif)
+    web = world.Server(lambda request: request.reply(200, sif, {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}))
+    docker, oras = f"docker://{registry.host}/image", f"oras://{registry.host}/image:sif"
+    from_library = ["--library", f"http://{library.host}/library", "library://e/c/n:1"]
+    environment = {"POSTERN_CACHEDIR": "@/place", "TMPDIR": "@/tmp", "HOME": "@/home"}
+    empty = put(TOP + "/empty", "")
+    precious = put(TOP + "/precious", "precious")
+    places = {"tmp/.keep": empty, "home/.keep": empty, "place/.keep": empty, "out/.keep": empty}
+    pulled = TOP + "/pulled.sif"
+    must(POSTERN, "pull", "--disable-cache", pulled, docker)
+    partitions = {path: [o[6] for o in objects_of(path) if o[1] == 0x4004] for path in (pulled, m.plain)}
+
+    def cache_is_whole(directory):
+        """Every entry that has its final name has the bytes that belong to it."""
+        for where, _, files in os.walk(directory + "/place/cache"):
+            for name in files:
+                kind = os.path.relpath(where, directory + "/place/cache").split("/")[0]
+                path = f"{where}/{name}"
+                if name.startswith(("tmp_", ".")):
+                    continue
+                if kind == "oci-tmp":
+                    require([o[6] for o in objects_of(path) if o[1] == 0x4004] == partitions[pulled], f"{path} is another image")
+                elif kind == "net":
+                    require(contents(path) == sif, f"{path} has other bytes")
+                else:
+                    require(world.digest(contents(path)) == "sha256:" + name[-64:], f"{path} has other bytes than its name says")
+
+    def image_like(like, name="out/image.sif"):
+        def check(directory):
+            cache_is_whole(directory)
+            path = f"{directory}/{name}"
+            if not os.path.exists(path) or contents(path) == b"precious":
+                return "old"
+            require([o[6] for o in objects_of(path) if o[1] == 0x4004] == partitions[like], "another image than the server's")
+            return "new"
+        return check
+
+    full = r"No space left on device; make room"
+    common = {"environment": environment, "always_again": True, "full": full}
+    over = {**places, "out/image.sif": precious}
+    pull = [POSTERN, "pull", "--force"]
+    yield Case("pull docker://", places, [*pull, "@/out/image.sif", docker], image_like(pulled), **common)
+    yield Case("pull docker:// over a file", over, [*pull, "@/out/image.sif", docker], image_like(pulled), **common, slow=True)
+    yield Case("pull --disable-cache docker://", over, [*pull, "--disable-cache", "@/out/image.sif", docker], image_like(pulled), **common)
+    yield Case("pull oras://", over, [*pull, "@/out/image.sif", oras], image_like(m.plain), **common)
+    yield Case("pull library://", over, [*pull, "@/out/image.sif", *from_library], image_like(m.plain), **common)
+    yield Case("pull --disable-cache library://", places, [*pull, "--disable-cache", "@/out/image.sif", *from_library],
+               image_like(m.plain), **common, slow=True)
+    yield Case("pull http://", over, [*pull, "@/out/image.sif", f"http://{web.host}/image.sif"], image_like(m.plain), **common, slow=True)
+    yield Case("build docker://", over, [MAKE, "--force", "@/out/image.sif", docker], image_like(pulled), **common)
+    yield Case("build --encrypt docker://", places, [MAKE, "--force", "--encrypt", "--pem-path", TOP + "/new.pem.pub", "@/out/image.sif", docker],
+               encrypted_from(m, cache_is_whole), **common, slow=True, replay=False)  # as "encrypt --force"
+
+    def unpacked(directory):
+        cache_is_whole(directory)
+        if not os.path.exists(directory + "/out/box"):
+            return "old"
+        require(contents(directory + "/out/box/etc/motd") == b"pulled\n" and len(contents(directory + "/out/box/bin/blob")) == 120_000
+                and len(contents(directory + "/out/box/bin/more")) == 50_000, "a tree of two halves")
+        return "new"
+    yield Case("build --sandbox docker://", places, [MAKE, "--force", "--sandbox", "@/out/box", docker], unpacked,
+               **common, durable=False, replay=False)
+
+    def fetched(directory):
+        cache_is_whole(directory)
+        for name in os.listdir(directory + "/tmp"):  # without a cache
+            if name.startswith("postern-image-") and os.path.getsize(f"{directory}/tmp/{name}"):
+                require([o[6] for o in objects_of(f"{directory}/tmp/{name}") if o[1] == 0x4004] == partitions[pulled], f"{name} is another image")
+                return "new"
+        converted = directory + "/place/cache/oci-tmp"
+        return "new" if os.path.isdir(converted) and [n for n in os.listdir(converted) if not n.startswith("tmp_")] else "old"
+    fetch = BUILD + "/frontend/transfer/postern-transfer"  # what a start by URI begins with
+    yield Case("exec docker://", places, [fetch, "fetch", docker], fetched, **common, durable=False,
+               leftovers=(r"^tmp/postern-image-",))  # handed over to the start, where the cache is of no use
+
+
+def encrypted_from(m, cache_is_whole):
+    def check(directory):
+        cache_is_whole(directory)
+        path = directory + "/out/image.sif"
+        if not os.path.exists(path):
+            return "old"
+        done = run(CRYPT, "decrypt", "--force", "--pem-path", TOP + "/new.pem", path, TOP + "/decrypted.sif")
+        require(done.returncode == 0, f"the key does not open the image: {done.stderr.decode()}")
+        return "new"
+    return check
+
+
+def overlay_cases(m):
+    """Files of 64 MiB that mkfs.ext3 and debugfs fill."""
+    def is_ext3(read):
+        def check(directory):
+            data = read(directory)
+            if data is None:
+                return "old"
+            require(len(data) == 64 << 20, f"{len(data)} bytes")
+            path = put(directory + "-checked", data)
+            try:
+                done = run("e2fsck", "-fn", path)
+                require(done.returncode == 0, f"e2fsck: {done.stdout.decode()}")
+                listed = run("debugfs", "-R", "ls -p /", path).stdout.decode()
+                require("/upper/" in listed and "/work/" in listed, f"no upper and work: {listed}")
+            finally:
+                os.unlink(path)
+            return "new"
+        return check
+
+    def of_file(directory):
+        path = directory + "/overlay.img"
+        return contents(path) if os.path.exists(path) else None
+
+    def of_sif(directory):
+        path = directory + "/image.sif"
+        added = objects_of(path)[len(objects_of(m.plain)):]
+        return must(POSTERN, "sif", "dump", str(added[0][0]), path) if added else None
+    keywords = {"environment": {"TMPDIR": "@/tmp"}, "slow": True, "faults": ("kill", "EIO", "ENOSPC"), "replay": False}
+    places = {"tmp/.keep": put(TOP + "/empty", "")}
+    # The temporary tree of a command that was killed stays: the file system is made from it by other programs.
+    killed = (r"^tmp/postern-overlay-",)
+    create = [POSTERN, "overlay", "create", "--fakeroot", "--tmpdir", "@/tmp"]
+    yield Case("overlay create", places, [*create, "@/overlay.img"], is_ext3(of_file), leftovers=killed, **keywords)
+    yield Case("overlay create in an image", {**places, "image.sif": m.plain}, [*create, "@/image.sif"], is_ext3(of_sif),
+               leftovers=killed, **keywords)
+
+
+def account_cases(_m):
+    """Credentials and remotes."""
+    environment = {"HOME": "@/home"}
+    files = {"home/.postern/docker-config.json": put(TOP + "/auth", "{\"auths\": {\"other.example\": {\"auth\": \"YTpi\"}}}\n")}
+    registry = world.FakeRegistry()
+    yield text_case("registry login", files, [POSTERN, "registry", "login", "--no-https", "-u", "user", "-p", "word", f"docker://{registry.host}"],
+                    "home/.postern/docker-config.json", environment)
+    yield text_case("remote add", files, [POSTERN, "remote", "add", "--no-login", "--insecure", "mine", f"http://{registry.host}"],
+                    "home/.postern/remote.yaml", environment)
+
+
 def fingerprint(ring):
     return re.search(r"[0-9A-F]{40}", must(KEYS, "key", "list", "--keysdir", ring).decode())[0]
 
@@ -691,7 +858,8 @@ def main():
             if not CHOSEN:
                 report(f"a command that loses data is found: {title}", [] if examine(case)[1] else ["nothing was found"])
         material = Material()
-        for make in (sif_cases, rekey_cases, whole_file_cases, configuration_cases, key_cases):
+        for make in (sif_cases, rekey_cases, whole_file_cases, configuration_cases, key_cases, transfer_cases,
+                     account_cases, overlay_cases):
             try:
                 for case in make(material):
                     if CHOSEN and case.name not in CHOSEN:

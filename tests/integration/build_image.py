@@ -766,7 +766,7 @@ def a_full_disk_is_a_clear_error():
     for size, status in (("3m", 255), ("30m", 0)):
         done = subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, PROGRAM, size], capture_output=True)
         assert done.returncode == status and done.stdout == (b"" if status else b"x.sif\n"), done
-        assert (b"No space left on device" in done.stderr and b"free some space" in done.stderr) == (status == 255), done.stderr
+        assert (b"No space left on device" in done.stderr and b"make room" in done.stderr) == (status == 255), done.stderr
     os.rmdir("small")
     assert sorted(os.listdir(".")) == ["root"]
 

@@ -1,9 +1,6 @@
 #!/usr/bin/env python3
 """Credentials, sending, libraries and remotes, as an ordinary user: Debian's docker-registry with basic authentication, a
 token server and a library API server written here. Prints TAP.
-
-The library server is written from the protocol, not from our client. Simplified: one user, one quota, no OCI registry behind
-it, uploads go to a path of the same server that stands for storage.
 """
 import base64
 import hashlib
@@ -374,108 +371,11 @@ def web_servers(bench):
 
 # -------------------------------------------------------------------------------------- libraries
 
-class LibraryServer(world.Server):
-    TOKEN = "t" * 250
-
-    def __init__(self):
-        self.images = {}     # (path, tag or hash, arch) -> object
-        self.files = {}      # id -> bytes
-        self.names = {}      # "entities/e" -> id
-        self.hook = None
-        super().__init__(self.serve)
-
-    def data(self, request, value, status=200):
-        request.reply(status, json.dumps({"data": value}), {"Content-Type": "application/json"})
-
-    def missing(self, request):
-        request.reply(404, json.dumps({"error": {"code": 404, "message": "not found"}}))
-
-    def add(self, path, tag, data, arch="amd64"):
-        name = "sha256." + hashlib.sha256(data).hexdigest()
-        ident = str(len(self.files) + 1)
-        self.files[ident] = data
-        entry = {"id": ident, "hash": name, "size": len(data), "uploaded": True}
-        for key in (tag, name):
-            self.images[(path, key, arch)] = entry
-
-    def serve(self, request):
-        url = urllib.parse.urlsplit(request.path)
-        query = dict(urllib.parse.parse_qsl(url.query))
-        path = url.path
-        if self.hook and self.hook(request, path):
-            return
-        if path == "/assets/config/config.prod.json":
-            base = f"http://{self.host}"
-            request.reply(200, json.dumps({"libraryAPI": {"uri": base + "/library"}, "tokenAPI": {"uri": base + "/token"},
-                                           "keystoreAPI": {"uri": base + "/keys"}}))
-        elif path == "/token/v1/token-status":
-            request.reply(200 if request.headers.get("Authorization") == "Bearer " + self.TOKEN else 404, "{}")
-        elif path.endswith("/version"):
-            self.data(request, {"version": "1.2.3", "apiVersion": "2.0.0-alpha.2"})
-        elif path.startswith("/library/"):
-            self.library(request, path[len("/library/"):], query)
-        elif path.startswith("/storage/"):
-            if request.command == "PUT":
-                self.files[path.split("/")[2]] = request.body
-                request.reply(200, "", {"ETag": '"etag"'})
-            else:
-                world.FakeRegistry.send_blob(request, self.files[path.split("/")[2]])
-        else:
-            self.missing(request)
-
-    def library(self, request, path, query):
-        kind = path.split("/", 1)[0] + "/" + path.split("/")[1]
-        rest = "/".join(path.split("/")[2:])
-        if kind in ("v1/images", "v1/imagefile") and ":" in rest:
-            name, tag = rest.rsplit(":", 1)
-            image = self.images.get((name, tag, query.get("arch")))
-            if image is None:
-                self.missing(request)
-            elif request.command == "DELETE":
-                del self.images[(name, tag, query["arch"])]
-                self.data(request, {})
-            elif kind == "v1/images":
-                self.data(request, image)
-            else:
-                request.reply(303, "", {"Location": f"http://{self.host}/storage/{image['id']}?signature=x"})
-        elif kind in ("v1/entities", "v1/collections", "v1/containers"):
-            if request.command == "POST":
-                body = json.loads(request.body)
-                parent = body.get("entity") or body.get("collection") or ""
-                ident = f"{parent}.{body['name']}" if parent else body["name"]
-                self.names[kind + "/" + ident.replace(".", "/")] = ident
-                self.data(request, {"id": ident}, 201)
-            elif kind + "/" + rest in self.names:
-                self.data(request, {"id": self.names[kind + "/" + rest]})
-            else:
-                self.missing(request)
-        elif path == "v1/images" and request.command == "POST":
-            body = json.loads(request.body)
-            entry = {"id": "new", "hash": body["hash"], "size": 0, "uploaded": False, "container": body["container"]}
-            self.pending = entry
-            self.data(request, entry, 201)
-        elif path == "v2/imagefile/new" and request.command == "POST":
-            self.announced = json.loads(request.body)
-            self.data(request, {"uploadURL": f"http://{self.host}/storage/new?signature=x"})
-        elif path == "v2/imagefile/new/_complete":
-            self.data(request, {"quota": {"quotaTotal": 1000000000, "quotaUsage": 512000000}, "containerUrl": "library/e/c/n"})
-        elif kind == "v2/tags":
-            body = json.loads(request.body)
-            name = rest.replace(".", "/")
-            self.images[(name, body["Tag"], body["Arch"])] = {**self.pending, "uploaded": True, "size": len(self.files["new"])}
-            self.data(request, {})
-        elif kind == "v1/search":
-            self.data(request, {"image": [{"entityName": "e", "collectionName": "c", "containerName": "found", "tags": ["1", "2"],
-                                           "description": "a thing\x1b[2J\n\tlibrary://forged", "fingerprints": ["AB"]}] if query["value"] == "thing" else []})
-        else:
-            self.missing(request)
-
-
 def library_pull(bench):
     """pull library:// from --library and from a remote: hash checked, unsigned images are said but stay"""
     with open(sif(bench), "rb") as file:
         data = file.read()
-    server = LibraryServer()
+    server = world.LibraryServer()
     server.add("e/c/n", "1", data)
     base = f"http://{server.host}/library"
     env = env_of(bench)
@@ -506,7 +406,7 @@ def remotes(bench):
     """remote add, use, list, login, status, logout, remove; the token goes to the remote's own services only"""
     with open(sif(bench), "rb") as file:
         data = file.read()
-    server = LibraryServer()
+    server = world.LibraryServer()
     server.add("e/c/n", "1", data)
     env = env_of(bench)
     tokenfile = os.path.join(bench.work, "token")
@@ -527,7 +427,7 @@ def remotes(bench):
     # The remote's key server is asked, with the remote's token; one that --url names gets none.
     bench.run("key", "search", "somebody", env=env).fails(2, f"http://{server.host} has no key")
     assert [r[2].get("Authorization") for r in server.asked("/pks/lookup")] == ["Bearer " + server.TOKEN], server.asked("/pks")
-    other = LibraryServer()
+    other = world.LibraryServer()
     other.add("e/c/n", "1", data)
     bench.run("key", "search", "--url", f"http://{other.host}", "somebody", env=env).fails(2, "has no key")
     bench.run("pull", "--force", "--library", f"http://{other.host}/library", target, "library://e/c/n:1", env=env).ok()
@@ -550,7 +450,7 @@ def remotes(bench):
 
 def library_push(bench):
     """push library:// wants a signature; with -U the image is there under its tags; search and delete"""
-    server = LibraryServer()
+    server = world.LibraryServer()
     env = env_of(bench, POSTERN_LIBRARY=f"http://{server.host}/library")
     image = sif(bench)
     done = bench.run("push", image, "library://e/c/n:1,2", env=env)

@@ -16,6 +16,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import urllib.parse
 
 import harness
 
@@ -312,6 +313,107 @@ class FakeRegistry(Server):
             request.reply(206, data[start:], {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
         else:
             request.reply(200, data, {"Content-Type": "application/octet-stream"})
+
+
+class LibraryServer(Server):
+    """A library of SIF images, written from the protocol, not from our client. Simplified: one user, one quota, no OCI
+    registry behind it, uploads go to a path of the same server that stands for storage.
+    """
+
+    TOKEN = "t" * 250
+
+    def __init__(self):
+        self.images = {}     # (path, tag or hash, arch) -> object
+        self.files = {}      # id -> bytes
+        self.names = {}      # "entities/e" -> id
+        self.hook = None
+        super().__init__(self.serve)
+
+    def data(self, request, value, status=200):
+        request.reply(status, json.dumps({"data": value}), {"Content-Type": "application/json"})
+
+    def missing(self, request):
+        request.reply(404, json.dumps({"error": {"code": 404, "message": "not found"}}))
+
+    def add(self, path, tag, data, arch="amd64"):
+        name = "sha256." + hashlib.sha256(data).hexdigest()
+        ident = str(len(self.files) + 1)
+        self.files[ident] = data
+        entry = {"id": ident, "hash": name, "size": len(data), "uploaded": True}
+        for key in (tag, name):
+            self.images[(path, key, arch)] = entry
+
+    def serve(self, request):
+        url = urllib.parse.urlsplit(request.path)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        path = url.path
+        if self.hook and self.hook(request, path):
+            return
+        if path == "/assets/config/config.prod.json":
+            base = f"http://{self.host}"
+            request.reply(200, json.dumps({"libraryAPI": {"uri": base + "/library"}, "tokenAPI": {"uri": base + "/token"},
+                                           "keystoreAPI": {"uri": base + "/keys"}}))
+        elif path == "/token/v1/token-status":
+            request.reply(200 if request.headers.get("Authorization") == "Bearer " + self.TOKEN else 404, "{}")
+        elif path.endswith("/version"):
+            self.data(request, {"version": "1.2.3", "apiVersion": "2.0.0-alpha.2"})
+        elif path.startswith("/library/"):
+            self.library(request, path[len("/library/"):], query)
+        elif path.startswith("/storage/"):
+            if request.command == "PUT":
+                self.files[path.split("/")[2]] = request.body
+                request.reply(200, "", {"ETag": '"etag"'})
+            else:
+                FakeRegistry.send_blob(request, self.files[path.split("/")[2]])
+        else:
+            self.missing(request)
+
+    def library(self, request, path, query):
+        kind = path.split("/", 1)[0] + "/" + path.split("/")[1]
+        rest = "/".join(path.split("/")[2:])
+        if kind in ("v1/images", "v1/imagefile") and ":" in rest:
+            name, tag = rest.rsplit(":", 1)
+            image = self.images.get((name, tag, query.get("arch")))
+            if image is None:
+                self.missing(request)
+            elif request.command == "DELETE":
+                del self.images[(name, tag, query["arch"])]
+                self.data(request, {})
+            elif kind == "v1/images":
+                self.data(request, image)
+            else:
+                request.reply(303, "", {"Location": f"http://{self.host}/storage/{image['id']}?signature=x"})
+        elif kind in ("v1/entities", "v1/collections", "v1/containers"):
+            if request.command == "POST":
+                body = json.loads(request.body)
+                parent = body.get("entity") or body.get("collection") or ""
+                ident = f"{parent}.{body['name']}" if parent else body["name"]
+                self.names[kind + "/" + ident.replace(".", "/")] = ident
+                self.data(request, {"id": ident}, 201)
+            elif kind + "/" + rest in self.names:
+                self.data(request, {"id": self.names[kind + "/" + rest]})
+            else:
+                self.missing(request)
+        elif path == "v1/images" and request.command == "POST":
+            body = json.loads(request.body)
+            entry = {"id": "new", "hash": body["hash"], "size": 0, "uploaded": False, "container": body["container"]}
+            self.pending = entry
+            self.data(request, entry, 201)
+        elif path == "v2/imagefile/new" and request.command == "POST":
+            self.announced = json.loads(request.body)
+            self.data(request, {"uploadURL": f"http://{self.host}/storage/new?signature=x"})
+        elif path == "v2/imagefile/new/_complete":
+            self.data(request, {"quota": {"quotaTotal": 1000000000, "quotaUsage": 512000000}, "containerUrl": "library/e/c/n"})
+        elif kind == "v2/tags":
+            body = json.loads(request.body)
+            name = rest.replace(".", "/")
+            self.images[(name, body["Tag"], body["Arch"])] = {**self.pending, "uploaded": True, "size": len(self.files["new"])}
+            self.data(request, {})
+        elif kind == "v1/search":
+            self.data(request, {"image": [{"entityName": "e", "collectionName": "c", "containerName": "found", "tags": ["1", "2"],
+                                           "description": "a thing\x1b[2J\n\tlibrary://forged", "fingerprints": ["AB"]}] if query["value"] == "thing" else []})
+        else:
+            self.missing(request)
 
 
 def proxy(log):
