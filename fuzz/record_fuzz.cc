@@ -17,7 +17,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   postern::init::LaunchRecord made;
   made.argv = {std::string(bytes.substr(0, bytes.find('\0')))};
   made.environment = made.argv;
-  made.seccomp.assign(data, data + size / 8 * 8);
+  made.filters.emplace_back(data, data + size / 8 * 8);
   const std::string written = postern::init::encode(made);
   const auto read = postern::init::decode(written);
   if (!read || postern::init::encode(*read) != written) {

@@ -187,6 +187,10 @@ Result<UniqueFd> copy_file(int source, std::uint16_t item) noexcept {
   return clone_tree(AT_FDCWD, name.text(), kPlainReadOnly, Op::kMount);
 }
 
+unsigned plain(const OperationEntry& e) noexcept {
+  return (e.flags & kReadOnly) != 0 ? kPlainReadOnly : kPlain;
+}
+
 Result<UniqueFd> make_mount(const Root& root,
                             const OperationEntry& e,
                             std::uint16_t item) noexcept {
@@ -198,7 +202,7 @@ Result<UniqueFd> make_mount(const Root& root,
     case Operation::kProc:
       return clone_tree(AT_FDCWD, "/proc", kPlain, Op::kMount);
     case Operation::kSysfs:
-      return clone_tree(AT_FDCWD, "/sys", kPlain, Op::kMount);
+      return clone_tree(AT_FDCWD, "/sys", plain(e), Op::kMount);
     case Operation::kDevHost:
       return clone_tree(AT_FDCWD, "/dev", MOUNT_ATTR_NOSUID, Op::kMount);
     case Operation::kDevpts:
@@ -257,9 +261,7 @@ Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexce
     if (e.operation != Operation::kBind && !device) continue;
     UniqueFd& fd = descriptors[e.descriptor];
     if (device && !is_host_device(fd.get())) fd.reset();
-    const unsigned attributes = device                       ? MOUNT_ATTR_NOSUID
-                                : (e.flags & kReadOnly) != 0 ? kPlainReadOnly
-                                                             : kPlain;
+    const unsigned attributes = device ? MOUNT_ATTR_NOSUID : plain(e);
     POSTERN_TRY(settle(clone_into(fd, attributes), e, i));
   }
   return Ok{};

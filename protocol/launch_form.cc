@@ -58,6 +58,7 @@ std::uint8_t flags_of(Operation operation) {
   constexpr std::uint8_t kPlace = kOptional | kNeedsTarget | kDirectoryTarget;
   switch (operation) {
     case Operation::kBind:
+    case Operation::kSysfs:
       return kPlace | kReadOnly;
     case Operation::kFile:
       return kOptional | kNeedsTarget | kReadOnly;
@@ -65,7 +66,6 @@ std::uint8_t flags_of(Operation operation) {
       return kOptional | kNeedsTarget;
     case Operation::kTmpfs:
     case Operation::kProc:
-    case Operation::kSysfs:
     case Operation::kDevHost:
     case Operation::kDevpts:
     case Operation::kMqueue:

@@ -56,7 +56,7 @@ enum class Operation : std::uint8_t {
 };
 
 // Bits of OperationEntry::flags.
-//   kReadOnly         kBind, kFile (always is)
+//   kReadOnly         kBind, kSysfs, kFile (always is)
 //   kOptional         a missing target or failing mount is skipped, not fatal
 //   kDirectoryTarget  the mount point to create, if missing, is a directory (else a file)
 //   kNeedsTarget      skip (kOptional) unless the target exists in the image: passwd, group

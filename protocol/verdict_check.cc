@@ -67,7 +67,7 @@ constexpr std::array kOperations = std::to_array<OperationRule>({
   {Operation::kFile,    true,  kCopied | kReadOnly, 0,     0},                 // copied: sendfile(2)
   {Operation::kTmpfs,   false, kPlace,              01777, kMaxSessionBytes},  // tmpfs(5)
   {Operation::kProc,    false, kPlace,              0,     0},                 // proc(5)
-  {Operation::kSysfs,   false, kPlace,              0,     0},                 // sysfs(5)
+  {Operation::kSysfs,   false, kPlace | kReadOnly,  0,     0},                 // sysfs(5)
   {Operation::kDevHost, false, kPlace,              0,     0},                 // our constant
   {Operation::kDevice,  true,  kCopied,             0,     0},                 // node: mounts.cc
   {Operation::kDevpts,  false, kPlace,              0,     0},                 // pts(4)

@@ -128,7 +128,7 @@ void describe_plan(const plan::LaunchPlan& plan) {
   }
   describe_names("set variable", plan.record.fixed);
   debug("initial directory: " + plan.record.cwd);
-  debug("system call filter: " + std::to_string(plan.record.seccomp.size()) + " bytes");
+  debug("filters of system calls: " + std::to_string(plan.record.filters.size()));
   std::string words;
   for (const std::string& word : plan.record.argv) {
     words += ' ' + word;

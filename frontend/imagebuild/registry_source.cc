@@ -1,6 +1,7 @@
 #include "frontend/imagebuild/registry_source.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <map>
 #include <thread>
@@ -76,6 +77,7 @@ class Download {
   std::vector<std::string> order_;     // in which they are needed
   std::thread thread_;
   Outcome<> result_;
+  std::atomic<bool> stopped_ = false;
   bool resumed_ = false;    // some blob goes on where another process was cut
   bool bad_start_ = false;  // and what that one had written was wrong
 };
@@ -197,8 +199,9 @@ Outcome<> Download::begin(const std::vector<OciDescriptor>& layers) {
         continue;
       }
       if (!result_) {
-        if (refused && blob.claim) {
-          blob.claim->discard();  // a full disk is not left full of beginnings
+        // A full disk is not left full of beginnings, nor one that what is made of them has filled.
+        if ((refused || stopped_) && blob.claim && interrupt_signal() == 0) {
+          blob.claim->discard();
         }
         blob.sink->fail(result_.error());
       } else if (auto whole = blob.sink->finish(); !whole) {
@@ -225,6 +228,7 @@ Outcome<> Download::end() {
 }
 
 void Download::stop() {
+  stopped_ = true;
   remote_->abandon(true);
   (void)end();
   remote_->abandon(false);

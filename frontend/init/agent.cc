@@ -211,7 +211,7 @@ LaunchRecord joined_record(LaunchRecord wish, const LaunchRecord& instance) {
   std::move(wish.fixed.begin(), wish.fixed.end(), std::back_inserter(fixed));
   wish.fixed = std::move(fixed);
   wish.home = instance.home;
-  wish.seccomp = instance.seccomp;
+  wish.filters = instance.filters;
   wish.libs32 = instance.libs32;
   wish.reaper = false;
   wish.agent = -1;

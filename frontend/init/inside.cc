@@ -153,18 +153,17 @@ Outcome<> settle(const LaunchRecord& record) {
   return enter_directory(record);
 }
 
-Outcome<> install_filter(const LaunchRecord& record) {
-  if (record.seccomp.empty()) {
-    return Ok{};
-  }
-  std::vector<sock_filter> program(record.seccomp.size() / sizeof(sock_filter));
-  std::copy_n(record.seccomp.begin(), program.size() * sizeof(sock_filter),
-              reinterpret_cast<std::uint8_t*>(program.data()));
-  const sock_fprog filter = {.len = static_cast<unsigned short>(program.size()),
-                             .filter = program.data()};
-  if (program.size() > BPF_MAXINSNS || record.seccomp.size() % sizeof(sock_filter) != 0 ||
-      ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) != 0) {
-    return system_problem("installing the seccomp filter", errno);
+Outcome<> install_filters(const LaunchRecord& record) {
+  for (const std::vector<std::uint8_t>& bytes : record.filters) {
+    std::vector<sock_filter> program(bytes.size() / sizeof(sock_filter));
+    std::copy_n(bytes.begin(), program.size() * sizeof(sock_filter),
+                reinterpret_cast<std::uint8_t*>(program.data()));
+    const sock_fprog filter = {.len = static_cast<unsigned short>(program.size()),
+                               .filter = program.data()};
+    if (program.size() > BPF_MAXINSNS || bytes.size() % sizeof(sock_filter) != 0 ||
+        ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) != 0) {
+      return system_problem("installing the seccomp filter", errno);
+    }
   }
   return Ok{};
 }
@@ -227,7 +226,7 @@ std::optional<int> run_in_place(const LaunchRecord& record) {
   }
   Outcome<> ready = settle(record);
   if (ready) {
-    ready = install_filter(record);
+    ready = install_filters(record);
   }
   if (!ready) {
     message::fatal(ready.error());

@@ -16,8 +16,8 @@ namespace postern::init {
 // The caller's umask, signals and working directory. Error: the working directory, where required.
 Outcome<> settle(const LaunchRecord& record);
 
-// The seccomp filter of the record, if any: the last thing that takes system calls of ours.
-Outcome<> install_filter(const LaunchRecord& record);
+// The record's filters of system calls: the last thing that takes system calls of ours.
+Outcome<> install_filters(const LaunchRecord& record);
 
 // What the image's environment scripts make of the runtime's variables.
 struct ImageEnvironment {

@@ -91,7 +91,7 @@ LaunchRecord begin(LaunchRecord record) {
   }
   Outcome<> ready = settle(record);
   if (ready) {
-    ready = install_filter(record);
+    ready = install_filters(record);
   }
   if (!ready) {
     die(std::move(ready).error());

@@ -1,5 +1,6 @@
 #include "frontend/init/record.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -37,18 +38,19 @@ class Writer {
     return true;
   }
 
-  bool field(const std::vector<std::string>& list) {
-    field(static_cast<std::uint32_t>(list.size()));
-    for (const std::string& text : list) {
-      field(text);
-    }
-    return true;
-  }
-
   bool field(const std::vector<std::uint8_t>& bytes) {
     field(static_cast<std::uint32_t>(bytes.size()));
     for (const std::uint8_t byte : bytes) {
       out_ += static_cast<char>(byte);
+    }
+    return true;
+  }
+
+  template <class Element>
+  bool field(const std::vector<Element>& list) {
+    field(static_cast<std::uint32_t>(list.size()));
+    for (const Element& element : list) {
+      field(element);
     }
     return true;
   }
@@ -104,21 +106,6 @@ class Reader {
     return true;
   }
 
-  bool field(std::vector<std::string>& list) {
-    std::uint32_t count = 0;
-    // An element takes four bytes at least, which bounds what is reserved.
-    if (!field(count) || count > rest_.size() / sizeof(std::uint32_t)) {
-      return false;
-    }
-    list.resize(count);
-    for (std::string& text : list) {
-      if (!field(text)) {
-        return false;
-      }
-    }
-    return true;
-  }
-
   bool field(std::vector<std::uint8_t>& bytes) {
     std::uint32_t count = 0;
     if (!field(count) || count > rest_.size()) {
@@ -127,6 +114,18 @@ class Reader {
     bytes.assign(rest_.begin(), rest_.begin() + static_cast<std::ptrdiff_t>(count));
     rest_.remove_prefix(count);
     return true;
+  }
+
+  template <class Element>
+  bool field(std::vector<Element>& list) {
+    std::uint32_t count = 0;
+    // An element takes four bytes at least, which bounds what is reserved.
+    if (!field(count) || count > rest_.size() / sizeof(std::uint32_t)) {
+      return false;
+    }
+    list.resize(count);
+    return std::all_of(list.begin(), list.end(),
+                       [this](Element& element) { return field(element); });
   }
 
   [[nodiscard]] bool at_end() const noexcept { return rest_.empty(); }
@@ -150,7 +149,7 @@ bool visit(Visitor& visitor, Record& record) {
          visitor.field(record.libs32) && visitor.field(record.glibc_needed) &&
          visitor.field(record.glibc_needed_by) && visitor.field(record.links) &&
          visitor.field(record.optional) && visitor.field(record.ignored_signals) &&
-         visitor.field(record.blocked_signals) && visitor.field(record.seccomp) &&
+         visitor.field(record.blocked_signals) && visitor.field(record.filters) &&
          visitor.field(record.message_level);
 }
 

@@ -42,8 +42,8 @@ struct LaunchRecord {
   std::vector<std::string> optional;  // places of optional binds: said where nothing is mounted
   std::uint64_t ignored_signals = 0;  // bit n-1 = signal n was ignored when we were started
   std::uint64_t blocked_signals = 0;
-  std::vector<std::uint8_t> seccomp;  // struct sock_filter[], empty = none
-  std::int32_t message_level = 1;     // message::Level
+  std::vector<std::vector<std::uint8_t>> filters;  // of system calls, each struct sock_filter[]
+  std::int32_t message_level = 1;                  // message::Level
 };
 
 // execve(2) takes at most 6 MiB of arguments and environment (three quarters of _STK_LIM); both

@@ -73,7 +73,7 @@ Outcome<std::string> configuration_directory();
 // The value of POSTERN_<name>, APPTAINER_<name> or SINGULARITY_<name>, the first that is not empty.
 std::string variable(const std::string& name);
 
-// Replaces a file in one step, mode 0600; makes its directory (0700) where it is missing.
+// Replaces a file in one step; makes its directory (0700) if it is missing.
 Outcome<> replace_private_file(const std::string& path,
                                std::string_view text,
                                unsigned mode = 0600);

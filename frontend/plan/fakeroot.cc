@@ -13,16 +13,8 @@
 namespace postern::plan {
 namespace {
 
-// A profile in the form that seccomp_profile.h reads. Errno 0: the call returns 0 and does nothing.
-constexpr std::string_view kProfileStart = R"({
-"defaultAction": "SCMP_ACT_ALLOW",
-"archMap": [
-  {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
-  {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
-  {"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]}
-],
-"syscalls": [)";
-
+// Rules in the form that seccomp_profile.h reads. Errno 0: the call returns 0 and does nothing.
+//
 // mknod(path, mode, device), mknodat(directory, path, mode, device). 61440 is S_IFMT, 8192 S_IFCHR,
 // 24576 S_IFBLK. Device 0:0 is overlayfs's whiteout, which every user may make.
 constexpr std::string_view kDeviceRules = R"(
@@ -70,16 +62,13 @@ Fakeroot choose_fakeroot(const Identity& caller, bool asked) {
 }
 
 Outcome<std::vector<std::uint8_t>> imitation_filter(Fakeroot kind, bool mounts) {
-  std::string profile(kProfileStart);
-  profile += kDeviceRules;
+  std::string rules(kDeviceRules);
   const bool single_id =
       kind == Fakeroot::kRootMapped ||
       (kind == Fakeroot::kAllIds && !system::holds_id(system::own_user_ids(), 1));
-  profile += single_id ? kIdentityRule : std::string_view{};
-  profile += mounts ? kMountRule : std::string_view{};
-  profile += "]}";
-  std::vector<std::string> warnings;
-  return compile_seccomp(profile, 0, warnings);
+  rules += single_id ? kIdentityRule : std::string_view{};
+  rules += mounts ? kMountRule : std::string_view{};
+  return compile_own_rules(rules);
 }
 
 Identity root_identity() {

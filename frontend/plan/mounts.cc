@@ -245,7 +245,10 @@ Outcome<> add_kernel_file_systems(Builder& builder) {
     POSTERN_TRY(builder.add_system(Operation::kProc, "/proc", kOptional));
   }
   if (site.sys && builder.is_wanted("sys")) {
-    POSTERN_TRY(builder.add_system(Operation::kSysfs, "/sys", kOptional));
+    // Writable, it ends the user's other containers: cgroup.kill of a delegated cgroup, and the
+    // abort file of a FUSE connection, are the user's own.
+    const unsigned read_only = builder.action().contain ? unsigned{kReadOnly} : 0U;
+    POSTERN_TRY(builder.add_system(Operation::kSysfs, "/sys", kOptional | read_only));
   }
   return Ok{};
 }

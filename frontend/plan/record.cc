@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include "frontend/plan/bind.h"
+#include "frontend/plan/contained_calls.h"
 #include "frontend/plan/fakeroot.h"
 #include "frontend/plan/seccomp_profile.h"
 
@@ -56,6 +57,23 @@ void fixed_environment(Builder& builder, const std::vector<std::string>& bound) 
   }
   set_for_all(record, "BIND", destinations);
   add_action_variables(record, action);
+}
+
+Outcome<std::vector<std::vector<std::uint8_t>>> filters(Builder& builder) {
+  const Action& action = builder.action();
+  const Fakeroot fakeroot = builder.plan().fakeroot;
+  std::vector<std::vector<std::uint8_t>> list;
+  if (action.contain) {
+    POSTERN_TRY_ASSIGN(list.emplace_back(), contained_calls_filter());
+  }
+  if (!action.seccomp.empty()) {
+    const std::string path = absolute_path(action.seccomp, builder.caller().directory);
+    POSTERN_TRY_ASSIGN(list.emplace_back(),
+                       load_seccomp(path, builder.plan().request.capabilities, builder.warnings()));
+  } else if (action.fakeroot && fakeroot != Fakeroot::kNone) {
+    POSTERN_TRY_ASSIGN(list.emplace_back(), imitation_filter(fakeroot));
+  }
+  return list;
 }
 
 }  // namespace
@@ -108,12 +126,7 @@ Outcome<> add_record(Builder& builder, PayloadEnvironment environment, const Ins
   record.reaper = (request.namespaces & CLONE_NEWPID) != 0 && !action.no_init;
   record.ignored_signals = caller.ignored_signals;
   record.blocked_signals = caller.blocked_signals;
-  if (!action.seccomp.empty()) {
-    POSTERN_TRY_ASSIGN(record.seccomp, load_seccomp(absolute_path(action.seccomp, caller.directory),
-                                                    request.capabilities, builder.warnings()));
-  } else if (action.fakeroot && builder.plan().fakeroot != Fakeroot::kNone) {
-    POSTERN_TRY_ASSIGN(record.seccomp, imitation_filter(builder.plan().fakeroot));
-  }
+  POSTERN_TRY_ASSIGN(record.filters, filters(builder));
   record.message_level = builder.input().message_level;
   fixed_environment(builder, inside.bound);
   // Small images have no /etc, and no program there that would miss its files. What a later mount

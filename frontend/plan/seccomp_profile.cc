@@ -414,6 +414,19 @@ Outcome<std::vector<std::uint8_t>> compile_seccomp(std::string_view text,
   return Compiler(capabilities, warnings).compile(profile);
 }
 
+Outcome<std::vector<std::uint8_t>> compile_own_rules(std::string_view rules) {
+  constexpr std::string_view kStart = R"({
+"defaultAction": "SCMP_ACT_ALLOW",
+"archMap": [
+  {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
+  {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+  {"architecture": "SCMP_ARCH_S390X", "subArchitectures": ["SCMP_ARCH_S390"]}
+],
+"syscalls": [)";
+  std::vector<std::string> warnings;
+  return compile_seccomp(std::string(kStart) + std::string(rules) + "]}", 0, warnings);
+}
+
 Outcome<std::vector<std::uint8_t>> load_seccomp(const std::string& path,
                                                 std::uint64_t capabilities,
                                                 std::vector<std::string>& warnings) {

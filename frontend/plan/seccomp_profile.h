@@ -19,6 +19,10 @@ Outcome<std::vector<std::uint8_t>> compile_seccomp(std::string_view text,
                                                    std::uint64_t capabilities,
                                                    std::vector<std::string>& warnings);
 
+// Our own `rules` ("syscalls" of such a profile) for every architecture that this machine runs; all
+// other calls are allowed.
+Outcome<std::vector<std::uint8_t>> compile_own_rules(std::string_view rules);
+
 // The same of a file; errors name it.
 Outcome<std::vector<std::uint8_t>> load_seccomp(const std::string& path,
                                                 std::uint64_t capabilities,

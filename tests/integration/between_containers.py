@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """What a hostile program in one container of a user can do to the user's other containers: nothing."""
+import contextlib
+import fcntl
 import glob
 import os
+import pty
 import shutil
 import subprocess
+import termios
 
 import harness
 
@@ -209,6 +213,65 @@ def the_server_cannot_be_looked_into(b):
         stop(running)
 
 
+@contextlib.contextmanager
+def places_of_the_user_in_sysfs(b):
+    """A delegated cgroup, and the control files of the user's FUSE connections."""
+    tree = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
+    group = f"{tree}/postern-test-{os.getpid()}"
+    control = "/sys/fs/fuse/connections"
+    mounted = not os.path.ismount(control)
+    os.mkdir(group)
+    try:
+        for path in [group, *glob.glob(group + "/*")]:
+            os.chown(path, b.user.uid, b.user.gid)
+        if mounted:
+            subprocess.run(["mount", "-t", "fusectl", "none", control], check=True)
+        yield group, control
+    finally:
+        if mounted:
+            subprocess.run(["umount", control], check=True)
+        os.rmdir(group)
+
+
+def at_a_terminal(b, *arguments):
+    """The lines of `postern exec ARGUMENTS`, whose terminal is one of its own."""
+    master, slave = pty.openpty()
+
+    def take():
+        os.setsid()
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    process = b.popen("exec", *arguments, stdin=slave, preexec_fn=take, close_fds=True)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert process.returncode == 0 and b"searched" in out, (out, err)
+    return [line for line in out.decode().splitlines() if line.startswith("got")]
+
+
+def what_no_namespace_divides(b):
+    """a contained payload reaches no key ring, types nothing into the terminal, and writes nothing below /sys"""
+    running, _ = start(b, SQUASHFS)
+    attacker = [HOSTILE, "neighbour", "undivided", "/sys/fs"]
+    profile = os.path.join(b.top, "allow.json")
+    with open(profile, "w") as file:
+        file.write('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    try:
+        with places_of_the_user_in_sysfs(b) as (group, control):
+            free = "\n".join(at_a_terminal(b, *attacker))
+            for word in ("key ring", f"got {group}/cgroup.freeze", f"got {control}", "abort", "terminal"):
+                assert word in free, (word, free)
+            for options in (["--contain"], ["--containall"], ["--compat"], ["--contain", "--fakeroot"],
+                            ["--contain", "--security", f"seccomp:{profile}"], ["--contain", "--net", "--network=none"]):
+                found = at_a_terminal(b, *options, *attacker)
+                assert not found, (options, found)
+            joined_and_right(b, VICTIMS["plain"])
+    finally:
+        stop(running)
+
+
 def capabilities_are_not_shared(b):
     """a payload with capabilities in its user namespace has one of its own"""
     one, _ = start(b, "--fakeroot", SQUASHFS)
@@ -227,4 +290,5 @@ os.chmod(NEIGHBOUR_COPY, 0o755)
 bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothing, the_place_is_seen_there,
             a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
             another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
-            the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, capabilities_are_not_shared])
+            the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, what_no_namespace_divides,
+            capabilities_are_not_shared])

@@ -148,7 +148,7 @@ def flip(path, at, bit=1):
 # ------------------------------------------------------------------------------------------- tests
 
 def admitted(mode, kind, place, intact):
-    """The list of DESIGN's matrix, in words of its own: alice and bob are on it, `other` is a key of the site that
+    """The matrix of modes and signers, in words of its own: alice and bob are on it, `other` is a key of the site that
     is not, and a stranger's signature cannot be checked by anybody, which a blacklist forgives."""
     if place != "images":
         return False
@@ -1063,6 +1063,18 @@ def a_capability_without_a_grant_is_left_out_with_a_warning():
     finally:
         os.unlink(grants)
         shutil.rmtree(grantable)
+
+
+@test
+def what_no_namespace_divides_is_taken_from_a_contained_payload():
+    """--contain: every mount at and below /sys is read-only, and a filter of system calls is on; in both modes"""
+    configure("whitelist", ["alice"])
+    for options, writable, filters in (((), True, 0), (("--contain",), False, 1), (("--containall",), False, 1)):
+        for mode in MODES:
+            done = postern("exec", *MODES[mode], *options, IMAGES["one"], "cat", "/proc/self/mountinfo", "/proc/self/status", ok=0)
+            mounts = [line.split() for line in done.stdout.splitlines() if line.split()[4:5] and line.split()[4].startswith("/sys")]
+            check(mounts and all(("rw" in one[5].split(",")) == writable for one in mounts), f"{mode}, {options}: {mounts}")
+            check(f"Seccomp_filters:\t{filters}\n" in done.stdout, f"{mode}, {options}: {say(done)}")
 
 
 @test

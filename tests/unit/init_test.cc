@@ -43,7 +43,7 @@ LaunchRecord full_record() {
   record.glibc_needed_by = "libdrm.so.2";
   record.ignored_signals = 1ULL << 63;
   record.blocked_signals = 2;
-  record.seccomp = {1, 2, 0, 255};
+  record.filters = {{1, 2, 0, 255}, {}, {7}};
   record.message_level = -3;
   return record;
 }
@@ -60,7 +60,7 @@ TEST_SUITE("init/record") {
     CHECK(back->argv == record.argv);
     CHECK(back->environment == record.environment);
     CHECK(back->ignored_signals == record.ignored_signals);
-    CHECK(back->seccomp == record.seccomp);
+    CHECK(back->filters == record.filters);
     CHECK(back->message_level == -3);
     CHECK(back->cwd_required);
   }

@@ -57,11 +57,11 @@ TEST_SUITE("instance") {
 
   TEST_CASE("who joins has the filter, the home and the variables of the instance") {
     init::LaunchRecord own;
-    own.seccomp = {1, 2, 3, 4, 5, 6, 7, 8};
+    own.filters = {{1, 2, 3, 4, 5, 6, 7, 8}};
     own.home = "/home/x";
     own.fixed = {"HOME=/home/x", "POSTERN_COMMAND=start"};
     init::LaunchRecord wish;
-    wish.seccomp = {};
+    wish.filters = {};
     wish.home = "/elsewhere";
     wish.agent = 3;
     wish.reaper = true;
@@ -70,7 +70,7 @@ TEST_SUITE("instance") {
     wish.argv = {"true"};
     wish.fixed = {"POSTERN_COMMAND=exec"};
     const init::LaunchRecord joined = init::joined_record(wish, own);
-    CHECK(joined.seccomp == own.seccomp);
+    CHECK(joined.filters == own.filters);
     CHECK(joined.home == "/home/x");
     CHECK(joined.agent == -1);
     CHECK_FALSE(joined.reaper);
