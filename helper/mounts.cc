@@ -261,8 +261,7 @@ Result<> clone_sources(const Plan& plan, std::span<UniqueFd> descriptors) noexce
     if (e.operation != Operation::kBind && !device) continue;
     UniqueFd& fd = descriptors[e.descriptor];
     if (device && !is_host_device(fd.get())) fd.reset();
-    const unsigned attributes = device ? MOUNT_ATTR_NOSUID : plain(e);
-    POSTERN_TRY(settle(clone_into(fd, attributes), e, i));
+    POSTERN_TRY(settle(clone_into(fd, device ? MOUNT_ATTR_NOSUID : plain(e)), e, i));
   }
   return Ok{};
 }

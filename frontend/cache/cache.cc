@@ -319,7 +319,7 @@ Outcome<Cache> Cache::open(bool disabled, std::function<bool()> cancelled) {
     return out;
   }
   if (::chmod(root.c_str(), 0700) != 0) {
-    return system_problem("closing '" + root + "' to others", errno);
+    return write_problem("closing '" + root + "' to others", errno, kElsewhere);
   }
   return out;
 }

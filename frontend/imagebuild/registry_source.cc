@@ -69,6 +69,8 @@ class Download {
   Outcome<> add(const OciDescriptor& layer);
   Outcome<net::Request> request_of(Blob& blob);
   Outcome<> fetch();
+  Outcome<> finish(Blob& blob);
+  Outcome<> fetch_all();  // what thread_ runs
 
   net::Registry registry_;
   Remote* remote_;
@@ -173,6 +175,42 @@ Outcome<> Download::fetch() {
   return Ok{};
 }
 
+Outcome<> Download::finish(Blob& blob) {
+  auto whole = blob.sink->finish();
+  if (!whole) {
+    if (blob.claim) {
+      blob.claim->discard();  // other bytes than the image's are no start for another try
+    }
+    bad_start_ = resumed_;
+    return std::move(whole).error();
+  }
+  return blob.claim ? blob.claim->commit() : Outcome<>();
+}
+
+Outcome<> Download::fetch_all() {
+  const Outcome<> fetched = fetch();
+  Outcome<> result = fetched;
+  // A full disk is not left full of beginnings, nor one that what is made of them has filled.
+  const bool useless = interrupt_signal() == 0 &&
+                       (stopped_ || std::any_of(blobs_.begin(), blobs_.end(), [](const auto& one) {
+                          return one.second.sink && one.second.sink->refused();
+                        }));
+  for (auto& [digest, blob] : blobs_) {
+    if (!blob.sink) {
+      continue;
+    }
+    if (!fetched) {
+      if (useless && blob.claim) {
+        blob.claim->discard();
+      }
+      blob.sink->fail(fetched.error());
+    } else if (Outcome<> finished = finish(blob); !finished) {
+      result = std::move(finished);
+    }
+  }
+  return result;
+}
+
 Outcome<> Download::begin(const std::vector<OciDescriptor>& layers) {
   std::map<std::string, const OciDescriptor*> sorted;
   for (const OciDescriptor& layer : layers) {
@@ -189,34 +227,7 @@ Outcome<> Download::begin(const std::vector<OciDescriptor>& layers) {
   for (const auto& [digest, layer] : sorted) {
     POSTERN_TRY(add(*layer));
   }
-  thread_ = std::thread([this] {
-    result_ = fetch();
-    const bool refused = std::any_of(blobs_.begin(), blobs_.end(), [](const auto& entry) {
-      return entry.second.sink && entry.second.sink->refused();
-    });
-    for (auto& [digest, blob] : blobs_) {
-      if (!blob.sink) {
-        continue;
-      }
-      if (!result_) {
-        // A full disk is not left full of beginnings, nor one that what is made of them has filled.
-        if ((refused || stopped_) && blob.claim && interrupt_signal() == 0) {
-          blob.claim->discard();
-        }
-        blob.sink->fail(result_.error());
-      } else if (auto whole = blob.sink->finish(); !whole) {
-        if (blob.claim) {
-          blob.claim->discard();  // other bytes than the image's are no start for another try
-        }
-        bad_start_ = resumed_;
-        result_ = std::move(whole).error();
-      } else if (blob.claim) {
-        if (auto kept = blob.claim->commit(); !kept) {
-          result_ = std::move(kept).error();
-        }
-      }
-    }
-  });
+  thread_ = std::thread([this] { result_ = fetch_all(); });
   return Ok{};
 }
 
