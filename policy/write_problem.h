@@ -14,7 +14,4 @@ Problem write_problem(std::string doing, int err, const std::string& elsewhere);
 // Whether a file system, or the user's share of it, is full.
 bool is_full(int err);
 
-// Whether write_problem() said so.
-bool is_full(const Problem& problem);
-
 }  // namespace postern

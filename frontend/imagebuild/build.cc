@@ -23,7 +23,6 @@
 #include "frontend/message/progress.h"
 #include "frontend/system/libexec.h"
 #include "policy/sif/writer.h"
-#include "policy/write_problem.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::imagebuild {
@@ -75,8 +74,10 @@ Outcome<> check_target(const BuildOptions& options) {
   return {};
 }
 
-Outcome<> write_objects(Plan& plan, const BuildOptions& options, const std::string& output) {
-  POSTERN_TRY_ASSIGN(sif::Writer writer, sif::Writer::create(output, {.deterministic = true}));
+Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
+  POSTERN_TRY_ASSIGN(
+      sif::Writer writer,
+      sif::Writer::create(output, {.deterministic = true, .elsewhere = options.elsewhere}));
   POSTERN_TRY(writer.add({.type = sif::DataType::kDefinition}, plan.description.definition));
   POSTERN_TRY(writer.add({.type = sif::DataType::kGenericJson, .name = "inspect-metadata.json"},
                          plan.description.inspect));
@@ -93,6 +94,7 @@ Outcome<> write_objects(Plan& plan, const BuildOptions& options, const std::stri
                                        .architecture = plan.facts.architecture};
   POSTERN_TRY_ASSIGN(const std::uint64_t offset, writer.begin(partition));
   SquashOptions squash = options.squash;
+  squash.elsewhere = options.elsewhere;
   squash.time = plan.facts.time.value_or(plan.facts.newest);
   message::Progress progress("Squashing", plan.opened.source->bytes());
   POSTERN_TRY_ASSIGN(
@@ -101,14 +103,6 @@ Outcome<> write_objects(Plan& plan, const BuildOptions& options, const std::stri
   progress.hide();
   POSTERN_TRY(writer.end(bytes));
   return writer.finish();
-}
-
-Outcome<> write_sif(Plan& plan, const BuildOptions& options, const std::string& output) {
-  auto written = write_objects(plan, options, output);
-  if (!written && is_full(written.error())) {
-    return write_problem("writing '" + output + "'", ENOSPC, options.elsewhere);
-  }
-  return written;
 }
 
 // The plain image goes to a private directory for temporary files, loses its name there at once,

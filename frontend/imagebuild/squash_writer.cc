@@ -387,7 +387,7 @@ Outcome<> Writer::check(int status, const char* doing) {
     return {};
   }
   if (file_.error != 0) {
-    return write_problem("writing the image", file_.error, "choose another place");
+    return write_problem("writing the image", file_.error, options_.elsewhere);
   }
   return Problem{.what = std::string(doing) + ": " + words(status)};
 }

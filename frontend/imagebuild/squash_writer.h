@@ -28,6 +28,7 @@ struct SquashOptions {
   bool all_root = false;                  // every owner becomes 0:0
   unsigned threads = 1;
   std::int64_t time = 0;  // modification time of the file system, seconds since 1970
+  std::string elsewhere = "choose another place";  // the cure if it cannot be written there
 };
 
 // Writes at `offset` of `fd` (read and write; borrowed) and pads to 4096 bytes. Returns the number

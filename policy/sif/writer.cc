@@ -25,59 +25,9 @@ namespace {
 
 constexpr std::int64_t kMaxOffset = std::numeric_limits<std::int64_t>::max();
 
-Problem unwritable(int err) {
-  return write_problem("writing the image", err, "work on a copy in another place");
-}
-
-Outcome<> write_exactly(int fd, std::int64_t offset, std::span<const std::uint8_t> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::pwrite(fd, bytes.data(), bytes.size(), offset);
-    if (n < 0 && errno == EINTR) {
-      continue;
-    }
-    if (n < 0) {
-      return unwritable(errno);
-    }
-    bytes = bytes.subspan(static_cast<std::size_t>(n));
-    offset += n;
-  }
-  return Ok{};
-}
-
 std::span<const std::uint8_t> as_bytes(std::string_view text) {
   // SAFETY: characters, as bytes.
   return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
-Outcome<> sync(int fd) {
-  if (::fdatasync(fd) != 0) {
-    return unwritable(errno);
-  }
-  return Ok{};
-}
-
-// All of `source` up to its end, to `offset` of `fd`. Returns the number of bytes.
-Outcome<std::uint64_t> copy_all(int source, int fd, std::int64_t offset) {
-  std::vector<std::uint8_t> buffer(1 << 20);
-  std::uint64_t copied = 0;
-  while (true) {
-    const ssize_t n = ::read(source, buffer.data(), buffer.size());
-    if (n < 0 && errno == EINTR) {
-      continue;
-    }
-    if (n < 0) {
-      return system_problem("reading the object's data", errno);
-    }
-    if (n == 0) {
-      return copied;
-    }
-    if (offset > kMaxOffset - n) {
-      return Problem{.what = "the object is too large for a SIF image"};
-    }
-    POSTERN_TRY(write_exactly(fd, offset, std::span(buffer).first(static_cast<std::size_t>(n))));
-    offset += n;
-    copied += static_cast<std::uint64_t>(n);
-  }
 }
 
 // One writer at a time, and nobody who holds a read lock on a part of it (a mounted overlay
@@ -258,6 +208,8 @@ Outcome<> check_layout(const Image& image) {
 Writer::Writer(Writer&& other) noexcept
     : changed_file_(std::move(other.changed_file_)),
       fresh_(std::move(other.fresh_)),
+      name_(std::move(other.name_)),
+      elsewhere_(std::move(other.elsewhere_)),
       deterministic_(other.deterministic_),
       changed_(other.changed_),
       committed_end_(other.committed_end_),
@@ -272,6 +224,55 @@ Writer::~Writer() {
   }
 }
 
+Problem Writer::unwritable(int err) const {
+  return write_problem("writing " + name_, err, elsewhere_);
+}
+
+Outcome<> Writer::write_exactly(std::int64_t offset, std::span<const std::uint8_t> bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t n = ::pwrite(fd(), bytes.data(), bytes.size(), offset);
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n < 0) {
+      return unwritable(errno);
+    }
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+    offset += n;
+  }
+  return Ok{};
+}
+
+Outcome<> Writer::sync() const {
+  if (::fdatasync(fd()) != 0) {
+    return unwritable(errno);
+  }
+  return Ok{};
+}
+
+Outcome<std::uint64_t> Writer::copy_all(int source, std::int64_t offset) const {
+  std::vector<std::uint8_t> buffer(1 << 20);
+  std::uint64_t copied = 0;
+  while (true) {
+    const ssize_t n = ::read(source, buffer.data(), buffer.size());
+    if (n < 0 && errno == EINTR) {
+      continue;
+    }
+    if (n < 0) {
+      return system_problem("reading the object's data", errno);
+    }
+    if (n == 0) {
+      return copied;
+    }
+    if (offset > kMaxOffset - n) {
+      return Problem{.what = "the object is too large for a SIF image"};
+    }
+    POSTERN_TRY(write_exactly(offset, std::span(buffer).first(static_cast<std::size_t>(n))));
+    offset += n;
+    copied += static_cast<std::uint64_t>(n);
+  }
+}
+
 Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& options) {
   if (options.launch.size() > kMaxLaunchText) {
     return Problem{.what = "the launch script is longer than 31 bytes"};
@@ -283,6 +284,8 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
   POSTERN_TRY_ASSIGN(path::FreshFile file, path::FreshFile::create(path, options.mode));
   Writer w;
   w.fresh_.emplace(std::move(file));
+  w.name_ = "'" + path + "'";
+  w.elsewhere_ = options.elsewhere;
   w.deterministic_ = options.deterministic;
   w.table_.resize(static_cast<std::size_t>(options.capacity));
   const std::span<std::uint8_t> h = w.header_;
@@ -305,7 +308,7 @@ Outcome<Writer> Writer::create(const std::string& path, const CreateOptions& opt
   store(h, kDataOffsetAt, kDefaultTableOffset + table_bytes);
   store(h, kDataBytesAt, std::int64_t{0});
   if (::ftruncate(w.fd(), kDefaultTableOffset + table_bytes) != 0) {
-    return unwritable(errno);
+    return w.unwritable(errno);
   }
   return w;
 }
@@ -499,7 +502,7 @@ Outcome<std::uint32_t> Writer::end(std::uint64_t bytes) {
 
 Outcome<std::uint32_t> Writer::add(const ObjectInput& input, std::string_view bytes) {
   POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
-  const Outcome<> written = write_exactly(fd(), static_cast<std::int64_t>(offset), as_bytes(bytes));
+  const Outcome<> written = write_exactly(static_cast<std::int64_t>(offset), as_bytes(bytes));
   if (!written) {
     begun_.reset();
     return written.error();
@@ -509,7 +512,7 @@ Outcome<std::uint32_t> Writer::add(const ObjectInput& input, std::string_view by
 
 Outcome<std::uint32_t> Writer::add(const ObjectInput& input, int source) {
   POSTERN_TRY_ASSIGN(const std::uint64_t offset, begin(input));
-  const Outcome<std::uint64_t> copied = copy_all(source, fd(), static_cast<std::int64_t>(offset));
+  const Outcome<std::uint64_t> copied = copy_all(source, static_cast<std::int64_t>(offset));
   if (!copied) {
     begun_.reset();
     return copied.error();
@@ -593,18 +596,18 @@ Outcome<> Writer::write_table(std::int64_t offset) {
   for (const RawDescriptor& raw : table_) {
     bytes.insert(bytes.end(), raw.begin(), raw.end());
   }
-  return write_exactly(fd(), offset, bytes);
+  return write_exactly(offset, bytes);
 }
 
 // ORDER: the table, and the data that it names, are on disk before the header that points to it.
 // The header lies in one sector, so that it is on disk as before or as after, never in part.
 Outcome<> Writer::put_table(std::int64_t offset) {
   POSTERN_TRY(write_table(offset));
-  POSTERN_TRY(sync(fd()));
+  POSTERN_TRY(sync());
   store(std::span<std::uint8_t>(header_), kTableOffsetAt, offset);
   bytes_before_ = kNothingToTakeBack;
-  POSTERN_TRY(write_exactly(fd(), 0, header_));
-  return sync(fd());
+  POSTERN_TRY(write_exactly(0, header_));
+  return sync();
 }
 
 // The header is what changes the image, in one step, whatever the number of objects that come and
@@ -640,7 +643,7 @@ Outcome<> Writer::finish() {
     return changed_ ? commit() : Ok{};
   }
   POSTERN_TRY(write_table(kDefaultTableOffset));
-  POSTERN_TRY(write_exactly(fd(), 0, header_));
+  POSTERN_TRY(write_exactly(0, header_));
   return fresh_->place();
 }
 

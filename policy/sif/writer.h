@@ -31,6 +31,7 @@ struct CreateOptions {
   // Nil id and no times: the same input gives the same bytes (what SOURCE_DATE_EPOCH asks for).
   // Later changes of such an image write no times either.
   bool deterministic = false;
+  std::string elsewhere = "choose another place";  // the cure if it cannot be written there
 };
 
 // What the new object says about itself. `data` of an object is given to add() or written between
@@ -106,6 +107,11 @@ class Writer {
 
   static constexpr std::int64_t kNothingToTakeBack = -1;
 
+  [[nodiscard]] Problem unwritable(int err) const;
+  Outcome<> write_exactly(std::int64_t offset, std::span<const std::uint8_t> bytes) const;
+  Outcome<> sync() const;
+  // All of `source` up to its end. Returns the number of bytes.
+  Outcome<std::uint64_t> copy_all(int source, std::int64_t offset) const;
   void set_slot(std::size_t slot, const RawDescriptor& raw);
   void count_free();
   Outcome<> remember_size();
@@ -120,6 +126,8 @@ class Writer {
 
   UniqueFd changed_file_;                 // when changing in place
   std::optional<path::FreshFile> fresh_;  // else
+  std::string name_ = "the image";        // for messages
+  std::string elsewhere_ = "work on a copy in another place";
   bool deterministic_ = false;
   bool changed_ = false;
   std::int64_t committed_end_ = 0;                  // of what the file's own table names
