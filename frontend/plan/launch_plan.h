@@ -102,6 +102,7 @@ struct LaunchPlan {
   Identity identity;                    // the caller inside: for Source::Merge
   std::vector<SkeletonEntry> skeleton;  // missing mount points that only a layer can hold
   Fakeroot fakeroot = Fakeroot::kNone;
+  bool contain = false;
   std::optional<CarriedNetwork> network;  // of the new network namespace: user-namespace mode
   std::vector<int>
       inherited;           // the caller's open descriptors, for the payload (system/inherited.h)

@@ -68,6 +68,7 @@ Outcome<LaunchPlan> make_plan(PlanInput input, std::vector<std::string>& warning
   POSTERN_TRY(check_options(builder));
   plan.image_name = input.image.path;
   plan.share = input.action.share;
+  plan.contain = input.action.contain;
   plan.inherited = std::move(input.inherited);
   add_identity(builder);
   POSTERN_TRY(add_root(builder, input.image));

@@ -96,8 +96,23 @@ def a_contained_payload_gets_nothing(b):
 
 
 def an_uncontained_payload_gets_nothing(b):
-    """… nor does one that sees the folder in which starts meet, and all processes of its user"""
+    """… nor does one that sees the folder in which starts meet, and all processes of its user (of other images)"""
     attack(b, UNCONTAINED)
+
+
+def payloads_of_one_image(b):
+    """starts that share a server share its user namespace, but a contained payload looks into no other"""
+    looks = [HOSTILE, "neighbour", "search", "/nonexistent"]
+    for options in ([], ["--contain"], ["--containall"]):
+        victim, _ = start(b, *options, HOSTILE)
+        try:
+            assert spoils(b.run("exec", *looks, timeout=120)), "not even without --contain"
+            for contained in (["--contain"], ["--contain", "--ipc"], ["--containall"], ["--containall", "--no-pid"]):
+                before = servers(b)
+                found = spoils(b.run("exec", *contained, *looks, timeout=120))
+                assert not found and before == servers(b), (options, contained, found)
+        finally:
+            stop(victim)
 
 
 def the_place_is_seen_there(b):
@@ -287,7 +302,8 @@ def capabilities_are_not_shared(b):
 NEIGHBOUR_COPY = os.path.join(bench.top, "neighbour")
 shutil.copy(NEIGHBOUR, NEIGHBOUR_COPY)
 os.chmod(NEIGHBOUR_COPY, 0o755)
-bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothing, the_place_is_seen_there,
+bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothing,
+            payloads_of_one_image, the_place_is_seen_there,
             a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
             another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
             the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, what_no_namespace_divides,
