@@ -25,6 +25,7 @@ namespace postern::imagebuild {
 namespace {
 
 constexpr std::string_view kPrefix = ".postern-build-";
+constexpr std::string_view kFormer = "former-";  // and the name that it had
 
 struct CloseDirectory {
   void operator()(DIR* directory) const { ::closedir(directory); }
@@ -56,6 +57,35 @@ UniqueFd locked(int parent, const std::string& name) {
     return {};
   }
   return fd;
+}
+
+// The names in an open directory that begin with `prefix`.
+std::vector<std::string> names_with(int directory, std::string_view prefix) {
+  UniqueFd own(::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const std::unique_ptr<DIR, CloseDirectory> stream(::fdopendir(own.get()));
+  std::vector<std::string> names;
+  if (!stream) {
+    return names;
+  }
+  (void)own.release();
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): own stream
+  while (const dirent* entry = ::readdir(stream.get())) {
+    if (std::string_view(entry->d_name).starts_with(prefix)) {
+      names.emplace_back(entry->d_name);
+    }
+  }
+  return names;
+}
+
+// A build that was killed between the two steps of replacing a directory has put away what was
+// there: back, unless another one is there by now.
+void put_former_back(int parent, int outer) {
+  for (const std::string& former : names_with(outer, kFormer)) {
+    const std::string name = former.substr(kFormer.size());
+    if (::faccessat(parent, name.c_str(), F_OK, AT_SYMLINK_NOFOLLOW) != 0 && errno == ENOENT) {
+      (void)::renameat(outer, former.c_str(), parent, name.c_str());
+    }
+  }
 }
 
 // What root of a container made may belong to subordinate ids, which the caller can remove in a
@@ -122,12 +152,28 @@ Outcome<> NewDirectory::finish() {
   if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target_.c_str(), RENAME_NOREPLACE) == 0) {
     return {};  // what is left is the empty outer directory
   }
-  if (errno != EEXIST) {
-    return system_problem("renaming '" + made + "' to '" + target_ + "'", errno);
-  }
   // The former one goes with the outer directory.
-  if (::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) != 0) {
+  if (errno == EEXIST &&
+      ::renameat2(AT_FDCWD, made.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) == 0) {
+    return {};
+  }
+  // COMPAT: file systems without such flags (NFS, Lustre, FUSE): renameat2(2), ERRORS.
+  return errno == EINVAL ? finish_in_two_steps()
+                         : system_problem("renaming '" + made + "' to '" + target_ + "'", errno);
+}
+
+Outcome<> NewDirectory::finish_in_two_steps() {
+  const std::string former = outer_ + "/" + std::string(kFormer) + name_of(target_);
+  const bool replaces = ::rename(target_.c_str(), former.c_str()) == 0;
+  if (!replaces && errno != ENOENT) {
     return system_problem("replacing '" + target_ + "'", errno);
+  }
+  if (::rename(path().c_str(), target_.c_str()) != 0) {
+    const int error = errno;
+    if (replaces) {
+      (void)::rename(former.c_str(), target_.c_str());
+    }
+    return system_problem("renaming '" + path() + "' to '" + target_ + "'", error);
   }
   return {};
 }
@@ -145,23 +191,14 @@ void remove_abandoned(const std::string& directory) {
   if (!system::check_safe_directory(directory)) {
     return;
   }
-  const std::unique_ptr<DIR, CloseDirectory> stream(::opendir(directory.c_str()));
-  if (!stream) {
-    return;
-  }
-  const int parent = ::dirfd(stream.get());
-  std::vector<std::string> names;
-  while (const dirent* entry =
-             ::readdir(stream.get())) {  // NOLINT(concurrency-mt-unsafe): own stream
-    if (std::string_view(entry->d_name).starts_with(kPrefix)) {
-      names.emplace_back(entry->d_name);
-    }
-  }
-  for (const std::string& name : names) {
+  const UniqueFd place(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const int parent = place.get();
+  for (const std::string& name : names_with(parent, kPrefix)) {
     const UniqueFd lock = locked(parent, name);
     if (!lock.valid()) {
       continue;
     }
+    put_former_back(parent, lock.get());
     if (remove_tree(parent, name) || remove_in_namespace(parent, name)) {
       message::verbose("removed '" + directory + "/" + name + "', left by a build that was killed");
     } else {

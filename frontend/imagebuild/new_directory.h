@@ -42,6 +42,8 @@ class NewDirectory {
   NewDirectory(std::string outer, std::string target, UniqueFd lock)
       : outer_(std::move(outer)), target_(std::move(target)), lock_(std::move(lock)) {}
 
+  Outcome<> finish_in_two_steps();
+
   std::string outer_;  // empty: nothing to remove
   std::string target_;
   UniqueFd lock_;
