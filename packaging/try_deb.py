@@ -203,7 +203,7 @@ def other_names():
     for name in ("apptainer", "singularity"):
         out, status = debian.as_ada(f"{name} --version && {name} exec one.sif sh -c 'echo started'")
         check(status == 0 and out.startswith("apptainer version 1.") and out.endswith("started\n"), out)
-        check(debian.path(f"/usr/share/man/man1/{name}.1.gz").resolve(), f"no manual page of {name}")
+        check(debian.path(f"/usr/share/man/man1/{name}.1.gz").exists(), f"no manual page of {name}")
     debian.dpkg("-P", "postern-apptainer-names")
     other = package("apptainer", {"usr/bin/apptainer": "#!/bin/sh\necho the real one\n"})
     debian.dpkg("-i", other)

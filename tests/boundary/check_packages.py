@@ -17,8 +17,8 @@ PLACES = {"prefix": "usr", "bindir": "usr/bin", "libexecdir": "usr/libexec", "da
           "sysconfdir": "etc", "libdir": "usr/lib", "includedir": "usr/include"}
 MACROS = {"_bindir": "usr/bin", "_libexecdir": "usr/libexec", "_datadir": "usr/share", "_mandir": "usr/share/man", "_sysconfdir": "etc",
           "_prefix": "usr"}
-# What scripts make: a symbolic link, and the site's files, which debian/rules moves.
-OF_SCRIPTS = {"usr/bin/run-singularity", "usr/share/postern", "etc/postern/*.toml"}
+# What scripts make: a symbolic link and its manual page, and the site's files, which debian/rules moves.
+OF_SCRIPTS = {"usr/bin/run-singularity", "usr/share/man/man1/run-singularity.1*", "usr/share/postern", "etc/postern/*.toml"}
 
 
 def installed():
@@ -76,7 +76,7 @@ def programs_of(pattern, text):
 
 def links():
     lines = (ROOT / "packaging/debian/postern-apptainer-names.links").read_text(encoding="utf-8").split("\n")
-    return {line.split()[1] for line in lines if line}
+    return {line.split()[1].removesuffix(".gz") for line in lines if line}
 
 
 def broken_scripts():
@@ -94,7 +94,7 @@ def broken_scripts():
 debian_modes = programs_of(r"chmod (\d+) ((?:.*\\\n)*.*)", RULES)
 rpm_modes = programs_of(r"^%attr\((\d+),root,root\) (.*libexec.*)$", SPEC.replace("%{_libexecdir}", "/usr/libexec"))
 overrides = "".join((ROOT / f"packaging/debian/{name}.lintian-overrides").read_text(encoding="utf-8") for name in ("postern", "postern-suid"))
-reasoned = set(re.findall(r"(?:elevated-privileges|non-standard-executable-perm) .*/(postern-[a-z-]+)\]", overrides))
+reasoned = set(re.findall(r"executable-is-not-world-readable .*/(postern-[a-z-]+)\]", overrides))
 names_rpm = {path.rstrip("*") for path in rpm("postern-apptainer-names")}
 optimised = RULES.find("meson configure obj -Doptimization=2") > RULES.find("dh_auto_configure --") > 0
 points = [
