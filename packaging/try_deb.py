@@ -104,7 +104,10 @@ class Debian:
         return self.enter("env", "-u", "DEBIAN_FRONTEND", "dpkg", "--force-unsafe-io", verb, *packages)
 
     def install(self, version, *names):
-        return self.dpkg("-i", *(f"/packages/{os.path.basename(self.versions[version][name])}" for name in names))
+        return self.dpkg("-i", *(self.inside(version, name) for name in names))
+
+    def inside(self, version, name):
+        return f"/packages/{os.path.basename(self.versions[version][name])}"
 
     def path(self, path):
         return self.root / path.lstrip("/")
@@ -238,6 +241,16 @@ def purged():
     check(not problems, "\n".join(problems))
 
 
+def without_proc():
+    """in a chroot without /proc, as image builders have it, packages are installed and the missing part is named"""
+    out = run("chroot", debian.root, "dpkg", "--force-unsafe-io", "-i", *(debian.inside("old", name) for name in NAMES[:2]))
+    check("/proc is not mounted" in out and "setuid mode is still off" in out, out)
+    check("enabled = false" in debian.text("/etc/postern/postern.toml"), "suid.enabled was set")
+    debian.install("new", "postern", "postern-suid")
+    debian.starts(by_helper=True)
+    debian.dpkg("-P", "postern-suid", "postern")
+
+
 def a_user_of_the_sites_own():
     """a user postern that was there before is used, and stays after a purge"""
     debian.enter("useradd", "--system", "--home-dir", "/", "--shell", "/usr/sbin/nologin", "postern")
@@ -281,6 +294,6 @@ with tempfile.TemporaryDirectory(prefix="postern-try-deb-", dir="/var/tmp") as f
     debian = Debian(pathlib.Path(sys.argv[1]), pathlib.Path(folder))
     os.chmod(folder, 0o755)
     CASES = [a_user_starts_a_container, the_setuid_part_on_purpose, an_upgrade_keeps_the_sites_files, removed_and_installed_again, other_names,
-             the_apparmor_profile, purged, a_user_of_the_sites_own]
+             the_apparmor_profile, purged, without_proc, a_user_of_the_sites_own]
     result = tap.run(CASES, sys.argv[2:])
 sys.exit(result)

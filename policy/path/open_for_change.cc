@@ -102,6 +102,11 @@ Outcome<NewFile> place_of_new_file(const std::string& path) {
     return problem;
   }
   out.directory = *std::move(opened);
+  // NewFile::path() goes through it. A chroot that packages are installed in may have none.
+  if (::access("/proc/self/fd", F_OK) != 0) {
+    return Problem{.what = path + ": /proc is not mounted, and a file is written through it",
+                   .cure = "as root: mount -t proc proc /proc"};
+  }
   return out;
 }
 
