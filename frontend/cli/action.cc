@@ -116,6 +116,13 @@ Outcome<std::optional<ecl::Profile>> take_profile(const config::SiteConfig& site
   return profile;
 }
 
+void keep_directories_out(std::vector<int>& inherited) {
+  for (const int fd : system::take_out_directories(inherited)) {
+    message::warning("descriptor " + std::to_string(fd) +
+                     " is a directory of the host: the program does not get it");
+  }
+}
+
 Outcome<plan::PlanInput> gather(plan::Action action,
                                 const config::SiteConfig& site,
                                 std::vector<int> inherited,
@@ -125,6 +132,9 @@ Outcome<plan::PlanInput> gather(plan::Action action,
   input.inherited = std::move(inherited);
   // The secret's descriptor is for the program that reads it.
   std::erase(input.inherited, action.passphrase_fd.value_or(-1));
+  if (action.contain) {
+    keep_directories_out(input.inherited);
+  }
   input.caller = plan::read_caller();
   if (input.caller.directory.empty()) {
     message::warning(
@@ -332,6 +342,7 @@ Outcome<int> join(const std::string& name, plan::Action action, std::vector<int>
   record.ignored_signals = caller.ignored_signals;
   record.blocked_signals = caller.blocked_signals;
   record.message_level = static_cast<std::int32_t>(message::threshold());
+  keep_directories_out(inherited);  // the instance may be one of --contain
   return instance::join(name, std::move(record), std::move(inherited));
 }
 

@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
+
+#include <sys/stat.h>
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
+
+#include "protocol/base/unique_fd.h"
 
 namespace postern::system {
 namespace {
@@ -17,6 +22,11 @@ void take(int fd, std::vector<int>& all) {
   if (fd >= kFirst && ::fcntl(fd, F_GETFD) == 0 && ::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) {
     all.push_back(fd);
   }
+}
+
+bool is_directory(int fd) {
+  struct stat status{};
+  return ::fstat(fd, &status) == 0 && S_ISDIR(status.st_mode);
 }
 
 }  // namespace
@@ -37,6 +47,22 @@ std::vector<int> take_inherited_descriptors() {
   ::closedir(directory);
   std::sort(all.begin(), all.end());
   return all;
+}
+
+std::vector<int> take_out_directories(std::vector<int>& inherited) {
+  std::vector<int> directories;
+  for (int fd = STDIN_FILENO; fd < kFirst; ++fd) {
+    if (is_directory(fd)) {
+      const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+      if (!null.valid() || ::dup2(null.get(), fd) < 0) {
+        ::close(fd);
+      }
+      directories.push_back(fd);
+    }
+  }
+  std::copy_if(inherited.begin(), inherited.end(), std::back_inserter(directories), is_directory);
+  std::erase_if(inherited, is_directory);
+  return directories;
 }
 
 }  // namespace postern::system

@@ -1,5 +1,6 @@
 #include "frontend/userns/payload_process.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -379,6 +380,26 @@ class Process {
     own_user_namespace_ = *std::move(made);
   }
 
+  // Those that were open before us stay. Scripts of the image are executed in this process, and
+  // what /proc/self/fd shows them must lead nowhere: from a directory of the host to all that lies
+  // around it. The program and the pipe that tells of its execution end with that.
+  void close_our_own(int program) {
+    std::vector<int> kept = setup_.plan->inherited;
+    for (const int fd : kept) {
+      check(::fcntl(fd, F_SETFD, 0), start::Step::kExecute, Op::kSpawn);
+    }
+    kept.insert(kept.end(), {program, setup_.executed});
+    std::sort(kept.begin(), kept.end());
+    unsigned next = STDERR_FILENO + 1;
+    for (const int fd : kept) {
+      const auto number = static_cast<unsigned>(fd);
+      check(number > next ? ::close_range(next, number - 1, 0) : 0, start::Step::kExecute,
+            Op::kSpawn);
+      next = number + 1;
+    }
+    check(::close_range(next, ~0U, 0), start::Step::kExecute, Op::kSpawn);
+  }
+
   [[noreturn]] void execute(const std::vector<UniqueFd>& descriptors) {
     const LaunchRequest& request = setup_.plan->request;
     // "0" is the writer. Only now: what was done so far is the start's, not the payload's.
@@ -395,12 +416,8 @@ class Process {
     die_with_frontend();
     setup_.prepared = true;
     setup_.limit.set_callers();
-    // Most payloads need nothing that postern-init alone can do: one exec less. Our descriptors end
-    // with the next one, whichever it is; those that were open before us stay.
-    check(::close_range(3, ~0U, CLOSE_RANGE_CLOEXEC), start::Step::kExecute, Op::kSpawn);
-    for (const int fd : setup_.plan->inherited) {
-      check(::fcntl(fd, F_SETFD, 0), start::Step::kExecute, Op::kSpawn);
-    }
+    close_our_own(descriptors[request.init].get());
+    // Most payloads need nothing that postern-init alone can do: one exec less.
     if (const std::optional<int> status = init::run_in_place(setup_.plan->record)) {
       ::_exit(*status);
     }
@@ -469,6 +486,7 @@ int start_payload(PayloadSetup& setup) {
   const bool ready = stack.valid() && ::pipe2(ends.data(), O_CLOEXEC) == 0;
   const UniqueFd executed(ends[0]);
   UniqueFd held(ends[1]);
+  setup.executed = ends[1];
   const pid_t pid = ready ? ::clone(
                                 [](void* setup_) -> int {
                                   Process(*static_cast<PayloadSetup*>(setup_)).run_first();

@@ -33,6 +33,8 @@ struct PayloadSetup {
 
   const start::BlockedSignals* signals = nullptr;  // all held
 
+  int executed = -1;  // end of a pipe, closed by the program's execution: of start_payload
+
   // Filled in by the process.
   pid_t pid = -1;
   start::Failure failure;

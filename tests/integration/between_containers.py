@@ -228,6 +228,50 @@ def the_server_cannot_be_looked_into(b):
         stop(running)
 
 
+def a_directory_of_the_caller(b):
+    """a directory that is open in the caller does not reach a contained payload, nor one that joins an instance"""
+    look = ["sh", "-c", "for n in 0 1 2 9; do ls -d /proc/self/fd/$n/. 2>/dev/null; done; echo searched"]
+    b.run("instance", "start", SQUASHFS, "held").ok()
+    try:
+        for options, image, reached in (([], SQUASHFS, True), (["--contain"], SQUASHFS, False), (["--containall"], SQUASHFS, False),
+                                        ([], "instance://held", False)):
+            command = ["sh", "-c", 'exec "$@" 9</ </', "sh", b.postern, "exec", *options, image, *look]
+            result = b.run(command=command).ok()
+            assert ("/proc/self/fd/9/." in result.lines) == ("/proc/self/fd/0/." in result.lines) == reached, (options, image, result)
+            assert result.err.count("is a directory of the host") == (0 if reached else 2), result.err
+            # What is no directory does, as ever.
+            command = ["sh", "-c", 'exec "$@" 9</etc/hostname', "sh", b.postern, "exec", *options, image, "readlink", "/proc/self/fd/9"]
+            b.run(command=command).prints("/etc/hostname\n")
+    finally:
+        b.run("instance", "stop", "held")
+
+
+def an_image_looks_into_its_start(b):
+    """scripts of an image are executed in the process of the start: no descriptor there leads to a file of the host"""
+    secret = os.path.join(b.work, "secret")
+    with open(secret, "w") as file:
+        file.write("SECRET=known; export SECRET\n")
+    climb = "; ".join(f'if [ -f /proc/self/fd/$n/{"../" * up}{secret[1:]} ]; then . /proc/self/fd/$n/{"../" * up}{secret[1:]}; fi'
+                      for up in range(10))
+    numbers = " ".join(map(str, range(3, 64)))
+    script = f'SECRET=none; export SECRET; KINDS=; export KINDS; for n in {numbers}; do\n{climb}\n' \
+             'if [ -d /proc/self/fd/$n/. ] || [ -S /proc/self/fd/$n ]; then KINDS="$KINDS $n"; fi\ndone\n'
+    root = b.rootfs("looking", files={".singularity.d/env/10-look.sh": script})
+    image = b.squashfs(root)
+    say = ["sh", "-c", 'echo "$SECRET,$KINDS"']
+    for options in ([], ["--contain"], ["--containall"], ["--containall", "--no-init"], ["--contain", "--fakeroot"], ["--contain", "--writable-tmpfs"],
+                    ["--contain", "--bind", b.work + ":/tmp"], ["--contain", "--no-share"], ["--contain", "--net", "--network=none"]):
+        for source in (image, root):
+            b.run("exec", *options, source, *say).prints("none,\n")
+    # A directory that the caller leaves open is one: so it would be found.
+    b.run(command=["sh", "-c", 'exec "$@" 9</', "sh", b.postern, "exec", image, *say]).prints("known, 9\n")
+    b.run("instance", "start", image, "looking").ok()
+    try:
+        b.run("exec", "instance://looking", *say).prints("none,\n")
+    finally:
+        b.run("instance", "stop", "looking")
+
+
 @contextlib.contextmanager
 def places_of_the_user_in_sysfs(b):
     """A delegated cgroup, and the control files of the user's FUSE connections."""
@@ -307,4 +351,4 @@ bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothin
             a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
             another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
             the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, what_no_namespace_divides,
-            capabilities_are_not_shared])
+            a_directory_of_the_caller, an_image_looks_into_its_start, capabilities_are_not_shared])

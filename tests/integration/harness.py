@@ -4,6 +4,7 @@ Run as root (a user is made and removed). The programs are those of POSTERN=/pat
 copied from the build tree named by POSTERN_BUILD into a prefix of the test's own. Prints TAP.
 """
 import atexit
+import contextlib
 import glob
 import os
 import shutil
@@ -180,8 +181,9 @@ class Bench:
         return found
 
     def host_mounts(self):
+        """Mounts of ours, but for those in the directory of another run of these tests."""
         with open("/proc/1/mountinfo") as file:
-            return {line.split()[4] for line in file if "postern" in line}
+            return {line.split()[4] for line in file if "postern" in line and (self.top in line or "/postern-it-" not in line)}
 
     def loops(self):
         """Loop devices over files of this test: others on this host may come and go."""
@@ -199,16 +201,14 @@ class Bench:
         """Sockets of this user's servers that somebody listens at. A start that was killed leaves its name."""
         found = []
         for path in glob.glob(f"/tmp/postern-{self.user.uid}*/*") + glob.glob(f"/tmp/postern-{self.user.uid}*/instances/*"):
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            try:
-                entry = os.open(path, os.O_PATH)
-                probe.connect(f"/proc/self/fd/{entry}")
-                found.append(path)
-            except OSError:
-                pass
-            finally:
-                probe.close()
-                os.close(entry)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe, contextlib.suppress(OSError):
+                # By a short name: the path of an address has 108 bytes.
+                folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+                try:
+                    probe.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+                    found.append(path)
+                finally:
+                    os.close(folder)
         return found
 
     def temporary_files(self):

@@ -188,4 +188,5 @@ def the_server_dies(b):
 
 if NFS:
     serve_by_nfs()
+    bench.mounts_before = bench.host_mounts()
 bench.main([starts, made_and_changed, cache, replaced_under_load] + ([] if NFS else [the_server_dies]))
