@@ -171,8 +171,8 @@ std::pair<std::string, std::string> suid_obstacle(const Facts& f) {
   const HelperFacts& h = f.helper;
   if (!h.present) {
     return {"not installed",
-            "only needed where user namespaces are not allowed: build with "
-            "-Dsuid=enabled and install as root"};
+            "only needed where user namespaces are not allowed, as root: install the package "
+            "postern-suid, or build with -Dsuid=enabled and install that"};
   }
   if (!h.owned_by_root || !h.setuid) {
     return {h.path + " is not setuid root",
