@@ -173,6 +173,9 @@ class Evaluator {
     if (level > 11) {
       return unary();
     }
+    if (level == 11 && ++depth_ > kMaxNesting) {  // a ** b ** c is a ** (b ** c)
+      return fail();
+    }
     Number left = binary(level + 1);
     for (const Operator* found = operator_ahead();
          !failed_ && found != nullptr && found->level == level; found = operator_ahead()) {
@@ -185,6 +188,7 @@ class Evaluator {
       active_ = outer;
       left = apply(found->text, left, right);
     }
+    depth_ -= level == 11 ? 1 : 0;
     return left;
   }
 

@@ -12,7 +12,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include <fnmatch.h>
 #include <regex.h>
 #include <unistd.h>
 
@@ -70,6 +69,8 @@ struct Limit {
   int resource;
   rlim_t unit;
 };
+
+constexpr int kMaxConditions = 64;  // parentheses of one, and of a regular expression
 
 constexpr std::array<Limit, 11> kLimits = {{{'c', RLIMIT_CORE, 1024},
                                             {'d', RLIMIT_DATA, 1024},
@@ -831,7 +832,7 @@ bool Machine::test_binary(const std::string& left,
                           const std::string& right,
                           bool& wrong) {
   if (operation == "==" || operation == "=" || operation == "!=") {
-    return (::fnmatch(right.c_str(), left.c_str(), FNM_EXTMATCH) == 0) == (operation != "!=");
+    return matches(right, left) == (operation != "!=");
   }
   if (operation == "<" || operation == ">") {
     return operation == "<" ? left < right : left > right;
@@ -878,8 +879,13 @@ int Machine::test_node(const Node& node) {
   bool wrong = false;
   if (node.name == "=~") {
     const std::string expression = text_of(node.words[1]);
+    // What one takes of stack and memory is in the hands of who wrote it.
+    if (!allowed("it uses a regular expression")) {
+      return 2;
+    }
     regex_t compiled = {};
-    if (::regcomp(&compiled, expression.c_str(), REG_EXTENDED) != 0) {
+    if (std::count(expression.begin(), expression.end(), '(') > kMaxConditions ||
+        ::regcomp(&compiled, expression.c_str(), REG_EXTENDED) != 0) {
       say("[[: \"" + expression + "\" is not a regular expression");
       return 2;
     }
@@ -909,17 +915,18 @@ int Machine::test_node(const Node& node) {
 }
 
 // test and [: -o binds weakest, then -a, then !.
-bool Machine::test_words(const Arguments& words, std::size_t& at, int level, bool& wrong) {
+bool Machine::test_words(
+    const Arguments& words, std::size_t& at, int level, bool& wrong, int depth) {
   if (level < 2) {
-    bool holds = test_words(words, at, level + 1, wrong);
+    bool holds = test_words(words, at, level + 1, wrong, depth);
     while (at < words.size() && words[at] == (level == 0 ? "-o" : "-a")) {
       ++at;
-      const bool right = test_words(words, at, level + 1, wrong);
+      const bool right = test_words(words, at, level + 1, wrong, depth);
       holds = level == 0 ? holds || right : holds && right;
     }
     return holds;
   }
-  if (at >= words.size()) {
+  if (at >= words.size() || depth > kMaxConditions) {
     wrong = true;
     return false;
   }
@@ -942,11 +949,11 @@ bool Machine::test_words(const Arguments& words, std::size_t& at, int level, boo
   }
   if (words[at] == "!" && left > 1) {
     ++at;
-    return !test_words(words, at, 2, wrong);
+    return !test_words(words, at, 2, wrong, depth + 1);
   }
   if (words[at] == "(" && left > 2) {
     ++at;
-    const bool holds = test_words(words, at, 0, wrong);
+    const bool holds = test_words(words, at, 0, wrong, depth + 1);
     wrong = wrong || at >= words.size() || words[at] != ")";
     ++at;
     return holds;

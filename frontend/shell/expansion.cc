@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <climits>
 #include <cstdint>
 #include <cstdlib>
 
@@ -18,9 +19,9 @@ namespace {
 
 constexpr std::string_view kPatternCharacters = "*?[]\\";
 
-bool matches(const std::string& pattern, const std::string& text) {
-  return ::fnmatch(pattern.c_str(), text.c_str(), FNM_EXTMATCH) == 0;
-}
+constexpr int kMaxAlternatives = 32;
+constexpr int kMostFolders = 16;  // of a pattern of paths that is looked up in the start itself
+constexpr int kMaxFolders = 128;
 
 // {a,b} and {1..3} of one unquoted text, at its first place; false where there is none.
 bool brace_choices(const std::string& text,
@@ -577,7 +578,20 @@ void Machine::split(const Field& field, std::vector<Field>& out) const {
   }
 }
 
-void Machine::globbed(const Field& field, std::vector<std::string>& out) const {
+// fnmatch(3) takes up to 64 KiB of stack for each pair of parentheses.
+bool Machine::matches(const std::string& pattern, const std::string& text) {
+  int alternatives = 0;
+  for (std::size_t at = pattern.find('('); at != std::string::npos;
+       at = pattern.find('(', at + 1)) {
+    alternatives +=
+        at > 0 && std::string_view("?*+@!").find(pattern[at - 1]) != std::string_view::npos;
+  }
+  return (alternatives == 0 || allowed("it uses a pattern with alternatives")) &&
+         alternatives <= kMaxAlternatives && account(pattern.size() + text.size()) &&
+         ::fnmatch(pattern.c_str(), text.c_str(), FNM_EXTMATCH) == 0;
+}
+
+void Machine::globbed(const Field& field, std::vector<std::string>& out) {
   std::string pattern;
   bool has_pattern = false;
   for (std::size_t i = 0; i < field.text.size(); ++i) {
@@ -589,7 +603,11 @@ void Machine::globbed(const Field& field, std::vector<std::string>& out) const {
                                   field.text[i] != '\\');
     pattern += field.text[i];
   }
-  if (!has_pattern || no_globbing_ || reach_ == Reach::kVariables) {
+  // glob(3) calls itself for each folder, with a copy of the pattern on the stack.
+  const auto folders = std::count(pattern.begin(), pattern.end(), '/');
+  if (!has_pattern || no_globbing_ || reach_ == Reach::kVariables || folders > kMaxFolders ||
+      pattern.size() >= PATH_MAX ||
+      (folders > kMostFolders && !allowed("it looks for files in deep folders"))) {
     out.push_back(field.text);
     return;
   }

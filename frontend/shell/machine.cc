@@ -312,6 +312,30 @@ int Machine::execute(const Node& node) {
   return status;
 }
 
+// a && b || c, which the parser has as (a && b) || c: in a loop, for chains are long.
+int Machine::chain(const Node& node) {
+  std::vector<const Node*> links;
+  const Node* first = &node;
+  for (; first->kind == Node::Kind::kAnd || first->kind == Node::Kind::kOr;
+       first = first->children[0].get()) {
+    links.push_back(first);
+  }
+  ++condition_;
+  int status = execute(*first);
+  --condition_;
+  while (!links.empty() && flow_ == Flow::kNormal) {
+    const Node& link = *links.back();
+    links.pop_back();
+    if ((status == 0) == (link.kind == Node::Kind::kAnd)) {
+      const int is_condition = links.empty() ? 0 : 1;
+      condition_ += is_condition;
+      status = execute(*link.children[1]);
+      condition_ -= is_condition;
+    }
+  }
+  return status;
+}
+
 int Machine::execute_kind(const Node& node) {
   switch (node.kind) {
     case Node::Kind::kSimple:
@@ -319,13 +343,8 @@ int Machine::execute_kind(const Node& node) {
     case Node::Kind::kPipeline:
       return pipeline(node);
     case Node::Kind::kAnd:
-    case Node::Kind::kOr: {
-      ++condition_;
-      const int left = execute(*node.children[0]);
-      --condition_;
-      const bool goes_on = (left == 0) == (node.kind == Node::Kind::kAnd);
-      return flow_ == Flow::kNormal && goes_on ? execute(*node.children[1]) : left;
-    }
+    case Node::Kind::kOr:
+      return chain(node);
     case Node::Kind::kNot: {
       ++condition_;
       const int status = execute(*node.children[0]);

@@ -74,6 +74,7 @@ class Machine {
   // --- execution (machine.cc)
   int list(const Node::List& commands);
   int execute(const Node& node);
+  int chain(const Node& node);
   int execute_kind(const Node& node);
   int simple(const Node& node);
   int pipeline(const Node& node);
@@ -125,7 +126,9 @@ class Machine {
   std::optional<std::int64_t> arithmetic(const Word& word) { return arithmetic(text_of(word)); }
 
   void split(const Field& field, std::vector<Field>& out) const;
-  void globbed(const Field& field, std::vector<std::string>& out) const;
+  void globbed(const Field& field, std::vector<std::string>& out);
+  // Whether the text is what the pattern of fnmatch(3) describes.
+  bool matches(const std::string& pattern, const std::string& text);
 
   // --- builtins (builtins.cc)
   using Builtin = int (Machine::*)(const Arguments& words);
@@ -158,7 +161,7 @@ class Machine {
   int do_umask(const Arguments& words);
   int do_unset(const Arguments& words);
   int do_wait(const Arguments& words);
-  bool test_words(const Arguments& words, std::size_t& at, int level, bool& wrong);
+  bool test_words(const Arguments& words, std::size_t& at, int level, bool& wrong, int depth = 0);
   bool test_unary(char what, const std::string& operand);
   bool test_binary(const std::string& left,
                    const std::string& operation,

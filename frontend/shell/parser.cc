@@ -9,6 +9,7 @@ namespace {
 
 // Of commands, words and expansions in one another. The payload's process has a small stack.
 constexpr int kMaxNesting = 48;
+constexpr int kMaxChain = 256;  // of && and ||: each holds the one before
 
 constexpr bool is_name_start(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
@@ -232,17 +233,26 @@ class Parser {
     return node;
   }
 
+  std::shared_ptr<Node> link(Node::Kind kind,
+                             std::shared_ptr<Node> left,
+                             std::shared_ptr<Node> right,
+                             int links) {
+    if (links == kMaxChain) {
+      fail("too much is joined by && and ||");
+    }
+    return wrap(kind, {std::move(left), std::move(right)});
+  }
+
   std::shared_ptr<Node> and_or() {
     auto left = pipeline();
-    for (;;) {
+    for (int links = 0;; ++links) {
       skip_blanks();
       const bool both = take("&&");
       if (failed_ || (!both && !take("||"))) {
         return left;
       }
       skip_newlines();
-      auto right = pipeline();
-      left = wrap(both ? Node::Kind::kAnd : Node::Kind::kOr, {std::move(left), std::move(right)});
+      left = link(both ? Node::Kind::kAnd : Node::Kind::kOr, std::move(left), pipeline(), links);
     }
   }
 
@@ -478,18 +488,20 @@ class Parser {
   std::shared_ptr<Node> test_or() {
     const Nesting nesting(*this);
     auto left = test_and();
-    for (skip_newlines(); !failed_ && take("||"); skip_newlines()) {
-      auto right = test_and();
-      left = wrap(Node::Kind::kOr, {std::move(left), std::move(right)});
+    skip_newlines();
+    for (int links = 0; !failed_ && take("||"); ++links) {
+      left = link(Node::Kind::kOr, std::move(left), test_and(), links);
+      skip_newlines();
     }
     return left;
   }
 
   std::shared_ptr<Node> test_and() {
     auto left = test_not();
-    for (skip_newlines(); !failed_ && take("&&"); skip_newlines()) {
-      auto right = test_not();
-      left = wrap(Node::Kind::kAnd, {std::move(left), std::move(right)});
+    skip_newlines();
+    for (int links = 0; !failed_ && take("&&"); ++links) {
+      left = link(Node::Kind::kAnd, std::move(left), test_not(), links);
+      skip_newlines();
     }
     return left;
   }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdio>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,7 @@
 
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <unistd.h>
 
 using postern::shell::Ended;
@@ -68,6 +70,32 @@ std::string by_us(std::string_view script) {
   const Environment environment = session.environment();
   const std::string* const result = environment.find("R");
   return result != nullptr ? *result : std::string();
+}
+
+std::string times(std::string_view text, std::size_t count) {
+  std::string out;
+  for (std::size_t i = 0; i < count; ++i) {
+    out += text;
+  }
+  return out;
+}
+
+// As in the process of a start, but smaller still: what overflows ends the test.
+void on_stack(std::size_t bytes, const std::function<void()>& work) {
+  pthread_attr_t attributes;
+  REQUIRE(::pthread_attr_init(&attributes) == 0);
+  REQUIRE(::pthread_attr_setstacksize(&attributes, bytes) == 0);
+  pthread_t thread{};
+  const int made = ::pthread_create(
+      &thread, &attributes,
+      [](void* what) -> void* {
+        (*static_cast<const std::function<void()>*>(what))();
+        return nullptr;
+      },
+      const_cast<std::function<void()>*>(&work));
+  ::pthread_attr_destroy(&attributes);
+  REQUIRE(made == 0);
+  ::pthread_join(thread, nullptr);
 }
 
 }  // namespace
@@ -166,6 +194,11 @@ TEST_SUITE("shell") {
         "_f() { echo \"$1\"; }; R=\"$(_f \"a  b\")\"",
         "R=$(exec 3>&1; echo three >&3)",
         "set -a; E1=x; set +a; R=$(env | grep ^E1=)",
+        "R=; false && R=${R}a || R=${R}b; true || R=${R}c && R=${R}d; false || false && R=${R}e || "
+        "R=${R}f",
+        "R=; [[ a == b && a == a || c == c ]] && R=${R}a; [[ a == a || x == y && y == z ]] && "
+        "R=${R}b",
+        "R=; (set -e; false && true || true; true && false || R=x; echo on) >/dev/null && R=${R}a",
     });
     for (const std::string_view script : scripts) {
       CAPTURE(script);
@@ -221,6 +254,38 @@ TEST_SUITE("shell") {
       Session session(base(), Reach::kVariables);
       CHECK(session.run(deep, "x").ended != Ended::kDone);
     }
+  }
+
+  TEST_CASE("a start's small stack is enough, however a script is nested or joined") {
+    constexpr std::size_t kMany = 20000;
+    const std::vector<std::string> scripts = {
+        "x=$((1" + times("**1", kMany) + "))",
+        "x=$((" + times("(", kMany) + "1" + times(")", kMany) + "))",
+        "if [ " + times("! ", kMany) + "a ]; then :; fi",
+        "if [ " + times("\\( ", kMany) + "a " + times("\\) ", kMany) + "]; then :; fi",
+        "if [[ a " + times("&& a ", kMany) + "]]; then :; fi",
+        "if [[ " + times("( ", kMany) + "a" + times(" )", kMany) + " ]]; then :; fi",
+        ":" + times(" && :", kMany),
+        "false" + times(" || false", kMany),
+        times("{ ", kMany) + ":" + times("; }", kMany),
+        "[[ aaaa =~ " + times("(", kMany) + "a" + times(")", kMany) + " ]]",
+        "for f in " + times("/*", 3000) + "; do :; done",
+        "for f in " + times("/[a-z]", 100) + "; do :; done",
+        "p='" + times("@(", 2000) + "a" + times(")", 2000) + "'; [[ a == $p ]]",
+        "p='" + times("@(a" + times("|b", 3000), 20) + times(")", 20) + "'; [[ a == $p ]]",
+        "f() { f; }; f",
+        "x='eval \"$x\"'; eval \"$x\"",
+        "x=" + times("${x:-", kMany) + times("}", kMany),
+    };
+    for (const std::string& script : scripts) {
+      on_stack(256 * 1024, [&] {
+        for (const Reach reach : {Reach::kVariables, Reach::kFiles}) {
+          (void)Session(base(), reach).run(script, "script");
+        }
+      });
+    }
+    CHECK(by_us(":" + times(" && :", 200) + " && R=reached") == "reached");
+    CHECK(by_us("[[ a " + times("&& a ", 200) + "]] && R=reached") == "reached");
   }
 
   TEST_CASE("text between double quotes, and plain words") {
