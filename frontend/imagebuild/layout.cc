@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "frontend/message/message.h"
+#include "policy/json/document.h"
 
 namespace postern::imagebuild {
 namespace {
@@ -213,7 +214,7 @@ Outcome<Lines> labels_of(Tree& tree,
   POSTERN_TRY_ASSIGN(const std::optional<std::string> present,
                      file_text(tree, source, "/.singularity.d/labels.json"));
   if (present) {
-    const json parsed = json::parse(*present, nullptr, false);
+    const json parsed = postern::json::parse_document(*present);
     if (parsed.is_object()) {
       for (const auto& [name, value] : parsed.items()) {
         labels[name] = value.is_string() ? value.get<std::string>() : dumped(value, -1);
@@ -505,7 +506,7 @@ Outcome<> describe_environment(json& out,
 Outcome<> describe_labels(json& out, const Tree& tree, Source& source, const std::string& path) {
   POSTERN_TRY_ASSIGN(const std::optional<std::string> text, file_text(tree, source, path));
   if (text) {
-    json parsed = json::parse(*text, nullptr, false);
+    json parsed = postern::json::parse_document(*text);
     if (parsed.is_object()) {
       out["labels"] = std::move(parsed);
     }

@@ -3,50 +3,24 @@
 #include <nlohmann/json.hpp>
 
 #include "frontend/imagebuild/stream.h"
+#include "policy/json/document.h"
 
 namespace postern::imagebuild {
 namespace {
 
 using nlohmann::json;
 
-// json::parse recurses once a nesting level; no real document nests this deep.
-constexpr int kMaxNesting = 64;
-
 Problem malformed(const std::string& what) {
   return Problem{.what = what, .cure = "the image is damaged, or was made by a broken tool"};
 }
 
-bool too_deep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kMaxNesting) {
-        return true;
-      }
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return false;
-}
-
 Outcome<json> parse(std::string_view text, const char* what) {
-  if (text.size() > kMaxDocument || too_deep(text)) {
-    return malformed(std::string(what) + " is too large or nests too deep");
+  if (text.size() > kMaxDocument) {
+    return malformed(std::string(what) + " is too large");
   }
-  json document = json::parse(text, nullptr, false);  // no exceptions: a discarded value instead
+  json document = postern::json::parse_document(text);
   if (document.is_discarded()) {
-    return malformed(std::string(what) + " is not JSON");
+    return malformed(std::string(what) + " is not JSON, or nests too deep");
   }
   return document;
 }

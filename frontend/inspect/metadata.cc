@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "policy/json/document.h"
+
 namespace postern::inspect {
 namespace {
 
@@ -69,11 +71,6 @@ class Members {
   std::string prefix_;
   std::vector<std::string>& left_out_;
 };
-
-// nlohmann-json throws on wrong input only where it is told to; this never does.
-Json parse(std::string_view json) {
-  return Json::parse(json, nullptr, false);
-}
 
 template <class Part>
 Ordered common_json(const Part& part) {
@@ -162,7 +159,7 @@ Outcome<Metadata> select(const Metadata& metadata, const Selection& want) {
 }
 
 Outcome<Metadata> parse_metadata(std::string_view text) {
-  const Json json = parse(text);
+  const Json json = postern::json::parse_document(text);
   if (!json.is_object() || !json.contains("data") || !json["data"].is_object()) {
     return malformed("not a JSON object with the member data");
   }
@@ -192,7 +189,7 @@ Outcome<Metadata> parse_metadata(std::string_view text) {
 
 Outcome<Texts> parse_labels(std::string_view text) {
   Json wrapped = Json::object();
-  wrapped["labels"] = parse(text);
+  wrapped["labels"] = postern::json::parse_document(text);
   if (wrapped["labels"].is_discarded() || !wrapped["labels"].is_object()) {
     return malformed("labels.json is not a JSON object");
   }

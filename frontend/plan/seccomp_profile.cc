@@ -19,6 +19,7 @@
 
 #include "frontend/system/read_file.h"
 #include "policy/config/capabilities.h"
+#include "policy/json/document.h"
 #include "protocol/base/unique_fd.h"
 
 namespace postern::plan {
@@ -407,7 +408,7 @@ Outcome<std::vector<std::uint8_t>> Compiler::compile(const Json& profile) {
 Outcome<std::vector<std::uint8_t>> compile_seccomp(std::string_view text,
                                                    std::uint64_t capabilities,
                                                    std::vector<std::string>& warnings) {
-  const Json profile = Json::parse(text, nullptr, false);
+  const Json profile = postern::json::parse_document(text);
   if (profile.is_discarded()) {
     return malformed("not JSON");
   }

@@ -31,7 +31,7 @@ DENY_SYSTEM = {
                 "libcryptsetup", "pwd.h", "grp.h", "netdb.h", "locale", "syslog.h", "stdlib.h"],
     "policy/": ["CLI/", "curl/", "archive.h", "fuse"],
 }
-HEAVY = ["nlohmann/", "toml++", "CLI/", "capnp/", "kj/", "archive.h", "gpgme.h", "curl/", "libcryptsetup.h"]
+HEAVY = ["nlohmann/json.hpp", "toml++", "CLI/", "capnp/", "kj/", "archive.h", "gpgme.h", "curl/", "libcryptsetup.h"]
 
 # Inside a layer, a folder includes only folders before it. The list of frontend/ is ARCHITECTURE.md's.
 LISTED = re.findall(r"^\| ((?:`[a-z]+/`(?:, )?)+) \|", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"), re.M)

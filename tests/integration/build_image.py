@@ -412,6 +412,10 @@ def a_docker_archive_is_merged_layer_over_layer():
     assert labels["maintainer"] == "someone" and labels["org.label-schema.build-arch"] == "amd64"
     assert labels["org.label-schema.usage.singularity.deffile.bootstrap"] == "docker-archive"
     assert labels["org.label-schema.build-date"] == "Saturday_6_May_2023_7:8:9_UTC"
+    os.makedirs("nested/.singularity.d")
+    pathlib.Path("nested/.singularity.d/labels.json").write_text('{"a":' + "[" * 300_000 + "]" * 300_000 + "}")
+    assert "labels.json of the source is not a JSON object: replaced" in build("-F", "nested.sif", "nested")
+    assert "a" not in json.loads(content("nested.sif", ".singularity.d/labels.json"))
     named = {o["name"]: o["data"] for o in objects("out.sif")}
     assert json.loads(named["oci-config.json"])["config"]["Cmd"] == ["-x", "a b"]
     attributes = json.loads(named["inspect-metadata.json"])["data"]["attributes"]

@@ -171,11 +171,16 @@ def what_is_malformed_is_left_out(folder):
     (root / ".singularity.d/labels.json").write_text("[1]")
     (root / ".singularity.d/runscript").write_text("#!/bin/sh\necho good\n")
     assert "echo good" in inspect("-r", root)
+    deep = '{"a":' + "[" * 300_000 + "]" * 300_000 + "}"
+    (root / ".singularity.d/labels.json").write_text(deep)
+    assert "echo good" in inspect("--all", root)
+    inspect("--labels", root)
     image = folder / "image.sif"
     shutil.copy(IMAGES / "busybox_amd64.sif", image)
     replace_metadata(image, b"{}", name=b"another object")
     whole = json.loads(inspect("--all", image))["data"]["attributes"]
     for text, shown in ((b'{"data":{"attributes":{"labels":[],"helpfile":"help text"}}}', "help text"), (b"{broken", None), (b"", None),
+                        (b'{"data":{"attributes":{"labels":%s}}}' % deep[:400_000].encode(), None), (b'{"data":' * 100 + b"1" + b"}" * 100, None),
                         (b'{"data":7}', None)):
         shutil.copy(IMAGES / "busybox_amd64.sif", image)
         replace_metadata(image, text)
