@@ -417,8 +417,11 @@ class Process {
     setup_.prepared = true;
     setup_.limit.set_callers();
     close_our_own(descriptors[request.init].get());
-    // Most payloads need nothing that postern-init alone can do: one exec less.
-    if (const std::optional<int> status = init::run_in_place(setup_.plan->record)) {
+    // Most payloads need nothing that postern-init alone can do: one exec less. But where an image
+    // is not trusted, its scripts are not executed in memory that is the front end's too.
+    const std::optional<int> status =
+        setup_.plan->contain ? std::nullopt : init::run_in_place(setup_.plan->record);
+    if (status) {
       ::_exit(*status);
     }
     const Outcome<UniqueFd> record =
