@@ -27,7 +27,6 @@
 
 #include "frontend/init/inside.h"
 #include "frontend/init/record.h"
-#include "frontend/start/child_namespace.h"
 #include "frontend/start/image_mount.h"
 #include "frontend/start/image_server.h"
 #include "frontend/start/initramfs_cover.h"
@@ -139,7 +138,6 @@ class Process {
         fail(start::Step::kUnshare, covered.error());
       }
     }
-    make_own_user_namespace();
     if (setup_.plan->request.join_net) {
       join_net(*setup_.plan->request.join_net);
     }
@@ -366,20 +364,6 @@ class Process {
     }
   }
 
-  // Starts that share a server share its user namespace, in which one payload may trace another
-  // that it sees (ptrace(2), access mode checking). Not that of --contain, which lives below it.
-  void make_own_user_namespace() noexcept {
-    if (setup_.user_namespace < 0 || !setup_.plan->contain || wants(CLONE_NEWPID) ||
-        setup_.plan->request.capabilities != 0 || setup_.plan->fakeroot != plan::Fakeroot::kNone) {
-      return;
-    }
-    Result<UniqueFd> made = start::make_child_namespace(0, "/proc/self/ns/user", &setup_.ids);
-    if (!made) {
-      fail(start::Step::kMap, made.error());
-    }
-    own_user_namespace_ = *std::move(made);
-  }
-
   // Those that were open before us stay. Scripts of the image are executed in this process, and
   // what /proc/self/fd shows them must lead nowhere: from a directory of the host to all that lies
   // around it. The program and the pipe that tells of its execution end with that.
@@ -405,9 +389,6 @@ class Process {
     // "0" is the writer. Only now: what was done so far is the start's, not the payload's.
     if (const UniqueFd& group = setup_.plan->control_group; group.valid()) {
       check(static_cast<int>(::write(group.get(), "0", 1)), start::Step::kControlGroup, Op::kStart);
-    }
-    if (own_user_namespace_.valid()) {
-      check(::setns(own_user_namespace_.get(), CLONE_NEWUSER), start::Step::kJoin, Op::kStart);
     }
     if (const int err = system::drop_capabilities(request.capabilities); err != 0) {
       fail(start::Step::kDrop, Error{.err = err, .op = Op::kStart});
@@ -439,7 +420,6 @@ class Process {
   }
 
   PayloadSetup& setup_;
-  UniqueFd own_user_namespace_;  // of the payload, below that of its server
   UniqueFd stage_;  // where what is served is attached, as long as binds are made of it
 };
 
