@@ -160,7 +160,7 @@ def cache(b):
 
 
 def replaced_under_load(b):
-    """The image is replaced while starts run: each shows the one or the other, whole"""
+    """The image is replaced while starts run: each shows the one or the other, whole, or ends with an error"""
     with mounted(b) as (top, _):
         running = []
         for number in range(16):
@@ -170,7 +170,8 @@ def replaced_under_load(b):
             running.append(b.popen("exec", f"{top}/changing.sif", "cat", "/marker"))
         shown = [process.communicate(timeout=120) for process in running]
         for process, (out, err) in zip(running, shown):
-            assert out in (b"one\n", b"two\n") and process.returncode == 0 or process.returncode == 255 and b"FATAL:" in err, (process.returncode, out, err)
+            # What is read by name, as by SFTP, may be the other file in between: an error then, and no byte of it.
+            assert out in (b"one\n", b"two\n") and process.returncode == 0 or not out and err and process.returncode in (1, 255), (process.returncode, out, err)
         assert {out for out, _ in shown} & {b"one\n", b"two\n"}, shown
         b.run("exec", f"{top}/changing.sif", "cat", "/marker").prints("two\n")
 
