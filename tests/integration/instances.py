@@ -6,6 +6,7 @@ Usage: instances.py [CASE...]: in user-namespace mode, as the other tests here.
 """
 import atexit
 import fcntl
+import functools
 import glob
 import json
 import os
@@ -41,9 +42,9 @@ if SUID:
 
 bench = harness.Bench()
 SCRIPT = """#!/bin/sh
-echo "script: $*"
-echo "script to stderr" >&2
 trap 'echo interrupted; exit 0' INT TERM
+echo "script to stderr" >&2
+echo "script: $*"
 while true; do sleep 0.05; done
 """
 FILES = {".singularity.d/startscript": SCRIPT, ".singularity.d/runscript": "#!/bin/sh\necho \"run: $*\"\n[ \"$1\" = stay ] && exec sleep 1000\nexit 0\n",
@@ -70,6 +71,15 @@ def listed(b, *words, **keywords):
     """Name -> what `instance list --json` says of it."""
     found = json.loads(b.run("instance", "list", "--json", *words, **keywords).ok().out)
     return {one["instance"]: one for one in found["instances"]}
+
+
+def with_fresh_logs(test):
+    """The case, with no log of an earlier one."""
+    @functools.wraps(test)
+    def case(b):
+        shutil.rmtree(LOGS, ignore_errors=True)
+        test(b)
+    return case
 
 
 def end(b, *names):
@@ -132,16 +142,15 @@ harness.Result.fails_with = fails_with
 def run_executes_the_runscript(b):
     """instance run executes the runscript; an instance whose script has ended goes on"""
     start(b, "runs", verb="run", arguments=("stay", "1"))
-    assert "run: stay 1" in log("runs.out")
+    wait_until(lambda: "run: stay 1" in log("runs.out"), "the runscript runs")
     start(b, "over", verb="run")
     b.run("exec", "instance://over", "echo", "still there").prints("still there\n")
     start(b, "none", image=PLAIN)
     assert "No startscript found in container" in log("none.err")
     b.run("exec", "instance://none", "cat", "/proc/1/comm").prints("postern-init\n")
     assert sorted(listed(b)) == ["none", "over", "runs"] and sorted(listed(b, "[no]*")) == ["none", "over"]
-    begun = time.monotonic()
-    b.run("instance", "stop", "-a").ok()
-    assert time.monotonic() - begun < 9, "an instance without processes ends at once"
+    stopped = b.run("instance", "stop", "-a").ok()
+    assert "did not end in time" not in stopped.err, f"an instance without processes ends when it is asked: {stopped}"
     assert listed(b) == {}
 
 
@@ -151,7 +160,13 @@ def a_script_that_fails_is_reported(b):
                               ("missing", "#!/bin/no-such-shell\n", "exit status 255"),
                               ("killed", "#!/bin/sh\nkill -KILL $$\n", "exit status 137")):
         image = b.rootfs(f"bad-{name}", files={".singularity.d/startscript": text})
-        result = b.run("instance", "start", "--userns", image, "bad").fails(255, f"instance bad did not start: its script ended with {words}", f"{LOGS}/bad.err")
+        for _ in range(20):
+            result = b.run("instance", "start", "--userns", image, "bad")
+            if result.code != 0:
+                break
+            # The script runs for longer than the start waits for it: this machine was busy with something else.
+            wait_until(lambda: listed(b) == {}, "the instance ends with its script")
+        result.fails(255, f"instance bad did not start: its script ended with {words}", f"{LOGS}/bad.err")
         assert name != "status" or "gone wrong" in result.err, result
         assert listed(b) == {}
         b.check_leaks()
@@ -244,6 +259,7 @@ def the_process_number_is_written(b):
     with open(path) as file:
         assert int(file.read()) == listed(b)["one"]["pid"]
     # A signal to that process is one for the script.
+    wait_until(lambda: "script:" in log("one.out"), "the script runs")
     os.kill(listed(b)["one"]["pid"], signal.SIGTERM)
     wait_until(lambda: "interrupted" in log("one.out"), "the script gets the signal")
     b.run("instance", "stop", "one").ok()
@@ -350,6 +366,7 @@ class Terminal:
 
     def __init__(self, b, command):
         self.master, slave = pty.openpty()
+        self.before = termios.tcgetattr(slave)
         os.chown(os.ttyname(slave), b.user.uid, b.user.gid)
         self.seen = b""
         self.process = b.popen(command=command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
@@ -380,10 +397,9 @@ def a_shell_has_a_terminal(b):
     start(b, "one", "--contain")
     terminal = Terminal(b, [b.postern, "shell", "instance://one"])
     fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
-    before = termios.tcgetattr(terminal.slave)
     terminal.type("echo re''ady\n")
     terminal.expect("ready\r\n")
-    assert termios.tcgetattr(terminal.slave) != before, "the keys are the shell's"
+    assert termios.tcgetattr(terminal.slave) != terminal.before, "the keys are the shell's"
     terminal.process.send_signal(signal.SIGWINCH)
     terminal.type("sleep 1004\n")
     wait_until(lambda: b.processes("sleep 1004"), "it sleeps")
@@ -400,7 +416,7 @@ def a_shell_has_a_terminal(b):
     terminal.type("(echo; exec 2>/dev/null; : </dev/tty && echo controll''ing) ; exit 6\n")
     terminal.expect("controlling")
     terminal.process.wait(timeout=20)
-    assert termios.tcgetattr(terminal.slave) == before
+    assert termios.tcgetattr(terminal.slave) == terminal.before
     assert terminal.end() == 6
     # Output that is piped: the command is in front, and its keys end the process.
     terminal = Terminal(b, ["sh", "-c", f"{b.postern} exec instance://one sh -c 'echo pip''ed; exec sleep 1006' | cat; echo o''ver"])
@@ -460,20 +476,22 @@ def confinement_is_the_instances(b):
 def stop_asks_and_kills(b):
     """stop: by the signal that was asked for, for as long; processes of other groups are asked too"""
     stubborn = b.squashfs(b.rootfs("stubborn", files={".singularity.d/startscript": "#!/bin/sh\ntrap '' INT TERM\ntrap 'echo u; exit 0' USR1\necho up\nwhile true; do sleep 0.02; done\n"}))
-    start(b, "one", image=stubborn)
-    wait_until(lambda: "up" in log("one.out"), "it ignores the signals")
+
+    def start_and_wait(name, image):
+        rounds = log(f"{name}.out").count("up\n") if os.path.exists(f"{LOGS}/{name}.out") else 0
+        start(b, name, image=image)
+        wait_until(lambda: log(f"{name}.out").count("up\n") > rounds, "it ignores the signals")
+
+    start_and_wait("one", stubborn)
     result = b.run("instance", "stop", "-t", "1", "one").ok()
     assert "did not end in time" in result.err, result
     for words in (["-s", "USR1"], ["--signal=sigusr1"], ["-s", str(int(signal.SIGUSR1))], ["-F"], ["-s", "9"]):
-        start(b, "one", image=stubborn)
-        wait_until(lambda: log("one.out").endswith("up\n"), "it ignores the signals")
+        start_and_wait("one", stubborn)
         result = b.run("instance", "stop", *words, "one", timeout=30).ok()
         assert "did not end in time" not in result.err, (words, result)
     daemon = b.squashfs(b.rootfs("daemon", files={".singularity.d/startscript": "#!/bin/sh\nsetsid sh -c 'trap \"echo asked; exit\" INT TERM; echo up; while true; do sleep 0.02; done' &\nexit 0\n"}, ))
-    start(b, "one", image=daemon)
-    start(b, "two", image=daemon)
-    b.run("exec", "instance://one", "ls", "/bin/busybox").ok()
-    wait_until(lambda: log("one.out").endswith("up\n") and log("two.out").endswith("up\n"), "the daemons run") if os.path.exists("/bin/busybox") else None
+    start_and_wait("one", daemon)
+    start_and_wait("two", daemon)
     b.run("instance", "stop", "t*").ok()
     assert list(listed(b)) == ["one"]
     b.run("instance", "stop", "-s", "TERM", "one").ok()
@@ -535,10 +553,8 @@ def it_outlives_the_command(b):
 
 def gone_or_whole(b, what):
     """After a start that was killed: no process is left, or all of the instance is there and can be ended."""
-    end_of_wait = time.monotonic() + 1
-    while b.processes() and time.monotonic() < end_of_wait:
-        time.sleep(0.02)
-    if b.processes():
+    wait_until(lambda: not b.processes() or listed(b), lambda: f"{what}: {list(map(b.command_line, b.processes()))}")
+    if listed(b):
         assert b.run("exec", "instance://one", "echo", "whole").out == "whole\n", f"{what}: {list(map(b.command_line, b.processes()))}"
         end(b)
     assert listed(b) == {}, what
@@ -645,21 +661,18 @@ os.makedirs(path, 0o700, exist_ok=True)
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.bind(os.path.join(path, "one"))
 s.listen(100)
-s.settimeout(float(sys.argv[2]))
+s.settimeout(0.1)
 print("listening", flush=True)
-try:
-    while True:
+while not os.path.exists(sys.argv[2]):
+    try:
         c, _ = s.accept()
-        try:
-            c.settimeout(1)
-            data, fds, _, _ = socket.recv_fds(c, 65536, 250)
-            if data:
-                print("GOT", data[:20], fds, flush=True)
-            c.send(b"1\\0/forged\\0/o\\0/e")
-        except OSError:
-            pass
-except TimeoutError:
-    pass
+        c.settimeout(1)
+        data, fds, _, _ = socket.recv_fds(c, 65536, 250)
+        if data:
+            print("GOT", data[:20], fds, flush=True)
+        c.send(b"1\\0/forged\\0/o\\0/e")
+    except OSError:
+        pass
 """
 
 
@@ -669,16 +682,18 @@ def a_container_cannot_pose_as_one(b):
     for path in (PLACE, SOCKETS):
         os.chown(path, b.user.uid, b.user.gid)
         os.chmod(path, 0o700)
-    path = os.path.join(b.work, "squatter.py")
+    path, end_of_attack = os.path.join(b.work, "squatter.py"), os.path.join(b.work, "squatter.end")
     with open(path, "w") as file:
         file.write(SQUATTER)
     os.chmod(path, 0o644)
-    squatter = b.popen("exec", "--userns", *PYTHON, "--bind", f"{path}:/client.py", bench_root(b), "/usr/bin/python3", "/client.py", SOCKETS, "4")
+    squatter = b.popen("exec", "--userns", *PYTHON, "--bind", f"{path}:/client.py", bench_root(b), "/usr/bin/python3", "/client.py", SOCKETS, end_of_attack)
     assert squatter.stdout.readline() == b"listening\n", squatter.stderr.read()
     assert listed(b) == {}
     b.run("exec", "instance://one", "echo", "secret", stdin="secret").fails(255, "no instance found")
     b.run("instance", "stop", "--all").fails(255, "no instance found")
     b.run("instance", "start", PLAIN, "one").fails(255, "already exists")
+    with open(end_of_attack, "w"):
+        pass
     out, err = squatter.communicate(timeout=30)
     assert b"GOT" not in out, out
     assert squatter.returncode == 0, err
@@ -878,10 +893,10 @@ def logs_are_files_of_ours(b):
     assert listed(b) == {}
 
 
-bench.main([an_instance_lives, run_executes_the_runscript, a_script_that_fails_is_reported, wrong_words_are_told, options_are_completed, the_same_name_once,
+bench.main(list(map(with_fresh_logs, [an_instance_lives, run_executes_the_runscript, a_script_that_fails_is_reported, wrong_words_are_told, options_are_completed, the_same_name_once,
             many_at_once, the_process_number_is_written, figures, joined_processes_are_like_others, signals_go_on,
             an_instance_ends_under_it, a_shell_has_a_terminal, the_command_may_lose_its_terminal, confinement_is_the_instances,
             stop_asks_and_kills, killed_processes_leave_nothing, a_monitor_that_is_stopped, it_outlives_the_command,
             the_command_killed_while_starting, the_monitor_killed_while_starting, a_container_cannot_join,
             a_container_cannot_pose_as_one, rubbish_in_the_folder, the_folder_of_somebody_else, another_user, a_hostile_payload,
-            hostile_words_to_the_monitor, logs_are_files_of_ours])
+            hostile_words_to_the_monitor, logs_are_files_of_ours])))
