@@ -1,5 +1,10 @@
 #!/usr/bin/env python3
-"""What a hostile program in one container of a user can do to the user's other containers: nothing."""
+"""What a hostile program in one container of a user can do to the user's other containers: nothing.
+
+Usage: between_containers.py [CASE...]: in user-namespace mode.
+       between_containers.py --suid LIBEXEC CONFDIR [CASE...]: through the installed helper. Images are served, and are mounted by the
+       kernel: in a guest of tests/vm with dm-verity and dm-crypt.
+"""
 import contextlib
 import fcntl
 import glob
@@ -27,6 +32,10 @@ CONTAINED = ["--containall"]
 UNCONTAINED = ["--bind", "/tmp", "--bind", "/run", "--bind", "/dev/shm"]
 
 
+def configure(kernel):
+    """In setuid mode: which images the kernel mounts, "any" or "never". The others are served, as all are without the helper."""
+    if harness.SUID:
+        bench.world.configure(site=harness.worlds.SITE.replace('squashfs = "any"', f'squashfs = "{kernel}"'))
 
 
 def pem():
@@ -65,11 +74,11 @@ def stop(*processes):
 
 
 def joined_and_right(b, victim):
-    """A start beside a running one of the same image: it shares the server, and sees the image."""
+    """A start beside a running one of the same image: it sees the image, and shares its server if there is one."""
     before = servers(b)  # one of an earlier start may be about to end
     b.run("exec", *victim, "sh", "-c", "cat /which; wc -c < /big").prints("victim\n4000000\n")
     after = servers(b)
-    assert after and set(after) <= set(before), (before, after)
+    assert (after or b.loops()) and set(after) <= set(before), (before, after, b.loops())
 
 
 def spoils(result):
@@ -90,9 +99,43 @@ def attack(b, options):
             stop(running)
 
 
+def starts_are_of_the_mode(b):
+    """in setuid mode containers of every kind are in the user namespace of the host, else in one of their own"""
+    for kind, victim in VICTIMS.items():
+        for options in ([], *([one] for one in CONTAINED)):
+            numbers = b.run("exec", *options, *victim, "cat", "/proc/self/uid_map").ok().out.split()
+            assert (numbers == ["0", "0", str(2**32 - 1)]) == harness.SUID, (kind, options, numbers)
+
+
+def watch_for_keys(b):
+    watcher = b.popen(command=[NEIGHBOUR_COPY, "keys", "6000"])
+    while watcher.poll() is None:
+        b.run("exec", "--no-share", *VICTIMS["encrypted"], "cat", "/which").prints("victim\n")
+    out, err = watcher.communicate()
+    lines = out.decode().splitlines()
+    assert lines and lines[-1].startswith("saw ") and int(lines[-1].split()[1]) > 1, (lines, err)
+    assert len(lines) == 1, lines
+
+
 def a_contained_payload_gets_nothing(b):
     """the payload of a --containall container gets no descriptor, key, memory or namespace of another container"""
     attack(b, CONTAINED)
+
+
+def a_contained_payload_gets_nothing_of_what_the_kernel_mounts(b):
+    """… nor of one whose image the kernel mounts"""
+    configure("any")
+    try:
+        attack(b, CONTAINED)
+        with open("/proc/misc") as file:
+            device_mapper = "device-mapper" in file.read()
+        for kind, victim in VICTIMS.items():
+            running, _ = start(b, *victim)
+            assert bool(b.loops()) == (kind == "plain" or device_mapper), (kind, b.loops())
+            stop(running)
+        watch_for_keys(b)
+    finally:
+        configure("never")
 
 
 def an_uncontained_payload_gets_nothing(b):
@@ -209,13 +252,7 @@ def only_the_server_holds_the_device(b):
 
 def the_volume_key_is_out_of_reach(b):
     """no process of the same user, outside of containers too, opens the volume key of a start"""
-    watcher = b.popen(command=[NEIGHBOUR_COPY, "keys", "6000"])
-    while watcher.poll() is None:
-        b.run("exec", "--no-share", *VICTIMS["encrypted"], "cat", "/which").prints("victim\n")
-    out, err = watcher.communicate()
-    lines = out.decode().splitlines()
-    assert lines and lines[-1].startswith("saw ") and int(lines[-1].split()[1]) > 1, (lines, err)
-    assert len(lines) == 1, lines
+    watch_for_keys(b)
 
 
 def the_server_cannot_be_looked_into(b):
@@ -347,9 +384,11 @@ def capabilities_are_not_shared(b):
 NEIGHBOUR_COPY = os.path.join(bench.top, "neighbour")
 shutil.copy(NEIGHBOUR, NEIGHBOUR_COPY)
 os.chmod(NEIGHBOUR_COPY, 0o755)
-bench.main([a_contained_payload_gets_nothing, an_uncontained_payload_gets_nothing,
-            payloads_of_one_image, the_place_is_seen_there,
-            a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
-            another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
-            the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, what_no_namespace_divides,
-            a_directory_of_the_caller, an_image_looks_into_its_start, capabilities_are_not_shared])
+CASES = [starts_are_of_the_mode, a_contained_payload_gets_nothing, payloads_of_one_image, the_place_is_seen_there,
+         a_payload_that_serves_is_not_believed, a_payload_that_holds_the_lock_delays_nobody_for_ever,
+         another_user_occupies_every_name, nobody_sees_who_runs_what, only_the_server_holds_the_device,
+         the_volume_key_is_out_of_reach, the_server_cannot_be_looked_into, what_no_namespace_divides,
+         a_directory_of_the_caller, an_image_looks_into_its_start, capabilities_are_not_shared]
+configure("never")
+# In setuid mode a payload that is not contained is a process of its user like any other: postern-security(7).
+bench.main(CASES + [a_contained_payload_gets_nothing_of_what_the_kernel_mounts if harness.SUID else an_uncontained_payload_gets_nothing])

@@ -1,7 +1,9 @@
 """What the tests of running share: an ordinary user, images, a run, and a look at what was left.
 
 Run as root (a user is made and removed). The programs are those of POSTERN=/path/bin/postern, or are
-copied from the build tree named by POSTERN_BUILD into a prefix of the test's own. Prints TAP.
+copied from the build tree named by POSTERN_BUILD into a prefix of the test's own. A suite that is called
+as `SUITE.py --suid LIBEXEC CONFDIR [CASE...]` runs through the setuid helper, which is installed in these
+directories as a mount namespace of the suite's own shows them. Prints TAP.
 """
 import atexit
 import contextlib
@@ -20,6 +22,14 @@ import images  # noqa: E402
 import tap  # noqa: E402
 import users  # noqa: E402
 from tap import Skip, skip_all as skip  # noqa: E402, F401: the suites raise and call them by these names
+
+SUID = sys.argv[1:2] == ["--suid"]
+if SUID:
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../suid"))
+    import world as worlds  # noqa: E402
+    worlds.enter_namespace()
+    LIBEXEC, CONFDIR = sys.argv[2:4]
+    del sys.argv[1:4]
 
 # What is tested is what postern makes of its caller's signals, not what nohup or a CI left to us.
 for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -69,6 +79,7 @@ class Bench:
         self.top = tempfile.mkdtemp(prefix="postern-it-")
         os.chmod(self.top, 0o755)
         self.work = self.make_directory("work")
+        self.world = self.install_helper() if SUID else None
         self.postern = os.environ.get("POSTERN") or self.copy_programs()
         self.mounts_before = self.host_mounts()
         # A fresh account may get the number of one that was removed, whose files may still lie about.
@@ -93,11 +104,23 @@ class Bench:
     def copy_programs(self):
         build = os.environ["POSTERN_BUILD"]
         for target, source in PARTS.items():
+            if self.world and target.startswith("libexec/"):
+                continue  # installed where postern looks for it
             path = os.path.join(self.top, "prefix", target)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             shutil.copy(os.path.join(build, source), path)
             os.chmod(path, 0o711 if target in UNREADABLE else 0o755)
         return os.path.join(self.top, "prefix/bin/postern")
+
+    @staticmethod
+    def install_helper():
+        build = os.environ["POSTERN_BUILD"]
+        world = worlds.World(f"{build}/helper/postern-helper", f"{build}/policy/judge/postern-judge", BUSYBOX, LIBEXEC, CONFDIR)
+        atexit.register(world.close)
+        for target, source in PARTS.items():
+            if target.startswith("libexec/"):
+                world.install(f"{build}/{source}", os.path.basename(target), 0o711 if target in UNREADABLE else 0o755)
+        return world
 
     # ------------------------------------------------------------------------------------ images
 

@@ -2,9 +2,8 @@
 """Instances: their life, what joins them, how they end, and what hostile neighbours can do to them.
 
 Usage: instances.py [CASE...]: in user-namespace mode, as the other tests here.
-       instances.py --suid HELPER JUDGE POSTERN INIT SQUASHFS LIBEXEC CONFDIR [CASE...]: the same through the installed helper.
+       instances.py --suid LIBEXEC CONFDIR [CASE...]: the same through the installed helper.
 """
-import atexit
 import fcntl
 import functools
 import glob
@@ -17,28 +16,11 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import termios
 import time
 
 import harness
 from tap import wait_until
-
-SUID = sys.argv[1:2] == ["--suid"]
-WORLD = None
-if SUID:
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../suid"))
-    import world as worlds
-    worlds.enter_namespace()
-    HELPER, JUDGE, POSTERN, INIT, SQUASHFS_PROGRAM, LIBEXEC, CONFDIR = sys.argv[2:9]
-    del sys.argv[1:9]
-    WORLD = worlds.World(HELPER, JUDGE, harness.BUSYBOX, LIBEXEC, CONFDIR)
-    atexit.register(WORLD.close)
-    WORLD.install(INIT, "postern-init", 0o755)
-    WORLD.install(SQUASHFS_PROGRAM, "postern-squashfs", 0o711)
-    shutil.copy(POSTERN, f"{WORLD.work}/postern")
-    os.chmod(f"{WORLD.work}/postern", 0o755)
-    os.environ["POSTERN"] = f"{WORLD.work}/postern"
 
 bench = harness.Bench()
 SCRIPT = """#!/bin/sh
@@ -111,7 +93,7 @@ def an_instance_lives(b):
     before = b.run("instance", "list").ok()
     assert before.lines == ["INSTANCE NAME  PID  IP  IMAGE"], before
     verbose = start(b, "one", arguments=("a", "b c"), env={"POSTERN_MESSAGELEVEL": "4"})
-    assert not SUID or "starting in setuid mode" in verbose.err, verbose
+    assert not harness.SUID or "starting in setuid mode" in verbose.err, verbose
     one = listed(b)["one"]
     assert one["img"] == IMAGE and one["ip"] == "" and one["logOutPath"] == f"{LOGS}/one.out" and one["logErrPath"] == f"{LOGS}/one.err", one
     lines = b.run("instance", "list").ok().lines
