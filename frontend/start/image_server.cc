@@ -38,8 +38,9 @@ namespace {
 
 constexpr const char* kOwnMounts = "/proc/self/ns/mnt";
 constexpr const char* kOwnUsers = "/proc/self/ns/user";
-// For the answer of a server to a start that ends. It has nothing else to do.
-constexpr int kFarewellMilliseconds = 300;
+// For the answer of a server to a start that ends. It has nothing else to do, but a machine may
+// have; only one that was stopped lets us wait so long.
+constexpr int kFarewellMilliseconds = 5'000;
 
 // ---------------------------------------------------------------------------------- the process
 
@@ -306,9 +307,13 @@ std::string read_log(const Server& server) {
   return {text.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
-// Says that this start is over. Returns what the server has said about the image, and removes its
-// name where nobody else uses it.
-std::string leave(Server& server) {
+struct Farewell {
+  std::string said;   // what the server has said about the image
+  bool gone = false;  // without an answer
+};
+
+// Says that this start is over, and removes the server's name where nobody else uses it.
+Farewell leave(Server& server) {
   if (!server.channel.valid()) {
     return {};
   }
@@ -319,12 +324,20 @@ std::string leave(Server& server) {
   const bool answered = said == 0 && ::poll(&answer, 1, kFarewellMilliseconds) == 1 &&
                         system::receive_message(server.channel.get(), text, got) == 0;
   // No answer from a server that is gone is one as well; one that is stopped keeps its name.
-  if ((answered && text[0] == squashfs::kLast) ||
-      (!answered && (said != 0 || answer.revents != 0))) {
+  const bool gone = !answered && (said != 0 || answer.revents != 0);
+  if (gone || (answered && text[0] == squashfs::kLast)) {
     forget(server.meeting);
   }
   server.channel.reset();
-  return answered ? std::string(text.data() + 1, got.bytes - 1) : std::string();
+  return {.said = answered ? std::string(text.data() + 1, got.bytes - 1) : std::string(),
+          .gone = gone};
+}
+
+// Of a server of ours that is gone. It may be without a thread that answers; exit status 0 says
+// that the mount was gone before. If its status is known already, so is what it says.
+bool has_failed(pid_t server) {
+  int status = 0;
+  return ::waitpid(server, &status, 0) == server && status != 0;
 }
 
 }  // namespace
@@ -433,9 +446,9 @@ std::string end_server(Server& server) {
   return read_log(server);
 }
 
-void leave_server(Server& server, const std::string& image) {
-  const std::string said = leave(server);
-  const std::string log = server.joined() ? said : read_log(server);
+bool leave_server(Server& server, const std::string& image) {
+  const Farewell farewell = leave(server);
+  const std::string log = server.joined() ? farewell.said : read_log(server);
   for (std::string_view rest = log; !rest.empty();) {
     const std::string_view line = text::next_line(rest);
     const auto level_end = line.find(": ");  // "ERROR:   what"
@@ -444,6 +457,7 @@ void leave_server(Server& server, const std::string& image) {
       message::error(image + ": " + std::string(line.substr(start)));
     }
   }
+  return !farewell.gone || (!server.joined() && !has_failed(server.pid));
 }
 
 }  // namespace postern::start

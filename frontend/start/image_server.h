@@ -54,8 +54,9 @@ Outcome<Server> obtain_server(const plan::ImageServer& image, const ServerOption
 std::string end_server(Server& server);
 
 // This start is over. Says on standard error what the server, ours or a joined one, had to say
-// about the image by now: a block that does not match its seal.
-void leave_server(Server& server, const std::string& image);
+// about the image by now: a block that does not match its seal. False: it died under the payload,
+// for one that lives waits until all its starts have left.
+bool leave_server(Server& server, const std::string& image);
 
 // What the socket of the image's server is called.
 Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOptions& options);

@@ -18,10 +18,6 @@
 namespace postern::start {
 namespace {
 
-// A server may go a moment before the payload's end is visible: the kernel takes the mount down
-// first. Only a longer absence is a death under the payload.
-constexpr std::int64_t kTeardownNanoseconds = 100'000'000;
-
 // What the kernel sends to a terminal's whole foreground group, so that the payload has it as well.
 // Not SIGHUP: on a hangup only the session's leader, perhaps us, is told. Not SIGALRM: a timer that
 // was set before us is meant for the payload.
@@ -61,9 +57,6 @@ class Waiter {
     while (!reap()) {
       wait_for_event();
     }
-    if (server_gone_at_ != 0 && now() - server_gone_at_ > kTeardownNanoseconds) {
-      ended_.server_died = true;
-    }
     return ended_;
   }
 
@@ -85,7 +78,7 @@ class Waiter {
       return;
     }
     if (events[1].revents != 0) {
-      server_gone_at_ = now();
+      ended_.server_died = true;  // else it would wait for this start to leave (leave_server)
     }
     if (events[0].revents != 0) {
       signalfd_siginfo info = {};
@@ -99,7 +92,7 @@ class Waiter {
   }
 
   [[nodiscard]] int watched_server() const {
-    return server_gone_at_ == 0 ? payload_.server_pidfd : -1;
+    return ended_.server_died ? -1 : payload_.server_pidfd;
   }
 
   void handle(int number, int code) {
@@ -149,7 +142,6 @@ class Waiter {
   const BlockedSignals& signals_;
   Attendant* attendant_;
   UniqueFd signal_fd_;
-  std::int64_t server_gone_at_ = 0;
   Ended ended_;
 };
 

@@ -53,7 +53,7 @@ struct Payload {
 
 struct Ended {
   int status = 0;            // as of wait(2)
-  bool server_died = false;  // the image's server was gone while the payload still ran
+  bool server_died = false;  // the image's server was seen to end while the payload still ran
 };
 
 // Waits. Signals that reach us go on to the payload, unless the terminal sent them to the payload

@@ -229,9 +229,12 @@ class Launch {
 
   // What went wrong with the image's bytes meanwhile. Of a mount by the kernel only its log knows;
   // that the file was written is all that a user can see.
-  void report() {
+  // False: the root's server was gone.
+  bool report() {
+    bool root_was_there = true;
     for (std::size_t i = 0; i < servers_.size(); ++i) {
-      start::leave_server(servers_[i], server_paths_[i]);
+      const bool was_there = start::leave_server(servers_[i], server_paths_[i]);
+      root_was_there = root_was_there && (was_there || i != 0);
     }
     struct stat now{};
     if (sealed_.valid() && ::fstat(sealed_.get(), &now) == 0 &&
@@ -245,6 +248,7 @@ class Launch {
                      ": a block does not match its seal (the file was changed after it was sealed, "
                      "or the disk is bad); reads of it gave an I/O error");
     }
+    return root_was_there;
   }
 
   void release() {
@@ -686,8 +690,8 @@ Outcome<int> launch(plan::LaunchPlan plan,
   const std::string image = plan.image_name;
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals, attendant);
-  start.report();
-  if (ended.server_died) {
+  const bool root_was_there = start.report();
+  if (ended.server_died || !root_was_there) {
     message::error("image server died: the files of " + image +
                    " were lost to the container while it ran");
   }

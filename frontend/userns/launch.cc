@@ -161,15 +161,18 @@ class Launch {
 
   void end_network() { network_.end(); }
 
-  void leave_servers() {
+  // False: the root's server was gone.
+  bool leave_servers() {
+    bool root_was_there = true;
     // A union before what it lies over.
     for (std::size_t i = servers_.size(); i-- > 0;) {
       if (servers_[i].foreign) {
         start::end_foreign_server(servers_[i]);
       } else {
-        start::leave_server(servers_[i], plan_.servers[i].path);
+        root_was_there = start::leave_server(servers_[i], plan_.servers[i].path) || i != 0;
       }
     }
+    return root_was_there;
   }
 
   // Mounts and the rest are for the payload's process alone by now, and a volume key is for the
@@ -307,9 +310,9 @@ Outcome<int> launch(plan::LaunchPlan plan, start::Attendant* attendant) {
   POSTERN_TRY(start.start());
   start.release();
   const start::Ended ended = start::wait_for_payload(start.payload(), signals, attendant);
-  start.leave_servers();
+  const bool root_was_there = start.leave_servers();
   start.end_network();
-  if (ended.server_died) {
+  if (ended.server_died || !root_was_there) {
     message::error("image server died: the files of " + plan.image_name +
                    " were lost to the container while it ran");
   }
