@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <initializer_list>
 #include <optional>
 #include <span>
@@ -340,6 +341,23 @@ bool has_failed(pid_t server) {
   return ::waitpid(server, &status, 0) == server && status != 0;
 }
 
+// Which job of a batch system this process belongs to, as 32 bits (FNV-1a from 0); 0 outside of
+// one. A job that ends takes all that was started in it along, a server too: nobody joins one of
+// another job, nor of another step, which Slurm ends for itself.
+std::uint32_t batch_job() noexcept {
+  constexpr std::uint32_t kPrime = 16777619;
+  std::uint32_t hash = 0;
+  for (const char* const name : {"SLURM_JOB_ID", "SLURM_STEP_ID", "PBS_JOBID", "LSB_JOBID",
+                                 "LSB_JOBINDEX", "JOB_ID", "SGE_TASK_ID", "FLUX_JOB_ID"}) {
+    const char* const value = ::getenv(name);
+    for (const char c : std::string_view(value != nullptr ? value : "")) {
+      hash = (hash ^ static_cast<unsigned char>(c)) * kPrime;
+    }
+    hash *= kPrime;
+  }
+  return hash;
+}
+
 }  // namespace
 
 std::string server_program(const plan::ImageServer& image) {
@@ -394,7 +412,8 @@ Outcome<std::string> server_name(const plan::ImageServer& image, const ServerOpt
   put(identity, nanoseconds(info.st_ctim), 8);
   put(identity, image.offset, 8);
   put(identity, image.bytes, 8);
-  put(identity, mounts.st_ino, 8);
+  put(identity, mounts.st_ino, 4);  // a number of nsfs has 32 bits
+  put(identity, batch_job(), 4);
   for (std::size_t i = 0; i < 8; ++i) {
     identity += image.verity ? static_cast<char>(image.verity->root_hash[i]) : '\0';
   }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import harness
+import ports
 from tap import wait_until
 
 for program in ("slurmctld", "slurmd", "srun", "munged", "gcc"):
@@ -22,14 +23,6 @@ SOURCE = sys.argv.pop(1)
 CLUSTER = bench.make_directory("cluster")
 HOST = socket.gethostname()
 daemons = []
-
-
-def free_ports(count):
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [server.getsockname()[1] for server in held]
-    for server in held:
-        server.close()
-    return ports
 
 
 def build_plugin():
@@ -59,7 +52,7 @@ def stop():
 
 
 def start_cluster():
-    controller, *nodes = free_ports(3)
+    controller, *nodes = ports.free(3)
     socket_path, key = CLUSTER + "/munge.socket", CLUSTER + "/munge.key"
     with open(key, "wb") as file:
         file.write(os.urandom(1024))
@@ -108,7 +101,7 @@ PartitionName=all Nodes=n1,n2 Default=YES State=UP OverSubscribe=YES
         with open(f"{CLUSTER}/{name}/mpi.conf", "w") as file:
             file.write(f"PMIxCliTmpDirBase={CLUSTER}/{name}/pmix\n")
         start("slurmd", "-D", "-N", name, "-f", f"{CLUSTER}/{name}/slurm.conf")
-    wait_until(lambda: tool("sinfo", "-h", "-t", "idle", "-o", "%D").out.strip() == "2", lambda: read_log("slurmctld.log") + read_log("slurmd.n1.log"))
+    wait_until(lambda: tool("sinfo", "-h", "-t", "idle", "-o", "%D").out.strip() == "2", lambda: read_log("slurmctld.log") + read_log("slurmd.n1.log"), 180)
 
 
 def read_log(name):
@@ -206,7 +199,8 @@ def array(b):
     tool("sbatch", "--wait", "--array=0-3", f"--output={b.work}/out.%a", f"--container-image={IMAGE}", script).ok()
     for number in range(4):
         with open(f"{b.work}/out.{number}") as file:
-            assert file.read() == f"image\njob {number}\n"
+            text = file.read()
+        assert text == f"image\njob {number}\n", f"{number}: {text}"
 
 
 def cancelled(b):
@@ -216,18 +210,42 @@ def cancelled(b):
         assert process.stdout.readline() == b"runs\n"
     assert len(b.processes("sleep 1000")) >= 4
     tool("scancel", "--name=sleeps").ok()
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     wait_until(lambda: not b.processes("sleep 1000") and not b.processes("postern"), lambda: str(list(map(b.command_line, b.processes()))))
 
 
 def shared_mount(b):
     """the tasks of a node share one server of the image"""
-    process = b.popen(command=["/usr/bin/srun", "-N1", "-n8", "-w", "n1", f"--container-image={IMAGE}", "sh", "-c", "echo runs; sleep 3"], env=ENVIRONMENT)
+    # None ends before all run.
+    gate = b.make_directory("gate") + "/open"
+    script = f"echo runs; while ! test -e {gate}; do sleep 0.1; done"
+    process = b.popen(command=["/usr/bin/srun", "-N1", "-n8", "-w", "n1", f"--container-image={IMAGE}", f"--container-mounts={os.path.dirname(gate)}:{os.path.dirname(gate)}", "sh", "-c", script],
+                      env=ENVIRONMENT)
     for _ in range(8):
         assert process.stdout.readline() == b"runs\n"
     servers = b.processes("postern-squashfs")
-    process.communicate(timeout=30)
-    assert len(servers) == 1, servers
+    with open(gate, "w"):
+        pass
+    process.communicate(timeout=120)
+    assert process.returncode == 0 and len(servers) == 1, (process.returncode, servers)
+
+
+def jobs_have_a_mount_each(b):
+    """two jobs at once with one image: the end of the one, which takes its processes along, leaves the other its files"""
+    gates = b.make_directory("gates")
+    running = []
+    for name in ("first", "second"):
+        script = f"echo runs; while ! test -e {gates}/{name}; do sleep 0.1; done; cat /in-image"
+        running.append(b.popen(command=["/usr/bin/srun", "-N1", "-n1", "-w", "n1", f"--container-image={IMAGE}", f"--container-mounts={gates}:{gates}",
+                                        "sh", "-c", script], env=ENVIRONMENT))
+        assert running[-1].stdout.readline() == b"runs\n"
+    assert len(b.processes("postern-squashfs")) == 2, b.processes("postern-squashfs")
+    for name, process in zip(("first", "second"), running):
+        with open(f"{gates}/{name}", "w"):
+            pass
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, out) == (0, b"image\n"), (name, process.returncode, out, err)
+        wait_until(lambda: len(b.processes("postern-squashfs")) == (name == "first"), lambda: f"{name}: {b.processes('postern-squashfs')}")
 
 
 TRACE = """#include <mpi.h>
@@ -284,4 +302,4 @@ def open_mpi(b):
 build_plugin()
 atexit.register(stop)
 start_cluster()
-bench.main([every_task, options, status_and_signals, mistakes, as_the_user, array, cancelled, shared_mount, mpich, open_mpi])
+bench.main([every_task, options, status_and_signals, mistakes, as_the_user, array, cancelled, shared_mount, jobs_have_a_mount_each, mpich, open_mpi])
