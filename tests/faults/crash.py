@@ -49,7 +49,7 @@ class Lost(Exception):
 
 def run(*command, **keywords):
     keywords.setdefault("env", ENVIRONMENT)
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, **keywords)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=300, **keywords)
 
 
 def must(*command, **keywords):
@@ -755,7 +755,8 @@ def encrypted_from(m, cache_is_whole):
         path = directory + "/out/image.sif"
         if not os.path.exists(path):
             return "old"
-        done = run(CRYPT, "decrypt", "--force", "--pem-path", TOP + "/new.pem", path, TOP + "/decrypted.sif")
+        with tempfile.TemporaryDirectory(dir=TOP) as place:  # two threads check at a time
+            done = run(CRYPT, "decrypt", "--pem-path", TOP + "/new.pem", path, place + "/decrypted.sif")
         require(done.returncode == 0, f"the key does not open the image: {done.stderr.decode()}")
         return "new"
     return check

@@ -23,8 +23,9 @@ def check(condition, what):
         raise AssertionError(what)
 
 
-def wait_until(condition, what, seconds=20):
-    """Waits for a state that must come; `what` says it, or is a function that does."""
+def wait_until(condition, what, seconds=60):
+    """Waits for a state that must come; `what` says it, or is a function that does. The time is for a machine that stalls:
+    what is right comes sooner, and what is wrong never."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

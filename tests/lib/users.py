@@ -99,7 +99,7 @@ def change_accounts(*command):
 
 def end_processes(number):
     """Of a user whose account goes: the next account gets the same number, and would have them for its own."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         found = []
         for path in glob.glob("/proc/[0-9]*/status"):

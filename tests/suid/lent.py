@@ -19,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
 from liar import Request, Start  # noqa: E402
-from tap import check  # noqa: E402
+from tap import check, wait_until  # noqa: E402
 from world import T1, T2  # noqa: E402
 
 worlds.enter_namespace()
@@ -538,22 +538,34 @@ def descriptor_3_is_a_socket_of_the_process_that_started_the_helper():
     runs(W.as_user(lambda: start(request("facts\n"))), "its own")
 
 
-def alive(name):
-    return [pid for pid, comm in W.processes() if comm.startswith(name)]
+def sleeps(pid, name):
+    """Whether the process has executed this program, and waits (proc_pid_stat(5))."""
+    with open(f"/proc/{pid}/stat") as file:
+        return f"({name}) S " in file.read()
 
 
-def wait_until(condition, what, seconds=10):
-    end = time.monotonic() + seconds
-    while not condition():
-        worlds.check_time(end, what)
+def ends_of_children():
+    """How all children of this process end."""
+    ended = []
+
+    def all_have():
+        try:
+            while (child := os.waitpid(-1, os.WNOHANG))[0] != 0:
+                ended.append(os.waitstatus_to_exitcode(child[1]))
+        except ChildProcessError:
+            return True
+        return False
+    wait_until(all_have, lambda: f"some live on, beside {ended}")
+    return ended
 
 
 @case
 def helper_and_payload_end_with_the_frontend_that_started_them():
     """however it ends, at once and not with the deadline; with a pid namespace, all of the payload"""
     def frontend(namespaces, answer):
-        """A frontend that is killed: before it sends anything, or when the payload runs."""
+        """A frontend that is killed: while the helper waits for its request, or when the payload runs. How those ended that it left."""
         def attack():
+            liar.LIBC.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: they are ours then
             read_end, write_end = os.pipe()
             pid = os.fork()
             if pid == 0:
@@ -562,19 +574,21 @@ def helper_and_payload_end_with_the_frontend_that_started_them():
                     r = request("wait\n", namespaces=namespaces)
                     s.ask(r)
                     s.reply()
+                else:
+                    wait_until(lambda: sleeps(s.pid, "postern-helper"), "the helper does not wait")
                 os.write(write_end, b"x")
-                time.sleep(60)
-                os._exit(0)
+                signal.pause()
             os.read(read_end, 1)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            return True
+            return ends_of_children()
         return W.as_user(attack)
     for namespaces in (0, liar.PID):
-        frontend(namespaces, True)
-        wait_until(lambda: not W.processes(), f"left behind the frontend: {W.processes()}", 5)
-    frontend(0, False)
-    wait_until(lambda: not alive("postern-helper"), "a helper sleeps on behind its frontend", 5)
+        ended = frontend(namespaces, True)
+        check(-signal.SIGKILL in ended, f"the payload ends with it: {ended}")
+        wait_until(lambda: not W.processes(), lambda: f"left behind the frontend: {W.processes()}")
+    ended = frontend(0, False)
+    check(len(ended) == 1 and ended != [-signal.SIGALRM], f"a helper ends with its frontend, not by its alarm: {ended}")
 
     def twin():
         s = Start(W.helper)

@@ -7,6 +7,7 @@ Usage: signed.py HELPER JUDGE JUDGE-KEYS POSTERN INIT SQUASHFS KEYS LIBEXEC CONF
 """
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -18,7 +19,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import fuse_server  # noqa: E402
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
-from tap import check  # noqa: E402
+from tap import check, wait_until  # noqa: E402
 
 worlds.enter_namespace()
 HELPER, JUDGE, POSTERN, INIT, SQUASHFS, KEYS, LIBEXEC, CONFDIR = sys.argv[1:9]
@@ -51,7 +52,7 @@ def run(*command, **keywords):
 def postern(*arguments, user=True, ok=None, home=None):
     ids = {"user": worlds.T1, "group": worlds.T1, "extra_groups": worlds.T1_GROUPS} if user else {}
     home = home or HOME
-    done = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=home,
+    done = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=home,
                           env={"PATH": "/usr/bin:/bin", "HOME": home, "USER": worlds.T1_NAME, "LANG": "C"}, **ids)
     check(ok is None or done.returncode == ok, f"{arguments}: {say(done)}")
     return done
@@ -221,7 +222,7 @@ def a_nested_start_follows_roots_list():
 
     def run_nested(kind, map_root):
         done = subprocess.run(["unshare", "--user", *(["--map-root-user"] if map_root else ["--map-current-user"]), "sh", "-c", nested, "sh", IMAGES[kind]],
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=HOME, user=worlds.T1, group=worlds.T1, extra_groups=[],
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, cwd=HOME, user=worlds.T1, group=worlds.T1, extra_groups=[],
                               env={"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME, "LANG": "C"})
         return done.returncode == 0 and done.stdout == "ran\n", say(done)
 
@@ -260,7 +261,7 @@ def unwritable_means_that_nobody_else_can_change_the_file():
             check(started(image, running) == wanted, f"owner {uid}, mode {mode:o}, ACL {entries}, {running}")
     run("setfacl", "-b", image)
     own(image, 0, 0o644)
-    check(W.loops() == [], f"{W.loops()}")
+    wait_until(lambda: W.loops() == [], lambda: f"{W.loops()}")
     process = W.as_user(lambda: run(BINARY, "exec", image, "cat", "/proc/self/mountinfo", cwd=HOME, env={"PATH": "/bin", "HOME": HOME}).stdout)
     check(any(" squashfs " in line or " overlay " in line for line in process.splitlines()) and "fuse" not in
           [line.split(" - ")[1].split()[0] for line in process.splitlines() if line.split()[4] == "/"], f"the kernel's mount: {process}")
@@ -318,7 +319,12 @@ def a_path_swapped_between_check_and_mount_never_runs_the_other_image():
             os._exit(0)
     try:
         seen = {mode: [] for mode in MODES}
-        for _ in range(50):
+
+        def both_were_met():
+            return all(0 < outputs.count("approved\n") < len(outputs) for outputs in seen.values())
+        rounds = 0
+        while rounds < 50 or (not both_were_met() and rounds < 500):
+            rounds += 1
             for mode, options in MODES.items():
                 done = postern("exec", *options, target, "sh", "-c", "read line </marker; echo $line")
                 seen[mode].append(done.stdout)
@@ -326,8 +332,7 @@ def a_path_swapped_between_check_and_mount_never_runs_the_other_image():
     finally:
         os.kill(swapper, signal.SIGKILL)
         os.waitpid(swapper, 0)
-    for mode, outputs in seen.items():
-        check(0 < outputs.count("approved\n") < len(outputs), f"{mode}: both images were met: {outputs}")
+    check(both_were_met(), f"both images were met in each mode: {seen}")
 
 
 @test
@@ -584,12 +589,13 @@ def route_table():
 
 def route_taken(image):
     """How an image runs: from a loop device that the kernel mounts, from a server in user space, or not at all."""
+    wait_until(lambda: not W.loops() and not W.processes(), lambda: f"of the start before: {W.loops()} {W.processes()}")
     process = subprocess.Popen([BINARY, "exec", image, "sh", "-c", "echo runs; read end"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, cwd=HOME, user=worlds.T1, group=worlds.T1, extra_groups=worlds.T1_GROUPS,
                                env={"PATH": "/usr/bin:/bin", "HOME": HOME, "USER": worlds.T1_NAME, "LANG": "C"})
     runs = process.stdout.readline() == "runs\n"
     loops, served = bool(W.loops()), any("postern-squashf" in name for _, name in W.processes())
-    out, err = process.communicate("end\n", timeout=60)
+    out, err = process.communicate("end\n", timeout=120)
     if not runs:
         check(process.returncode == 255 and out == "" and "FATAL" in err, err)
         return "refused"
@@ -646,7 +652,7 @@ def a_start_that_leaves_setuid_mode_says_so_once():
     reasons = {"--fakeroot needs": postern("exec", "--fakeroot", image, "echo", "x"),
                "writable overlay directory needs": postern("exec", "--overlay", f"{HOME}/writable", image, "echo", "x"),
                "no_new_privs is set": subprocess.run([*privileges, BINARY, "exec", image, "echo", "x"], stdin=subprocess.DEVNULL,
-                                                     capture_output=True, text=True, timeout=60, cwd=HOME, env=environment)}
+                                                     capture_output=True, text=True, timeout=120, cwd=HOME, env=environment)}
     for reason, done in reasons.items():
         said = [line for line in done.stderr.splitlines() if "user-namespace mode, not setuid mode" in line]
         check(done.returncode == 0 and done.stdout == "x\n" and len(said) == 1 and reason in said[0], f"{reason}: {say(done)}")
@@ -785,7 +791,9 @@ def a_file_that_changes_at_every_read_runs_as_it_was_signed_or_not_at_all():
             finally:
                 os._exit(0)
         try:
-            for _ in range(15):
+            rounds = 0
+            while rounds < 15 or (not all("" in outputs for outputs in seen.values()) and rounds < 150):
+                rounds += 1
                 for mode, options in MODES.items():
                     done = postern("exec", *options, target, "sh", "-c", "read line </marker; echo $line")
                     seen[mode].add(done.stdout)
@@ -863,6 +871,13 @@ def an_overlay_of_the_users_over_fuse_is_neither_unwritable_nor_for_the_kernel()
         os.waitpid(server, 0)
 
 
+def owner_of(path):
+    try:
+        return os.lstat(path).st_uid
+    except FileNotFoundError:  # of another program, which comes and goes
+        return None
+
+
 @test
 def keys_that_have_ended_admit_nothing_and_the_judge_leaves_nothing():
     """revoked and expired OpenPGP keys; the keyring directory is root's, read-only, and the same afterwards"""
@@ -881,7 +896,12 @@ def keys_that_have_ended_admit_nothing_and_the_judge_leaves_nothing():
     gpg(home, "--pinentry-mode", "loopback", "--passphrase", "", "--quick-set-expire", FINGERPRINTS["expired"], "seconds=1")
     with open(f"{home}/openpgp-revocs.d/{FINGERPRINTS['revoked']}.rev") as file:
         gpg(home, "--import", data=file.read().replace(":-----BEGIN", "-----BEGIN").encode())
-    time.sleep(2)
+
+    def has_expired():
+        """In the words of GnuPG's doc/DETAILS: field 2 of "pub"."""
+        keys = [line.split(":") for line in gpg(home, "--with-colons", "--list-keys", FINGERPRINTS["expired"]).decode().splitlines()]
+        return all(key[1] == "e" for key in keys if key[0] == "pub")
+    wait_until(has_expired, "the key does not expire")
     for name in image:
         site_imports(gpg(home, "--export", FINGERPRINTS[name]))
     run("gpgconf", "--homedir", home, "--kill", "all", user=worlds.T1, group=worlds.T1)
@@ -902,7 +922,7 @@ def keys_that_have_ended_admit_nothing_and_the_judge_leaves_nothing():
     check({n: (s.st_mtime_ns, s.st_size) for n, s in before.items()} == {n: (s.st_mtime_ns, s.st_size) for n, s in after.items()},
           f"the keyring changed: {sorted(after)}")
     for directory in (f"{LIBEXEC}/judge.d", "/tmp", "/var/tmp", "/dev/shm", "/run"):
-        found = [name for name in os.listdir(directory) if os.lstat(f"{directory}/{name}").st_uid == worlds.JUDGE]
+        found = [name for name in os.listdir(directory) if owner_of(f"{directory}/{name}") == worlds.JUDGE]
         check(found == [], f"the judge left {found} in {directory}")
 
 
@@ -929,6 +949,12 @@ def signature_objects(target, objects, source=None):
     return target
 
 
+def processor_time():
+    """What all that ended below this process has taken of processors: no stall of the machine is in it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @test
 def hostile_signatures_are_refused_in_words_and_in_time():
     """JSON bombs, rubbish, thousands of signatures, self-linked and nested ones, a foreign one: refused by judge and front end"""
@@ -951,13 +977,13 @@ def hostile_signatures_are_refused_in_words_and_in_time():
              "another's fingerprint": [(group, good, FINGERPRINTS["bob"])], "of another image": [(group, good, ours)]}
     for name, objects in kinds.items():
         target = f"{HOME}/hostile.sif"
-        begun = time.monotonic()
         signature_objects(target, objects)
         if name == "of another image":
             flip(target, 40)  # the header's architecture or identity is signed
         for mode in MODES:
+            before = processor_time()
             check(not started(target, mode), f"{name}, {mode}")
-            check(time.monotonic() - begun < 20, f"{name}, {mode}: {time.monotonic() - begun:.1f} s")
+            check(processor_time() - before < 20, f"{name}, {mode}: {processor_time() - before:.1f} s of a processor")
     check(all(started(signature_objects(f"{HOME}/twin.sif", [(group, good, ours)]), mode) for mode in MODES), "the twin that is well-formed")
 
 

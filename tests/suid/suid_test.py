@@ -24,7 +24,7 @@ import fuse_server  # noqa: E402
 import liar  # noqa: E402
 import world as worlds  # noqa: E402
 from liar import Request, Start  # noqa: E402
-from tap import check  # noqa: E402
+from tap import check, wait_until  # noqa: E402
 
 worlds.enter_namespace()
 W = worlds.World(*sys.argv[1:6])
@@ -378,8 +378,14 @@ def too_long_a_message_and_a_silent_peer_end_it():
     refused(W.as_user(no_file), MALFORMED, "a request that is no file")
 
     def credentials():
-        s = Start(W.helper, before_exec=lambda: socket.socket(fileno=os.dup(3)).setsockopt(socket.SOL_SOCKET, 16, 1))  # SO_PASSCRED
-        time.sleep(0.2)
+        asked, tell = os.pipe()
+
+        def ask_for_credentials():
+            socket.socket(fileno=os.dup(3)).setsockopt(socket.SOL_SOCKET, 16, 1)  # SO_PASSCRED
+            os.write(tell, b"x")
+        s = Start(W.helper, before_exec=ask_for_credentials)
+        os.close(tell)
+        os.read(asked, 1)
         s.ask(request())
         reply, status, _ = s.end()
         return [reply.op, reply.err, status]
@@ -699,9 +705,7 @@ def end(pids):
 
 def unused(image):
     """Waits until no loop device has the file."""
-    limit = time.monotonic() + 10
-    while image in W.loops():
-        worlds.check_time(limit, f"a loop device of {image} is left")
+    wait_until(lambda: image not in W.loops(), f"a loop device of {image} is left")
 
 
 @case
@@ -712,7 +716,7 @@ def sixty_four_simultaneous_first_starts_share_one_loop_device_that_outlives_the
         pids = waiting(image, 64)
         try:
             check(len({device(pid) for pid in pids}) == 1, f"devices {sorted({device(pid) for pid in pids})}")
-            check(W.loops().count(image) == 1, f"loops {W.loops()}")
+            wait_until(lambda: W.loops().count(image) == 1, lambda: f"loops {W.loops()}")  # those of who came second go
             end([pids.pop(0)])
             late = waiting(image)
             check({device(pid) for pid in late} == {device(pids[0])}, "a later one joins what the first has left")
@@ -799,9 +803,7 @@ def a_loop_device_is_shared_only_if_all_that_it_is_is_the_same():
         check(blob_of(pids[0]) == b"mine" * 1000, "its bytes")
         end(pids)
         pids = []
-        limit = time.monotonic() + 10
-        while W.loops().count(image) != len(made) - 1:
-            worlds.check_time(limit, f"{W.loops()}")
+        wait_until(lambda: W.loops().count(image) == len(made) - 1, lambda: f"{W.loops()}")
         made["the same"] = attach(image, name, 0, size)
         pids += waiting(image)
         check(device(pids[0]) == made["the same"][1], f"did not use the same: {device(pids[0])}, {made}")
@@ -847,16 +849,14 @@ def resource_limits_of_the_caller_end_it_cleanly_or_not_at_all():
 def the_overall_deadline_ends_a_silent_start():
     def attack():
         s = Start(W.helper)
-        began = time.monotonic()
-        while time.monotonic() - began < 30:
-            pid, raw = os.waitpid(s.pid, os.WNOHANG)
-            if pid != 0:
-                return [os.waitstatus_to_exitcode(raw), time.monotonic() - began]
-            time.sleep(0.1)
-        os.kill(s.pid, signal.SIGKILL)
-        return [s.wait(), 30.0]
-    status, seconds = W.as_user(attack)
-    check(status == -signal.SIGALRM and 15 < seconds < 25, f"status {status} after {seconds:.1f} s")
+        try:
+            wait_until(lambda: os.waitid(os.P_PID, s.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, "it does not end", 120)
+        finally:
+            os.kill(s.pid, signal.SIGKILL)
+            status = s.wait()
+        return status
+    status = W.as_user(attack)
+    check(status == -signal.SIGALRM, f"status {status}")
 
 
 # x86-64 numbers. A call that only pretends to have worked must be found out by reading back.
@@ -970,10 +970,11 @@ def no_process_of_it_can_be_traced_read_or_robbed():
         s.end()
         return [seen, worked]
     rng = random.Random(2)
-    total, worked = 0, []
-    for _ in range(120):
+    total, rounds, worked = 0, 0, []
+    while rounds < 120 or (total <= 100 and rounds < 1200):  # on a machine that stalls many are gone before they are met
         seen, found = W.as_user(lambda: attack(rng.uniform(0, 0.03)))
         rng.random()
+        rounds += 1
         total += seen
         worked += found
     check(worked == [], f"{sorted(set(worked))}")

@@ -7,8 +7,10 @@ import contextlib
 import glob
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -47,12 +49,6 @@ def enter_namespace():
         os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", sys.executable, *sys.argv])
 
 
-def check_time(end, what):
-    if time.monotonic() > end:
-        raise AssertionError(what)
-    time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def syslog(out, work):
     """busybox syslogd behind /dev/log, which writes to the file `out`; `work` is a directory of this run.
@@ -66,19 +62,17 @@ def syslog(out, work):
 def syslog_alone(out, work):
     if os.path.islink("/dev/log") and os.readlink("/dev/log").startswith(WORK_PREFIX):
         os.unlink("/dev/log")  # of a run that was killed
-    socket, made = os.path.realpath("/dev/log"), False
-    if socket == "/dev/log":
+    name, made = os.path.realpath("/dev/log"), False
+    if name == "/dev/log":
         os.mkdir(f"{work}/log")
-        socket, made = f"{work}/log/socket", True
-        os.symlink(socket, "/dev/log")
+        name, made = f"{work}/log/socket", True
+        os.symlink(name, "/dev/log")
     else:
-        subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(socket)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "postern-suid-test", os.path.dirname(name)], check=True)
     daemon = subprocess.Popen(["busybox", "syslogd", "-n", "-O", out])
     try:
-        end = time.monotonic() + 5
-        while not os.path.exists(socket):
-            check_time(end, "syslogd opened no socket")
-        os.chmod(socket, 0o666)
+        tap.wait_until(lambda: os.path.exists(name), "syslogd opened no socket")
+        os.chmod(name, 0o666)
         yield
     finally:
         daemon.terminate()
@@ -87,7 +81,7 @@ def syslog_alone(out, work):
             os.unlink("/dev/log")
             shutil.rmtree(f"{work}/log")
         else:
-            subprocess.run(["umount", os.path.dirname(socket)], check=True)
+            subprocess.run(["umount", os.path.dirname(name)], check=True)
 
 
 class World:
@@ -175,14 +169,11 @@ class World:
         return (group, "cgroup.freeze", "10") if unified else (group, "freezer.state", ("FROZEN", "THAWED"))
 
     def remove_group(self, group):
-        end = time.monotonic() + 10
-        while os.path.isdir(group):
-            try:
+        def removed():
+            with contextlib.suppress(OSError):
                 os.rmdir(group)
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
+            return not os.path.isdir(group)
+        tap.wait_until(removed, f"{group} is in use")
 
     @contextlib.contextmanager
     def syslog(self):
@@ -191,10 +182,18 @@ class World:
         with contextlib.suppress(FileNotFoundError):  # of another case
             os.unlink(out)
         with syslog(out, self.work):
-            def lines():
-                time.sleep(0.2)  # a datagram is on its way
+            def text():
                 with open(out) as file:
-                    ours = [line for line in file if "postern" in line]
+                    return file.read()
+
+            def lines():
+                # Datagrams come in the order in which they were sent: once this one is there, those before it are.
+                mark = f"mark {time.monotonic_ns()}"
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+                    log.connect("/dev/log")
+                    log.send(f"<13>suid-test: {mark}".encode())
+                tap.wait_until(lambda: f"{mark}\n" in text(), f"the log daemon does not write: {text()}")
+                ours = [line for line in text().splitlines(keepends=True) if "postern" in line]
                 # Starts of other runs are logged here too. The helper's own line ends with the user.
                 mine = {f"uid={T1}", f"uid={T2}"}
                 return [line for line in ours if "uid=" not in line or mine & set(line.split())]
@@ -205,6 +204,17 @@ class World:
     def mounts(self):
         with open("/proc/self/mountinfo") as file:
             return file.read()
+
+    @staticmethod
+    def changes_of(before, after):
+        """Lines of mountinfo that have come or gone, but for mounts whose directory another mount namespace has removed
+        (unlink(2) takes a mount away there too)."""
+        before, after = (dict.fromkeys(text.splitlines()) for text in (before, after))
+
+        def point(line):
+            return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split()[4])
+        gone = [line for line in before if line not in after and os.path.lexists(point(line))]
+        return gone + [line for line in after if line not in before]
 
     def loops(self):
         """Files behind loop devices: those of this test, others come and go on this machine."""
@@ -231,18 +241,18 @@ class World:
                 found.append((int(entry), fields["Name"].strip()))
         return found
 
-    def settle(self, seconds=10.0):
+    def settle(self):
         """Waits until no process of the users is left; what is left, if any."""
-        end = time.monotonic() + seconds
-        while self.processes() and time.monotonic() < end:
-            time.sleep(0.01)
+        with contextlib.suppress(AssertionError):
+            tap.wait_until(lambda: not self.processes(), "")
         self.staying = [pid for pid in self.staying if os.waitpid(pid, os.WNOHANG)[0] == 0]
         return self.processes()
 
     def check_unchanged(self, mounts, loops):
         tap.check(self.settle() == [], f"processes left: {self.processes()}")
-        tap.wait_until(lambda: self.loops() == loops, lambda: f"loop devices left: {self.loops()}", 5)
-        tap.check(self.mounts() == mounts, "the mount table changed")
+        tap.wait_until(lambda: self.loops() == loops, lambda: f"loop devices left: {self.loops()}")
+        changes = self.changes_of(mounts, self.mounts())
+        tap.check(not changes, "the mount table changed: " + "\n".join(changes))
 
     def end_processes(self):
         for pid, _ in self.processes():

@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -130,13 +132,19 @@ TEST_CASE("strings survive quoting") {
   CHECK(read->limit_owners == List{nasty});
 }
 
-TEST_CASE("a small file is parsed in well under a millisecond") {
-  using Clock = std::chrono::steady_clock;
+// Of this thread alone: a machine that stalls, or has other work, does not count.
+std::chrono::nanoseconds processor_time() {
+  timespec now{};
+  REQUIRE(::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now) == 0);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
+TEST_CASE("a small file is parsed in well under a millisecond of a processor") {
   auto best = std::chrono::nanoseconds::max();
   for (int i = 0; i < 20; ++i) {
-    const auto start = Clock::now();
+    const auto start = processor_time();
     const auto site = parse_site_config(kSmall, "p");
-    best = std::min<std::chrono::nanoseconds>(best, Clock::now() - start);
+    best = std::min(best, processor_time() - start);
     REQUIRE(site);
   }
   MESSAGE("best of 20: ", best.count() / 1000, " us");

@@ -51,7 +51,8 @@
 namespace postern::judge {
 namespace {
 
-constexpr uid_t kJudgeUser = 64999;
+// Of this run alone: the judge may have one process, and another run has one of its own.
+const uid_t kJudgeUser = 0x6F000000U + static_cast<uid_t>(::getpid());
 constexpr std::size_t kNoVerdict = 0;
 
 const std::string kConfig = POSTERN_CONFDIR;
@@ -237,7 +238,7 @@ class Syslogd {
       ::execl("/bin/busybox", "busybox", "syslogd", "-n", "-O", file_.c_str(), nullptr);
       ::_exit(98);
     }
-    for (int i = 0; i < 200 && !std::filesystem::exists("/dev/log"); ++i) {
+    for (int i = 0; i < 6000 && !std::filesystem::exists("/dev/log"); ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
     REQUIRE(std::filesystem::exists("/dev/log"));
@@ -254,7 +255,7 @@ class Syslogd {
 
   // The last line that holds `text`, waited for.
   std::string line_with(const std::string& text) const {
-    for (int i = 0; i < 200; ++i) {
+    for (int i = 0; i < 6000; ++i) {
       const std::string all = read_whole(file_);
       if (const std::size_t at = all.rfind(text); at != std::string::npos) {
         const std::size_t start = all.rfind('\n', at) + 1;

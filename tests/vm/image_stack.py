@@ -68,7 +68,7 @@ def popen(*arguments, env=None, **keywords):
 
 def postern(*arguments, **keywords):
     process = popen(*arguments, **keywords)
-    process.out, process.err = process.communicate(timeout=90)
+    process.out, process.err = process.communicate(timeout=180)
     return process
 
 
@@ -98,8 +98,8 @@ def left():
         ("mounts", sorted(set(W.mounts().splitlines()) - set(MOUNTS)))) if value}
 
 
-def nothing_left(seconds=20):
-    tap.wait_until(lambda: not left(), lambda: f"left behind: {left()}", seconds)
+def nothing_left():
+    tap.wait_until(lambda: not left(), lambda: f"left behind: {left()}")
 
 
 def configure(mode, ecl="activated = false\n"):
@@ -201,12 +201,12 @@ class Running:
     def wait(self):
         first = self.process.stdout.readline()
         if first != "up\n":
-            self.process.out, self.process.err = self.process.communicate(timeout=60)
+            self.process.out, self.process.err = self.process.communicate(timeout=180)
             raise AssertionError(f"did not come up: {say(self.process)}")
         return self
 
     def go_on(self):
-        self.process.out, self.process.err = self.process.communicate("\n", timeout=90)
+        self.process.out, self.process.err = self.process.communicate("\n", timeout=180)
         return self.process
 
 
@@ -448,7 +448,7 @@ def a_file_changed_in_every_way_under_the_mount_gives_its_bytes_or_errors():
         put_back()
     os.close(held)
     check({"rewrite", "one bit", "punch", "shift", "cut"} <= failed, f"what was changed was seen: {failed}")
-    process.out, process.err = process.communicate(timeout=60)
+    process.out, process.err = process.communicate(timeout=180)
 
 
 @test
@@ -564,7 +564,7 @@ def killed_at_any_instant_nothing_is_left():
             except ProcessLookupError:
                 pass
         W.as_user(kill_all)
-        process.wait(timeout=60)
+        process.wait(timeout=180)
         W.as_user(kill_all)  # a payload that was born meanwhile
         nothing_left()
     check(reached > 0, "some rounds got as far as a device")
@@ -583,9 +583,8 @@ def mappings():
 
 def settled(loops, *targets):
     """Waits until there are so many loop devices, and mappings with these targets: one for each that uses one."""
-    limit = time.monotonic() + 20
-    while (len(W.loops()), [target for target, _ in tables()]) != (loops, sorted(targets)):
-        worlds.check_time(limit, f"loops {W.loops()}, mappings {mappings()}, not {loops} and {targets}")
+    tap.wait_until(lambda: (len(W.loops()), [target for target, _ in tables()]) == (loops, sorted(targets)),
+                   lambda: f"loops {W.loops()}, mappings {mappings()}, not {loops} and {targets}")
 
 
 @test
@@ -665,23 +664,17 @@ def a_mapping_with_the_name_but_another_table_is_not_used():
                 check(len(others) == 1 and others[0].startswith(f"{name}-"), f"{what}: {mappings()}")
                 all_whole(second.go_on())
             finally:
-                limit = time.monotonic() + 20
-                while len(mappings()) > 2:
-                    worlds.check_time(limit, f"{what}: {mappings()}")
+                tap.wait_until(lambda: len(mappings()) <= 2, lambda: f"{what}: {mappings()}")
                 run("dmsetup", "remove", name)
         run("dmsetup", "rename", "aside", name)
         run("dmsetup", "suspend", "--nolockfs", name)
         second = Running(*options, path, wait=False)
-        limit = time.monotonic() + 30
-        while len(mappings()) < 2:
-            worlds.check_time(limit, f"a suspended one is waited for: {mappings()}")
+        tap.wait_until(lambda: len(mappings()) >= 2, lambda: f"a suspended one is waited for: {mappings()}")
         run("dmsetup", "resume", name)
         all_whole(second.wait().go_on())
         # And as it was it is used.
         again = Running(*options, path)
-        limit = time.monotonic() + 20
-        while len(mappings()) > 1:
-            worlds.check_time(limit, f"the same is not used: {mappings()}")
+        tap.wait_until(lambda: len(mappings()) == 1, lambda: f"the same is not used: {mappings()}")
         for one in (again, running):
             all_whole(one.go_on())
         nothing_left()
@@ -696,7 +689,7 @@ def two_users_and_several_starts():
     path = image("encrypted", ENCRYPT)
     starts = [popen("exec", *PEM, path, "cat", "/marker") for _ in range(6)]
     for process in starts:
-        process.out, process.err = process.communicate(timeout=120)
+        process.out, process.err = process.communicate(timeout=180)
         runs(process, "plain as day\n")
 
 

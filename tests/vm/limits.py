@@ -194,12 +194,14 @@ def without_options_nothing_is_made():
 @test
 def limits_bite():
     """a payload over its limit of processes cannot fork, over that of memory it is killed, and both are said"""
-    fork = "for i in 1 2 3 4 5 6 7 8; do sleep 0.1 & done; wait; echo all"
+    # They are alive together, however slowly the shell makes them.
+    fork = "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; wait; echo all"
     fill = "dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null; echo $?"
     for mode in MODES.values():
         with group() as job:
             few = start(job, "--pids-limit", "4", script=fork, mode=mode)
             check("all" not in few.out and "fork" in few.err, say(few))
+            tap.wait_until(lambda: "populated 0" in read(f"{job}/cgroup.events"), "what it could fork does not end")
             runs(start(job, "--pids-limit", "12", script=fork, mode=mode), "all\n")
             short = start(job, "--memory", "40m", "--memory-swap", "40m", script=fill, mode=mode)
             check(short.out == "137\n" and "limit of its memory was reached" in short.err, say(short))
