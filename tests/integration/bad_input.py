@@ -40,7 +40,7 @@ def missing_and_unreadable_images(b):
     os.chmod(hidden, 0o600)
     b.run("exec", hidden, "true").fails(255, "hidden.sif", "Permission denied")
     os.mkfifo(b.top + "/fifo")
-    b.run("exec", b.top + "/fifo", "true", timeout=20).fails(255, "fifo")
+    b.run("exec", b.top + "/fifo", "true").fails(255, "fifo")
 
 
 def nothing_waits_for_what_is_no_file(b):
@@ -55,7 +55,7 @@ def nothing_waits_for_what_is_no_file(b):
                     ["exec", "--overlay", "IT", SQUASHFS, "true"], ["exec", "--bind", "IT:/mnt:image-src=/", SQUASHFS, "true"],
                     ["exec", "--netns-path", "IT", SQUASHFS, "true"], ["sif", "add", "IT", note], ["instance", "start", "IT", "waits"]):
         for path in (pipe, "/dev/null", "/dev/zero"):
-            result = b.run(*(word.replace("IT", path) for word in command), timeout=20)
+            result = b.run(*(word.replace("IT", path) for word in command))
             assert 0 < result.code <= 255 and (result.err + result.out).strip(), (command, path, result)
     assert not os.path.exists(nothing)
 
@@ -103,7 +103,7 @@ def mutated_sif(b):
         for value in (b"\0" * size, b"\xff" * size, b"\x7f" + b"\xff" * (size - 1), b"\xff" * (size - 1) + b"\x7f"):
             changed = bytearray(data)
             changed[offset:offset + size] = value
-            result = b.run("exec", write(b, "changed.sif", changed), "true", timeout=20)
+            result = b.run("exec", write(b, "changed.sif", changed), "true")
             assert result.code in (0, 255), (offset, value, result)
             if result.code == 255:
                 result.fails(255)
@@ -147,7 +147,7 @@ def corrupt_squashfs(b):
         else:
             for _ in range(200):
                 changed[choose.randrange(96, len(changed))] = choose.randrange(256)
-        result = b.run("exec", write(b, "changed.sqfs", changed), "true", timeout=20)
+        result = b.run("exec", write(b, "changed.sqfs", changed), "true")
         # A payload whose own pages are damaged may die of it.
         assert result.code in (0, 1, 126, 127, 255) or result.code in (-7, -11, -4, -6, -5), (round_number, result)
         if result.code == 255:
@@ -242,7 +242,7 @@ def descriptor_limits(b):
     import resource
 
     for limit in (12, 20, 64):
-        result = b.run("exec", SIF, "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)), timeout=30)
+        result = b.run("exec", SIF, "true", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)))
         assert result.code in (0, 255), (limit, result)
         if result.code == 255:
             result.fails(255)
@@ -276,12 +276,12 @@ def damaged_environment_scripts(b):
     assert "50-broken.sh" in b.run("exec", top, "true").ok().err
     os.unlink(top + "/.singularity.d/env/50-broken.sh")
     os.mkdir(top + "/.singularity.d/env/60-directory.sh")
-    assert "60-directory.sh" in b.run("exec", top, "true", timeout=20).ok().err
+    assert "60-directory.sh" in b.run("exec", top, "true").ok().err
     os.rmdir(top + "/.singularity.d/env/60-directory.sh")
     os.mkfifo(top + "/.singularity.d/env/70-fifo.sh")
     process = b.popen("exec", top, "true")
     try:
-        process.communicate(timeout=3)
+        process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import tarfile  # noqa: E402
@@ -192,15 +191,11 @@ def a_failing_program_fails_the_build_and_leaves_nothing():
     assert len(os.listdir("tmp")) == 1
     shutil.rmtree("tmp")
     os.mkdir("tmp")
-    definition("%post\n  while true; do :; done\n")
+    definition("%post\n  touch /runs\n  while true; do :; done\n")
     process = subprocess.Popen([PROGRAM, "build", "--tmpdir", "tmp", "out.sif", "image.def"], stderr=subprocess.DEVNULL, start_new_session=True)
-    for _ in range(500):
-        if any(os.path.exists(f"tmp/{name}/rootfs/.postern.script") for name in os.listdir("tmp")):
-            break
-        time.sleep(0.01)
-    time.sleep(0.3)
+    tap.wait_until(lambda: any(os.path.exists(f"tmp/{name}/rootfs/runs") for name in os.listdir("tmp")), "%post does not run")
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
-    assert process.wait(30) == -signal.SIGINT
+    assert process.wait(60) == -signal.SIGINT
     assert os.listdir("tmp") == []
     os.unlink("image.def")
     os.rmdir("tmp")

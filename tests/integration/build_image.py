@@ -4,6 +4,7 @@
 Usage: build_image.py POSTERN-BUILD
 Reads the squashfs of the built SIF with unsquashfs, so that writer and reader are not the same code.
 """
+import contextlib
 import gzip
 import hashlib
 import io
@@ -20,7 +21,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import tap  # noqa: E402
@@ -586,10 +586,7 @@ def sandboxes_are_replaced_only_when_asked_and_only_when_whole():
         pathlib.Path("big.tar").write_bytes(tar(*(entry(f"f{i}", os.urandom(1 << 20)) for i in range(60))))
         before = sorted(os.listdir("."))
         process = subprocess.Popen([PROGRAM, "build", "--sandbox", "other", "big.tar"], stderr=subprocess.DEVNULL)
-        for _ in range(1000):
-            if any(name.startswith(".postern-build-") for name in os.listdir(".")):
-                break
-            time.sleep(0.002)
+        tap.wait_until(lambda: process.poll() is not None or any(name.startswith(".postern-build-") for name in os.listdir(".")), "it does not unpack")
         process.send_signal(number)
         assert process.wait(60) in (-number, 0)
         if process.returncode:
@@ -753,11 +750,29 @@ def an_interrupted_build_leaves_nothing():
     for i in range(8):
         (root / f"f{i}").write_bytes(os.urandom(8 << 20))
     before = sorted(os.listdir("."))
+    def is_written(process):
+        """It has a file without a name that has begun to grow (open(2), O_TMPFILE)."""
+        with contextlib.suppress(OSError):  # it ends, or closes one
+            for link in pathlib.Path(f"/proc/{process.pid}/fd").iterdir():
+                if os.readlink(link).startswith(os.getcwd() + "/#") and link.stat().st_size > 0:
+                    return True
+        return False
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        process = subprocess.Popen([PROGRAM, "build", "x.sif", "root"], stderr=subprocess.DEVNULL)
-        time.sleep(0.4)
-        process.send_signal(number)
-        assert process.wait(60) == -number, process.returncode
+        interrupted = False
+        while not interrupted:
+            process = subprocess.Popen([PROGRAM, "build", "x.sif", "root"], stderr=subprocess.DEVNULL)
+            tap.wait_until(lambda: process.poll() is not None or is_written(process), "it does not write")
+            process.send_signal(signal.SIGSTOP)
+            # If it came to its end before, there is nothing to see.
+            interrupted = process.poll() is None and not os.path.exists("x.sif")
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            process.wait(60)
+            if not interrupted:
+                os.remove("x.sif")
+                (root / "more").write_bytes(os.urandom(32 << 20) + ((root / "more").read_bytes() if (root / "more").exists() else b""))
+        assert process.returncode == -number, process.returncode
         assert sorted(os.listdir(".")) == before, number
 
 

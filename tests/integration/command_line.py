@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
 import images  # noqa: E402
@@ -369,12 +368,12 @@ def main():
         foreign_tests()
     namespace_tests(image)
     mistake_tests(image)
-    for _ in range(50):  # servers end when the kernel says that the last mount is gone
-        left = left_behind()
-        if not left:
-            break
-        time.sleep(0.1)
-    report(not left, "nothing is left behind", "\n".join(left))
+    left = ""
+    try:  # servers end when the kernel says that the last mount is gone
+        tap.wait_until(lambda: not left_behind(), lambda: "\n".join(left_behind()) or "something, until now")
+    except AssertionError as words:
+        left = str(words)
+    report(not left, "nothing is left behind", left)
     return REPORT.end()
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Every process of a start is killed at every call, or finds every call failing: starts end, and nothing is left."""
+import contextlib
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import time
 
 import harness
+from tap import wait_until
 
 bench = harness.Bench()
 BUILD = os.environ["POSTERN_BUILD"]
@@ -35,13 +37,6 @@ def mortal(number):
     with open(SERVER + ".die", "w") as file:
         file.write(f"{number}\n")
     os.chmod(SERVER + ".die", 0o644)
-
-
-def wait_until(condition, what, seconds=30):
-    deadline = time.time() + seconds
-    while not condition():
-        assert time.time() < deadline, what
-        time.sleep(0.01)
 
 
 def one_error(result, what):
@@ -133,11 +128,20 @@ def every_call_fails(b):
 HELD_AT = (1, 30, 60)  # calls of an image server: at its start, and before it has answered anything
 
 
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def held_server(b):
-    """Pids of the server that is held, and of its keeper, once they are there."""
-    wait_until(lambda: b.processes("postern-squashfs --starter"), "no server")
-    time.sleep(0.1)
-    return b.processes("postern-squashfs --starter")
+    """Pids of the server that is held, and of its keeper (mortal_server.cc), which then has another name."""
+    def pids():
+        return b.processes("postern-squashfs --starter")
+    wait_until(lambda: "held" in map(name_of, pids()), "no server is held")
+    return pids()
 
 
 def term_and_int_end_a_start(b):
@@ -151,12 +155,13 @@ def term_and_int_end_a_start(b):
                     held = held_server(b)
                     assert process.poll() is None, f"{mode} call {call}: it did not wait"
                     process.send_signal(number)
-                    code = process.wait(timeout=30)
+                    code = process.wait(timeout=60)
                     process.stdout.close()
                     process.stderr.close()
                     assert code == -number, (mode, number, call, code)
                     for pid in held:  # a stopped process is ended by whoever stopped it
-                        os.kill(pid, signal.SIGKILL)
+                        with contextlib.suppress(ProcessLookupError):  # the one ends with the other
+                            os.kill(pid, signal.SIGKILL)
                     b.check_leaks()
     finally:
         mortal(0)
@@ -176,20 +181,22 @@ def a_stopped_server_does_not_hold_a_start_for_ever(b):
 
 def sigkill_of_the_front_end(b):
     """SIGKILL of the front end ends the payload; with --pid its children too, without it they live as others do"""
+    def children():
+        return [pid for pid in b.processes("sleep 7654") if b.command_line(pid) == f"{pid}: sleep 7654 "]
+
     for mode, survives in (([], True), (["--pid"], False), (["--containall"], False)):
         process = b.popen("exec", *mode, SQUASHFS, "sh", "-c", "busybox setsid sleep 7654 & echo ready; exec sleep 8765")
         assert process.stdout.readline() == b"ready\n"
-        wait_until(lambda: b.processes("sleep 7654"), "no child")
+        wait_until(children, "no child")
         process.kill()
-        process.wait(timeout=30)  # its streams are open in a child that lives on
+        process.wait(timeout=60)  # its streams are open in a child that lives on
         process.stdout.close()
         process.stderr.close()
         wait_until(lambda: not b.processes("sleep 8765"), f"{mode}: the payload lives on")
         if survives:
-            time.sleep(0.3)
-            children = b.processes("sleep 7654")
-            assert children, "a setsid child ended"
-            for pid in children:
+            time.sleep(0.3)  # for one that would end
+            assert children(), "a setsid child ended"
+            for pid in children():
                 os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not b.processes("sleep 7654"), f"{mode}: a child of the payload lives on")
         b.check_leaks()

@@ -123,7 +123,7 @@ def ends(b):
         process = b.popen("exec", "--overlay", path("ends.img"), SQUASHFS, "sh", "-c", "echo written > /kept; echo up; sleep 100")
         assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
-        process.wait(timeout=60)
+        process.wait(timeout=120)
         harness.tap.wait_until(lambda: not b.processes(), lambda: f"left after signal {number}: {b.processes()}")
         sound(path("ends.img"))
         b.run("exec", "--overlay", path("ends.img"), SQUASHFS, "sh", "-c", "cat /kept && rm /kept").prints("written\n")

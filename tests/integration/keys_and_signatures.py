@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import socketserver
 import struct
 import subprocess
@@ -23,6 +22,7 @@ import time
 import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../lib"))
+import ports  # noqa: E402
 import tap  # noqa: E402
 import users  # noqa: E402
 
@@ -543,7 +543,7 @@ def ocsp(w, run, image):
         server = subprocess.Popen(["openssl", "ocsp", "-index", "index.txt", "-port", str(PORT), "-rsigner", "root.crt", "-rkey", "root.key",
                                    "-CA", "root.crt", "-nrequest", "1"], cwd=w.top, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            time.sleep(0.7)
+            tap.wait_until(lambda: ports.is_open(PORT) or server.poll() is not None, "the responder does not listen")
             done = w.run("verify", "-l", "--certificate", "asked.crt", "--certificate-roots", "root.crt", "--ocsp-verify", image, ok=code)
             assert code == 0 or "revoked" in done.stderr, done.all
         finally:
@@ -614,7 +614,7 @@ def weak_expired_revoked_and_future_signatures_are_refused(w):
     home = w.top / "gpg"
     home.mkdir(mode=0o700)
     make = lambda name, *more: w.gpg("--pinentry-mode", "loopback", "--passphrase", "", *more, "--quick-generate-key",
-                                     f"{name} <{name}@example.org>", "rsa2048", "cert,sign", "seconds=5" if name == "expiring" else "never", home=home)
+                                     f"{name} <{name}@example.org>", "rsa2048", "cert,sign", "never", home=home)
     for name in ("alice", "revoked", "expiring"):
         done = make(name)
         assert done.returncode == 0, done.stderr
@@ -638,16 +638,18 @@ def weak_expired_revoked_and_future_signatures_are_refused(w):
     case("sigexpired", "expired", "--faked-system-time", str(int(time.time()) - 100) + "!", "--default-sig-expire", "seconds=1", key="old")
     expiring = case("expiring", "Verified", key="expiring", ok=0)
     revoked = case("revoked", "Verified", key="revoked", ok=0)
-    listing = w.gpg("--with-colons", "--list-keys", "revoked", home=home).stdout.decode()
-    fingerprint = next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr"))
+    def fingerprint_of(name):
+        listing = w.gpg("--with-colons", "--list-keys", name, home=home).stdout.decode()
+        return next(line.split(":")[9] for line in listing.splitlines() if line.startswith("fpr"))
+    fingerprint = fingerprint_of("revoked")
     certificate = (home / "openpgp-revocs.d" / f"{fingerprint}.rev").read_text().replace(":-----BEGIN", "-----BEGIN")
     assert w.gpg("--import", data=certificate.encode(), home=home).returncode == 0
+    # From the next second on.
+    done = w.gpg("--pinentry-mode", "loopback", "--passphrase", "", "--quick-set-expire", fingerprint_of("expiring"), "seconds=1", home=home)
+    assert done.returncode == 0, done.stderr
     import_all()
     assert "revoked" in w.run("verify", "-l", revoked, ok=255).stderr
-    deadline = time.time() + 20
-    while w.run("verify", "-l", expiring, ok=None).returncode == 0:
-        assert time.time() < deadline, "the key should have expired"
-        time.sleep(0.5)
+    tap.wait_until(lambda: w.run("verify", "-l", expiring, ok=None).returncode != 0, "the key should have expired")
     assert "expired" in w.run("verify", "-l", expiring, ok=255).stderr
     # A clear-signed message with a second one behind it, or text before it, is none.
     for name, change in (("second", lambda m: m + m), ("before", lambda m: b"x\n" + m), ("spaces", lambda m: m.replace(b"MESSAGE-----\n", b"MESSAGE----- \n", 1)),
@@ -896,13 +898,7 @@ def pem_keys_and_certificates_in_the_sites_keyring(w):
 
 # ---------------------------------------------------------------- running
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-PORT = free_port()
+PORT, = ports.free()
 
 
 def become_unprivileged():

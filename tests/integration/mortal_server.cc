@@ -1,11 +1,13 @@
 // In place of postern-squashfs: runs it (this path with ".real" behind it), and kills it at the
 // call whose number stands in this path with ".die" behind it, or lets it run where there is no
-// such file. Holds none of its descriptors.
+// such file. With a negative number it stops it there, and is called "held" from then on. Holds
+// none of its descriptors.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
 
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
@@ -48,6 +50,8 @@ int main(int /*argc*/, char** argv) {
     if (reason == (SIGTRAP | 0x80) && ++stops == 2 * std::labs(number)) {
       if (number > 0) {
         ::kill(child, SIGKILL);
+      } else {
+        ::prctl(PR_SET_NAME, "held");
       }
       continue;
     }

@@ -180,7 +180,8 @@ def fuse_programs_that_fail(b):
     assert process.stdout.readline() == b"runs\n"
     for pid in b.processes("/dev/fd/"):
         os.kill(pid, 9)
-    _, err = process.communicate(b"\n", timeout=30)
+    wait_until(lambda: not b.processes("/dev/fd/"), "it lives on")
+    _, err = process.communicate(b"\n", timeout=60)
     # ENOTCONN, or ECONNABORTED if the request was already on its way when the program died.
     assert process.returncode == 1 and (b"not connected" in err or b"connection abort" in err), (process.returncode, err)
     wait_until(lambda: not b.processes("squashfuse"), "it is left")

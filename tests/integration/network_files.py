@@ -182,6 +182,7 @@ def the_server_dies(b):
         process = b.popen("exec", f"{top}/one.sif", "sh", "-c", "echo runs; read line; cat /blob >/dev/null; echo $?", stdin=subprocess.PIPE)
         assert process.stdout.readline() == b"runs\n"
         server.kill()
+        server.wait()
         out, _ = process.communicate(b"\n", timeout=60)
         assert out == b"1\n" or process.returncode != 0, (process.returncode, out)
         b.run("exec", f"{top}/one.sif", "true").fails(255, f"{top}/one.sif")

@@ -10,9 +10,10 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 import harness
+import ports
+import users
 from tap import wait_until
 
 if os.environ.get("POSTERN_NETWORK_WORLD") != "1":
@@ -30,12 +31,6 @@ harness.APPLETS += ["nc", "nslookup", "httpd", "wget", "ln"]
 bench = harness.Bench()
 ROOT = bench.rootfs(files={"srv/page": "served\n"})
 SQUASHFS = bench.squashfs(ROOT)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def carriers(b):
@@ -69,8 +64,9 @@ def root_has_one_too(b):
 
 def published(b):
     """portmap: a server inside is reached at a port of the host, and ends with the container"""
-    port = free_port()
-    process = b.popen("exec", "--net", "--network-args", f"portmap={port}:8080/tcp", SQUASHFS, "httpd", "-f", "-p", "8080", "-h", "/srv")
+    port, = ports.free()
+    process = b.popen("exec", "--net", "--network-args", f"portmap={port}:8080/tcp", SQUASHFS, "sh", "-c", "httpd -f -p 8080 -h /srv & read end; kill $!",
+                      stdin=subprocess.PIPE)
     try:
         def answer():
             try:
@@ -81,25 +77,23 @@ def published(b):
                 return False
         wait_until(answer, f"no answer at port {port}")
     finally:
-        os.kill(b.processes("httpd -f")[-1], signal.SIGKILL)
-        process.wait(10)
+        process.communicate(b"\n", timeout=60)
+    wait_until(lambda: not carriers(b), lambda: str(carriers(b)))
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port is still open"
-    assert not carriers(b)
 
 
 def published_alone(b):
     """a port that nobody asked for is not published"""
-    port = free_port()
-    process = b.popen("exec", "--net", SQUASHFS, "sh", "-c", f"httpd -f -p {port} -h /srv & sleep 1; wget -q -O - http://127.0.0.1:{port}/page; kill $!")
-    out = ""
+    port, = ports.free()
+    script = f"httpd -f -p {port} -h /srv & until wget -q -O - http://127.0.0.1:{port}/page 2>/dev/null; do sleep 0.1; done; read end; kill $!"
+    process = b.popen("exec", "--net", SQUASHFS, "sh", "-c", script, stdin=subprocess.PIPE)
     try:
-        time.sleep(0.5)
+        assert process.stdout.readline() == b"served\n"
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port is open on the host"
     finally:
-        out = process.communicate(timeout=20)[0].decode()
-    assert out == "served\n", out
+        process.communicate(b"\n", timeout=60)
 
 
 def reached(b):
@@ -120,7 +114,7 @@ def reached(b):
             threads[-1].start()
         opened, closed = (server.getsockname()[1] for server in servers)
         out = b.run("exec", "--net", "--network-args", f"hostport={opened}/tcp", SQUASHFS, "sh", "-c",
-                    f"nc -w 3 127.0.0.1 {opened} </dev/null; nc -w 3 127.0.0.1 {closed} </dev/null; nc -w 3 10.0.2.2 {closed} </dev/null; true").ok().out
+                    f"nc -w 60 127.0.0.1 {opened} </dev/null; nc -w 3 127.0.0.1 {closed} </dev/null; nc -w 3 10.0.2.2 {closed} </dev/null; true").ok().out
         assert out.strip() == "open", out
     finally:
         for server in servers:
@@ -154,13 +148,12 @@ def names(b):
         file.write("search example.test\nnameserver 127.0.0.1\n")
     os.chmod(resolv, 0o644)
     subprocess.run(["mount", "--bind", resolv, os.path.realpath("/etc/resolv.conf")], check=True)
-    server = name_server("127.0.0.1")
     try:
-        for network in ("pasta", "slirp4netns"):
-            result = b.run("exec", "--network", network, SQUASHFS, "sh", "-c", "cat /etc/resolv.conf; nslookup host.example.test")
-            assert "192.0.2.77" in result.out and "search example.test" in result.out, f"{network}: {result!r}"
+        with users.alone("port-53"), name_server("127.0.0.1"):
+            for network in ("pasta", "slirp4netns"):
+                result = b.run("exec", "--network", network, SQUASHFS, "sh", "-c", "cat /etc/resolv.conf; nslookup host.example.test")
+                assert "192.0.2.77" in result.out and "search example.test" in result.out, f"{network}: {result!r}"
     finally:
-        server.close()
         subprocess.run(["umount", os.path.realpath("/etc/resolv.conf")], check=True)
     b.run("exec", "--net", "--dns", "192.0.2.53", SQUASHFS, "cat", "/etc/resolv.conf").prints("nameserver 192.0.2.53\n")
 
@@ -171,13 +164,13 @@ def ends(b):
         for number in (signal.SIGTERM, signal.SIGKILL, None):
             process = b.popen("exec", "--network", network, SQUASHFS, "sh", "-c", "echo runs; read end; exit 3", stdin=subprocess.PIPE)
             assert process.stdout.readline() == b"runs\n"
-            assert len(carriers(b)) == 1, carriers(b)
+            wait_until(lambda: len(carriers(b)) == 1, lambda: f"{network}: {carriers(b)}")
             if number is None:
-                process.communicate(b"\n", timeout=10)
+                process.communicate(b"\n", timeout=60)
                 assert process.returncode == 3
             else:
                 process.send_signal(number)
-                process.wait(10)
+                process.wait(60)
             wait_until(lambda: not carriers(b), lambda: f"{network}, {number}: {carriers(b)}")
             process.communicate()
 
@@ -187,7 +180,8 @@ def killed(b):
     process = b.popen("exec", "--net", SQUASHFS, "sh", "-c", "echo runs; read end; exit 4", stdin=subprocess.PIPE)
     assert process.stdout.readline() == b"runs\n"
     os.kill(carriers(b)[0], signal.SIGKILL)
-    process.communicate(b"\n", timeout=10)
+    wait_until(lambda: not carriers(b), "it lives on")
+    process.communicate(b"\n", timeout=60)
     assert process.returncode == 4
 
 

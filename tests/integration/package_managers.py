@@ -249,14 +249,19 @@ def a_killed_build_is_removed_by_the_next(case):
     process = subprocess.Popen([BUILD, "build", "--tmpdir", "tmp", "--sandbox", "never", "loop.def"], cwd=case.place, user=case.user.uid, group=case.user.gid,
                                extra_groups=[], env={"PATH": os.environ["PATH"], "HOME": case.user.home, "POSTERN_LIBEXEC": PLACES},
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not [p for p in case.place.glob(".postern-build-*/rootfs/x") if p.lstat().st_uid == subordinate(33)]:
+    def runs():
         assert process.poll() is None
+        return [p for p in case.place.glob(".postern-build-*/rootfs/x") if p.lstat().st_uid == subordinate(33)]
+    tap.wait_until(runs, "%post does not run", 120)
     held = case.build("Bootstrap: scratch\n%post\n", "--section", "none", "--sandbox", output="other")
     assert list(case.place.glob(".postern-build-*")), ("a running build keeps its directory", held)
     process.kill()
     process.wait()
-    case.build("Bootstrap: scratch\n%post\n", "--section", "none", "--sandbox", "--force", output="other")
-    assert not list(case.place.glob(".postern-build-*"))
+
+    def is_removed():
+        case.build("Bootstrap: scratch\n%post\n", "--section", "none", "--sandbox", "--force", output="other")
+        return not list(case.place.glob(".postern-build-*"))
+    tap.wait_until(is_removed, "what the killed build has left is not removed when its last process has ended")
 
 
 def offset(sif):

@@ -11,6 +11,7 @@ import time
 
 import harness
 import registry_world as world
+import tap
 from harness import Bench
 
 world.need("docker-registry", "skopeo", "zstd", "openssl")
@@ -394,10 +395,10 @@ def stalls(bench):
             request.end_headers()
             request.wfile.write(b"x")
             request.wfile.flush()
-            time.sleep(30)
+            request.rfile.read(1)  # until the other side has given up
             return True
 
-    hostile(bench, stall, "does not answer any more", env={**cache(bench), "POSTERN_HTTP_TIMEOUT": "1"})
+    hostile(bench, stall, "does not answer any more", env={**cache(bench), "POSTERN_HTTP_TIMEOUT": "5"})
 
 
 def killed(bench):
@@ -411,8 +412,7 @@ def killed(bench):
         time.sleep(delay)
         process.kill()
         process.communicate()
-        for pid in bench.processes("postern-transfer"):
-            os.kill(pid, 9)
+        tap.wait_until(lambda: bench.end_processes() or not bench.processes(), "its programs do not end")
         if os.path.exists(target):
             bench.run("exec", target, "cat", "/data/old").prints("new\n")
     target, done = pull(bench, f"docker://{registry.host}/x", env=env)

@@ -11,14 +11,14 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import threading
-import time
 import urllib.parse
 
 import harness
+import ports
+import tap
 
 harness.PARTS.update({
     "libexec/postern/postern-build": "frontend/imagebuild/postern-build",
@@ -138,24 +138,6 @@ def index_of(images, extra=()):
 
 # --------------------------------------------------------------------------------------- servers
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(port, process=None):
-    deadline = time.time() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if time.time() > deadline or (process is not None and process.poll() is not None):
-                raise AssertionError(f"nothing listens on port {port}") from None
-            time.sleep(0.05)
-
-
 def certificate(directory, name="127.0.0.1"):
     """A self-signed certificate for 127.0.0.1; paths of certificate and key."""
     os.makedirs(directory, exist_ok=True)
@@ -170,7 +152,7 @@ class DockerRegistry:
     """Debian's docker-registry, on a port of its own."""
 
     def __init__(self, top, name, tls=None, htpasswd=None, token=None):
-        self.port = free_port()
+        self.port, = ports.free()
         self.host = f"127.0.0.1:{self.port}"
         place = f"{top}/{name}"
         os.makedirs(place)
@@ -190,13 +172,14 @@ class DockerRegistry:
         self.process = subprocess.Popen(["docker-registry", "serve", place + "/config.yml"], stdout=self.log,
                                         stderr=self.log, start_new_session=True)
         atexit.register(self.stop)
-        wait_for(self.port, self.process)
+        tap.wait_until(lambda: ports.is_open(self.port) or self.process.poll() is not None, f"nothing listens on port {self.port}")
+        assert self.process.poll() is None, f"the registry has ended: see {place}/log"
 
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(60)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
@@ -248,6 +231,7 @@ class Server:
 
         class Quiet(http.server.ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128  # as many clients as a test has
 
             def handle_error(self, *_):
                 pass

@@ -38,7 +38,7 @@ RUNS = {
     "mount.tmp": ("false", [], SQUASHFS, ["stat", "-c", "%i", "/tmp"]),
     "mount.hostfs": ("true", ["--no-mount", "home,tmp,cwd,bind-paths"], SQUASHFS, ["sh", "-c", "mount | wc -l"]),
     "mount.binds": (f'["{DATA}:/from-site"]', [], SQUASHFS, ["ls", "-d", "/from-site"]),
-    "session.max-size-mib": ("1", ["--writable-tmpfs"], SQUASHFS, ["dd", "if=/dev/zero", "of=/big", "bs=1M", "count=8"]),
+    "session.max-size-mib": ("1", ["--writable-tmpfs"], SQUASHFS, ["sh", "-c", "dd if=/dev/zero of=/big bs=1M count=8 2>/dev/null"]),
     "config.passwd": ("false", [], SQUASHFS, ["grep", "-c", bench.user.name, "/etc/passwd"]),
     "config.group": ("false", [], SQUASHFS, ["grep", "-c", "", "/etc/group"]),
     "config.resolv-conf": ("false", ["--dns", "192.0.2.1"], SQUASHFS, ["cat", "/etc/resolv.conf"]),
