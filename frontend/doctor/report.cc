@@ -233,7 +233,10 @@ Check proc(const Facts& f) {
         "/proc shows processes only (subset=pid): containers run, and find no /proc/cpuinfo, "
         "/proc/meminfo and /proc/sys";
   } else if (f.proc_hides_others) {
-    c.detail = "/proc hides the processes of other users (hidepid): containers run";
+    c.detail =
+        "/proc hides the processes of other users (hidepid): containers run, each with a mount of "
+        "its "
+        "image of its own";
   }
   return c;
 }

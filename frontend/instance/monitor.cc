@@ -162,12 +162,12 @@ void Monitor::serve() {
 // Whoever is of another user, or in a container, hears nothing.
 void Monitor::let_in() {
   UniqueFd client(::accept4(claim_.socket(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  Peer peer;
-  if (!client.valid() || clients_.size() >= kMostClients || !peer_of(client.get(), peer)) {
+  start::Peer peer;
+  if (!client.valid() || clients_.size() >= kMostClients || !start::peer_of(client.get(), peer)) {
     return;
   }
   const bool is_root = peer.uid == 0;
-  if (is_root || (peer.uid == ::geteuid() && is_in_our_place(peer))) {
+  if (is_root || (peer.uid == ::geteuid() && start::is_in_our_place(peer))) {
     watch(client.get());
     clients_.push_back(std::move(client));
   }

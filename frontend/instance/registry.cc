@@ -30,8 +30,8 @@ std::optional<Contact> connect(int directory, const std::string& name, uid_t own
   const start::Reached reached =
       start::reach(directory, name.c_str(), contact.socket, /*inode=*/nullptr);
   const bool is_monitor = reached == start::Reached::kYes &&
-                          peer_of(contact.socket.get(), contact.monitor) &&
-                          contact.monitor.uid == owner && is_in_our_place(contact.monitor);
+                          start::peer_of(contact.socket.get(), contact.monitor) &&
+                          contact.monitor.uid == owner && start::is_in_our_place(contact.monitor);
   return is_monitor ? std::optional(std::move(contact)) : std::nullopt;
 }
 

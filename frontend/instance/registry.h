@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "frontend/instance/contact.h"
+#include "frontend/start/peer.h"
 #include "policy/problem.h"
 #include "protocol/base/unique_fd.h"
 
@@ -45,7 +46,7 @@ Outcome<Claim> claim(const std::string& name);
 struct Contact {
   std::string name;
   UniqueFd socket;
-  Peer monitor;
+  start::Peer monitor;
 };
 
 // nullopt: there is no such instance.

@@ -28,6 +28,7 @@
 #include "frontend/message/message.h"
 #include "frontend/squashfs/share.h"
 #include "frontend/start/image_mount.h"
+#include "frontend/start/peer.h"
 #include "frontend/system/descriptor_message.h"
 #include "frontend/system/libexec.h"
 #include "frontend/system/spawn.h"
@@ -238,20 +239,13 @@ bool is_namespace(int fd, const char* path) noexcept {
   return ::fstat(fd, &its) == 0 && ::stat(path, &ours) == 0 && is_same(its, ours);
 }
 
-// Whether whoever listens may be a server of ours, which nobody may look at. Whose mount namespace
-// can be seen and is another one runs in a container, and is told nothing.
-bool may_be_ours(int socket, UniqueFd& pidfd) noexcept {
-  ucred peer = {};
-  socklen_t bytes = sizeof(peer);
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) != 0 ||
-      peer.uid != ::geteuid() || peer.pid <= 0) {
-    return false;
-  }
-  pidfd = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, peer.pid, 0)));
-  const std::string path = "/proc/" + std::to_string(peer.pid) + "/ns/mnt";
-  struct stat its = {};
-  struct stat ours = {};
-  return ::stat(path.c_str(), &its) != 0 || (::stat(kOwnMounts, &ours) == 0 && is_same(its, ours));
+// Whether whoever listens is in no container. Who is in one is told nothing: what proves to a
+// server where we are would prove the same of a payload that was shown it.
+bool is_ours(int socket, UniqueFd& pidfd) noexcept {
+  Peer peer;
+  const bool ours = peer_of(socket, peer) && peer.uid == ::geteuid() && is_in_our_place(peer);
+  pidfd = std::move(peer.process);
+  return ours;
 }
 
 // The namespaces of a mount: made below our own user namespace, and each other's.
@@ -285,7 +279,7 @@ bool join(const std::string& identity, const ServerOptions& options, Server& ser
   const int number = token.get();
   std::array<char, squashfs::kMostIdentityBytes> text = {};
   system::Received got;
-  if (!token.valid() || !may_be_ours(server.channel.get(), server.pidfd) ||
+  if (!token.valid() || !is_ours(server.channel.get(), server.pidfd) ||
       system::send_message(server.channel.get(), {&squashfs::kJoining, 1}, {&number, 1}) != 0 ||
       system::receive_message(server.channel.get(), text, got) != 0 ||
       std::string_view(text.data(), got.bytes) != identity || got.count == 0 ||

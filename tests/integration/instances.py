@@ -765,6 +765,47 @@ def another_user(b):
     assert listed(b) == {}
 
 
+LISTENER = """
+import os, socket, sys
+os.umask(0o77)
+os.makedirs(sys.argv[1], exist_ok=True)
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listens = os.fork()
+if listens == 0:
+    s.bind(os.path.join(sys.argv[1], "one"))
+    s.listen(100)
+    os._exit(0)
+os.waitpid(listens, 0)
+print(listens, flush=True)
+sys.stdin.read()
+"""
+
+
+def the_number_of_a_monitor_that_ended(b):
+    """whoever listens has ended, and root's process has its number by now: root, told to stop the user's instances, does not kill it"""
+    squatter = b.popen(command=["/usr/bin/python3", "-c", LISTENER, SOCKETS], stdin=subprocess.PIPE)
+    number = int(squatter.stdout.readline())
+    victim = None
+    for _ in range(200):
+        with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+            file.write(str(number - 1))
+        victim = subprocess.Popen(["sleep", "1011"])
+        if victim.pid == number:
+            break
+        victim.kill()
+        victim.wait()
+    try:
+        assert victim.pid == number, "the number came to others, 200 times"
+        for words in (["stop", "--force", "--user", b.user.name, "one"], ["stop", "--force", "--all", "--user", b.user.name]):
+            told = subprocess.run([b.postern, "instance", *words], capture_output=True, text=True, timeout=120)
+            assert "no instance found" in told.stderr and victim.poll() is None, (words, told)
+    finally:
+        victim.kill()
+        victim.wait()
+        squatter.communicate()
+    shutil.rmtree(PLACE)
+
+
 def a_hostile_payload(b):
     """a payload kills, stops and looks into what it can: the agent stays, joining works, or says that it does not"""
     start(b, "one", *PYTHON, image=bench_root(b))
@@ -880,5 +921,5 @@ bench.main(list(map(with_fresh_logs, [an_instance_lives, run_executes_the_runscr
             an_instance_ends_under_it, a_shell_has_a_terminal, the_command_may_lose_its_terminal, confinement_is_the_instances,
             stop_asks_and_kills, killed_processes_leave_nothing, a_monitor_that_is_stopped, it_outlives_the_command,
             the_command_killed_while_starting, the_monitor_killed_while_starting, a_container_cannot_join,
-            a_container_cannot_pose_as_one, rubbish_in_the_folder, the_folder_of_somebody_else, another_user, a_hostile_payload,
+            a_container_cannot_pose_as_one, rubbish_in_the_folder, the_folder_of_somebody_else, another_user, the_number_of_a_monitor_that_ended, a_hostile_payload,
             hostile_words_to_the_monitor, logs_are_files_of_ours])))

@@ -223,6 +223,24 @@ def two_users(b):
     stop(one)
 
 
+def a_proc_that_hides_processes(b):
+    """hidepid=2: whose a server is cannot be told, so each start has one of its own, and sees its image"""
+    script = f"{b.postern} exec {SQUASHFS} sh -c 'echo ready; exec sleep 60' & sleeper=$!; read -r end; " \
+             f"{b.postern} exec {SQUASHFS} sh -c 'wc -c < /big; exec sleep 61' & other=$!; read -r end; kill $sleeper $other; wait"
+    inside = ["setpriv", f"--reuid={b.user.uid}", f"--regid={b.user.gid}", "--clear-groups", "sh", "-c", script]
+    both = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc && exec "$@"', "sh", *inside],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=b.environment(), cwd=b.work, text=True)
+    try:
+        assert both.stdout.readline() == "ready\n"
+        assert len(servers(b)) == 1
+        both.stdin.write("go on\n")
+        both.stdin.flush()
+        assert both.stdout.readline() == "4000000\n"
+        assert len(servers(b)) == 2
+    finally:
+        both.communicate("end\n", timeout=60)
+
+
 def single_copy_between_ranks(b):
     """process_vm_readv works between two ranks of one image (what MPI's single-copy transfers need)"""
     if int(open("/proc/sys/kernel/yama/ptrace_scope").read() if os.path.exists("/proc/sys/kernel/yama/ptrace_scope") else 0) > 0:
@@ -265,4 +283,4 @@ int main(int argc, char** argv) {
 bench.main([sixty_four_at_once, two_hundred_and_fifty_six_at_once, bursts_against_teardown, same_user_namespace, no_share,
             first_rank_may_die_first, background_children_keep_the_image, server_killed_under_a_payload,
             joiner_of_a_killed_server, stopped_server, suspended_job, replaced_image, names_go_with_the_last_start,
-            names_of_the_killed_are_swept, two_users, single_copy_between_ranks])
+            names_of_the_killed_are_swept, two_users, a_proc_that_hides_processes, single_copy_between_ranks])
