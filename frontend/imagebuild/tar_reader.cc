@@ -242,6 +242,36 @@ std::optional<Kind> kind_of(::archive_entry* entry) {
   }
 }
 
+// What is wrong with the entry, if anything is.
+std::optional<std::string> fill(Inode& inode, ::archive_entry* entry) {
+  const la_int64_t uid = archive_entry_uid(entry);
+  const la_int64_t gid = archive_entry_gid(entry);
+  if (uid < 0 || uid > kMaxOwner || gid < 0 || gid > kMaxOwner) {
+    return "an owner that no system has (" + std::to_string(uid) + ":" + std::to_string(gid) + ")";
+  }
+  inode.uid = static_cast<std::uint32_t>(uid);
+  inode.gid = static_cast<std::uint32_t>(gid);
+  inode.mode = static_cast<std::uint16_t>(archive_entry_perm(entry) & 07777);
+  inode.mtime = archive_entry_mtime(entry);
+  if (inode.kind == Kind::kFile) {
+    const la_int64_t size = archive_entry_size(entry);
+    if (size < 0 || size > kMaxFileBytes) {
+      return "an impossible size (" + std::to_string(size) + " bytes)";
+    }
+    inode.size = static_cast<std::uint64_t>(size);
+  } else if (inode.kind == Kind::kSymlink) {
+    inode.target = text_of(archive_entry_symlink(entry));
+    if (inode.target.empty() || inode.target.size() > kMaxTarget) {
+      return "a symbolic link target of " + std::to_string(inode.target.size()) + " bytes";
+    }
+  } else if (inode.kind == Kind::kCharDevice || inode.kind == Kind::kBlockDevice) {
+    inode.major = static_cast<std::uint32_t>(archive_entry_rdevmajor(entry));
+    inode.minor = static_cast<std::uint32_t>(archive_entry_rdevminor(entry));
+  }
+  read_attributes(entry, inode.attributes);
+  return std::nullopt;
+}
+
 }  // namespace
 
 TarReader::~TarReader() = default;
@@ -250,7 +280,8 @@ std::uint64_t TarReader::data_offset() const {
   return static_cast<std::uint64_t>(archive_filter_bytes(state_->reader, 0));
 }
 
-Outcome<std::optional<TarEntry>> TarReader::next() {
+// Null: the end of the archive.
+Outcome<::archive_entry*> TarReader::next_header() {
   State& state = *state_;
   if (!state.open) {
     if (archive_read_open2(state.reader, &state, nullptr, State::read, State::skip, nullptr) !=
@@ -264,7 +295,7 @@ Outcome<std::optional<TarEntry>> TarReader::next() {
   const int status = archive_read_next_header(state.reader, &entry);
   state.bytes.end_header();
   if (status == ARCHIVE_EOF) {
-    return std::optional<TarEntry>();
+    return static_cast<::archive_entry*>(nullptr);
   }
   // ARCHIVE_WARN: a name that is not UTF-8 though its header promises it. The raw bytes are kept.
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN) {
@@ -279,7 +310,14 @@ Outcome<std::optional<TarEntry>> TarReader::next() {
                            " has a NUL byte",
                    .cure = "the archive is damaged, or made to deceive: do not trust it"};
   }
+  return entry;
+}
 
+Outcome<std::optional<TarEntry>> TarReader::next() {
+  POSTERN_TRY_ASSIGN(::archive_entry* const entry, next_header());
+  if (entry == nullptr) {
+    return std::optional<TarEntry>();
+  }
   TarEntry out;
   out.name = text_of(archive_entry_pathname(entry));
   if (const char* link = archive_entry_hardlink(entry); link != nullptr) {
@@ -287,43 +325,16 @@ Outcome<std::optional<TarEntry>> TarReader::next() {
     out.link_target = link;
     return std::optional<TarEntry>(std::move(out));
   }
-  Inode& inode = out.inode;
   const std::optional<Kind> kind = kind_of(entry);
   if (!kind) {
     out.ignored = true;
     return std::optional<TarEntry>(std::move(out));
   }
-  inode.kind = *kind;
-  const auto bad = [&](const std::string& what) {
-    return Problem{.what = "'" + out.name + "' in " + state.name + " has " + what,
+  out.inode.kind = *kind;
+  if (const auto wrong = fill(out.inode, entry)) {
+    return Problem{.what = "'" + out.name + "' in " + state_->name + " has " + *wrong,
                    .cure = "the archive is damaged"};
-  };
-  const la_int64_t uid = archive_entry_uid(entry);
-  const la_int64_t gid = archive_entry_gid(entry);
-  if (uid < 0 || uid > kMaxOwner || gid < 0 || gid > kMaxOwner) {
-    return bad("an owner that no system has (" + std::to_string(uid) + ":" + std::to_string(gid) +
-               ")");
   }
-  inode.uid = static_cast<std::uint32_t>(uid);
-  inode.gid = static_cast<std::uint32_t>(gid);
-  inode.mode = static_cast<std::uint16_t>(archive_entry_perm(entry) & 07777);
-  inode.mtime = archive_entry_mtime(entry);
-  if (inode.kind == Kind::kFile) {
-    const la_int64_t size = archive_entry_size(entry);
-    if (size < 0 || size > kMaxFileBytes) {
-      return bad("an impossible size (" + std::to_string(size) + " bytes)");
-    }
-    inode.size = static_cast<std::uint64_t>(size);
-  } else if (inode.kind == Kind::kSymlink) {
-    inode.target = text_of(archive_entry_symlink(entry));
-    if (inode.target.empty() || inode.target.size() > kMaxTarget) {
-      return bad("a symbolic link target of " + std::to_string(inode.target.size()) + " bytes");
-    }
-  } else if (inode.kind == Kind::kCharDevice || inode.kind == Kind::kBlockDevice) {
-    inode.major = static_cast<std::uint32_t>(archive_entry_rdevmajor(entry));
-    inode.minor = static_cast<std::uint32_t>(archive_entry_rdevminor(entry));
-  }
-  read_attributes(entry, inode.attributes);
   return std::optional<TarEntry>(std::move(out));
 }
 

@@ -11,6 +11,8 @@
 #include "frontend/imagebuild/stream.h"
 #include "frontend/imagebuild/tree.h"
 
+struct archive_entry;  // of libarchive
+
 namespace postern::imagebuild {
 
 struct TarEntry {
@@ -46,6 +48,8 @@ class TarReader {
 
  private:
   struct State;
+  Outcome<::archive_entry*> next_header();
+
   std::unique_ptr<State> state_;
 };
 

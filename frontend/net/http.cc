@@ -252,6 +252,8 @@ class Client::Engine::Transfer {
 
   // Readies the handle for the next attempt.
   Outcome<> prepare();
+  Outcome<> read_url();
+  void make_headers();
   // Takes the end of an attempt. True: the answer is final; false: attempt another at `next()`.
   Outcome<bool> finish(CURLcode code);
 
@@ -320,10 +322,7 @@ std::string Client::Engine::Transfer::server() const {
   return out;
 }
 
-Outcome<> Client::Engine::Transfer::prepare() {
-  if (handle_ == nullptr) {
-    return Problem{.what = "libcurl cannot be started"};
-  }
+Outcome<> Client::Engine::Transfer::read_url() {
   POSTERN_TRY_ASSIGN(ParsedUrl parsed, parse_url(url_));
   // As libcurl writes it: "HTTPS://" is https for every rule below.
   url_ = part_of(parsed.get(), CURLUPART_URL);
@@ -338,32 +337,21 @@ Outcome<> Client::Engine::Transfer::prepare() {
       authorization_ = basic_authorization(user, password);
     }
   }
+  return Ok{};
+}
+
+Outcome<> Client::Engine::Transfer::prepare() {
+  if (handle_ == nullptr) {
+    return Problem{.what = "libcurl cannot be started"};
+  }
+  POSTERN_TRY(read_url());
   curl_easy_reset(handle_.get());
   answer_ = Answer{.url = url_};
   header_bytes_ = 0;
   body_begun_ = to_sink_ = false;
   problem_.reset();
   resumed_at_ = request_->sink != nullptr ? request_->sink->position() : 0;
-
-  HeaderList list;
-  const auto add = [&](const std::string& line) {
-    // Null where memory is short; the list is as before then, and the server will refuse.
-    if (curl_slist* longer = curl_slist_append(list.get(), line.c_str()); longer != nullptr) {
-      (void)list.release();
-      list.reset(longer);
-    }
-  };
-  for (const Header& header : request_->headers) {
-    add(header.name + ": " + header.value);
-  }
-  if (!authorization_.empty() && own_host_) {
-    add("Authorization: " + authorization_);
-  }
-  if (resumed_at_ > 0) {
-    add("Range: bytes=" + std::to_string(resumed_at_) + "-");
-  }
-  add("Expect:");  // no wait for "100 Continue", which half of all servers do not send
-  headers_ = std::move(list);
+  make_headers();
   set(CURLOPT_HTTPHEADER, headers_.get());
   set(CURLOPT_URL, url_.c_str());
   set(CURLOPT_PRIVATE, this);
@@ -390,6 +378,28 @@ Outcome<> Client::Engine::Transfer::prepare() {
   set_request_body();
   set_proxy();
   return set_tls();
+}
+
+void Client::Engine::Transfer::make_headers() {
+  HeaderList list;
+  const auto add = [&](const std::string& line) {
+    // Null where memory is short; the list is as before then, and the server will refuse.
+    if (curl_slist* longer = curl_slist_append(list.get(), line.c_str()); longer != nullptr) {
+      (void)list.release();
+      list.reset(longer);
+    }
+  };
+  for (const Header& header : request_->headers) {
+    add(header.name + ": " + header.value);
+  }
+  if (!authorization_.empty() && own_host_) {
+    add("Authorization: " + authorization_);
+  }
+  if (resumed_at_ > 0) {
+    add("Range: bytes=" + std::to_string(resumed_at_) + "-");
+  }
+  add("Expect:");  // no wait for "100 Continue", which half of all servers do not send
+  headers_ = std::move(list);
 }
 
 void Client::Engine::Transfer::set_request_body() {

@@ -100,6 +100,63 @@ Outcome<ImageServer> ext_server(const std::string& path, const sif::Extent& exte
   return server;
 }
 
+Outcome<> check_architecture(const OpenImage& image, sif::Architecture architecture) {
+  auto fits = image::check_architecture(architecture);
+  return fits ? Outcome<>(Ok{}) : named(image.path, std::move(fits).error());
+}
+
+Outcome<> take_ext_root(OpenImage& image, const image::ExtRoot& ext) {
+  image.sif = ext.architecture.has_value();
+  if (image.sif) {
+    POSTERN_TRY(check_architecture(image, *ext.architecture));
+  }
+  POSTERN_TRY_ASSIGN(image.root, ext_server(image.path, ext.extent));
+  return Ok{};
+}
+
+Outcome<> take_gocryptfs_root(OpenImage& image,
+                              const image::GocryptfsRoot& container,
+                              int file,
+                              Snapshot& bytes) {
+  POSTERN_TRY(check_architecture(image, container.architecture));
+  image.sif = image.encrypted = true;
+  POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file, container.extent));
+  image.root->gocryptfs = true;
+  POSTERN_TRY_ASSIGN(image.root->verity, seal_of(container.sif, bytes, container.object));
+  return Ok{};
+}
+
+Outcome<> take_squashfs_root(OpenImage& image, int file, Snapshot& bytes) {
+  auto info = image::identify(bytes);
+  if (!info) {
+    return named(image.path, std::move(info).error());
+  }
+  image.sif = info->kind == image::Kind::kSif;
+  if (image.sif) {
+    POSTERN_TRY(check_architecture(image, info->architecture));
+  }
+  image.encrypted = info->encrypted;
+  POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file, info->extent));
+  if (image.sif) {
+    auto verity = seal_of(*info->sif, bytes, info->root_object);
+    if (!verity) {
+      return named(image.path, std::move(verity).error());
+    }
+    image.root->verity = *verity;
+  }
+  for (const image::Overlay& overlay : info->overlays) {
+    if (overlay.fs == sif::FileSystem::kSquashfs) {
+      POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file, overlay.extent));
+      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, bytes, overlay.object));
+      image.overlays.push_back(std::move(layer));
+    } else {
+      POSTERN_TRY_ASSIGN(ImageServer layer, ext_server(image.path, overlay.extent));
+      image.overlays.push_back(std::move(layer));
+    }
+  }
+  return Ok{};
+}
+
 }  // namespace
 
 Outcome<bool> open_for_writing(ImageServer& server) {
@@ -142,53 +199,14 @@ Outcome<OpenImage> open_image(const std::string& given, const std::string& direc
   POSTERN_TRY_ASSIGN(const UniqueFd file, open_file(image.path, "image"));
   Snapshot bytes(file.get());
   if (const auto ext = image::find_ext_root(bytes)) {
-    image.sif = ext->architecture.has_value();
-    if (auto fits = image.sif ? image::check_architecture(*ext->architecture) : Outcome<>(Ok{});
-        !fits) {
-      return named(image.path, std::move(fits).error());
-    }
-    POSTERN_TRY_ASSIGN(image.root, ext_server(image.path, ext->extent));
+    POSTERN_TRY(take_ext_root(image, *ext));
     return image;
   }
   if (const auto container = image::find_gocryptfs_root(bytes)) {
-    if (auto fits = image::check_architecture(container->architecture); !fits) {
-      return named(image.path, std::move(fits).error());
-    }
-    image.sif = image.encrypted = true;
-    POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), container->extent));
-    image.root->gocryptfs = true;
-    POSTERN_TRY_ASSIGN(image.root->verity, seal_of(container->sif, bytes, container->object));
+    POSTERN_TRY(take_gocryptfs_root(image, *container, file.get(), bytes));
     return image;
   }
-  auto info = image::identify(bytes);
-  if (!info) {
-    return named(image.path, std::move(info).error());
-  }
-  image.sif = info->kind == image::Kind::kSif;
-  if (image.sif) {
-    if (auto fits = image::check_architecture(info->architecture); !fits) {
-      return named(image.path, std::move(fits).error());
-    }
-  }
-  image.encrypted = info->encrypted;
-  POSTERN_TRY_ASSIGN(image.root, server_of(image.path, file.get(), info->extent));
-  if (image.sif) {
-    auto verity = seal_of(*info->sif, bytes, info->root_object);
-    if (!verity) {
-      return named(image.path, std::move(verity).error());
-    }
-    image.root->verity = *verity;
-  }
-  for (const image::Overlay& overlay : info->overlays) {
-    if (overlay.fs == sif::FileSystem::kSquashfs) {
-      POSTERN_TRY_ASSIGN(ImageServer layer, server_of(image.path, file.get(), overlay.extent));
-      POSTERN_TRY_ASSIGN(layer.verity, seal_of(*info->sif, bytes, overlay.object));
-      image.overlays.push_back(std::move(layer));
-    } else {
-      POSTERN_TRY_ASSIGN(ImageServer layer, ext_server(image.path, overlay.extent));
-      image.overlays.push_back(std::move(layer));
-    }
-  }
+  POSTERN_TRY(take_squashfs_root(image, file.get(), bytes));
   return image;
 }
 

@@ -193,8 +193,9 @@ Outcome<LuksHeader> LuksHeader::format(std::uint64_t data_bytes,
   return header;
 }
 
-Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
-  crypt_device* device = device_.get();
+namespace {
+
+Outcome<> check_cipher(crypt_device* device) {
   std::uint32_t requirements = 0;
   if (crypt_persistent_flags_get(device, CRYPT_FLAGS_REQUIREMENTS, &requirements) != 0 ||
       requirements != 0) {
@@ -210,6 +211,11 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
                       std::to_string(crypt_get_volume_key_size(device) * 8) +
                       " bits; only aes-xts-plain64 with 512 bits is supported");
   }
+  return Ok{};
+}
+
+// The data segment, once the digests are known to be no trap.
+Outcome<nlohmann::json> read_segment(crypt_device* device) {
   const char* text = nullptr;
   if (crypt_dump_json(device, &text, 0) != 0) {
     return bad_header("its metadata cannot be read");
@@ -220,7 +226,45 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
       !json["segments"]["0"].is_object()) {
     return bad_header("exactly one data segment is expected");
   }
-  const auto& segment = json["segments"]["0"];
+  for (const auto& digest : json.value("digests", nlohmann::json::object())) {
+    const auto iterations = digest.value("iterations", nlohmann::json());
+    if (iterations.is_number_unsigned() && iterations.get<std::uint64_t>() > kMaxDigestIterations) {
+      return bad_header("its key digest asks for " +
+                        std::to_string(iterations.get<std::uint64_t>()) +
+                        " iterations, more than " + std::to_string(kMaxDigestIterations));
+    }
+  }
+  return json["segments"]["0"];
+}
+
+// Of a segment that may take `most`.
+Outcome<std::uint64_t> bytes_of(const nlohmann::json& segment,
+                                std::uint64_t most,
+                                std::uint64_t sector) {
+  most = most / sector * sector;
+  const auto size = segment.value("size", nlohmann::json());
+  if (!size.is_string()) {
+    return bad_header("its data segment has no size");
+  }
+  const auto& words = size.get_ref<const std::string&>();
+  if (words == "dynamic") {
+    return most;
+  }
+  errno = 0;
+  char* end = nullptr;
+  const std::uint64_t fixed = std::strtoull(words.c_str(), &end, 10);
+  if (errno != 0 || *end != '\0' || fixed == 0 || fixed > most || fixed % sector != 0) {
+    return bad_header("its data segment lies outside the partition");
+  }
+  return fixed;
+}
+
+}  // namespace
+
+Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
+  crypt_device* device = device_.get();
+  POSTERN_TRY(check_cipher(device));
+  POSTERN_TRY_ASSIGN(const nlohmann::json segment, read_segment(device));
   if (segment.contains("integrity")) {
     return bad_header(
         "authenticated encryption (integrity) is not supported; seal the image instead");
@@ -230,35 +274,13 @@ Outcome<Ok> LuksHeader::read_geometry(std::uint64_t bytes) {
   if (segment.value("iv_tweak", nlohmann::json()) != "0") {
     return bad_header("its sectors are not numbered from 0 (iv_tweak), which is not supported");
   }
-  for (const auto& digest : json.value("digests", nlohmann::json::object())) {
-    const auto iterations = digest.value("iterations", nlohmann::json());
-    if (iterations.is_number_unsigned() && iterations.get<std::uint64_t>() > kMaxDigestIterations) {
-      return bad_header("its key digest asks for " +
-                        std::to_string(iterations.get<std::uint64_t>()) +
-                        " iterations, more than " + std::to_string(kMaxDigestIterations));
-    }
-  }
   const std::uint64_t data_offset = crypt_get_data_offset(device) * 512;
   const int sector = crypt_get_sector_size(device);
   if ((sector != 512 && sector != 4096) || data_offset == 0 || data_offset >= bytes) {
     return bad_header("its data segment lies outside the partition");
   }
-  std::uint64_t data_bytes = (bytes - data_offset) / static_cast<std::uint64_t>(sector) *
-                             static_cast<std::uint64_t>(sector);
-  const auto size = segment.value("size", nlohmann::json());
-  if (!size.is_string()) {
-    return bad_header("its data segment has no size");
-  }
-  if (const auto& words = size.get_ref<const std::string&>(); words != "dynamic") {
-    errno = 0;
-    char* end = nullptr;
-    const std::uint64_t fixed = std::strtoull(words.c_str(), &end, 10);
-    if (errno != 0 || *end != '\0' || fixed == 0 || fixed > data_bytes ||
-        fixed % static_cast<std::uint64_t>(sector) != 0) {
-      return bad_header("its data segment lies outside the partition");
-    }
-    data_bytes = fixed;
-  }
+  POSTERN_TRY_ASSIGN(const std::uint64_t data_bytes,
+                     bytes_of(segment, bytes - data_offset, static_cast<std::uint64_t>(sector)));
   geometry_ = CryptGeometry{.data_bytes = data_bytes,
                             .data_offset = data_offset,
                             .iv_offset = 0,
