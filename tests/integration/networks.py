@@ -185,6 +185,29 @@ def killed(b):
     assert process.returncode == 4
 
 
+def of_an_instance(b):
+    """an instance's network: what joins has it, a published port is open until the instance is stopped, or its monitor killed"""
+    for how in ("stop", "kill"):
+        port, = ports.free()
+        b.run("instance", "start", "--net", "--network-args", f"portmap={port}:8080/tcp", SQUASHFS, "one").ok()
+        out = b.run("exec", "instance://one", "sh", "-c", "ip addr; httpd -p 8080 -h /srv").ok().out
+        assert "inet 10.0.2.100/24" in out, out
+
+        def answers():
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.sendall(b"GET /page HTTP/1.0\r\n\r\n")
+                return client.makefile().read().endswith("served\n")
+        wait_until(answers, f"no answer at port {port}")
+        if how == "stop":
+            b.run("instance", "stop", "one").ok()
+        else:
+            monitor, = b.processes("instance start")
+            os.kill(monitor, signal.SIGKILL)
+        wait_until(lambda: not b.processes(), lambda: f"{how}: {list(map(b.command_line, b.processes()))}")
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0, "the port is still open"
+
+
 def mistakes(b):
     """what is not understood, not there or taken is named, and nothing is left"""
     b.run("exec", "--network", "bridge", SQUASHFS, "true").fails(255, "bridge", "fakeroot", "--netns-path")
@@ -230,4 +253,4 @@ def namespaces_of_others(b):
         subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-bench.main([addresses, rights, root_has_one_too, published, published_alone, reached, names, ends, killed, mistakes, no_tool, namespaces_of_others])
+bench.main([addresses, rights, root_has_one_too, published, published_alone, reached, names, ends, killed, of_an_instance, mistakes, no_tool, namespaces_of_others])
