@@ -45,9 +45,9 @@ struct ServerOptions {
   bool on_host = false;  // suid mode: no user namespace at all, the helper mounts
 };
 
-// One server a node, caller and image: who comes first starts it, everybody else joins it: in
-// user-namespace mode by its namespaces, never by /dev/fuse. The name holds the identity of the
-// file and of the extent, so an image that was replaced is another image.
+// One server a node, caller, image and step of a batch job: who comes first starts it, everybody
+// else joins it: in user-namespace mode by its namespaces, never by /dev/fuse. The name holds the
+// identity of the file and of the extent, so an image that was replaced is another image.
 Outcome<Server> obtain_server(const plan::ImageServer& image, const ServerOptions& options);
 
 // For a server that nobody came to mount: ends it, and says what it had to say, "" where nothing.
