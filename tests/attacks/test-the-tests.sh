@@ -43,7 +43,8 @@ while read -r unit; do targets+=("tests/unit/unit_$unit"); done \
 while read -r target; do targets+=("fuzz/replay_$target"); done \
   < <(sed -n 's/^Caught-by: fuzz //p' "${plants[@]}" | sort -u)
 grep -q '^Caught-by: \(vm\|integration\) ' "${plants[@]}" && targets+=("${vm_programs[@]}")
-grep -q '^Caught-by: integration ' "${plants[@]}" && targets+=(tests/integration/neighbour frontend/imagebuild/postern-build frontend/squashfs/postern-squashfs-plain)
+grep -q '^Caught-by: integration ' "${plants[@]}" && targets+=(tests/integration/neighbour frontend/accounts/postern-accounts frontend/imagebuild/postern-build
+                                                              frontend/squashfs/postern-squashfs-plain)
 build || { tail -20 build.log; exit 1; }
 echo "1..${#plants[@]}"
 number=0 failed=0
