@@ -18,6 +18,7 @@
 #include "frontend/message/message.h"
 #include "frontend/message/progress.h"
 #include "frontend/net/credentials.h"
+#include "frontend/system/safe_directory.h"
 #include "policy/write_problem.h"
 
 namespace postern::cache {
@@ -300,6 +301,10 @@ Outcome<Cache> Cache::open(bool disabled, std::function<bool()> cancelled) {
     return out;
   }
   const std::string root = *parent + "/cache";
+  if (const auto safe = system::check_safe_to_make(root); !safe) {
+    message::warning("Cache disabled - " + safe.error().what);
+    return out;
+  }
   POSTERN_TRY(make_directory(root));
   for (std::size_t i = 0; i < kTypes; ++i) {
     out.root_ = root;

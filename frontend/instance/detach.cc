@@ -18,6 +18,7 @@
 #include "frontend/init/note.h"
 #include "frontend/instance/name.h"
 #include "frontend/message/message.h"
+#include "frontend/system/safe_directory.h"
 #include "frontend/system/spawn.h"
 #include "policy/accounts/accounts.h"
 #include "policy/text/split.h"
@@ -139,6 +140,11 @@ int report(const Wish& wish, const Logs& logs, off_t before, int socket, pid_t m
 
 Outcome<Logs> logs_for(const std::string& name) {
   POSTERN_TRY_ASSIGN(std::string folder, configuration_directory());
+  if (auto safe = system::check_safe_to_make(folder); !safe) {
+    Problem problem = std::move(safe).error();
+    problem.cure = "set POSTERN_CONFIGDIR to a directory of your own, for the logs of the instance";
+    return problem;
+  }
   utsname host = {};
   ::uname(&host);
   POSTERN_TRY(make_folder(folder));

@@ -103,16 +103,9 @@ TemporaryDirectory::~TemporaryDirectory() {
 
 Outcome<> check_key_directory(const std::string& path) {
   struct stat status{};
-  std::string present = path;  // a directory that is not there yet will lie in this one
-  while (::stat(present.c_str(), &status) != 0) {
-    const std::size_t slash = present.rfind('/');
-    if (errno != ENOENT || slash == std::string::npos || present == "/") {
-      return errno == ENOENT ? Outcome<>() : system_problem("looking at " + path, errno);
-    }
-    present.resize(std::max<std::size_t>(slash, 1));
-  }
-  if (present != path) {
-    return system::check_safe_directory(present);
+  if (::stat(path.c_str(), &status) != 0) {
+    return errno == ENOENT ? system::check_safe_to_make(path)
+                           : Outcome<>(system_problem("looking at " + path, errno));
   }
   const bool foreign = status.st_uid != ::geteuid() && status.st_uid != 0;
   const bool shared = (status.st_mode & (S_IWGRP | S_IWOTH)) != 0;

@@ -13,4 +13,7 @@ namespace postern::system {
 // theirs.
 Outcome<> check_safe_directory(const std::string& path);
 
+// The same for a path that may not be there yet, or not all of it.
+Outcome<> check_safe_to_make(const std::string& path);
+
 }  // namespace postern::system

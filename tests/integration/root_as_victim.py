@@ -8,8 +8,8 @@ import tarfile
 
 import harness
 
-harness.PARTS["libexec/postern/postern-build"] = "frontend/imagebuild/postern-build"
-harness.PARTS["libexec/postern/postern-keys"] = "frontend/keys/postern-keys"
+harness.PARTS.update({f"libexec/postern/postern-{name}": f"frontend/{folder}/postern-{name}" for name, folder in (
+    ("build", "imagebuild"), ("keys", "keys"), ("crypt", "crypt"), ("transfer", "transfer"), ("inspect", "inspect"))})
 bench = harness.Bench()
 ROOT = bench.rootfs()
 VICTIM = os.path.join(bench.top, "of-root")  # what the user's links lead to
@@ -180,4 +180,100 @@ def links_to_what_is_written(b):
         os.unlink(f"{VICTIM}/{name}")
 
 
-bench.main([links_to_what_is_written, overlays, work_directories, key_directories, temporary_directories, archives, ids_of_root])
+def their_folder(b):
+    """A folder with an image, and links to what is root's under every name that a command may take for its own."""
+    theirs = b.make_directory("trap")
+    image = os.path.join(theirs, "image.sif")
+    root = b.rootfs("trap-root", files={".singularity.d/runscript": "#!/bin/sh\necho ran\n", ".singularity.d/test": "#!/bin/sh\necho tested\n"})
+    as_root("build", image, root, ok=True)
+    os.chown(image, b.user.uid, b.user.gid)
+    os.mkfifo(theirs + "/fifo")
+    for name in ("out.sif", "out.img", "out.asc", "out.toml", "box", "pid", "postern.toml", "ecl.toml", "capability.toml", "resources.toml"):
+        link(f"{VICTIM}/{name}", f"{theirs}/{name}")
+    for name in (".postern", ".apptainer", ".singularity", ".gnupg", ".cache", ".config", ".local", ".docker"):
+        link(VICTIM, f"{theirs}/{name}")
+    for name in ("gpg", "gpgconf", "gpg-agent", "mksquashfs", "fuse2fs", "mke2fs", "pasta", "newuidmap", "sh", "bash", "postern-build", "postern-keys"):
+        path = f"{theirs}/{name}"
+        with open(path, "w") as file:
+            file.write(f"#!/bin/sh\ntouch {VICTIM}/executed\n")
+        os.chmod(path, 0o755)
+        os.chown(path, b.user.uid, b.user.gid)
+    return theirs
+
+
+NOBODY_LISTENS = "127.0.0.1:9"
+COMMANDS = """
+build out.sif image.sif
+build --sandbox box image.sif
+cache list
+cache clean --force
+capability list
+config global --get suid.enabled
+config import --dry-run image.sif
+decrypt image.sif out.sif
+delete library://127.0.0.1:9/a/b/c:d
+doctor
+ecl check image.sif
+encrypt --passphrase-file KEY image.sif out.sif
+exec image.sif true
+help
+inspect image.sif
+inspect --list-apps --json image.sif
+instance start image.sif of-root
+instance list
+instance stop --all
+instance start --pid-file pid image.sif of-root
+key list
+key newpair --name n --email e@example.org --comment= --password= --push=false
+key export out.asc
+keyserver list
+overlay create out.img
+overlay create --size 64 fifo
+pull --no-https out.sif docker://127.0.0.1:9/a:b
+pull --no-https out.sif oras://127.0.0.1:9/a:b
+push --no-https image.sif oras://127.0.0.1:9/a:b
+registry login --no-https -u user -p word docker://127.0.0.1:9
+registry list
+rekey --passphrase-file KEY --new-passphrase-file KEY image.sif
+remote list
+remote add --no-login --insecure mine http://127.0.0.1:9
+run image.sif
+run-help image.sif
+seal out.sif
+search --nocolor name
+shell image.sif
+sif list image.sif
+sif new out.sif
+sif del 1 out.sif
+sign out.sif
+tag docker://127.0.0.1:9/a:b c
+test image.sif
+verify image.sif
+version
+"""
+
+
+def every_command(b):
+    """each command, in another user's folder: with root's HOME, with theirs, and with every directory that a variable names in theirs"""
+    theirs = their_folder(b)
+    key = os.path.join(b.top, "words")
+    with open(key, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write("correct horse\n")
+    root_home = os.path.join(b.top, "home-of-root")
+    os.mkdir(root_home, 0o700)
+    chosen = {name: theirs for name in ("HOME", "XDG_RUNTIME_DIR", "TMPDIR", "POSTERN_TMPDIR", "POSTERN_CACHEDIR", "POSTERN_CONFIGDIR", "GNUPGHOME")}
+    lines = [line.split() for line in COMMANDS.splitlines() if line]
+    offered = {line.split()[0] for line in as_root("help", ok=True).stdout.split("Commands:\n")[1].split("\n\n")[0].splitlines()}
+    assert offered == {words[0] for words in lines}, offered ^ {words[0] for words in lines}
+    try:
+        for environment in ({"HOME": root_home}, {"HOME": theirs}, chosen):
+            for words in lines:
+                words = [key if word == "KEY" else word for word in words]
+                done = as_root(*words, cwd=theirs, env=environment, before=["timeout", "60"])
+                assert 0 <= done.returncode < 124 or done.returncode == 255, (words, environment, done)
+                untouched()
+    finally:
+        as_root("instance", "stop", "--all", env={"HOME": root_home})
+
+
+bench.main([links_to_what_is_written, every_command, overlays, work_directories, key_directories, temporary_directories, archives, ids_of_root])
