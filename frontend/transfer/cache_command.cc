@@ -174,7 +174,7 @@ Outcome<> clean(const option::Arguments& arguments) {
   std::uint64_t freed = 0;
   for (const Type type : types) {
     const std::vector<cache::Entry> entries = cache.entries(type);
-    if (entries.empty()) {
+    if (entries.empty() && cache.enabled()) {
       message::info("No cached files to remove at " + cache.directory(type));
     }
     for (const cache::Entry& entry : entries) {

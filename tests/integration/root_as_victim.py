@@ -272,6 +272,8 @@ def every_command(b):
                 done = as_root(*words, cwd=theirs, env=environment, before=["timeout", "60"])
                 assert 0 <= done.returncode < 124 or done.returncode == 255, (words, environment, done)
                 untouched()
+                # A cache that is off has no place.
+                assert "remove at /net" not in done.stderr, (words, environment, done)
     finally:
         as_root("instance", "stop", "--all", env={"HOME": root_home})
 
